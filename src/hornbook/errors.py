@@ -1,0 +1,36 @@
+"""Every error hornbook raises on purpose, in one family.
+
+Each message says what was expected, what came, and what to do, on one line where it can. The
+command line prints the message and exits with ``exit_code``: 2 when the request was wrong, 1 when
+it could not be carried out, 3 when training itself broke down.
+"""
+
+
+class HornbookError(Exception):
+    """Root of the family; catch this to catch them all."""
+
+    exit_code = 1
+
+
+class ConfigError(HornbookError):
+    """A setting that is unknown, of the wrong type, out of range, or at odds with another."""
+
+    exit_code = 2
+
+
+class DataError(HornbookError):
+    """A text that cannot be read, or cannot be learned from."""
+
+
+class UnknownCharacterError(DataError):
+    """A character the tokenizer has never seen."""
+
+
+class CheckpointError(HornbookError):
+    """A run folder or checkpoint that is missing, incomplete or damaged."""
+
+
+class NonFiniteLossError(HornbookError):
+    """The loss or a gradient became NaN or infinite; training stopped before the update."""
+
+    exit_code = 3
