@@ -1,1 +1,66 @@
+"""hornbook: language models from letters up, that you can see through.
+
+    import hornbook as hb
+    text = hb.load_text("shakespeare")
+    tokenizer = hb.CharTokenizer.from_text(text)
+    for metrics in hb.train(hb.preset("quick").override(corpus="shakespeare"), out="my-run"):
+        print(metrics.step, metrics.train_loss)
+    print(hb.load("my-run").generate("ROMEO:"))
+
+The names below are the public surface. They are imported when first used, so that importing
+hornbook itself is quick and does not import torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from hornbook.config import Config as Config
+    from hornbook.config import load_config as load_config
+    from hornbook.config import preset as preset
+    from hornbook.data import batch as batch
+    from hornbook.data import get_batch as get_batch
+    from hornbook.errors import HornbookError as HornbookError
+    from hornbook.evaluation import evaluate as evaluate
+    from hornbook.models import GPT as GPT
+    from hornbook.models import BigramLanguageModel as BigramLanguageModel
+    from hornbook.run import load as load
+    from hornbook.text import load_text as load_text
+    from hornbook.tokenizer import BPETokenizer as BPETokenizer
+    from hornbook.tokenizer import ByteTokenizer as ByteTokenizer
+    from hornbook.tokenizer import CharTokenizer as CharTokenizer
+    from hornbook.tokenizer import load_tokenizer as load_tokenizer
+    from hornbook.training import train as train
+
+# Where each public name lives; a name is imported when it is first used.
+HOMES = {
+    "BPETokenizer": "tokenizer",
+    "BigramLanguageModel": "models",
+    "ByteTokenizer": "tokenizer",
+    "CharTokenizer": "tokenizer",
+    "Config": "config",
+    "GPT": "models",
+    "HornbookError": "errors",
+    "batch": "data",
+    "evaluate": "evaluation",
+    "get_batch": "data",
+    "load": "run",
+    "load_config": "config",
+    "load_text": "text",
+    "load_tokenizer": "tokenizer",
+    "preset": "config",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported now that it is asked for."""
+    if name not in HOMES:
+        raise AttributeError(f"module 'hornbook' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"hornbook.{HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *HOMES])

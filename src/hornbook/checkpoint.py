@@ -1,0 +1,187 @@
+"""Checkpoints: folders written whole or not at all, hashed, with nothing pickled in them.
+
+    checkpoints/step-00000400/   the last: model.safetensors optimizer.safetensors state.json
+    checkpoints/best-00000300/   the weights with the least validation loss so far
+
+A folder is written under a temporary name, every file and the folder synced, and then renamed, so
+that a crash or a power cut leaves the old one or the new one. `manifest.json` holds each file's
+size and SHA-256; they are checked before anything is used, and a damaged checkpoint is passed
+over for the one before it, loudly.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from hornbook.errors import CheckpointError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class DamagedCheckpointWarning(UserWarning):
+    """A checkpoint failed its check and an older one was used."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one folder holds: named tensors by file, and a state of plain JSON values."""
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+
+def save(folder: Path, kind: str, checkpoint: Checkpoint) -> Path:
+    """Write ``folder/<kind>-<step>``, check it, and only then remove the older ones of its kind.
+
+    `kind` is "step" or "best".
+    Raises: CheckpointError with the path when the disk refuses; the older ones are then intact.
+    """
+    final = folder / f"{kind}-{checkpoint.step:08d}"
+    temporary = folder / f".writing-{final.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        contents = {
+            f"{name}.safetensors": safetensors.torch.save(
+                {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+            )
+            for name, tensors in checkpoint.tensors.items()
+        }
+        state = {"format": FORMAT, "step": checkpoint.step, **checkpoint.state}
+        contents["state.json"] = json.dumps(state, indent=1).encode()
+        manifest = {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in contents.items()
+        }
+        contents[MANIFEST] = json.dumps(manifest, indent=1).encode()
+        for name, data in contents.items():
+            write_synced(temporary / name, data)
+        sync_folder(temporary)
+        # The same step can be saved twice (an interrupt right after a save): the new one wins.
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        sync_folder(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"{final}: cannot save the checkpoint: {error.strerror or error}; "
+            "the one before it is intact. Free some space or name another place with --out"
+        ) from None
+    read_verified(final)
+    for older in folders(folder, kind):
+        if older != final:
+            shutil.rmtree(older, ignore_errors=True)
+    return final
+
+
+def load(folder: Path, kind: str) -> Checkpoint:
+    """The newest sound checkpoint of a kind; each damaged one passed over is warned of.
+
+    Raises: CheckpointError when there is none.
+    """
+    found = folders(folder, kind)
+    for path in found:
+        try:
+            return read(path)
+        except CheckpointError as error:
+            warnings.warn(f"skipped a damaged checkpoint: {error}", DamagedCheckpointWarning, 2)
+    if found:
+        raise CheckpointError(f"{folder}: no sound {kind!r} checkpoint among {len(found)}")
+    raise CheckpointError(f"{folder}: no {kind!r} checkpoint here")
+
+
+def folders(folder: Path, kind: str) -> list[Path]:
+    """The checkpoint folders of a kind, newest first."""
+    return sorted(folder.glob(f"{kind}-[0-9]*"), reverse=True)
+
+
+def read(path: Path) -> Checkpoint:
+    """One checkpoint folder, verified.
+
+    Raises: CheckpointError saying which file is wrong and how.
+    """
+    contents = read_verified(path)
+    try:
+        state = json.loads(contents.pop("state.json"))
+        tensors = {
+            name.removesuffix(".safetensors"): safetensors.torch.load(data)
+            for name, data in contents.items()
+        }
+    except (KeyError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: unreadable: {error}") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: not in the checkpoint format {FORMAT}; "
+            "it was written by another version of hornbook"
+        )
+    return Checkpoint(state["step"], tensors, state)
+
+
+def read_verified(path: Path) -> dict[str, bytes]:
+    """The bytes of every file but the manifest, each against its size and SHA-256.
+
+    Raises: CheckpointError saying which file is wrong and how.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        expected = {
+            name: (entry["bytes"], entry["sha256"])
+            for name, entry in manifest.items()
+            if Path(name).name == name
+        }
+    except OSError as error:
+        raise CheckpointError(f"{path / MANIFEST}: {error.strerror}") from None
+    except (ValueError, TypeError, AttributeError, KeyError):
+        raise CheckpointError(f"{path / MANIFEST}: not a manifest") from None
+    contents = {}
+    for name, (size, sha256) in expected.items():
+        try:
+            found = (path / name).stat().st_size
+            data = (path / name).read_bytes() if found == size else b""
+        except OSError as error:
+            raise CheckpointError(f"{path / name}: {error.strerror}") from None
+        if found != size:
+            raise CheckpointError(f"{path / name}: {found} bytes, expected {size}")
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise CheckpointError(f"{path / name}: its SHA-256 is not the one recorded")
+        contents[name] = data
+    return contents
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file by `data` in one stroke: readers see the old one or the new one."""
+    temporary = path.with_name(f".writing-{path.name}")
+    write_synced(temporary, data)
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk has a folder's names, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

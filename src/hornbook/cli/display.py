@@ -1,0 +1,220 @@
+"""The live display of a training run, on stderr: a screen for a terminal, lines for a log."""
+
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hornbook.cli.terminal import note
+from hornbook.result import Result
+from hornbook.training import StepMetrics, Training
+
+REFRESH_SECONDS = 0.25
+CURVE_HEIGHT = 8
+
+
+class Display:
+    """Shows a run as it goes. `quiet` keeps everything but errors and the result to itself."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False)
+        self.live: Live | None = None
+        self.steps = 0
+        self.curve: list[tuple[int, float, float]] = []
+        self.sample = ""
+        self.smoothed_loss = 0.0
+        self.val_loss: float | None = None
+        self.started = 0.0
+        self.first_step = 0
+        self.shown_at = 0.0
+
+    def __enter__(self) -> Self:
+        if not self.quiet and self.console.is_terminal:
+            self.live = Live(
+                console=self.console, auto_refresh=False, transient=False, redirect_stdout=False
+            )
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def say(self, message: str) -> None:
+        """A line for the user, whole even where it is long."""
+        if not self.quiet:
+            self.console.print(escape(message), soft_wrap=True)
+
+    def announce(self, training: Training) -> None:
+        """What is about to be trained, on what, and why so."""
+        config = training.config
+        self.steps = config.train.steps
+        self.first_step = training.step
+        if self.quiet:
+            return
+        for remark in training.corpus.notes:
+            note(remark)
+        data, chosen = training.dataset, training.machine
+        read = training.tokens_per_step * config.train.steps / len(data.train)
+        self.say(
+            f"text     {training.corpus.name}: {len(data.train):,} tokens to learn from, "
+            f"{len(data.validation):,} to be tested on, {data.tokenizer.vocab_size:,} distinct"
+        )
+        self.say(
+            f"model    {config.model.model}: {training.model.parameter_count:,} parameters, "
+            f"reads {config.model.block_size} tokens back"
+        )
+        self.say(
+            f"plan     {config.train.steps:,} steps of {training.tokens_per_step:,} tokens: the "
+            f"text {read:.1f} times over"
+        )
+        for name, choice in (
+            ("device", chosen.device),
+            ("numbers", chosen.precision),
+            ("compile", chosen.compile),
+        ):
+            self.say(f"{name:<8} {choice.value}: {choice.why}")
+        if training.step:
+            self.say(f"resumed  at step {training.step:,}")
+        self.say(f"run      {training.folder.path}\n")
+        if chosen.compile.value == "on":
+            self.say("compiling; the first step takes a while ...")
+
+    def show(self, metrics: StepMetrics) -> None:
+        """One step's metrics."""
+        now = time.monotonic()
+        if not self.started:
+            # The first step may compile: it says nothing about the time left.
+            self.started, self.first_step = now, metrics.step
+            self.smoothed_loss = metrics.train_loss
+        self.smoothed_loss += 0.1 * (metrics.train_loss - self.smoothed_loss)
+        if metrics.val_loss is not None:
+            self.val_loss = metrics.val_loss
+            self.sample = metrics.sample or ""
+            self.curve.append((metrics.step, self.smoothed_loss, metrics.val_loss))
+        if self.quiet:
+            return
+        if self.live is not None:
+            due = now - self.shown_at >= REFRESH_SECONDS
+            if due or metrics.val_loss is not None:
+                self.shown_at = now
+                self.live.update(self.screen(metrics), refresh=True)
+        elif metrics.val_loss is not None:
+            self.console.print(" ".join(self.figures(metrics)), soft_wrap=True)
+
+    def figures(self, metrics: StepMetrics) -> Iterable[str]:
+        """The step's figures, each with its name."""
+        done = metrics.step - self.first_step
+        elapsed = time.monotonic() - self.started
+        left = elapsed / done * (self.steps - metrics.step) if done else None
+        yield f"step {metrics.step:,}/{self.steps:,}"
+        yield f"train {self.smoothed_loss:.4f}"
+        yield f"val {self.val_loss:.4f}" if self.val_loss is not None else "val  -    "
+        yield f"{metrics.tokens_per_second:,.0f} tokens/s"
+        yield f"{left // 60:.0f}:{left % 60:02.0f} left" if left is not None else "-:-- left"
+
+    def screen(self, metrics: StepMetrics) -> RenderableType:
+        """Progress, figures, curve and the growing sample."""
+        head = Table.grid(padding=(0, 3))
+        head.add_row(*(Text(figure) for figure in self.figures(metrics)))
+        parts: list[RenderableType] = [
+            ProgressBar(
+                total=self.steps, completed=metrics.step, width=min(80, self.console.width)
+            ),
+            head,
+        ]
+        if len(self.curve) > 1:
+            parts.append(Text.from_ansi(self.plot()))
+        if self.sample:
+            rows = max(4, self.console.height - CURVE_HEIGHT - 12)
+            lines = Text(self.sample.strip("\n")).wrap(
+                self.console, min(76, self.console.width - 4)
+            )
+            parts.append(
+                Panel(
+                    Text("\n").join(lines[:rows]),
+                    title=f"what it writes at step {self.curve[-1][0]:,}",
+                    title_align="left",
+                    width=min(80, self.console.width),
+                )
+            )
+        return Group(*parts)
+
+    def plot(self) -> str:
+        """Training and validation loss so far, in braille."""
+        import uniplot
+
+        steps, train, validation = zip(*self.curve, strict=True)
+        return uniplot.plot_to_string(
+            xs=[steps, steps],
+            ys=[train, validation],
+            lines=True,
+            width=min(60, self.console.width - 20),
+            height=CURVE_HEIGHT,
+            legend_labels=["training", "validation"],
+            color=self.console.color_system is not None,
+        )
+
+    def conclude(self, result: Result) -> None:
+        """The exact figures beside what counting gives, a sample, and what to do next."""
+        out = Console(highlight=False)
+        found, baselines = result.evaluation, result.baselines
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("validation loss, exact")
+        for heading in ("nats/char", "bits/char", ""):
+            table.add_column(heading, justify="left" if not heading else "right")
+        rows = [("this model", found.nats_per_char)]
+        if baselines.ngram_order != 2:
+            rows.append((f"{baselines.ngram_order}-gram counts, the best", baselines.ngram))
+        rows += [("bigram counts", baselines.bigram), ("knowing nothing", baselines.uniform)]
+        for name, nats in sorted(rows, key=lambda row: row[1]):
+            bar = "█" * round(40 * nats / baselines.uniform)
+            style = "bold green" if name == "this model" else ""
+            table.add_row(name, f"{nats:.4f}", f"{nats / 0.6931471805599453:.4f}", bar, style=style)
+        out.print(table)
+        margin = baselines.ngram - found.nats_per_char
+        if margin < 0:
+            out.print(
+                f"Counting {baselines.ngram_order}-grams does better by {-margin:.3f} nats/char: "
+                "train longer, or give it more text."
+            )
+        minutes, seconds = divmod(round(result.seconds), 60)
+        memory = f", {result.peak_memory_mib:,.0f} MiB at most" if result.peak_memory_mib else ""
+        out.print(
+            f"{result.steps:,} steps, {result.tokens:,} tokens, {minutes}:{seconds:02d} of training"
+            f"{memory}; best at step {result.step:,}.\n"
+        )
+        out.print(
+            Panel(
+                Text(result.sample), title="a sample", title_align="left", width=min(80, out.width)
+            )
+        )
+        run = result.folder.path
+        out.print(f"The run is in {run}. Next:", soft_wrap=True)
+        for command in (
+            f'hornbook sample {run} --prompt "{prompt_from(result.sample)}"',
+            f"hornbook eval {run}",
+            "hornbook train YOUR_TEXT.txt",
+        ):
+            out.print(f"  {escape(command)}", soft_wrap=True)
+
+
+def prompt_from(sample: str) -> str:
+    """A first word to try as a prompt: one the model knows, safe to paste into a shell."""
+    words = (word.strip(".,:;!?()") for word in sample.split())
+    return next((word for word in words if word.isalpha() and len(word) > 1), "")

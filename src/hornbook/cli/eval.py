@@ -1,0 +1,67 @@
+"""`hornbook eval`."""
+
+import json as json_format
+import sys
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+
+def run(
+    run: Path,
+    corpus: str | None = None,
+    /,
+    *,
+    checkpoint: Literal["best", "last"] = "best",
+    unknown: Literal["error", "skip", "replace"] = "error",
+    encoding: str | None = None,
+    json: bool = False,
+) -> None:
+    """Measure a trained model's exact loss: every position of a text, counted once.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    corpus
+        A name, a file, a folder, a URL, or - for standard input; the validation part of the
+        run's own text when left out.
+    checkpoint
+        Which weights: those with the least validation loss, or the last.
+    unknown
+        What to do with characters the model has never seen.
+    encoding
+        The text's encoding, where it is not UTF-8.
+    json
+        Print one JSON object instead of a table.
+    """
+    from hornbook.cli.terminal import fit_text, note
+    from hornbook.run import load
+    from hornbook.text import read_corpus
+
+    trained = load(run, which=checkpoint)
+    if corpus is None:
+        found, name = trained.evaluate(), f"{trained.config.data.corpus}, validation part"
+    else:
+        read = read_corpus(corpus, encoding=encoding)
+        for remark in read.notes:
+            note(remark)
+        text = fit_text(trained.tokenizer, read.text, unknown)
+        found, name = trained.evaluate_text(text), read.source
+    if json:
+        sys.stdout.write(json_format.dumps(found.as_dict()) + "\n")
+        return
+    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    console.print(f"{run}, step {trained.step}, on {name}: {found.positions:,} positions")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for label, value in (
+        ("nats per token", found.nats_per_token),
+        ("nats per character", found.nats_per_char),
+        ("bits per character", found.bits_per_char),
+        ("bits per byte", found.bits_per_byte),
+        ("nats per character, sliding window", found.sliding_nats_per_char),
+    ):
+        table.add_row(label, f"{value:.4f}")
+    console.print(table)

@@ -1,0 +1,98 @@
+"""`hornbook sample`."""
+
+import json as json_format
+import sys
+from pathlib import Path
+from typing import Literal
+
+
+def run(
+    run: Path,
+    /,
+    *,
+    prompt: str = "",
+    max_new_tokens: int = 500,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    stop: tuple[str, ...] = (),
+    seed: int = 0,
+    num_samples: int = 1,
+    checkpoint: Literal["best", "last"] = "best",
+    unknown: Literal["error", "skip", "replace"] = "error",
+    json: bool = False,
+) -> None:
+    """Let a trained model write; text streams to stdout as it is made.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    prompt
+        The text to go on from; - reads it from standard input.
+    max_new_tokens
+        The most tokens to write.
+    temperature
+        Below 1 safer, above 1 bolder; 0 always takes the likeliest token.
+    top_k
+        Draw from the k likeliest tokens only; 0 for all.
+    top_p
+        Draw from the likeliest tokens that together have this probability.
+    min_p
+        Drop tokens less likely than this share of the likeliest one's probability.
+    repetition_penalty
+        Above 1 makes tokens already in the context less likely.
+    stop
+        End before this text appears; may be given several times.
+    seed
+        The first sample's seed; the next sample takes the next one.
+    num_samples
+        How many samples to write.
+    checkpoint
+        Which weights: those with the least validation loss, or the last.
+    unknown
+        What to do with characters of the prompt that the model has never seen.
+    json
+        Print one JSON object a sample, one a line, instead of text.
+    """
+    from hornbook.cli.terminal import fit_text
+    from hornbook.errors import ConfigError
+    from hornbook.run import load
+
+    for name, value in (("max-new-tokens", max_new_tokens), ("num-samples", num_samples)):
+        if value < 1:
+            raise ConfigError(f"--{name} {value}: expected 1 or more")
+    trained = load(run, which=checkpoint)
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    prompt = fit_text(trained.tokenizer, prompt, unknown)
+    for number in range(num_samples):
+        pieces = trained.stream(
+            prompt,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            seed=seed + number,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+        )
+        if json:
+            row = {
+                "sample": number,
+                "seed": seed + number,
+                "prompt": prompt,
+                "text": "".join(pieces),
+            }
+            sys.stdout.write(json_format.dumps(row, ensure_ascii=False) + "\n")
+            continue
+        if num_samples > 1:
+            sys.stdout.write(f"{'' if number == 0 else chr(10)}--- sample {number + 1}\n")
+        sys.stdout.write(prompt)
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n")

@@ -1,0 +1,123 @@
+"""The exact loss: every position of a split, counted once."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from hornbook.data import Tokens, check_length
+from hornbook.models import LanguageModel
+from hornbook.tokenizer import Tokenizer
+
+EVAL_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's loss on a text, in four units, and once more with a sliding window."""
+
+    nats_per_token: float
+    nats_per_char: float
+    bits_per_char: float
+    bits_per_byte: float
+    sliding_nats_per_char: float
+    positions: int
+
+    def as_dict(self) -> dict[str, float | int]:
+        """The figures as JSON has them."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def losses(
+    model: LanguageModel,
+    tokens: Tokens,
+    *,
+    block_size: int,
+    stride: int | None = None,
+    max_positions: int | None = None,
+) -> np.ndarray:
+    """Loss in nats of each predicted token: all but the first, each exactly once.
+
+    Windows of `block_size` start every `stride` tokens (every `block_size` unless given) and
+    score only what the window before did not, so that with a smaller stride every position but
+    the first few sees at least ``block_size - stride`` tokens of context. `max_positions` takes
+    evenly spaced windows only, for an estimate.
+    Shapes: tokens [N] -> float64 [N-1], or fewer with `max_positions`.
+    Raises: DataError when there are not two tokens.
+    """
+    check_length(tokens, 1, "evaluated")
+    stride = stride or block_size
+    total = len(tokens) - 1
+    starts = list(range(0, max(1, total - block_size + stride), stride))
+    if max_positions is not None and max_positions < total:
+        keep = max(1, max_positions // block_size)
+        starts = [starts[i * len(starts) // keep] for i in range(min(keep, len(starts)))]
+    device = next(model.parameters()).device
+    rows = max(1, EVAL_BATCH_TOKENS // block_size)
+    was_training = model.training
+    model.eval()
+    scored = []
+    try:
+        # Compiled blocks would be compiled again for these shapes; eager is quicker than that.
+        with torch.compiler.set_stance("force_eager"):
+            whole = [start for start in starts if start + block_size <= total]
+            batches = [whole[i : i + rows] for i in range(0, len(whole), rows)]
+            batches += [[start] for start in starts if start + block_size > total]
+            for batch in batches:
+                length = min(block_size, total - batch[0])
+                index = np.asarray(batch)[:, None] + np.arange(length + 1)
+                window = torch.from_numpy(tokens[index].astype(np.int64)).to(device)
+                logits, _ = model(window[:, :-1])
+                nats = functional.cross_entropy(
+                    logits.float().flatten(0, 1), window[:, 1:].flatten(), reduction="none"
+                ).view(len(batch), length)
+                for start, row in zip(batch, nats, strict=True):
+                    scored.append(row if start == 0 else row[block_size - stride :])
+    finally:
+        model.train(was_training)
+    return torch.cat(scored).double().cpu().numpy()
+
+
+def estimate(model: LanguageModel, tokens: Tokens, *, block_size: int, max_positions: int) -> float:
+    """Mean nats per token over evenly spaced blocks: the same ones every time."""
+    found = losses(model, tokens, block_size=block_size, max_positions=max_positions)
+    return float(found.mean())
+
+
+def evaluate(
+    model: LanguageModel, tokenizer: Tokenizer, tokens: Tokens, *, block_size: int
+) -> Evaluation:
+    """The exact loss over a split, in non-overlapping blocks and with a window sliding by half.
+
+    Characters and bytes are those of the predicted tokens; a character cut over several tokens
+    counts with its first byte.
+    Raises: DataError when there are not two tokens.
+    """
+    block = losses(model, tokens, block_size=block_size)
+    sliding = losses(model, tokens, block_size=block_size, stride=max(1, block_size // 2))
+    chars, bytes_ = lengths(tokenizer, tokens[1:])
+    return Evaluation(
+        nats_per_token=float(block.mean()),
+        nats_per_char=float(block.sum()) / chars,
+        bits_per_char=float(block.sum()) / chars / math.log(2),
+        bits_per_byte=float(block.sum()) / bytes_ / math.log(2),
+        sliding_nats_per_char=float(sliding.sum()) / chars,
+        positions=len(block),
+    )
+
+
+def lengths(tokenizer: Tokenizer, tokens: Tokens) -> tuple[int, int]:
+    """How many characters and bytes the tokens spell; a character counts with its first byte."""
+    spelled = tokenizer.token_bytes()
+    byte_lengths = np.array([len(token) for token in spelled])
+    char_lengths = np.array([sum(byte & 0xC0 != 0x80 for byte in token) for token in spelled])
+    # At least 1, for a text whose predicted tokens all fall inside one character.
+    return max(1, int(char_lengths[tokens].sum())), max(1, int(byte_lengths[tokens].sum()))
+
+
+def per_char(tokenizer: Tokenizer, tokens: Tokens) -> float:
+    """Predicted tokens per character: turns a mean loss per token into one per character."""
+    return (len(tokens) - 1) / lengths(tokenizer, tokens[1:])[0]

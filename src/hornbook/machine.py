@@ -1,0 +1,160 @@
+"""What this machine offers, and what follows from it: device, precision, compile or not."""
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hornbook.config import TrainConfig
+from hornbook.errors import ConfigError
+
+# Compiling one block for training took 14-20 s on two cores; a run must be long enough to win
+# that back, at a throughput that compiling about doubles.
+STEPS_WORTH_COMPILING = 400
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A decision and its reason, as `doctor` prints it."""
+
+    value: str
+    why: str
+
+
+def choose_device(wanted: str = "auto") -> Choice:
+    """cuda, mps or cpu: the first that is there, unless `wanted` names one.
+
+    Raises: ConfigError when the wanted device is absent.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted != "auto":
+        if not present.get(wanted, True):
+            raise ConfigError(
+                f"device = {wanted!r}: not present here; use device = 'cpu' or 'auto'"
+            )
+        return Choice(wanted, "asked for")
+    for name, there in present.items():
+        if there:
+            return Choice(name, "present")
+    return Choice("cpu", "no GPU that PyTorch can use")
+
+
+def choose_precision(device: str, wanted: str = "auto") -> Choice:
+    """bfloat16 where the device multiplies it in hardware, else float32."""
+    if wanted != "auto":
+        return Choice(wanted, "asked for")
+    if device == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Choice("bfloat16", "this GPU multiplies bfloat16 in hardware")
+        return Choice("float32", "this GPU has no bfloat16 units")
+    if device == "mps":
+        return Choice("float32", "the safe choice on Apple GPUs")
+    return choose_cpu_precision()
+
+
+def choose_cpu_precision() -> Choice:
+    """bfloat16 where the processor multiplies it in hardware and oneDNN may use that."""
+    # ONEDNN_MAX_CPU_ISA caps what oneDNN uses of what the processor has.
+    capped = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    narrow = capped not in ("", "ALL", "DEFAULT") and "BF16" not in capped and "AMX" not in capped
+    if torch.cpu._is_amx_tile_supported() and not narrow:
+        return Choice("bfloat16", "AMX tiles: about six times float32's speed")
+    if torch.cpu._is_avx512_bf16_supported() and not narrow:
+        return Choice("bfloat16", "AVX-512 bfloat16: about twice float32's speed")
+    return Choice("float32", "this CPU has no bfloat16 units")
+
+
+def compiler() -> str | None:
+    """The C++ compiler torch.compile would call on a CPU, or None."""
+    wanted = os.environ.get("CXX", "")
+    return next(filter(None, map(shutil.which, filter(None, [wanted, "g++", "clang++"]))), None)
+
+
+def choose_compile(device: str, wanted: str, steps: int) -> Choice:
+    """ "on" or "off": compile the blocks where it works and the run is long enough to gain.
+
+    Raises: ConfigError when asked for where it cannot work.
+    """
+    if device == "cpu" and wanted != "off":
+        if platform.system() != "Linux":
+            obstacle = f"on a CPU hornbook compiles on Linux only, and this is {platform.system()}"
+        elif compiler() is None:
+            obstacle = "torch.compile needs a C++ compiler and found none; install g++"
+        else:
+            obstacle = ""
+        if obstacle and wanted == "on":
+            raise ConfigError(f"compile = 'on': {obstacle}")
+        if obstacle:
+            return Choice("off", f"{obstacle} (training takes about twice as long without)")
+    if device == "mps" and wanted == "auto":
+        return Choice("off", "torch.compile is not dependable on Apple GPUs yet")
+    if wanted != "auto":
+        return Choice(wanted, "asked for")
+    if steps < STEPS_WORTH_COMPILING:
+        return Choice("off", f"{steps} steps end before compiling (about 20 s) pays")
+    return Choice("on", "about twice the speed, after about 20 s")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The choices a run is made with."""
+
+    device: Choice
+    precision: Choice
+    compile: Choice
+    threads: int
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The activations' precision as torch names it."""
+        return torch.bfloat16 if self.precision.value == "bfloat16" else torch.float32
+
+
+def choose(train: TrainConfig) -> Machine:
+    """Settle every "auto" of `train` for this machine.
+
+    Raises: ConfigError when what was asked for is not here.
+    """
+    device = choose_device(train.device)
+    return Machine(
+        device=device,
+        precision=choose_precision(device.value, train.precision),
+        compile=choose_compile(device.value, train.compile, train.steps),
+        threads=train.threads or torch.get_num_threads(),
+    )
+
+
+def describe() -> dict[str, str]:
+    """The machine and the versions that a run depends on, for `environment.json`."""
+    import numpy as np
+    import safetensors
+    import tokenizers
+
+    import hornbook
+
+    return {
+        "hornbook": hornbook.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "safetensors": safetensors.__version__,
+        "tokenizers": tokenizers.__version__,
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "cores": str(os.cpu_count()),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+
+
+def processor_name() -> str:
+    """The processor as it calls itself, or its architecture where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines: list[str] = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

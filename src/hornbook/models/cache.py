@@ -1,0 +1,45 @@
+"""The key-value cache: what every layer remembers of the tokens already read."""
+
+import torch
+from torch import Tensor
+
+
+class LayerCache:
+    """One layer's keys and values, in buffers as long as the block."""
+
+    def __init__(
+        self, shape_BHSD: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.keys_BHSD = torch.zeros(shape_BHSD, device=device, dtype=dtype)
+        self.values_BHSD = torch.zeros(shape_BHSD, device=device, dtype=dtype)
+        self.length = 0
+
+    def extend(self, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Append T positions; the keys and values of all S = length + T seen so far."""
+        start, self.length = self.length, self.length + k_BHTD.size(2)
+        self.keys_BHSD[:, :, start : self.length] = k_BHTD
+        self.values_BHSD[:, :, start : self.length] = v_BHTD
+        return self.keys_BHSD[:, :, : self.length], self.values_BHSD[:, :, : self.length]
+
+
+class KeyValueCache:
+    """All layers' caches; `length` positions are filled, at most the block size."""
+
+    def __init__(
+        self,
+        n_layer: int,
+        shape_BHSD: tuple[int, int, int, int],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.layers = [LayerCache(shape_BHSD, device, dtype) for _ in range(n_layer)]
+
+    @property
+    def length(self) -> int:
+        """Positions filled so far."""
+        return self.layers[0].length
+
+    def clear(self) -> None:
+        """Forget everything; the buffers are kept."""
+        for layer in self.layers:
+            layer.length = 0

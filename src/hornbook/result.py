@@ -1,0 +1,147 @@
+"""How a run ended: the exact loss, the baselines beside it, a sample and a picture."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hornbook import checkpoint
+from hornbook.counting import NGramModel, tune
+from hornbook.data import Dataset
+from hornbook.errors import DataError
+from hornbook.evaluation import Evaluation, per_char
+from hornbook.run import RunFolder, load
+from hornbook.training import Training
+
+SAMPLE_TOKENS = 500
+LONGEST_NGRAM = 8
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What needs no network: nats per character on the same validation text, by counting."""
+
+    uniform: float
+    bigram: float
+    ngram: float
+    ngram_order: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run in figures."""
+
+    folder: RunFolder
+    step: int
+    steps: int
+    tokens: int
+    seconds: float
+    parameters: int
+    evaluation: Evaluation
+    baselines: Baselines
+    sample: str
+    peak_memory_mib: float | None
+
+    def as_dict(self) -> dict[str, object]:
+        """The figures as `train --json` prints them."""
+        return {
+            "run": str(self.folder.path),
+            "steps": self.steps,
+            "best_step": self.step,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 2),
+            "parameters": self.parameters,
+            "peak_memory_mib": self.peak_memory_mib,
+            **{f"val_{name}": value for name, value in self.evaluation.as_dict().items()},
+            "baselines_nats_per_char": asdict(self.baselines),
+        }
+
+
+def conclude(training: Training) -> Result:
+    """Measure the best weights exactly, count the baselines, write sample, picture and figures.
+
+    Raises: CheckpointError when the run cannot be read back.
+    """
+    folder = training.folder
+    best = load(folder.path, device=training.machine.device.value)
+    result = Result(
+        folder=folder,
+        step=best.step,
+        steps=training.step,
+        tokens=training.step * training.tokens_per_step,
+        seconds=training.seconds,
+        parameters=training.model.parameter_count,
+        evaluation=best.evaluate_tokens(training.dataset.validation),
+        baselines=count_baselines(training.dataset),
+        sample=best.generate(max_new_tokens=SAMPLE_TOKENS, temperature=0.8),
+        peak_memory_mib=peak_memory_mib(),
+    )
+    checkpoint.write_atomically(folder.sample, (result.sample + "\n").encode())
+    checkpoint.write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
+    draw(result, folder.picture)
+    return result
+
+
+def count_baselines(dataset: Dataset) -> Baselines:
+    """Bigram counts, and the best n-gram model; order and discounts chosen on training text."""
+    size = dataset.tokenizer.vocab_size
+    scale = per_char(dataset.tokenizer, dataset.validation)
+
+    def nats(model: NGramModel) -> float:
+        return scale * float(np.mean(model.log_probs(dataset.validation)[1:])) * -1
+
+    bigram = NGramModel.fit(dataset.train, size, order=2)
+    try:
+        order, discounts, _ = tune(dataset.train, size, max_order=LONGEST_NGRAM)
+        best = NGramModel.fit(dataset.train, size, order=order, discounts=discounts)
+    except DataError:
+        # Too little text to hold any out: the bigram is all that can be counted.
+        order, best = 2, bigram
+    return Baselines(
+        uniform=scale * float(np.log(size)),
+        bigram=nats(bigram),
+        ngram=nats(best),
+        ngram_order=order,
+    )
+
+
+def peak_memory_mib() -> float | None:
+    """The most memory this process has held, where the system tells."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kilobytes on Linux, bytes on macOS.
+    return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)
+
+
+def draw(result: Result, path: Path) -> None:
+    """The loss curves of a run as a picture, with the counted baselines as levels."""
+    from matplotlib.figure import Figure
+
+    rows = list(result.folder.metrics_rows())
+    scale = result.evaluation.nats_per_char / result.evaluation.nats_per_token
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    train = np.array([[row["step"], row["train_loss"] * scale] for row in rows])
+    validation = np.array(
+        [[row["step"], row["val_loss"] * scale] for row in rows if row["val_loss"] is not None]
+    )
+    axes.plot(*train.T, color="tab:blue", alpha=0.35, linewidth=0.8, label="training batch")
+    axes.plot(*validation.T, color="tab:orange", marker="o", markersize=3, label="validation")
+    baselines = result.baselines
+    levels = {"bigram counts": baselines.bigram}
+    if baselines.ngram_order != 2:
+        levels[f"{baselines.ngram_order}-gram counts"] = baselines.ngram
+    for style, (name, value) in zip((":", "--"), levels.items(), strict=False):
+        axes.axhline(value, color="tab:gray", linestyle=style, linewidth=1, label=name)
+    lowest = min(validation[:, 1].min(), train[:, 1].min(), baselines.ngram)
+    axes.set_ylim(lowest - 0.1, baselines.uniform + 0.1)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats per character)")
+    axes.set_title(f"{result.folder.path.name}: {result.evaluation.nats_per_char:.4f} nats/char")
+    axes.legend()
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,28 @@
+"""What several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+# Read before any test can set it to a folder of its own.
+DATA_DIR = os.environ.get("HORNBOOK_DATA_DIR")
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    """The folder of real corpora, ``<corpus>/input.txt``."""
+    if not DATA_DIR:
+        pytest.skip("HORNBOOK_DATA_DIR names no folder of corpora")
+    return Path(DATA_DIR)
+
+
+@pytest.fixture
+def shakespeare_path(data_dir: Path) -> Path:
+    """The file of the tiny Shakespeare corpus."""
+    for name in ("shakespeare", "tinyshakespeare"):
+        path = data_dir / name / "input.txt"
+        if path.exists():
+            return path
+    pytest.skip(f"{data_dir} has no shakespeare/input.txt")
