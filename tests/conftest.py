@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-
 # Read before any test can set it to a folder of its own.
 DATA_DIR = os.environ.get("HORNBOOK_DATA_DIR")
 

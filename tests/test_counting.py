@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -353,12 +351,9 @@ def test_no_bigram_table_beats_the_best_bigram_loss():
     assert -model.log_probs(text)[1:].mean() == pytest.approx(best_bigram_loss(text, 9), abs=1e-12)
 
 
-@pytest.fixture(scope="module")
-def shakespeare():
-    path = Path(os.environ.get("HORNBOOK_DATA_DIR", "data")) / "tinyshakespeare" / "input.txt"
-    if not path.exists():
-        pytest.skip(f"no tiny Shakespeare at {path}: set HORNBOOK_DATA_DIR")
-    text = path.read_text(encoding="utf-8")
+@pytest.fixture
+def shakespeare(shakespeare_path):
+    text = shakespeare_path.read_text(encoding="utf-8")
     numbers = {character: i for i, character in enumerate(sorted(set(text)))}
     tokens = np.array([numbers[character] for character in text])
     n_train = int(0.9 * len(tokens))

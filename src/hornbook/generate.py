@@ -1,7 +1,7 @@
 """Writing: tokens drawn one at a time from a model, and the text they make, as it is made."""
 
 import codecs
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch

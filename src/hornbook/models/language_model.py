@@ -9,8 +9,8 @@ class LanguageModel(nn.Module):
     """What a rung of the ladder is: a next-token predictor over `vocab_size` tokens.
 
     `block_size` is the longest context it reads; `compute_dtype` the precision of the
-    activations, which the trainer sets (the weights stay float32). A subclass writes ``forward(idx, targets=None)``
-    and returns ``logits_and_loss(...)``, as the lecture's models do.
+    activations, which the trainer sets (the weights stay float32). A subclass writes
+    ``forward(idx, targets=None)`` and returns ``logits_and_loss(...)``, as the lecture's models do.
     """
 
     def __init__(self, vocab_size: int, block_size: int) -> None:
