@@ -299,6 +299,8 @@ def test_scoring_and_drawing_refuse_what_they_cannot_do():
         model.log_probs([0, 5])
     with pytest.raises(DataError, match="from 0 to 2"):
         model.generate(3, context=[5])
+    with pytest.raises(DataError, match="at least 1 token"):
+        model.cross_entropy([])
     with pytest.raises(ConfigError, match="temperature"):
         model.generate(3, temperature=-1)
 

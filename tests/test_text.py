@@ -597,8 +597,11 @@ def test_offline_is_one_line_that_says_where_to_put_the_file(house, server, litt
 
 def test_a_damaged_copy_in_the_cache_is_downloaded_again(house, server, little):
     cached = put(house / "cache" / CACHED[0], BODY[:100])
+    os.link(cached, house / "reader")
     assert read_corpus("little", catalogue=[little]).text == BODY.decode()
     assert cached.read_bytes() == BODY
+    # A process that was reading the old file still has it whole: it was replaced, not rewritten.
+    assert (house / "reader").read_bytes() == BODY[:100]
 
 
 def test_a_failing_download_leaves_the_old_copy_alone(house, server, little):

@@ -25,7 +25,7 @@ Rate = Annotated[float, Meta(ge=0, le=10)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Beta = Annotated[float, Meta(ge=0, lt=1)]
 
-NOT_SETTINGS = {"HORNBOOK_DATA_DIR", "HORNBOOK_CACHE_DIR"}
+NOT_SETTINGS = {"HORNBOOK_DATA_DIR", "HORNBOOK_CACHE_DIR", "HORNBOOK_DEBUG"}
 
 
 @dataclass(frozen=True, kw_only=True)

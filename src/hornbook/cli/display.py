@@ -130,12 +130,11 @@ class Display:
 
     def screen(self, metrics: StepMetrics) -> RenderableType:
         """Progress, figures, curve and the growing sample."""
+        width = min(80, self.console.width)
         head = Table.grid(padding=(0, 3))
         head.add_row(*(Text(figure) for figure in self.figures(metrics)))
         parts: list[RenderableType] = [
-            ProgressBar(
-                total=self.steps, completed=metrics.step, width=min(80, self.console.width)
-            ),
+            ProgressBar(total=self.steps, completed=metrics.step, width=width),
             head,
         ]
         if len(self.curve) > 1:
