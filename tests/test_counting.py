@@ -312,7 +312,7 @@ def test_tuning_beats_the_estimate_on_held_out_text():
     assert tuned.discounts.shape == (tuned.order, 3)
     assert tuned.losses_nats[tuned.order] == min(tuned.losses_nats.values())
     model = NGramModel.fit(counted, 9, order=tuned.order, discounts=tuned.discounts)
-    assert model.cross_entropy(held_out) == pytest.approx(tuned.losses_nats[tuned.order], abs=1e-3)
+    assert model.cross_entropy(held_out) == pytest.approx(tuned.losses_nats[tuned.order], abs=1e-4)
     for order in range(1, 7):
         estimated = NGramModel.fit(counted, 9, order=order).cross_entropy(held_out)
         assert tuned.losses_nats[order] < estimated + 1e-3
@@ -320,17 +320,21 @@ def test_tuning_beats_the_estimate_on_held_out_text():
 
 
 def test_no_small_step_improves_the_tuned_discounts():
-    text = repetitive_text(40_000)
-    counted, held_out = text[:36_000], text[36_000:]
-    order, discounts, _ = tune(text, 9, max_order=3)
+    rng = np.random.default_rng(1)
+    misprinted = rng.random(10_000) < 0.15  # so that the best discounts are neither 0 nor all
+    text = np.where(misprinted, rng.integers(9, size=10_000), repetitive_text(10_000, seed=1))
+    counted, held_out = text[:9000], text[9000:]
+    order, discounts, losses = tune(text, 9, max_order=6)
 
     def loss(table):
         return NGramModel.fit(counted, 9, order=order, discounts=table).cross_entropy(held_out)
 
     least = loss(discounts)
+    assert order >= 3
+    assert losses[order] == pytest.approx(least, abs=1e-4)
     for step in np.eye(discounts.size).reshape(-1, *discounts.shape) * [0.1, 0.2, 0.3]:
         for moved in (discounts + step, discounts - step):
-            assert loss(np.clip(moved, 0, [1, 2, 3])) > least - 1e-3
+            assert loss(np.clip(moved, 0, [1, 2, 3])) > least - 3e-4
 
 
 def test_tuning_refuses_a_text_too_short():
@@ -377,4 +381,4 @@ def test_shakespeare_with_tuned_discounts(shakespeare):
     train, val, vocab_size = shakespeare
     tuned = tune(train, vocab_size)
     model = NGramModel.fit(train, vocab_size, order=tuned.order, discounts=tuned.discounts)
-    assert model.cross_entropy(val) == pytest.approx(1.4904, abs=5e-4)
+    assert model.cross_entropy(val) == pytest.approx(1.4906, abs=2e-4)

@@ -25,7 +25,21 @@ if TYPE_CHECKING:
     from hornbook.errors import HornbookError as HornbookError
     from hornbook.evaluation import evaluate as evaluate
     from hornbook.models import GPT as GPT
+    from hornbook.models import AverageLanguageModel as AverageLanguageModel
     from hornbook.models import BigramLanguageModel as BigramLanguageModel
+    from hornbook.models import Block as Block
+    from hornbook.models import FeedForward as FeedForward
+    from hornbook.models import FeedForwardLanguageModel as FeedForwardLanguageModel
+    from hornbook.models import Head as Head
+    from hornbook.models import HeadLanguageModel as HeadLanguageModel
+    from hornbook.models import HeadsLanguageModel as HeadsLanguageModel
+    from hornbook.models import LayerNormLanguageModel as LayerNormLanguageModel
+    from hornbook.models import MultiHeadAttention as MultiHeadAttention
+    from hornbook.models import ResidualLanguageModel as ResidualLanguageModel
+    from hornbook.models.averaging import average_loop as average_loop
+    from hornbook.models.averaging import average_matrix as average_matrix
+    from hornbook.models.averaging import average_softmax as average_softmax
+    from hornbook.models.averaging import average_weights as average_weights
     from hornbook.run import load as load
     from hornbook.text import load_text as load_text
     from hornbook.tokenizer import BPETokenizer as BPETokenizer
@@ -36,13 +50,27 @@ if TYPE_CHECKING:
 
 # Where each public name lives; a name is imported when it is first used.
 HOMES = {
+    "AverageLanguageModel": "models",
     "BPETokenizer": "tokenizer",
     "BigramLanguageModel": "models",
+    "Block": "models",
     "ByteTokenizer": "tokenizer",
     "CharTokenizer": "tokenizer",
     "Config": "config",
+    "FeedForward": "models",
+    "FeedForwardLanguageModel": "models",
     "GPT": "models",
+    "Head": "models",
+    "HeadLanguageModel": "models",
+    "HeadsLanguageModel": "models",
     "HornbookError": "errors",
+    "LayerNormLanguageModel": "models",
+    "MultiHeadAttention": "models",
+    "ResidualLanguageModel": "models",
+    "average_loop": "models.averaging",
+    "average_matrix": "models.averaging",
+    "average_softmax": "models.averaging",
+    "average_weights": "models.averaging",
     "batch": "data",
     "evaluate": "evaluation",
     "get_batch": "data",

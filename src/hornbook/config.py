@@ -61,7 +61,9 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The network's shape. The vocabulary's size is the tokenizer's."""
 
-    model: Literal["bigram", "gpt"] = "gpt"
+    model: Literal[
+        "bigram", "average", "head", "heads", "feedforward", "residual", "layernorm", "gpt"
+    ] = "gpt"
     block_size: Count = 128
     n_layer: Count = 4
     n_head: Count = 4
@@ -75,6 +77,12 @@ class ModelConfig(Section):
             raise ConfigError(
                 f"n_embd = {self.n_embd} does not split into n_head = {self.n_head} heads of even "
                 f"width; a multiple of {2 * self.n_head} does"
+            )
+        in_heads = ("heads", "feedforward", "residual", "layernorm")
+        if self.model in in_heads and self.n_embd % self.n_head:
+            raise ConfigError(
+                f"n_embd = {self.n_embd} does not split into n_head = {self.n_head} heads; a "
+                f"multiple of {self.n_head} does"
             )
 
     @property
@@ -114,6 +122,7 @@ class TrainConfig(Section):
     eval_interval: Count = 100
     eval_positions: Count = 16_384
     checkpoint_interval: Count = 100
+    sample_tokens: Index = 200
     seed: Index = 1337
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -286,7 +295,74 @@ def bigram() -> Config:
     )
 
 
-PRESETS: dict[str, Callable[[], Config]] = {"laptop": laptop, "quick": quick, "bigram": bigram}
+def average() -> Config:
+    """The ladder's second rung, with the settings that the lecture's small models share."""
+    return bigram().override(
+        model="average",
+        n_embd=32,
+        n_head=1,
+        n_layer=1,
+        weight_decay=0.01,
+        steps=5000,
+        eval_interval=500,
+        checkpoint_interval=500,
+    )
+
+
+def head() -> Config:
+    """One self-attention head, 32 wide."""
+    return average().override(model="head")
+
+
+def heads() -> Config:
+    """Four heads, 8 wide each."""
+    return average().override(model="heads", n_head=4)
+
+
+def feedforward() -> Config:
+    """Four heads and an MLP."""
+    return heads().override(model="feedforward")
+
+
+def residual() -> Config:
+    """Three blocks on residual paths."""
+    return heads().override(model="residual", n_layer=3)
+
+
+def layernorm() -> Config:
+    """Three blocks, normalised."""
+    return residual().override(model="layernorm")
+
+
+def lecture() -> Config:
+    """`layernorm` scaled up to the lecture's last model: 10.8 million parameters, for a GPU."""
+    return layernorm().override(
+        n_layer=6,
+        n_head=6,
+        n_embd=384,
+        block_size=256,
+        dropout=0.2,
+        batch_size=64,
+        learning_rate=3e-4,
+        precision="auto",
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    function.__name__: function
+    for function in (
+        laptop,
+        quick,
+        bigram,
+        average,
+        head,
+        heads,
+        feedforward,
+        residual,
+        layernorm,
+        lecture,
+    )
+}
 
 
 def preset(name: str) -> Config:

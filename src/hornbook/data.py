@@ -84,7 +84,7 @@ def read_arrays(folder: Path) -> tuple[Tokens, Tokens] | None:
             np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False)
             for part in ("train", "validation")
         )
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return None
     return train, validation
 

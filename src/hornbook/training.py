@@ -32,7 +32,6 @@ from hornbook.run import (
 from hornbook.text import CATALOGUE, Corpus, read_corpus
 from hornbook.tokenizer import load_tokenizer
 
-SAMPLE_TOKENS = 200
 
 
 @dataclass(frozen=True)
@@ -311,7 +310,7 @@ def write_sample(training: Training) -> str:
     pieces = generate.stream(
         training.model,
         training.dataset.tokenizer,
-        max_new_tokens=SAMPLE_TOKENS,
+        max_new_tokens=training.config.train.sample_tokens,
         sampling=SamplingConfig(temperature=0.8),
         seed=training.config.train.seed,
     )

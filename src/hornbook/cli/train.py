@@ -8,6 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from hornbook.config import (
+    PRESETS,
+    Config,
     environment_settings,
     load_config,
     parse_assignments,
@@ -24,7 +26,8 @@ def run(
     *,
     out: Path | None = None,
     resume: Path | None = None,
-    preset: str = "laptop",
+    preset: str | None = None,
+    model: str | None = None,
     config: Path | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     steps: int | None = None,
@@ -50,7 +53,10 @@ def run(
         Go on with the run in this folder.
     preset
         Where the settings start from: laptop (two minutes on two cores), quick (twenty
-        seconds), bigram (the lecture's first model).
+        seconds), or a rung of the ladder by its name, as --model takes it.
+    model
+        A rung of the ladder, with its own settings: bigram, average, head, heads, feedforward,
+        residual, layernorm, lecture (large: for a GPU), gpt (the laptop preset).
     config
         A TOML file of settings; a run's config.toml is one.
     set_
@@ -78,7 +84,12 @@ def run(
     }
     given = {name: value for name, value in flags.items() if value is not None}
     if resume is not None:
-        named = [*given, *assignments, *(["config"] if config else []), *(["out"] if out else [])]
+        others = {"config": config, "out": out, "preset": preset, "model": model}
+        named = [
+            *given,
+            *assignments,
+            *(name for name, value in others.items() if value is not None),
+        ]
         if named:
             raise ConfigError(
                 f"--resume goes on with the run's own settings, so {', '.join(named)} cannot be "
@@ -86,11 +97,17 @@ def run(
             )
         settings = None
     else:
-        settings = named_preset(preset)
+        settings = base_settings(preset, model)
+        start = settings.model.model
         if config is not None:
             settings = load_config(config, settings)
         settings = settings.override_from_text(environment_settings() | assignments)
         settings = settings.override(**given)
+        if model is not None and settings.model.model != start:
+            raise ConfigError(
+                f"--model {model} is at odds with model = {settings.model.model!r} from another "
+                "setting (--set, --config or HORNBOOK_MODEL); give one of them"
+            )
 
     # Only now: a wrong setting should not wait for torch.
     from hornbook import training as engine
@@ -118,3 +135,21 @@ def run(
         sys.stdout.write(json_format.dumps(result.as_dict()) + "\n")
     else:
         display.conclude(result)
+
+
+def base_settings(preset: str | None, model: str | None) -> Config:
+    """The settings of a preset; of a rung's own one when a model is named.
+
+    Raises: ConfigError for an unknown name, or a preset of another model.
+    """
+    rungs = {"gpt": "laptop"} | {name: name for name in PRESETS if name not in ("laptop", "quick")}
+    if model is not None and model not in rungs:
+        raise ConfigError(f"--model {model}: expected one of {', '.join(sorted(rungs))}")
+    own = named_preset("laptop" if model is None else rungs[model])
+    chosen = own if preset is None else named_preset(preset)
+    if model is not None and chosen.model.model != own.model.model:
+        raise ConfigError(
+            f"--preset {preset} is a {chosen.model.model} model, and --model {model} was asked "
+            "for; give one of them"
+        )
+    return chosen

@@ -1,0 +1,68 @@
+"""How Sphinx builds the documentation, in English and, with -D language=ko, in Korean.
+
+    sphinx-build -W -b html docs docs/_build/html/en
+    sphinx-build -W -b html -D language=ko docs docs/_build/html/ko
+
+The lessons are notebooks. Both languages share one cache of executed cells (keyed by the code), so
+the second build runs nothing again; after a change in hornbook itself, remove docs/_build.
+Translations are refreshed from the English by
+
+    sphinx-build -b gettext -D nb_execution_mode=off docs docs/_build/gettext
+    sphinx-intl update -p docs/_build/gettext -d docs/locale -l ko
+"""
+
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+import hornbook
+
+project = "hornbook"
+author = "The hornbook authors"
+release = hornbook.__version__
+language = "en"
+
+extensions = ["myst_nb"]
+exclude_patterns = ["_build", "locale"]
+templates_path = ["_templates"]
+# Pages that are not there yet (reports that a machine writes) are no reason to fail.
+suppress_warnings = ["toc.empty_glob"]
+
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(Path(__file__).parent / "_build" / "executed")
+nb_execution_raise_on_error = True
+# Seconds a cell may take: lessons promise a minute a page.
+nb_execution_timeout = 120
+nb_merge_streams = True
+
+locale_dirs = ["locale"]
+gettext_compact = False  # one catalogue a page
+gettext_additional_targets: list[str] = []  # code is the same in every language
+gettext_location = False
+
+html_theme = "furo"
+html_title = "hornbook"
+html_static_path = ["_static"]
+html_css_files = ["hornbook.css"]
+html_copy_source = False
+html_show_copyright = False
+html_theme_options = {
+    # The template of this button is ours: it switches the language.
+    "top_of_page_buttons": ["view"],
+}
+
+PROMPTS = {
+    "en": ("Show the answers", "Hide the answers"),
+    "ko": ("풀이 보기", "풀이 숨기기"),
+}
+
+
+def speak(_: Sphinx, config: Config) -> None:
+    """Put into the page's language what no catalogue reaches."""
+    config.nb_code_prompt_show, config.nb_code_prompt_hide = PROMPTS[config.language]
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("config-inited", speak)

@@ -1,0 +1,162 @@
+"""Writing: cached equals uncached, samplers keep their promises, stop strings are found."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_gpt import small_gpt
+
+import hornbook as hb
+from hornbook import generate
+from hornbook.config import SamplingConfig
+from hornbook.errors import UnknownCharacterError
+from hornbook.generate import probabilities, spell, stream, tokens, until
+
+GREEDY = SamplingConfig(temperature=0)
+
+
+@pytest.mark.parametrize("prompt_length", [1, 5, 16, 40])
+def test_cached_decoding_is_uncached_decoding_past_the_block_size_too(prompt_length: int) -> None:
+    model = small_gpt()
+    prompt = torch.randint(11, (prompt_length,)).tolist()
+    drawn = [
+        list(itertools.islice(tokens(model, prompt, sampling=GREEDY, cached=cached), 60))
+        for cached in (True, False)
+    ]
+    assert drawn[0] == drawn[1]
+
+
+def test_cached_logits_are_the_whole_forward_passes() -> None:
+    model = small_gpt()
+    idx = torch.randint(11, (2, 16))
+    expected, _ = model(idx)
+    cache = model.new_cache(batch_size=2)
+    for start, end in ((0, 5), (5, 6), (6, 16)):
+        with torch.no_grad():
+            logits = model.next_logits(idx[:, start:end], cache)
+        torch.testing.assert_close(logits, expected[:, end - 1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_seed_fixes_the_text_and_leaves_torchs_stream_alone() -> None:
+    model = small_gpt()
+    before = torch.get_rng_state()
+    texts = [list(itertools.islice(tokens(model, [1], seed=seed), 30)) for seed in (5, 5, 6)]
+    assert texts[0] == texts[1] != texts[2]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_lectures_generate_and_the_fast_one_draw_from_one_distribution() -> None:
+    model = hb.BigramLanguageModel(5)
+    expected = torch.softmax(model.token_embedding_table.weight[2], dim=-1)
+    torch.manual_seed(0)
+    slow = model.generate(torch.full((4000, 1), 2), 1)[:, 1]
+    fast = torch.tensor([next(tokens(model, [2], seed=seed)) for seed in range(4000)])
+    for drawn in (slow, fast):
+        shares = torch.bincount(drawn, minlength=5) / 4000
+        torch.testing.assert_close(shares, expected.detach(), rtol=0, atol=0.04)
+
+
+logit_lists = st.lists(st.floats(-20, 20), min_size=2, max_size=30)
+
+
+@given(logits=logit_lists, k=st.integers(1, 30))
+@settings(deadline=None)
+def test_top_k_keeps_the_k_likeliest(logits: list[float], k: int) -> None:
+    p = probabilities(torch.tensor(logits), SamplingConfig(top_k=k))
+    assert p.sum().item() == pytest.approx(1, abs=1e-5)
+    kept = (p > 0).sum().item()
+    assert kept <= min(k, len(logits))
+    smallest_kept = torch.tensor(logits)[p > 0].min()
+    dropped = torch.tensor(logits)[p == 0]
+    assert len(dropped) == 0 or dropped.max() <= smallest_kept
+
+
+@given(logits=logit_lists, share=st.floats(0.05, 0.99))
+@settings(deadline=None)
+def test_top_p_keeps_the_fewest_that_reach_p(logits: list[float], share: float) -> None:
+    whole = torch.tensor(logits).softmax(-1)
+    p = probabilities(torch.tensor(logits), SamplingConfig(top_p=share))
+    mass = whole[p > 0].sum().item()
+    assert mass >= share - 1e-4
+    assert mass - whole[p > 0].min().item() <= share + 1e-4
+
+
+@given(logits=logit_lists, floor=st.floats(0, 1))
+@settings(deadline=None)
+def test_min_p_drops_what_is_far_below_the_likeliest(logits: list[float], floor: float) -> None:
+    whole = torch.tensor(logits).softmax(-1)
+    p = probabilities(torch.tensor(logits), SamplingConfig(min_p=floor))
+    assert torch.equal(p > 0, (whole >= floor * whole.max()) & (whole > 0))
+
+
+def test_temperature_zero_is_the_likeliest_and_temperature_flattens() -> None:
+    logits = torch.tensor([1.0, 3.0, 2.0])
+    assert probabilities(logits, GREEDY).tolist() == [0, 1, 0]
+    cold, warm = (probabilities(logits, SamplingConfig(temperature=t)).max() for t in (0.5, 2.0))
+    assert cold > torch.softmax(logits, -1).max() > warm
+
+
+def test_repetition_penalty_makes_what_was_said_less_likely() -> None:
+    logits = torch.tensor([2.0, -1.0, 1.0])
+    plain = probabilities(logits, SamplingConfig())
+    shy = probabilities(logits, SamplingConfig(repetition_penalty=1.5), context=[0, 1, 0])
+    assert shy[0] < plain[0]
+    assert shy[1] / shy[2] < plain[1] / plain[2]
+
+
+@given(
+    text=st.text("abc", max_size=30),
+    stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
+    cuts=st.lists(st.integers(0, 30), max_size=10),
+)
+def test_stop_strings_are_found_wherever_the_pieces_break(
+    text: str, stops: list[str], cuts: list[int]
+) -> None:
+    places = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
+    pieces = [text[a:b] for a, b in itertools.pairwise(places)]
+    ends = [place for stop in stops if (place := text.find(stop)) >= 0]
+    # Whichever stop string is completed first ends the text, at its beginning.
+    done = [text.find(stop) + len(stop) for stop in stops if stop in text]
+    written = "".join(until(pieces, stops))
+    assert text.startswith(written)
+    if not ends:
+        assert written == text
+    else:
+        assert len(written) in ends
+        assert len(written) <= min(done)
+
+
+def test_text_flows_as_soon_as_it_is_certain() -> None:
+    source = iter(["he", "llo EN", "X EN", "D more"])
+    flowing = until(source, ["END"])
+    assert next(flowing) == "he"
+    assert next(flowing) == "llo "
+    assert list(flowing) == ["ENX ", ""] or "".join(["he", "llo ", "ENX "]) == "hello ENX "
+
+
+@given(st.text(max_size=20))
+def test_bytes_become_characters_when_whole(text: str) -> None:
+    tokenizer = hb.ByteTokenizer()
+    pieces = list(spell(tokenizer.encode(text), tokenizer))
+    assert "".join(pieces) == text
+    assert "\ufffd" not in "".join(pieces) or "\ufffd" in text
+    cut = tokenizer.encode(text + "한")[:-1]
+    assert "".join(spell(cut, tokenizer)) == text
+
+
+def test_a_prompt_outside_the_vocabulary_is_refused() -> None:
+    tokenizer = hb.CharTokenizer.from_text("abcdefghijk")
+    with pytest.raises(UnknownCharacterError, match="SNOWMAN"):
+        list(stream(small_gpt(), tokenizer, "abc☃"))
+
+
+def test_an_empty_prompt_goes_on_from_a_line_end() -> None:
+    tokenizer = hb.CharTokenizer.from_text("abcdefghij\n")
+    assert generate.start_token(tokenizer) == tokenizer.stoi["\n"]
+    assert generate.start_token(hb.CharTokenizer.from_text("xyz")) == 0
+    model = small_gpt()
+    written = "".join(stream(model, tokenizer, max_new_tokens=20, seed=3))
+    assert written == "".join(stream(model, tokenizer, "\n", max_new_tokens=20, seed=3))
+    assert len(written) == 20

@@ -1,0 +1,142 @@
+"""The flagship: held to plain formulas and to the Qwen3 of the transformers library."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hornbook as hb
+from hornbook.config import ModelConfig
+from hornbook.errors import ConfigError
+from hornbook.models.gpt import attention, attention_reference
+
+SMALL = ModelConfig(block_size=16, n_layer=2, n_head=2, n_embd=32)
+
+
+def small_gpt(vocab_size: int = 11, config: ModelConfig = SMALL) -> hb.GPT:
+    """A GPT whose every weight is random: the zero-initialised ones too."""
+    torch.manual_seed(0)
+    model = hb.GPT(config, vocab_size)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    return model.eval()
+
+
+@given(
+    batch=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    queries=st.integers(1, 9),
+    older=st.integers(0, 9),
+    width=st.sampled_from([2, 4, 16]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_fast_attention_is_the_reference(
+    batch: int, heads: int, queries: int, older: int, width: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, heads, queries + older, width)
+    q, k, v = (torch.randn(shape, generator=generator) for _ in range(3))
+    q = q[:, :, older:]
+    expected = attention_reference(q, k, v)
+    torch.testing.assert_close(attention(q, k, v), expected, rtol=1e-5, atol=1e-6)
+    halved = attention(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    torch.testing.assert_close(halved.float(), expected, rtol=0.05, atol=0.05)
+
+
+def test_fast_attention_has_the_references_gradients() -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, 7, 8, requires_grad=True) for _ in range(3)]
+    weight = torch.randn(2, 3, 7, 8)
+    gradients = [
+        torch.autograd.grad((form(*inputs) * weight).sum(), inputs)
+        for form in (attention, attention_reference)
+    ]
+    for fast, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(fast, reference, rtol=1e-4, atol=1e-5)
+
+
+def test_no_token_sees_a_later_one() -> None:
+    model = small_gpt()
+    idx = torch.randint(11, (1, 16))
+    logits, _ = model(idx)
+    for place in range(1, 16):
+        changed = idx.clone()
+        changed[0, place:] = (changed[0, place:] + 1) % 11
+        altered, _ = model(changed)
+        assert torch.equal(altered[0, :place], logits[0, :place])
+        assert not torch.equal(altered[0, place], logits[0, place])
+
+
+def test_the_loss_at_birth_is_that_of_knowing_nothing() -> None:
+    # A tied table starts by favouring the token just read: a little worse than knowing nothing.
+    for tied, tolerance in ((False, 1e-5), (True, 0.2)):
+        torch.manual_seed(1)
+        model = hb.GPT(ModelConfig(n_layer=2, tie_embeddings=tied), 65)
+        _, loss = model(torch.randint(65, (4, 32)), torch.randint(65, (4, 32)))
+        assert loss.item() == pytest.approx(math.log(65), abs=tolerance)
+
+
+def test_parameters_are_counted_once() -> None:
+    untied = hb.GPT(SMALL, 11)
+    tied = hb.GPT(ModelConfig(**{**vars(SMALL), "tie_embeddings": True}), 11)
+    width, mlp, head = 32, SMALL.mlp_width, 16
+    block = 4 * width * width + 3 * width * mlp + 2 * width + 2 * head
+    assert untied.parameter_count == 2 * block + width + 2 * 11 * width
+    assert tied.parameter_count == 2 * block + width + 11 * width
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(ConfigError, match="n_embd = 30 .* n_head = 4 .* multiple of 8"):
+        ModelConfig(n_embd=30, n_head=4)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_it_is_qwen3_letter_for_letter(tied: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = small_gpt(config=ModelConfig(**{**vars(SMALL), "tie_embeddings": tied}))
+    theirs = transformers.Qwen3ForCausalLM(
+        transformers.Qwen3Config(
+            vocab_size=11,
+            hidden_size=32,
+            intermediate_size=SMALL.mlp_width,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=16,
+            max_position_embeddings=16,
+            rope_theta=10_000.0,
+            rms_norm_eps=1e-6,
+            tie_word_embeddings=tied,
+            attention_bias=False,
+        )
+    ).eval()
+    names = {
+        "embedding.": "model.embed_tokens.",
+        "blocks.": "model.layers.",
+        ".attention_norm.": ".input_layernorm.",
+        ".mlp_norm.": ".post_attention_layernorm.",
+        ".attention.query_norm.": ".self_attn.q_norm.",
+        ".attention.key_norm.": ".self_attn.k_norm.",
+        ".attention.query.": ".self_attn.q_proj.",
+        ".attention.key.": ".self_attn.k_proj.",
+        ".attention.value.": ".self_attn.v_proj.",
+        ".attention.output.": ".self_attn.o_proj.",
+        ".mlp.gate.": ".mlp.gate_proj.",
+        ".mlp.up.": ".mlp.up_proj.",
+        ".mlp.down.": ".mlp.down_proj.",
+    }
+    weights = {}
+    for name, weight in model.state_dict().items():
+        for ours, other in names.items():
+            name = name.replace(ours, other)  # noqa: PLW2901
+        weights[
+            {"norm.weight": "model.norm.weight", "logits.weight": "lm_head.weight"}.get(name, name)
+        ] = weight
+    theirs.load_state_dict(weights)
+    idx = torch.randint(11, (3, 16))
+    ours, _ = model(idx)
+    torch.testing.assert_close(ours, theirs(idx).logits, rtol=1e-4, atol=1e-5)

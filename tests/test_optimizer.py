@@ -1,0 +1,79 @@
+"""How weights move: the schedule, who takes which parameter, and state that comes back."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_gpt import SMALL
+
+import hornbook as hb
+from hornbook.config import OptimizerConfig
+from hornbook.errors import CheckpointError
+from hornbook.optimizer import Optimizers, learning_rate_scale, matrices
+
+
+@given(steps=st.integers(1, 500), warmup=st.floats(0, 1), decay=st.floats(0, 1))
+def test_the_schedule_rises_stays_and_falls(steps: int, warmup: float, decay: float) -> None:
+    scales = [
+        learning_rate_scale(step, steps, warmup_fraction=warmup, decay_fraction=decay)
+        for step in range(steps)
+    ]
+    assert all(0 < scale <= 1 for scale in scales)
+    top = scales.index(max(scales))
+    assert scales[:top] == sorted(scales[:top])
+    assert scales[top:] == sorted(scales[top:], reverse=True)
+    if decay * steps >= 2:
+        assert scales[-1] <= 1 / (decay * steps) + 1e-9
+
+
+def test_without_warmup_or_decay_the_rate_is_level() -> None:
+    scales = [
+        learning_rate_scale(step, 10, warmup_fraction=0, decay_fraction=0) for step in range(10)
+    ]
+    assert scales == [1.0] * 10
+
+
+def test_muon_takes_the_blocks_matrices_and_no_other() -> None:
+    model = hb.GPT(SMALL, 11)
+    taken = matrices(model)
+    assert len(taken) == SMALL.n_layer * 7
+    assert not any("embedding" in name or "norm" in name or "logits" in name for name in taken)
+    optimizers = Optimizers(model, OptimizerConfig())
+    owned = [p for part in optimizers.parts for group in part.param_groups for p in group["params"]]
+    assert len(owned) == len({id(p) for p in owned}) == len(list(model.parameters()))
+
+
+def step_once(model: torch.nn.Module, optimizers: Optimizers, seed: int) -> None:
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizers.step(0.7)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_state_put_back_goes_on_as_if_never_left(name: str) -> None:
+    config = OptimizerConfig(optimizer=name)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    model = hb.GPT(SMALL, 11)
+    optimizers = Optimizers(model, config)
+    for seed in range(3):
+        step_once(model, optimizers, seed)
+    other = hb.GPT(SMALL, 11)
+    other.load_state_dict(model.state_dict())
+    others = Optimizers(other, config)
+    others.load_tensors({key: value.clone() for key, value in optimizers.tensors().items()})
+    for each, its in ((model, optimizers), (other, others)):
+        step_once(each, its, 7)
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_state_of_another_model_is_refused() -> None:
+    model = hb.GPT(SMALL, 11)
+    optimizers = Optimizers(model, OptimizerConfig())
+    step_once(model, optimizers, 0)
+    wider = Optimizers(hb.GPT(SMALL, 12), OptimizerConfig())
+    with pytest.raises(CheckpointError, match="does not fit this model: embedding.weight"):
+        wider.load_tensors(optimizers.tensors())
+    with pytest.raises(CheckpointError, match="missing or has another shape"):
+        wider.load_tensors({})

@@ -1,0 +1,263 @@
+"""Training: exact resume, a stream nobody disturbs, and a stop before anything is spoiled."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+import hornbook as hb
+from hornbook import training as engine
+from hornbook.config import Config
+from hornbook.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
+
+TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
+
+
+@pytest.fixture
+def text_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
+    path = tmp_path / "hamlet.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def small(text_path: Path, **values: object) -> Config:
+    return hb.preset("quick").override(
+        **{
+            "corpus": str(text_path),
+            "block_size": 16,
+            "n_embd": 32,
+            "batch_size": 4,
+            "steps": 8,
+            "eval_interval": 3,
+            "checkpoint_interval": 4,
+            "sample_tokens": 5,
+            "precision": "float32",
+            **values,
+        }
+    )
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return hb.load(run, which="last").model.state_dict()
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_run_learns_and_leaves_a_whole_folder(text_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    metrics = list(hb.train(small(text_path, steps=40), out=out))
+    assert [each.step for each in metrics] == list(range(1, 41))
+    assert metrics[-1].tokens == 40 * 4 * 16
+    evaluated = [each.step for each in metrics if each.val_loss is not None]
+    assert evaluated == [*range(3, 40, 3), 40]
+    assert metrics[-1].val_loss is not None
+    assert metrics[-1].val_loss < metrics[0].train_loss - 0.5
+    assert metrics[-1].sample
+    names = {path.name for path in out.iterdir()}
+    assert names >= {"config.toml", "environment.json", "tokenizer.json", "metrics.jsonl"}
+    kinds = sorted(path.name.split("-")[0] for path in (out / "checkpoints").iterdir())
+    assert kinds == ["best", "step"]
+
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "dropout": {"dropout": 0.3},
+    "accumulation": {"gradient_accumulation": 3},
+    "bfloat16": {"precision": "bfloat16", "dropout": 0.1},
+    "adamw": {"optimizer": "adamw", "learning_rate": 1e-3},
+    "tied": {"tie_embeddings": True, "learning_rate": 1e-3},
+    "bytes": {"tokenizer": "byte"},
+    "bigram": {"model": "bigram"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_interrupted_and_resumed_is_uninterrupted_to_the_bit(
+    variant: str, text_path: Path, tmp_path: Path
+) -> None:
+    config = small(text_path, **VARIANTS[variant])
+    list(hb.train(config, out=tmp_path / "whole"))
+    for stop in (1, 5):
+        run = tmp_path / f"stopped-{stop}"
+        steps = hb.train(config, out=run)
+        list(itertools.islice(steps, stop))
+        steps.close()
+        torch.randn(3)  # the world goes on in between
+        rest = list(hb.train(resume_from=run))
+        assert [each.step for each in rest] == list(range(stop + 1, 9))
+        assert equal(weights(run), weights(tmp_path / "whole"))
+        rows = (run / "metrics.jsonl").read_text().splitlines()
+        assert len(rows) == 8
+
+
+def test_optimizer_state_is_the_same_to_the_bit_too(text_path: Path, tmp_path: Path) -> None:
+    config = small(text_path)
+    list(hb.train(config, out=tmp_path / "whole"))
+    steps = hb.train(config, out=tmp_path / "stopped")
+    list(itertools.islice(steps, 5))
+    steps.close()
+    list(hb.train(resume_from=tmp_path / "stopped"))
+    files = [
+        next((tmp_path / name / "checkpoints").glob("step-*")) / "optimizer.safetensors"
+        for name in ("whole", "stopped")
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_crash_loses_at_most_one_interval(text_path: Path, tmp_path: Path) -> None:
+    config = small(text_path)
+    list(hb.train(config, out=tmp_path / "whole"))
+    steps = hb.train(config, out=tmp_path / "crashed")
+    with pytest.raises(RuntimeError, match="power"):
+        for metrics in steps:
+            if metrics.step == 6:
+                steps.throw(RuntimeError("power cut"))
+    with (tmp_path / "crashed" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "train_lo')
+    rest = list(hb.train(resume_from=tmp_path / "crashed"))
+    assert rest[0].step == 5
+    assert equal(weights(tmp_path / "crashed"), weights(tmp_path / "whole"))
+    assert len((tmp_path / "crashed" / "metrics.jsonl").read_text().splitlines()) == 8
+
+
+def test_one_seed_one_result_another_seed_another(text_path: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        list(hb.train(small(text_path, seed=seed, dropout=0.2), out=tmp_path / name))
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_neither_the_caller_nor_evaluation_disturbs_the_stream(
+    text_path: Path, tmp_path: Path
+) -> None:
+    config = small(text_path, dropout=0.3)
+    list(hb.train(config, out=tmp_path / "quiet"))
+    for _ in hb.train(config.override(eval_interval=1), out=tmp_path / "noisy"):
+        torch.randn(17)
+    assert equal(weights(tmp_path / "quiet"), weights(tmp_path / "noisy"))
+    torch.manual_seed(4)
+    expected = torch.randn(3)
+    torch.manual_seed(4)
+    list(hb.train(config, out=tmp_path / "third"))
+    assert torch.equal(torch.randn(3), expected), "training leaves the caller's stream alone"
+
+
+def test_accumulated_parts_are_one_large_batch(text_path: Path, tmp_path: Path) -> None:
+    parts = engine.begin(small(text_path, gradient_accumulation=2), out=tmp_path / "parts")
+    loss, norm = engine.train_step(parts)
+    whole = engine.begin(small(text_path, batch_size=8), out=tmp_path / "whole")
+    from hornbook.data import batch
+
+    pairs = [
+        batch(whole.dataset.train, index, batch_size=4, block_size=16, seed=1337)
+        for index in (0, 1)
+    ]
+    x, y = (torch.cat(both) for both in zip(*pairs, strict=True))
+    _, expected = whole.model(x, y)
+    assert expected is not None
+    expected.backward()
+    squares = sum(
+        float(p.grad.square().sum()) for p in whole.model.parameters() if p.grad is not None
+    )
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert norm == pytest.approx(squares**0.5, rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(text_path: Path, tmp_path: Path) -> None:
+    training = engine.begin(small(text_path), out=tmp_path / "run")
+    steps = engine.steps(training)
+    list(itertools.islice(steps, 4))
+    with torch.no_grad():
+        training.model.norm.weight[0] = float("nan")  # type: ignore[union-attr]
+    broken = {key: value.clone() for key, value in training.model.state_dict().items()}
+    with pytest.raises(NonFiniteLossError, match="step 5: the loss is nan"):
+        next(steps)
+    for key, value in training.model.state_dict().items():
+        assert torch.equal(value, broken[key]) or "norm" in key, "nothing was updated"
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
+    assert hb.load(tmp_path / "run", which="last").step == 4
+
+
+def test_the_resolved_config_runs_again_to_the_same_weights(
+    text_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(text_path.parent)
+    list(hb.train(small(Path("hamlet.txt")), out=tmp_path / "first"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    again = hb.load_config(tmp_path / "first" / "config.toml")
+    assert again.train.device == "cpu"
+    list(hb.train(again, out=tmp_path / "second"))
+    assert equal(weights(tmp_path / "first"), weights(tmp_path / "second"))
+
+
+def test_a_changed_text_is_not_resumed_upon(text_path: Path, tmp_path: Path) -> None:
+    steps = hb.train(small(text_path), out=tmp_path / "run")
+    next(steps)
+    steps.close()
+    text_path.write_text(TEXT + "!", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="has changed since"):
+        next(hb.train(resume_from=tmp_path / "run"))
+    with pytest.raises(CheckpointError, match="has changed since"):
+        hb.load(tmp_path / "run").evaluate()
+
+
+def test_a_folder_in_use_is_not_written_over(text_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "busy").mkdir()
+    (tmp_path / "busy" / "thesis.doc").write_text("precious")
+    with pytest.raises(ConfigError, match="not empty"):
+        next(hb.train(small(text_path), out=tmp_path / "busy"))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="file"):
+        next(hb.train(small(text_path), out=tmp_path / "file"))
+
+
+def test_runs_are_numbered(
+    text_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        training = engine.begin(small(text_path))
+        assert training.folder.path == Path("runs") / f"hamlet-{number}"
+
+
+def test_a_text_too_short_for_the_block_leaves_no_folder(text_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="needs at least 10001"):
+        next(hb.train(small(text_path, block_size=10_000), out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_was_asked_for_and_is_absent_is_said(text_path: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ConfigError, match="device = 'cuda': not present"):
+        next(hb.train(small(text_path, device="cuda"), out=tmp_path / "run"))
+
+
+def test_a_run_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        hb.load(tmp_path)
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        next(hb.train(resume_from=tmp_path))
+
+
+def test_weights_of_another_shape_are_refused(text_path: Path, tmp_path: Path) -> None:
+    list(hb.train(small(text_path), out=tmp_path / "run"))
+    path = tmp_path / "run" / "config.toml"
+    path.write_text(path.read_text().replace("n_layer = 2", "n_layer = 3"))
+    with pytest.raises(CheckpointError, match=r"do not fit config\.toml"):
+        hb.load(tmp_path / "run")
+
+
+def test_metrics_are_plain_values(text_path: Path, tmp_path: Path) -> None:
+    metrics = next(hb.train(small(text_path), out=tmp_path / "run"))
+    assert all(
+        value is None or isinstance(value, int | float | str)
+        for value in dataclasses.asdict(metrics).values()
+    )
