@@ -20,6 +20,7 @@ LAYERS = [
     {"result"},
     {"explain", "ladder", "lessons"},
     {"cli"},
+    {"__main__"},
 ]
 
 

@@ -95,7 +95,7 @@ def test_the_first_batch_the_loss_at_birth_and_a_hundred_characters(
     assert loss.item() == pytest.approx(4.8786, abs=5e-5)
     idx = model.generate(torch.zeros((1, 1), dtype=torch.long), max_new_tokens=100)
     assert idx.shape == (1, 101)
-    assert 0 <= idx.min()
+    assert idx.min() >= 0
     assert idx.max() < 65
 
 

@@ -1,22 +1,20 @@
 """The ladder: every rung between a bigram and a GPT, trained alike, and what each idea was worth.
 
-    runs/ladder-shakespeare/   bigram-1337/ average-1337/ ...  ladder.json ladder.png ladder.svg
+runs/ladder-shakespeare/   bigram-1337/ average-1337/ ...  ladder.json ladder.png ladder.svg
 """
 
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hornbook import checkpoint, training
+from hornbook import checkpoint, machine, training
 from hornbook.config import Config, load_config, preset
 from hornbook.data import prepare
 from hornbook.errors import ConfigError
@@ -25,11 +23,11 @@ from hornbook.result import conclude
 from hornbook.run import RunFolder, load
 from hornbook.text import Corpus, read_corpus
 
-# From the bottom to the top. `gpt` and `lecture` both stand on `layernorm`.
+# From the bottom to the top.
 IDEAS = {
     "bigram": "a table of logits",
     "average": "the mean of the past",
-    "head": "self-attention, positions",
+    "head": "one head of attention",
     "heads": "several heads",
     "feedforward": "an MLP",
     "residual": "blocks, residual paths",
@@ -37,22 +35,24 @@ IDEAS = {
     "gpt": "today's block, optimizer",
     "lecture": "scale, dropout",
 }
-ON_LAYERNORM = ("gpt", "lecture")
+# Each of these goes on from layernorm, in its own way.
+BRANCHES = ("gpt", "lecture")
 
 FULL_STEPS, QUICK_STEPS = 5000, 1000
 EVALUATIONS = 10
-# An equal share of time must allow the large rung this much, or its place in the table says nothing
-# but that it is slow.
-LECTURE_MINUTES, LECTURE_STEPS = 5, 500
+# With less than this for itself, the place of `lecture` would only say that it is slow.
+LECTURE_SECONDS, LECTURE_STEPS = 300, 500
+# Losses of neighbouring characters go together; those of pieces this many to a text hardly do.
+PIECES = 100
 
 Floats = NDArray[np.float64]
 
 
 def settings(name: str) -> Config:
-    """A rung's settings: the lecture's own; `gpt` as large as the lecture's small models.
+    """A rung's settings: the lecture's own; `gpt` in the size of the lecture's small models.
 
-    The table learns at the rate of the lecture's script, 1e-2: at the notebook's 1e-3 it is still
-    0.08 nats from there after 5,000 steps (tiny Shakespeare: 2.567 against 2.491).
+    The table learns at 1e-2, the rate of the lecture's script: at the notebook's 1e-3 it is still
+    0.08 nats above that after 5,000 steps (tiny Shakespeare: 2.567 against 2.491).
     """
     if name == "bigram":
         return preset("bigram").override(learning_rate=1e-2)
@@ -64,8 +64,8 @@ def settings(name: str) -> Config:
             n_head=like.model.n_head,
             n_embd=like.model.n_embd,
             batch_size=like.train.batch_size,
-            precision="float32",
-            compile="off",
+            precision=like.train.precision,
+            compile=like.train.compile,
         )
     return preset(name)
 
@@ -81,17 +81,16 @@ class Climb:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is to be trained, in order, and what the user should know of it."""
+    """All that is to be trained, in order."""
 
     folder: Path
     corpus: Corpus
     budget: str
     climbs: list[Climb]
-    notes: list[str]
 
     @property
     def rungs(self) -> list[str]:
-        """The rungs from the bottom to the top."""
+        """The rungs' names from the bottom to the top."""
         return list(dict.fromkeys(climb.rung for climb in self.climbs))
 
 
@@ -108,8 +107,8 @@ def plan(
     """What to train: every rung (or those named), for equal steps, or for equal time.
 
     `minutes` is the training time of the whole ladder, for each seed: a few steps of each rung are
-    timed, and its share of the time gives its steps. The large rung `lecture` takes part when
-    named, or when its share of the time is worth it.
+    timed, and its share of the time sets its steps. The large rung `lecture` takes part when it is
+    named, or when its share of the time allows it 500 steps.
     Raises: ConfigError, DataError.
     """
     unknown = [name for name in rungs if name not in IDEAS]
@@ -128,36 +127,285 @@ def plan(
     except OSError as error:
         raise ConfigError(f"--out {folder}: {error.strerror}") from None
     reference = training.lasting_reference(corpus, read, RunFolder(folder))
-    chosen = {
+    wanted = {
         name: settings(name).override(corpus=reference)
         for name in IDEAS
         if name in rungs or (not rungs and name != "lecture")
     }
-    notes: list[str] = []
     if minutes:
-        budget = f"equal time: {60 * minutes / len(chosen):,.0f} s of training a rung"
-        step_counts = equal_time(chosen, minutes, folder)
+        counts = steps_for_equal_time(wanted, minutes, folder, lecture=not rungs)
+        budget = f"equal time, {60 * minutes / len(counts):,.0f} s of training a rung"
     else:
         each = steps or (QUICK_STEPS if quick else FULL_STEPS)
-        budget = f"equal steps: {each:,} a rung"
-        step_counts = dict.fromkeys(chosen, each)
-    if "lecture" not in chosen and not rungs:
-        notes.append(
-            "lecture, the large model, is left out: it is for a GPU, or for patience; "
-            "--rungs bigram,...,lecture names it"
+        counts = dict.fromkeys(wanted, each)
+        budget = f"equal steps, {each:,} a rung"
+    first_seed = Config().train.seed
+    return Plan(
+        folder=folder,
+        corpus=read,
+        budget=budget,
+        climbs=[
+            Climb(
+                name,
+                settings(name).override(
+                    corpus=reference,
+                    seed=seed,
+                    steps=count,
+                    eval_interval=max(1, count // EVALUATIONS),
+                    checkpoint_interval=max(1, count // EVALUATIONS),
+                ),
+                RunFolder(folder / f"{name}-{seed}"),
+            )
+            for seed in range(first_seed, first_seed + seeds)
+            for name, count in counts.items()
+        ],
+    )
+
+
+def steps_for_equal_time(
+    wanted: dict[str, Config], minutes: float, folder: Path, *, lecture: bool
+) -> dict[str, int]:
+    """Each rung's steps in its share of the time; with `lecture` the large one's, if worth it.
+
+    Kept in the ladder's folder: the same ladder goes on by the steps it began with, not by what
+    the machine happens to do at another time.
+    """
+    kept = folder / "plan.json"
+    asked = {"minutes": minutes, "rungs": list(wanted), "lecture": lecture}
+    try:
+        found = json.loads(kept.read_bytes())
+        if found["asked"] == asked:
+            return found["steps"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # None kept, or another ladder's: time the rungs anew.
+    step_seconds = {name: time_step(config) for name, config in wanted.items()}
+    share = 60 * minutes / (len(wanted) + 1)
+    if lecture and share >= LECTURE_SECONDS:
+        corpus = next(iter(wanted.values())).data.corpus
+        seconds = time_step(settings("lecture").override(corpus=corpus))
+        if share / seconds >= LECTURE_STEPS:
+            step_seconds["lecture"] = seconds
+    share = 60 * minutes / len(step_seconds)
+    counts = {name: max(1, round(share / seconds)) for name, seconds in step_seconds.items()}
+    checkpoint.write_atomically(kept, json.dumps({"asked": asked, "steps": counts}).encode())
+    return counts
+
+
+def time_step(config: Config) -> float:
+    """The seconds that one step of training takes, on average over half a second or 3 steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        trial = training.begin(config, out=folder)
+        training.train_step(trial)  # not counted: the first step sets up
+        started, count = time.perf_counter(), 0
+        while count < 3 or time.perf_counter() - started < 0.5:
+            training.train_step(trial)
+            count += 1
+        return (time.perf_counter() - started) / count
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the ladder stands: a run's latest step, or a run found finished (no metrics)."""
+
+    climb: Climb
+    metrics: training.StepMetrics | None
+
+
+def climb(plan: Plan) -> Generator[Progress, None, None]:
+    """Train what is not yet trained; each step is yielded.
+
+    A finished run with the same settings and text stays, an unfinished one goes on from its last
+    checkpoint, and one whose settings or text have changed is trained anew. However the loop is
+    left the state is saved, and the same plan goes on from there.
+    Raises: as `hornbook.training` does.
+    """
+    for each in plan.climbs:
+        folder = each.folder
+        if folder.config.is_file() and not is_of(folder, each.config, plan.corpus):
+            shutil.rmtree(folder.path)
+        if folder.result.is_file():
+            yield Progress(each, None)
+            continue
+        if folder.config.is_file():
+            under_way = training.resume(folder.path)
+        else:
+            under_way = training.begin(each.config, out=folder.path)
+        for metrics in training.steps(under_way):
+            yield Progress(each, metrics)
+        conclude(under_way)
+
+
+def is_of(folder: RunFolder, config: Config, corpus: Corpus) -> bool:
+    """Whether a run has these settings and this text; where it was trained does not matter."""
+    anywhere = {"device": "auto", "precision": "auto", "compile": "auto", "threads": 0}
+    found = load_config(folder.config).override(**anywhere)
+    same_text = folder.environment_facts().get("corpus_sha256") == corpus.sha256
+    return same_text and found == config.override(**anywhere)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A rung's validation loss as it was estimated on the way, mean over seeds."""
+
+    steps: list[int]
+    seconds: list[float]
+    loss: list[float]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What a rung reached. Losses in nats per character, exact over the validation text.
+
+    `worth` is the step down from the rung it stands on, `noise` two standard errors of that step.
+    """
+
+    name: str
+    idea: str
+    parameters: int
+    steps: int
+    tokens: int
+    seconds: float
+    loss: float
+    loss_by_seed: list[float]
+    spread: float | None
+    stands_on: str | None
+    worth: float | None
+    noise: float | None
+    sample: str
+    curve: Curve
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether another text or seed might well have shown no step down at all."""
+        return self.worth is not None and self.noise is not None and abs(self.worth) < self.noise
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The finished ladder in figures, with what counting reaches on the same text."""
+
+    corpus: str
+    folder: Path
+    budget: str
+    seeds: int
+    counted: dict[str, float]
+    rungs: list[Rung]
+
+    def as_dict(self) -> dict[str, object]:
+        """The figures as `ladder.json` and `--json` have them."""
+        rungs = [asdict(rung) | {"within_noise": rung.within_noise} for rung in self.rungs]
+        return asdict(self) | {"folder": str(self.folder), "rungs": rungs}
+
+
+def measure(plan: Plan) -> Ladder:
+    """The figures of a plan that is all trained; writes ladder.json, ladder.png and ladder.svg.
+
+    Raises: CheckpointError when a run is missing or damaged.
+    """
+    rungs: list[Rung] = []
+    losses_by_rung: dict[str, list[Floats]] = {}
+    counted: dict[str, float] = {}
+    for name in plan.rungs:
+        runs = [each.folder for each in plan.climbs if each.rung == name]
+        results = [json.loads(folder.result.read_bytes()) for folder in runs]
+        counted = results[0]["baselines_nats_per_char"]
+        losses_by_rung[name] = [validation_losses(plan.corpus, folder) for folder in runs]
+        loss_by_seed = [float(each.mean()) for each in losses_by_rung[name]]
+        below = [rung.name for rung in rungs if rung.name not in BRANCHES]
+        worth, noise = None, None
+        if below:
+            worth, noise = step_down(losses_by_rung[below[-1]], losses_by_rung[name])
+        rungs.append(
+            Rung(
+                name=name,
+                idea=IDEAS[name],
+                parameters=results[0]["parameters"],
+                steps=results[0]["steps"],
+                tokens=results[0]["tokens"],
+                seconds=float(np.mean([result["seconds"] for result in results])),
+                loss=float(np.mean(loss_by_seed)),
+                loss_by_seed=loss_by_seed,
+                spread=2 * standard_error(loss_by_seed) if len(runs) > 1 else None,
+                stands_on=below[-1] if below else None,
+                worth=worth,
+                noise=noise,
+                sample=runs[0].sample.read_text(encoding="utf-8"),
+                curve=mean_curve(runs),
+            )
         )
-    climbs = [
-        Climb(
-            name,
-            config.override(
-                seed=config.train.seed + number,
-                steps=step_counts[name],
-                eval_interval=max(1, step_counts[name] // EVALUATIONS),
-                checkpoint_interval=max(1, step_counts[name] // EVALUATIONS),
-            ),
-            RunFolder(folder / f"{name}-{config.train.seed + number}"),
-        )
-        for number in range(seeds)
-        for name, config in chosen.items()
-    ]
-    return Plan(folder, read, budget, climbs, notes)
+    seeds = len(plan.climbs) // len(rungs)
+    ladder = Ladder(plan.corpus.name, plan.folder, plan.budget, seeds, counted, rungs)
+    checkpoint.write_atomically(
+        plan.folder / "ladder.json",
+        json.dumps(ladder.as_dict(), indent=1, ensure_ascii=False).encode(),
+    )
+    draw(ladder)
+    return ladder
+
+
+def validation_losses(corpus: Corpus, folder: RunFolder) -> Floats:
+    """The best weights' loss at every character of the validation text, in order."""
+    trained = load(folder.path, device=machine.choose_device().value)
+    tokens = prepare(corpus, trained.config.data, trained.tokenizer).validation
+    return losses(trained.model, tokens, block_size=trained.config.model.block_size)
+
+
+def step_down(upper: Sequence[Floats], lower: Sequence[Floats]) -> tuple[float, float]:
+    """How much less a rung loses than the one it stands on, and two standard errors of that.
+
+    `upper` and `lower` hold one array a seed, over the same characters. The error has two sources:
+    the validation text, by the paired differences over its pieces; and, from two seeds on, the
+    training, by the spread over seeds.
+    """
+    gap = np.mean(upper, axis=0) - np.mean(lower, axis=0)
+    pieces = [piece.mean() for piece in np.array_split(gap, min(PIECES, len(gap)))]
+    errors = [standard_error(pieces)]
+    if len(upper) > 1:
+        errors += [standard_error([each.mean() for each in seeds]) for seeds in (upper, lower)]
+    return float(gap.mean()), 2 * float(np.linalg.norm(errors))
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of at least two values."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+def mean_curve(runs: Sequence[RunFolder]) -> Curve:
+    """The validation losses that runs of the same length logged, averaged over them."""
+    logged = [[row for row in run.metrics_rows() if row["val_loss"] is not None] for run in runs]
+    columns = list(zip(*logged, strict=True))
+    return Curve(
+        steps=[rows[0]["step"] for rows in columns],
+        seconds=[float(np.mean([row["seconds"] for row in rows])) for rows in columns],
+        loss=[float(np.mean([row["val_loss"] for row in rows])) for rows in columns],
+    )
+
+
+def draw(ladder: Ladder) -> None:
+    """The rungs' validation curves as ladder.png and ladder.svg, light to dark going up."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    by_time = ladder.budget.startswith("equal time")
+    colors = mpl.colormaps["viridis_r"](np.linspace(0.12, 1, len(ladder.rungs)))
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for rung, color in zip(ladder.rungs, colors, strict=True):
+        x = rung.curve.seconds if by_time else rung.curve.steps
+        label = f"{rung.loss:.3f}  {rung.name}"
+        axes.plot(x, rung.curve.loss, color=color, marker="o", markersize=3, label=label)
+    axes.axhline(
+        ladder.counted["bigram"],
+        color="tab:gray",
+        linestyle=":",
+        linewidth=1,
+        label=f"{ladder.counted['bigram']:.3f}  bigram counts",
+    )
+    axes.set_xlabel("seconds of training" if by_time else "step")
+    axes.set_ylabel("validation loss (nats per character)")
+    axes.set_title(f"The ladder on {ladder.corpus}: {ladder.budget}")
+    axes.grid(alpha=0.25)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    with mpl.rc_context({"svg.hashsalt": "hornbook"}):
+        figure.savefig(ladder.folder / "ladder.svg", metadata={"Date": None})
+    figure.savefig(ladder.folder / "ladder.png", dpi=120)

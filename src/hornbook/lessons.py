@@ -313,7 +313,41 @@ def causal_means() -> Trial:
     return Trial(run, functions)
 
 
+def heads() -> Trial:
+    """attention-4: one causal head, [T,D] three times -> [T,D], on random numbers."""
+    import torch
+
+    T, D = 5, 4
+    rows = torch.randn(3, T, D, generator=torch.Generator().manual_seed(0))
+    past_TT = torch.ones(T, T).tril()
+
+    def hide(scores_TT: "Tensor", by: float = float("-inf")) -> "Tensor":
+        return scores_TT.masked_fill(past_TT == 0, by)
+
+    def attend(scores_TT: "Tensor", v_TD: "Tensor") -> "Tensor":
+        return scores_TT.softmax(dim=-1) @ v_TD
+
+    functions: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+        "right": lambda q, k, v: attend(hide(q @ k.T / D**0.5), v),
+        "no scale": lambda q, k, v: attend(hide(q @ k.T), v),
+        "scale by the size": lambda q, k, v: attend(hide(q @ k.T / D), v),
+        "scale by the length": lambda q, k, v: attend(hide(q @ k.T / T**0.5), v),
+        "no mask": lambda q, k, v: attend(q @ k.T / D**0.5, v),
+        "mask after": lambda q, k, v: past_TT * (q @ k.T / D**0.5).softmax(dim=-1) @ v,
+        "mask with zero": lambda q, k, v: attend(hide(q @ k.T / D**0.5, by=0.0), v),
+        "wrong axis": lambda q, k, v: hide(q @ k.T / D**0.5).softmax(dim=-2) @ v,
+        "roles swapped": lambda q, k, v: attend(hide(k @ q.T / D**0.5), v),
+        "no softmax": lambda q, k, v: past_TT * (q @ k.T / D**0.5) @ v,
+    }
+
+    def run(function: "Callable[[Tensor, Tensor, Tensor], Tensor]") -> Any:
+        return function(*rows)
+
+    return Trial(run, functions)
+
+
 TRIALS: dict[str, Callable[[], Trial]] = {
     "batch-4": windows,
     "trick-3": causal_means,
+    "attention-4": heads,
 }

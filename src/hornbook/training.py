@@ -33,7 +33,6 @@ from hornbook.text import CATALOGUE, Corpus, read_corpus
 from hornbook.tokenizer import load_tokenizer
 
 
-
 @dataclass(frozen=True)
 class StepMetrics:
     """What one step of training showed. Losses in nats per token."""

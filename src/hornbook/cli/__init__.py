@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         # The reader has seen enough. Python would flush stdout once more at exit and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         if os.environ.get("HORNBOOK_DEBUG"):
             raise
         where = f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -131,12 +131,10 @@ class Display:
     def screen(self, metrics: StepMetrics) -> RenderableType:
         """Progress, figures, curve and the growing sample."""
         width = min(80, self.console.width)
-        head = Table.grid(padding=(0, 3))
-        head.add_row(*(Text(figure) for figure in self.figures(metrics)))
-        parts: list[RenderableType] = [
-            ProgressBar(total=self.steps, completed=metrics.step, width=width),
-            head,
-        ]
+        # In a table, because a bar of its own does not end its line.
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=self.steps, completed=metrics.step, width=width))
+        parts: list[RenderableType] = [bar, Text("   ".join(self.figures(metrics)))]
         if len(self.curve) > 1:
             parts.append(Text.from_ansi(self.plot()))
         if self.sample:
@@ -149,7 +147,7 @@ class Display:
                     Text("\n").join(lines[:rows]),
                     title=f"what it writes at step {self.curve[-1][0]:,}",
                     title_align="left",
-                    width=min(80, self.console.width),
+                    width=width,
                 )
             )
         return Group(*parts)

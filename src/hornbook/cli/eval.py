@@ -8,10 +8,12 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
+from hornbook.cli.terminal import CorpusArgument, fit_text, note
+
 
 def run(
     run: Path,
-    corpus: str | None = None,
+    corpus: CorpusArgument = None,
     /,
     *,
     checkpoint: Literal["best", "last"] = "best",
@@ -37,7 +39,6 @@ def run(
     json
         Print one JSON object instead of a table.
     """
-    from hornbook.cli.terminal import fit_text, note
     from hornbook.run import load
     from hornbook.text import read_corpus
 

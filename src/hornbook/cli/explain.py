@@ -199,8 +199,8 @@ def differences(found: list["Difference"]) -> Table:
     """One line a pair of forms and precision."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     for name in ("forms", "precision"):
-        table.add_column(name)
-    for name in ("differ", "by at most", "at b,t,c", "ulps", "at b,t,c"):
+        table.add_column(name, no_wrap=True)
+    for name in ("differ", "at most", "at b,t,c", "ulps", "at b,t,c"):
         table.add_column(name, justify="right")
     table.add_column("allclose")
     for each in found:

@@ -3,21 +3,25 @@
 import json as json_format
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from hornbook.cli.terminal import FreeText, fit_text
 
 
 def run(
     run: Path,
     /,
     *,
-    prompt: str = "",
+    prompt: FreeText = "",
     max_new_tokens: int = 500,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
-    stop: tuple[str, ...] = (),
+    stop: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True)] = (),
     seed: int = 0,
     num_samples: int = 1,
     checkpoint: Literal["best", "last"] = "best",
@@ -57,7 +61,6 @@ def run(
     json
         Print one JSON object a sample, one a line, instead of text.
     """
-    from hornbook.cli.terminal import fit_text
     from hornbook.errors import ConfigError
     from hornbook.run import load
 

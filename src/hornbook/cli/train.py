@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from hornbook.cli.terminal import CorpusArgument
 from hornbook.config import (
     PRESETS,
     Config,
@@ -21,7 +22,7 @@ from hornbook.errors import ConfigError, HornbookError
 
 
 def run(
-    corpus: str | None = None,
+    corpus: CorpusArgument = None,
     /,
     *,
     out: Path | None = None,

@@ -1,0 +1,314 @@
+"""The commands, as real processes: what they print where, how they end, what they leave."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import hornbook as hb
+
+TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 60
+TINY = (
+    "--preset", "quick", "--set", "block_size=16", "--set", "n_embd=32", "--set", "batch_size=4",
+    "--set", "eval_interval=10", "--set", "sample_tokens=10",
+)  # fmt: skip
+
+
+def environment(tmp_path: Path, **more: str) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if "HORNBOOK" not in key}
+    return inherited | {"HORNBOOK_CACHE_DIR": str(tmp_path / "cache")} | more
+
+
+def hornbook(
+    *arguments: str | Path, cwd: Path, stdin: bytes | None = None, **more: str
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "hornbook", *map(str, arguments)],
+        cwd=cwd,
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        env=environment(cwd, **more),
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text and a run trained on it, through the command line."""
+    place = tmp_path_factory.mktemp("place")
+    (place / "hamlet.txt").write_text(TEXT, encoding="utf-8")
+    done = hornbook("train", "hamlet.txt", "--steps", "30", *TINY, "--json", cwd=place)
+    assert done.returncode == 0, done.stderr.decode()
+    result = json.loads(done.stdout)
+    (place / "result.json").write_bytes(done.stdout)
+    assert result["run"] == "runs/hamlet-1"
+    return place
+
+
+def test_train_json_is_one_object_with_the_promised_figures(place: Path) -> None:
+    printed = (place / "result.json").read_text()
+    assert printed.count("\n") == 1
+    result = json.loads(printed)
+    assert result["steps"] == 30
+    assert result["tokens"] == 30 * 4 * 16
+    assert result["parameters"] == hb.load(place / result["run"]).model.parameter_count
+    assert 0 < result["val_nats_per_char"] < 4
+    assert 0 < result["val_bits_per_byte"] < 6
+    assert result["seconds"] > 0
+    counted = result["baselines_nats_per_char"]
+    assert counted["ngram"] <= counted["bigram"] < counted["uniform"]
+
+
+def test_the_run_folder_holds_what_it_should(place: Path) -> None:
+    run = place / "runs" / "hamlet-1"
+    assert {path.name for path in run.iterdir()} == {
+        "config.toml", "metrics.jsonl", "environment.json", "tokenizer.json", "checkpoints",
+        "sample.txt", "loss.png", "result.json",
+    }  # fmt: skip
+    assert run.joinpath("loss.png").read_bytes().startswith(b"\x89PNG")
+    assert len(run.joinpath("metrics.jsonl").read_text().splitlines()) == 30
+    assert len(run.joinpath("sample.txt").read_text()) > 100
+
+
+def test_eval_agrees_with_train_and_with_python(place: Path) -> None:
+    done = hornbook("eval", "runs/hamlet-1", "--json", cwd=place)
+    found = json.loads(done.stdout)
+    trained = json.loads((place / "result.json").read_text())
+    assert found["nats_per_char"] == pytest.approx(trained["val_nats_per_char"], abs=1e-6)
+    assert set(found) == {
+        "nats_per_token", "nats_per_char", "bits_per_char", "bits_per_byte",
+        "sliding_nats_per_char", "positions",
+    }  # fmt: skip
+    assert found["positions"] == len(TEXT) - int(0.9 * len(TEXT)) - 1
+    assert "nats per character" in hornbook("eval", "runs/hamlet-1", cwd=place).stdout.decode()
+
+
+def test_eval_of_another_text_minds_its_characters(place: Path) -> None:
+    (place / "other.txt").write_text("to be é or not", encoding="utf-8")
+    done = hornbook("eval", "runs/hamlet-1", "other.txt", cwd=place)
+    assert done.returncode == 1
+    assert "U+00E9" in done.stderr.decode()
+    done = hornbook(
+        "eval", "runs/hamlet-1", "other.txt", "--unknown", "replace", "--json", cwd=place
+    )
+    assert json.loads(done.stdout)["positions"] == 13
+    assert "'é'→'e'" in done.stderr.decode()
+
+
+def test_sample_streams_its_text_to_stdout(place: Path) -> None:
+    arguments = ("sample", "runs/hamlet-1", "--prompt", "to be", "--max-new-tokens", "40")
+    done = hornbook(*arguments, cwd=place)
+    text = done.stdout.decode()
+    assert text.startswith("to be")
+    assert len(text) == len("to be") + 40 + 1
+    assert text == hornbook(*arguments, cwd=place).stdout.decode()
+    expected = hb.load(place / "runs/hamlet-1").generate("to be", max_new_tokens=40)
+    assert text == f"to be{expected}\n"
+
+
+def test_sample_json_is_a_line_a_sample(place: Path) -> None:
+    done = hornbook(
+        "sample", "runs/hamlet-1", "--num-samples", "3", "--max-new-tokens", "20", "--json",
+        cwd=place,
+    )  # fmt: skip
+    rows = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    assert [row["seed"] for row in rows] == [0, 1, 2]
+    assert len({row["text"] for row in rows}) == 3
+
+
+def test_sample_stops_where_it_is_told(place: Path) -> None:
+    whole = hb.load(place / "runs/hamlet-1").generate("to", max_new_tokens=60, temperature=0)
+    stop = whole[20:23]
+    done = hornbook(
+        "sample", "runs/hamlet-1", "--prompt", "to", "--temperature", "0", "--max-new-tokens", "60",
+        "--stop", "never appears", "--stop", stop, "--json", cwd=place,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["text"] == whole[: whole.find(stop)]
+
+
+def test_a_reader_that_leaves_early_is_no_error(place: Path) -> None:
+    command = [sys.executable, "-m", "hornbook", "sample", "runs/hamlet-1"]
+    with subprocess.Popen(
+        [*command, "--max-new-tokens", "100000"],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(place),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("train", "no-such-file.txt"), 1, "no-such-file.txt"),
+        (("train", "hamlet.txt", "--set", "n_layr=3"), 2, "did you mean n_layer?"),
+        (("train", "hamlet.txt", "--set", "n_layer"), 2, "expected key=value"),
+        (("train", "hamlet.txt", "--steps", "0"), 2, "steps = 0"),
+        (("train", "hamlet.txt", "--steps", "many"), 2, "many"),
+        (("train", "hamlet.txt", "--preset", "huge"), 2, "expected one of laptop"),
+        (("train", "hamlet.txt", "--config", "none.toml"), 2, "none.toml"),
+        (("train", "hamlet.txt", "--out", "hamlet.txt"), 2, "--out hamlet.txt"),
+        (("train", "hamlet.txt", "--set", "block_size=9999"), 1, "block_size = 9999"),
+        (("train", "--resume", "nowhere"), 1, "nowhere: not a run folder"),
+        (("train", "hamlet.txt", "--resume", "runs/hamlet-1"), 2, "cannot be given too"),
+        (("train", "hamlet.txt", "--encoding", "klingon"), 2, "klingon"),
+        (("train", "empty.txt"), 1, "empty"),
+        (("sample", "runs/hamlet-1", "--prompt", "☃"), 1, "SNOWMAN"),
+        (("sample", "runs/hamlet-1", "--temperature", "-1"), 2, "temperature = -1"),
+        (("sample", "runs/hamlet-1", "--max-new-tokens", "0"), 2, "expected 1 or more"),
+        (("sample", "nowhere"), 1, "not a run folder"),
+        (("eval", "nowhere"), 1, "not a run folder"),
+        (("tain",), 2, "train"),
+        (("train", "--no-such-flag"), 2, "no-such-flag"),
+    ],
+)
+def test_a_mistake_is_one_message_and_a_status(
+    arguments: tuple[str, ...], status: int, said: str, place: Path
+) -> None:
+    (place / "empty.txt").write_bytes(b"")
+    runs = sorted((place / "runs").iterdir())
+    done = hornbook(*arguments, cwd=place)
+    message = done.stderr.decode()
+    assert done.returncode == status, message
+    assert said in message
+    assert "Traceback" not in message
+    assert message.startswith("hornbook: ")
+    assert done.stdout == b""
+    assert sorted((place / "runs").iterdir()) == runs, "a mistake leaves no run behind"
+
+
+def test_settings_come_from_flags_then_environment_then_file(place: Path) -> None:
+    (place / "mine.toml").write_text("steps = 3\nseed = 5\nn_layer = 1\n", encoding="utf-8")
+    done = hornbook(
+        "train", "hamlet.txt", "--config", "mine.toml", "--steps", "2", *TINY, "--json", "--out",
+        "ordered", cwd=place, HORNBOOK_STEPS="9", HORNBOOK_SEED="6",
+    )  # fmt: skip
+    assert json.loads(done.stdout)["steps"] == 2
+    config = hb.load_config(place / "ordered" / "config.toml")
+    assert (config.train.steps, config.train.seed, config.model.n_layer) == (2, 6, 1)
+    done = hornbook("train", "hamlet.txt", cwd=place, HORNBOOK_STEPZ="9")
+    assert done.returncode == 2
+    assert "did you mean steps?" in done.stderr.decode()
+
+
+def test_a_text_on_standard_input_is_kept_with_its_run(place: Path) -> None:
+    done = hornbook(
+        "train", "-", "--steps", "2", *TINY, "--json", cwd=place, stdin=TEXT.encode("utf-8-sig")
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"byte order mark" in done.stderr
+    run = json.loads(done.stdout)["run"]
+    assert (place / run / "input.txt").read_text(encoding="utf-8") == TEXT
+    assert hornbook("eval", run, cwd=place).returncode == 0
+
+
+def wait_for(process: subprocess.Popen[bytes], pattern: bytes) -> None:
+    """Read a process's stderr until the pattern appears."""
+    assert process.stderr is not None
+    seen = b""
+    deadline = time.monotonic() + 90
+    while not re.search(pattern, seen):
+        assert time.monotonic() < deadline, seen
+        assert process.poll() is None, seen
+        seen += os.read(process.stderr.fileno(), 4096)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(
+    number: int, status: int, place: Path
+) -> None:
+    name = f"stopped-by-{number}"
+    plan = ("--steps", "300", *TINY, "--set", "checkpoint_interval=1000")
+    with subprocess.Popen(
+        [sys.executable, "-m", "hornbook", "train", "hamlet.txt", *plan, "--out", name],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(place),
+    ) as process:
+        wait_for(process, rb"step 20/300")
+        process.send_signal(number)
+        _, rest = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert b"Traceback" not in rest
+    stopped = re.search(rb"stopped at step (\d+) of 300, saved", rest)
+    assert stopped
+    assert hb.load(place / name, which="last").step == int(stopped[1]) >= 20
+    assert f"hornbook train --resume {name}".encode() in rest
+    done = hornbook("train", "--resume", name, "--json", cwd=place)
+    assert json.loads(done.stdout)["steps"] == 300
+    hornbook("train", "hamlet.txt", *plan, "-q", "--out", f"{name}-not", cwd=place)
+    files = [
+        next((place / run / "checkpoints").glob("step-*")) / "model.safetensors"
+        for run in (name, f"{name}-not")
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_terminal_shows_the_run_as_it_goes(place: Path) -> None:
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "hornbook", "train", "hamlet.txt", "--steps", "60", *TINY],
+        cwd=place,
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=environment(place, TERM="xterm-256color", COLUMNS="100", LINES="40"),
+    ) as process:
+        os.close(follower)
+        seen = b""
+        while select.select([leader], [], [], 60)[0]:
+            try:
+                seen += os.read(leader, 65536)
+            except OSError:  # the process closed its end
+                break
+        assert process.wait(30) == 0
+    os.close(leader)
+    screen = seen.decode()
+    for part in ("60/60", "what it writes at step", "tokens/s", "left", "bigram counts", "Next:"):
+        assert part in screen, part
+    assert "\x1b[" in screen
+
+
+def test_a_log_has_no_colours_and_stdout_has_only_the_result(place: Path) -> None:
+    done = hornbook("train", "hamlet.txt", "--steps", "10", *TINY, cwd=place)
+    assert b"\x1b" not in done.stdout + done.stderr
+    assert b"step 10/10" in done.stderr
+    assert b"this model" in done.stdout
+    assert b"step 10/10" not in done.stdout
+    quiet = hornbook("train", "hamlet.txt", "--steps", "10", *TINY, "-q", cwd=place)
+    assert quiet.stderr == b""
+
+
+def test_corpora_and_doctor_speak_to_people_and_programs(place: Path) -> None:
+    listed = json.loads(hornbook("corpora", "--json", cwd=place).stdout)
+    assert {"python-docs", "shakespeare"} <= {row["name"] for row in listed}
+    assert b"python-docs" in hornbook("corpora", cwd=place).stdout
+    found = json.loads(hornbook("doctor", "--json", cwd=place).stdout)
+    assert found["chosen"]["device"]["value"] in ("cpu", "cuda", "mps")
+    assert found["chosen"]["compile"]["why"]
+    assert b"precision" in hornbook("doctor", cwd=place).stdout
+
+
+def test_version_and_help(place: Path) -> None:
+    assert hornbook("--version", cwd=place).stdout.decode().strip() == hb.__version__
+    for arguments in ((), ("--help",), ("train", "--help"), ("sample", "-h")):
+        done = hornbook(*arguments, cwd=place)
+        assert done.returncode == 0
+        assert b"Usage" in done.stdout
