@@ -90,7 +90,7 @@ def test_parameters_are_counted_once() -> None:
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
-    with pytest.raises(ConfigError, match="n_embd = 30 .* n_head = 4 .* multiple of 8"):
+    with pytest.raises(ConfigError, match=r"n_embd = 30 .* n_head = 4 .* multiple of 8"):
         ModelConfig(n_embd=30, n_head=4)
 
 

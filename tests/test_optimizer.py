@@ -73,7 +73,7 @@ def test_state_of_another_model_is_refused() -> None:
     optimizers = Optimizers(model, OptimizerConfig())
     step_once(model, optimizers, 0)
     wider = Optimizers(hb.GPT(SMALL, 12), OptimizerConfig())
-    with pytest.raises(CheckpointError, match="does not fit this model: embedding.weight"):
+    with pytest.raises(CheckpointError, match=r"does not fit this model: embedding\.weight"):
         wider.load_tensors(optimizers.tensors())
     with pytest.raises(CheckpointError, match="missing or has another shape"):
         wider.load_tensors({})

@@ -130,12 +130,11 @@ def show(found: "Ladder") -> None:
     """The table, the samples and the curves."""
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
     console.print(f"\n[bold]The ladder on {found.corpus}[/], {found.budget}\n")
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for name in ("rung", "idea added"):
-        table.add_column(name, no_wrap=True)
-    for name in ("parameters", "tokens", "time", "loss", "step down"):
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("rung", no_wrap=True)
+    table.add_column("idea added")  # gives way on a narrow screen
+    for name in ("size", "tokens", "time", "loss", "step down"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
     for rung in found.rungs:
         minutes, seconds = divmod(round(rung.seconds), 60)
         table.add_row(
@@ -146,18 +145,14 @@ def show(found: "Ladder") -> None:
             f"{minutes}:{seconds:02d}",
             f"{rung.loss:.3f}" + ("" if rung.spread is None else f" ± {rung.spread:.3f}"),
             worth(rung),
-            "noise?" if rung.within_noise else "",
         )
     console.print(table)
-    console.print()
-    console.print(caption(found))
-    samples = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    samples.add_column("rung", no_wrap=True)
-    samples.add_column("what it writes", no_wrap=True, overflow="ellipsis")
+    console.print(f"\n{caption(found)}\n")
+    console.print("[bold]What they write[/]")
     for rung in found.rungs:
-        samples.add_row(rung.name, Text(line_of(rung.sample)))
-    console.print()
-    console.print(samples)
+        line = Text(f"{rung.name:<13}{line_of(rung.sample)}")
+        line.truncate(console.width, overflow="ellipsis")
+        console.print(line)
     if console.is_terminal:
         console.print()
         console.print(Text.from_ansi(curves(found, console)))
@@ -166,32 +161,32 @@ def show(found: "Ladder") -> None:
 
 
 def worth(rung: "Rung") -> str:
-    """The step down with its noise."""
+    """The step down with its noise; a question mark where it lies within."""
     if rung.worth is None or rung.noise is None:
         return ""
-    return f"{rung.worth:.3f} ± {rung.noise:.3f}"
+    return f"{rung.worth:.3f} ± {rung.noise:.3f}" + (" ?" if rung.within_noise else "  ")
 
 
 def caption(found: "Ladder") -> str:
     """What the table's figures mean."""
-    stands = {rung.stands_on for rung in found.rungs if rung.name in ("gpt", "lecture")}
-    others = f" (gpt and lecture: from {stands.pop()})" if stands - {None} else ""
-    noise = (
-        "how it varies over the validation text; --seeds 3 adds how it varies over trainings"
-        if found.seeds == 1
-        else f"how it varies over the validation text and {found.seeds} trainings"
-    )
+    branches = [rung for rung in found.rungs if rung.name in ("gpt", "lecture")]
+    others = "".join(f", {rung.name}'s from {rung.stands_on}" for rung in branches)
+    by_pairs = f"Counting reaches {found.counted['bigram']:.3f} by pairs of characters"
     order = int(found.counted["ngram_order"])
-    lines = [
-        "Loss in nats per character, exact, over the whole validation text. The step down is",
-        f"from the rung above it in the table{others};",
-        f"± is two standard errors: {noise}.",
-        f"Counting reaches {found.counted['bigram']:.3f} by pairs"
-        + (f", {found.counted['ngram']:.3f} by {order}-grams." if order != 2 else "."),
-    ]
+    by_more = f" and {found.counted['ngram']:.3f} by runs of {order}" if order != 2 else ""
+    noise = (
+        "over the validation\ntext; --seeds 3 adds how trainings differ"
+        if found.seeds == 1
+        else f"over the validation\ntext and {found.seeds} trainings"
+    )
     unsure = [rung.name for rung in found.rungs if rung.within_noise]
+    lines = [
+        "Loss: nats per character, exact, over the whole validation text.",
+        f"Step down: from the rung above it{others}; ± is two standard errors {noise}.",
+        f"{by_pairs}{by_more}.",
+    ]
     if unsure:
-        lines.append(f"Within noise, so not to be relied on: the step down of {', '.join(unsure)}.")
+        lines.append(f"? Within noise, so not to be relied on: {', '.join(unsure)}.")
     return "\n".join(lines)
 
 
@@ -215,8 +210,8 @@ def curves(found: "Ladder", console: Console) -> str:
 
 
 def compact(count: int) -> str:
-    """42,369 as it is; 1,280,000 as 1.28M."""
-    return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:.2f}M"
+    """4225 as 4.2k; 1,280,000 as 1.28M."""
+    return f"{count / 1e3:.1f}k" if count < 1_000_000 else f"{count / 1e6:.2f}M"
 
 
 def line_of(sample: str) -> str:
