@@ -246,7 +246,7 @@ def test_train_model_starts_from_the_rungs_own_settings(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model", "head", "--preset", "quick"], "--preset quick is a gpt model"),
+        (["--model", "head", "--preset", "quick"], "at odds with model = 'gpt'"),
         (["--model", "head", "--set", "model=gpt"], "at odds with model = 'gpt'"),
         (["--model", "tower"], "expected one of average"),
         (["--model", "head", "--resume", "run"], "model cannot be given too"),
@@ -264,6 +264,15 @@ def test_train_model_gpt_goes_with_a_gpt_preset(text_path: Path, tmp_path: Path)
     arguments = ["--model", "gpt", "--preset", "quick", "--steps", "1", "--quiet"]
     assert hornbook_command(["train", str(text_path), *arguments, "--out", str(out)]) == 0
     assert hb.load(out).config.model == hb.preset("quick").model
+
+
+def test_train_model_lecture_is_a_rung_like_any(text_path: Path, tmp_path: Path) -> None:
+    tiny = ["--set", "n_embd=12", "--set", "n_layer=1", "--set", "block_size=8"]
+    arguments = ["--model", "lecture", *tiny, "--steps", "1", "--quiet"]
+    out = tmp_path / "run"
+    assert hornbook_command(["train", str(text_path), *arguments, "--out", str(out)]) == 0
+    config = hb.load(out).config
+    assert (config.model.model, config.model.dropout) == ("layernorm", 0.2)
 
 
 def test_every_preset_can_be_built() -> None:

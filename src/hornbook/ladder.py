@@ -27,12 +27,12 @@ from hornbook.text import Corpus, read_corpus
 IDEAS = {
     "bigram": "a table of logits",
     "average": "the mean of the past",
-    "head": "one head of attention",
+    "head": "one attention head",
     "heads": "several heads",
     "feedforward": "an MLP",
-    "residual": "blocks, residual paths",
+    "residual": "blocks, residuals",
     "layernorm": "normalisation",
-    "gpt": "today's block, optimizer",
+    "gpt": "today's block",
     "lecture": "scale, dropout",
 }
 # Each of these goes on from layernorm, in its own way.
@@ -97,6 +97,7 @@ class Plan:
 def plan(
     corpus: str = "python-docs",
     *,
+    text: Corpus | None = None,
     rungs: Sequence[str] = (),
     steps: int | None = None,
     minutes: float | None = None,
@@ -108,7 +109,8 @@ def plan(
 
     `minutes` is the training time of the whole ladder, for each seed: a few steps of each rung are
     timed, and its share of the time sets its steps. The large rung `lecture` takes part when it is
-    named, or when its share of the time allows it 500 steps.
+    named, or when its share of the time allows it 500 steps. `text` is what `corpus` names, where
+    it has been read already.
     Raises: ConfigError, DataError.
     """
     unknown = [name for name in rungs if name not in IDEAS]
@@ -119,7 +121,7 @@ def plan(
     for name, value in (("steps", steps), ("minutes", minutes), ("seeds", seeds)):
         if value is not None and not 0 < value < 1e9:
             raise ConfigError(f"--{name} {value}: expected more than 0")
-    read = read_corpus(corpus)
+    read = text or read_corpus(corpus)
     kind = "-quick" if quick else f"-{minutes:g}min" if minutes else ""
     folder = Path(out) if out else Path("runs") / f"ladder-{read.name}{kind}"
     try:
@@ -229,7 +231,7 @@ def climb(plan: Plan) -> Generator[Progress, None, None]:
         if folder.config.is_file():
             under_way = training.resume(folder.path)
         else:
-            under_way = training.begin(each.config, out=folder.path)
+            under_way = training.begin(each.config, out=folder.path, corpus=plan.corpus)
         for metrics in training.steps(under_way):
             yield Progress(each, metrics)
         conclude(under_way)

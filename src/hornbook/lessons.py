@@ -346,8 +346,55 @@ def heads() -> Trial:
     return Trial(run, functions)
 
 
+def blocks() -> Trial:
+    """block-4: a pre-norm block, on one number and three functions that do not commute."""
+    Step = Callable[[float], float]
+    Kind = Callable[[float, Step, Step, Step], float]
+
+    def right(x: float, norm: Step, attention: Step, mlp: Step) -> float:
+        x = x + attention(norm(x))
+        return x + mlp(norm(x))
+
+    def no_second_path(x: float, norm: Step, attention: Step, mlp: Step) -> float:
+        return mlp(norm(x + attention(norm(x))))
+
+    def no_first_path(x: float, norm: Step, attention: Step, mlp: Step) -> float:
+        x = attention(norm(x))
+        return x + mlp(norm(x))
+
+    def post_norm(x: float, norm: Step, attention: Step, mlp: Step) -> float:
+        x = norm(x + attention(x))
+        return norm(x + mlp(x))
+
+    def no_norm(x: float, _: Step, attention: Step, mlp: Step) -> float:
+        x = x + attention(x)
+        return x + mlp(x)
+
+    def norm_on_the_path(x: float, norm: Step, attention: Step, mlp: Step) -> float:
+        x = norm(x) + attention(norm(x))
+        return norm(x) + mlp(norm(x))
+
+    functions: dict[str, Kind] = {
+        "right": right,
+        "no path": lambda x, norm, attention, mlp: mlp(norm(attention(norm(x)))),
+        "no second path": no_second_path,
+        "no first path": no_first_path,
+        "post-norm": post_norm,
+        "old input": lambda x, norm, attention, mlp: x + attention(norm(x)) + mlp(norm(x)),
+        "old sum": lambda x, norm, attention, mlp: x + mlp(norm(x + attention(norm(x)))),
+        "no norm": no_norm,
+        "norm on the path": norm_on_the_path,
+    }
+
+    def run(block: Kind) -> Any:
+        return block(4.0, lambda x: x / 2, lambda x: x + 1, lambda x: 3 * x)
+
+    return Trial(run, functions)
+
+
 TRIALS: dict[str, Callable[[], Trial]] = {
     "batch-4": windows,
     "trick-3": causal_means,
     "attention-4": heads,
+    "block-4": blocks,
 }

@@ -72,13 +72,16 @@ class Training:
         return train.batch_size * train.gradient_accumulation * self.config.model.block_size
 
 
-def begin(config: Config | None = None, *, out: str | Path | None = None) -> Training:
+def begin(
+    config: Config | None = None, *, out: str | Path | None = None, corpus: Corpus | None = None
+) -> Training:
     """Read the text, make the run folder, build the model: all but the first step.
 
+    `corpus` is the text that the settings name, where it has been read already.
     Raises: ConfigError, DataError.
     """
     config = config or laptop()
-    corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
+    corpus = corpus or read_corpus(config.data.corpus, encoding=config.data.encoding)
     chosen = machine.choose(config.train)
     dataset = prepare(corpus, config.data)
     for tokens, part in ((dataset.train, "training"), (dataset.validation, "validation")):

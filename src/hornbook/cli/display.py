@@ -13,7 +13,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hornbook.cli.terminal import note
 from hornbook.result import Result
 from hornbook.training import StepMetrics, Training
 
@@ -67,8 +66,6 @@ class Display:
         self.first_step = training.step
         if self.quiet:
             return
-        for remark in training.corpus.notes:
-            note(remark)
         data, chosen = training.dataset, training.machine
         read = training.tokens_per_step * config.train.steps / len(data.train)
         self.say(

@@ -8,7 +8,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from hornbook.cli.terminal import CorpusArgument, fit_text, note
+from hornbook.cli.terminal import CorpusArgument, fit_text, read
 
 
 def run(
@@ -40,17 +40,14 @@ def run(
         Print one JSON object instead of a table.
     """
     from hornbook.run import load
-    from hornbook.text import read_corpus
 
     trained = load(run, which=checkpoint)
     if corpus is None:
         found, name = trained.evaluate(), f"{trained.config.data.corpus}, validation part"
     else:
-        read = read_corpus(corpus, encoding=encoding)
-        for remark in read.notes:
-            note(remark)
-        text = fit_text(trained.tokenizer, read.text, unknown)
-        found, name = trained.evaluate_text(text), read.source
+        other = read(corpus, encoding)
+        text = fit_text(trained.tokenizer, other.text, unknown)
+        found, name = trained.evaluate_text(text), other.source
     if json:
         sys.stdout.write(json_format.dumps(found.as_dict()) + "\n")
         return

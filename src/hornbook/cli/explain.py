@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hornbook.cli.terminal import CorpusArgument
 from hornbook.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def run(
     topic: str | None = None,
-    corpus: str | None = None,
+    corpus: CorpusArgument = None,
     /,
     *,
     run: Path | None = None,

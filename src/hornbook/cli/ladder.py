@@ -11,14 +11,19 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from hornbook.cli.terminal import CorpusArgument, note, read
+
 if TYPE_CHECKING:
     from hornbook.ladder import Ladder, Plan, Rung
 
 CURVE_HEIGHT = 14
+# One for each of nine rungs, where uniplot's own six would come round again.
+COLORS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f"]
+COLORS += ["#bcbd22"]
 
 
 def run(
-    corpus: str = "python-docs",
+    corpus: CorpusArgument = None,
     /,
     *,
     minutes: float | None = None,
@@ -40,7 +45,7 @@ def run(
     ----------
     corpus
         A name (see hornbook corpora), a file, a folder of text files, a URL, or - for standard
-        input.
+        input; python-docs, which comes with Python, when left out.
     minutes
         Equal time instead of equal steps: this much training for the whole ladder.
     steps
@@ -59,13 +64,15 @@ def run(
     """
     # Only now: --help should not wait for torch.
     from hornbook import ladder
-    from hornbook.cli.terminal import note
 
     names = [name.strip() for name in rungs.split(",") if name.strip()]
+    corpus = corpus or "python-docs"
+    text = read(corpus, None)
     if minutes:
         note("timing a few steps of each rung ...")
     plan = ladder.plan(
         corpus,
+        text=text,
         rungs=names,
         steps=steps,
         minutes=minutes,
@@ -73,8 +80,6 @@ def run(
         seeds=seeds,
         out=out,
     )
-    for remark in plan.corpus.notes:
-        note(remark)
     if "lecture" not in plan.rungs and not names:
         note("the lecture's large model is left out: for a GPU, or patience; --rungs names it")
     try:
@@ -82,6 +87,7 @@ def run(
     except (KeyboardInterrupt, SystemExit):
         note(f"stopped, and saved in {plan.folder}; the same command goes on from there")
         raise
+    note("measuring every rung on the whole validation text ...")
     found = ladder.measure(plan)
     if json:
         sys.stdout.write(json_format.dumps(found.as_dict(), ensure_ascii=False) + "\n")
@@ -92,7 +98,6 @@ def run(
 def train(plan: "Plan") -> None:
     """Climb the plan, showing on stderr where it stands: bars on a terminal, lines in a log."""
     from hornbook import ladder
-    from hornbook.cli.terminal import note
 
     console = Console(stderr=True, highlight=False)
     columns = (
@@ -133,7 +138,7 @@ def show(found: "Ladder") -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("rung", no_wrap=True)
     table.add_column("idea added")  # gives way on a narrow screen
-    for name in ("size", "tokens", "time", "loss", "step down"):
+    for name in ("params", "tokens", "time", "loss", "step down"):
         table.add_column(name, justify="right", no_wrap=True)
     for rung in found.rungs:
         minutes, seconds = divmod(round(rung.seconds), 60)
@@ -175,14 +180,15 @@ def caption(found: "Ladder") -> str:
     order = int(found.counted["ngram_order"])
     by_more = f" and {found.counted['ngram']:.3f} by runs of {order}" if order != 2 else ""
     noise = (
-        "over the validation\ntext; --seeds 3 adds how trainings differ"
+        "the validation text (--seeds 3 adds trainings)"
         if found.seeds == 1
-        else f"over the validation\ntext and {found.seeds} trainings"
+        else f"the validation text and {found.seeds} trainings"
     )
     unsure = [rung.name for rung in found.rungs if rung.within_noise]
     lines = [
         "Loss: nats per character, exact, over the whole validation text.",
-        f"Step down: from the rung above it{others}; ± is two standard errors {noise}.",
+        f"Step down: from the rung above it{others}.",
+        f"±: two standard errors, over {noise}.",
         f"{by_pairs}{by_more}.",
     ]
     if unsure:
@@ -205,13 +211,13 @@ def curves(found: "Ladder", console: Console) -> str:
         height=CURVE_HEIGHT,
         title="validation loss by " + ("seconds of training" if by_time else "step"),
         legend_labels=[rung.name for rung in found.rungs],
-        color=console.color_system is not None,
+        color=COLORS[: len(xs)] if console.color_system else False,
     )
 
 
 def compact(count: int) -> str:
-    """4225 as 4.2k; 1,280,000 as 1.28M."""
-    return f"{count / 1e3:.1f}k" if count < 1_000_000 else f"{count / 1e6:.2f}M"
+    """42,369 as it is; 1,280,000 as 1.28M."""
+    return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:.2f}M"
 
 
 def line_of(sample: str) -> str:

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
+from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import Tokenizer
 
 
@@ -17,6 +19,27 @@ def refuse_flag(_type: object, value: str | None) -> None:
 
 CorpusArgument = Annotated[str | None, Parameter(allow_leading_hyphen=True, validator=refuse_flag)]
 FreeText = Annotated[str, Parameter(allow_leading_hyphen=True)]
+
+
+def read(corpus: str, encoding: str | None) -> Corpus:
+    """Read a text, with a bar on stderr while it is downloaded; remarks are passed on."""
+    console = Console(stderr=True)
+    bar = Progress(TextColumn("downloading"), BarColumn(), DownloadColumn(), console=console)
+    task = bar.add_task("", total=None)
+
+    def show(done: int, total: int | None) -> None:
+        # Started by the first byte: most texts are here already, and need no bar.
+        bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        found = read_corpus(corpus, encoding=encoding, on_progress=show)
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+    for remark in found.notes:
+        note(remark)
+    return found
 
 
 def note(message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from hornbook.cli.terminal import CorpusArgument
+from hornbook.cli.terminal import CorpusArgument, read
 from hornbook.config import (
     PRESETS,
     Config,
@@ -84,31 +84,16 @@ def run(
         "encoding": encoding,
     }
     given = {name: value for name, value in flags.items() if value is not None}
-    if resume is not None:
-        others = {"config": config, "out": out, "preset": preset, "model": model}
-        named = [
-            *given,
-            *assignments,
-            *(name for name, value in others.items() if value is not None),
-        ]
-        if named:
-            raise ConfigError(
-                f"--resume goes on with the run's own settings, so {', '.join(named)} cannot be "
-                "given too; train a new run for other settings"
-            )
-        settings = None
-    else:
-        settings = base_settings(preset, model)
-        start = settings.model.model
-        if config is not None:
-            settings = load_config(config, settings)
-        settings = settings.override_from_text(environment_settings() | assignments)
-        settings = settings.override(**given)
-        if model is not None and settings.model.model != start:
-            raise ConfigError(
-                f"--model {model} is at odds with model = {settings.model.model!r} from another "
-                "setting (--set, --config or HORNBOOK_MODEL); give one of them"
-            )
+    others = {"config": config, "out": out, "preset": preset, "model": model}
+    named = [*given, *assignments, *(name for name, value in others.items() if value is not None)]
+    if resume is not None and named:
+        raise ConfigError(
+            f"--resume goes on with the run's own settings, so {', '.join(named)} cannot be given "
+            "too; train a new run for other settings"
+        )
+    settings = resolve(preset, model, config, environment_settings() | assignments).override(
+        **given
+    )
 
     # Only now: a wrong setting should not wait for torch.
     from hornbook import training as engine
@@ -116,7 +101,11 @@ def run(
     from hornbook.result import conclude
 
     display = Display(quiet=quiet)
-    training = engine.resume(resume) if resume is not None else engine.begin(settings, out=out)
+    if resume is not None:
+        training = engine.resume(resume)
+    else:
+        text = read(settings.data.corpus, settings.data.encoding)
+        training = engine.begin(settings, out=out, corpus=text)
     display.announce(training)
     try:
         with display:
@@ -138,19 +127,25 @@ def run(
         display.conclude(result)
 
 
-def base_settings(preset: str | None, model: str | None) -> Config:
-    """The settings of a preset; of a rung's own one when a model is named.
+def resolve(
+    preset: str | None, model: str | None, config: Path | None, assignments: dict[str, str]
+) -> Config:
+    """The settings of a preset (a rung's own, when a model is named), file and assignments.
 
-    Raises: ConfigError for an unknown name, or a preset of another model.
+    Raises: ConfigError for an unknown name, or a preset or setting of another model.
     """
     rungs = {"gpt": "laptop"} | {name: name for name in PRESETS if name not in ("laptop", "quick")}
     if model is not None and model not in rungs:
         raise ConfigError(f"--model {model}: expected one of {', '.join(sorted(rungs))}")
-    own = named_preset("laptop" if model is None else rungs[model])
-    chosen = own if preset is None else named_preset(preset)
-    if model is not None and chosen.model.model != own.model.model:
+    own = named_preset(rungs[model or "gpt"])
+    settings = own if preset is None else named_preset(preset)
+    if config is not None:
+        settings = load_config(config, settings)
+    settings = settings.override_from_text(assignments)
+    # The rung `lecture` is a layernorm model by kind, so kinds are compared, not names.
+    if model is not None and settings.model.model != own.model.model:
         raise ConfigError(
-            f"--preset {preset} is a {chosen.model.model} model, and --model {model} was asked "
-            "for; give one of them"
+            f"--model {model} is at odds with model = {settings.model.model!r} from --preset, "
+            "--config, --set or HORNBOOK_MODEL; give one of them"
         )
-    return chosen
+    return settings
