@@ -3,6 +3,7 @@
 import json as json_format
 import sys
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,10 @@ def run(
         A name (see hornbook corpora), a file, a folder of text files, a URL, or - for standard
         input; python-docs, which comes with Python, when left out.
     minutes
-        Equal time instead of equal steps: this much training for the whole ladder.
+        Equal time instead of equal steps: this much training for the whole ladder (and each
+        seed); measuring comes on top.
     steps
-        This many steps for each rung.
+        This many steps for each rung; 5,000, as in the lecture, when left out.
     quick
         1,000 steps for each rung.
     seeds
@@ -174,8 +176,11 @@ def worth(rung: "Rung") -> str:
 
 def caption(found: "Ladder") -> str:
     """What the table's figures mean."""
-    branches = [rung for rung in found.rungs if rung.name in ("gpt", "lecture")]
-    others = "".join(f", {rung.name}'s from {rung.stands_on}" for rung in branches)
+    others = "".join(
+        f", {rung.name}'s from {rung.stands_on}"
+        for above, rung in pairwise(found.rungs)
+        if rung.stands_on not in (above.name, None)
+    )
     by_pairs = f"Counting reaches {found.counted['bigram']:.3f} by pairs of characters"
     order = int(found.counted["ngram_order"])
     by_more = f" and {found.counted['ngram']:.3f} by runs of {order}" if order != 2 else ""
@@ -216,8 +221,10 @@ def curves(found: "Ladder", console: Console) -> str:
 
 
 def compact(count: int) -> str:
-    """42,369 as it is; 1,280,000 as 1.28M."""
-    return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:.2f}M"
+    """42,369 as it is; 256,000 as 256k; 1,280,000 as 1.28M."""
+    if count < 100_000:
+        return f"{count:,}"
+    return f"{count / 1e3:.0f}k" if count < 1_000_000 else f"{count / 1e6:.2f}M"
 
 
 def line_of(sample: str) -> str:
