@@ -68,9 +68,8 @@ def test_top_k_keeps_the_k_likeliest(logits: list[float], k: int) -> None:
     assert p.sum().item() == pytest.approx(1, abs=1e-5)
     kept = (p > 0).sum().item()
     assert kept <= min(k, len(logits))
-    smallest_kept = torch.tensor(logits)[p > 0].min()
-    dropped = torch.tensor(logits)[p == 0]
-    assert len(dropped) == 0 or dropped.max() <= smallest_kept
+    whole = torch.tensor(logits).softmax(-1)
+    assert whole[p > 0].min() >= whole[p == 0].max() if (p == 0).any() else kept == len(logits)
 
 
 @given(logits=logit_lists, share=st.floats(0.05, 0.99))
@@ -133,7 +132,7 @@ def test_text_flows_as_soon_as_it_is_certain() -> None:
     flowing = until(source, ["END"])
     assert next(flowing) == "he"
     assert next(flowing) == "llo "
-    assert list(flowing) == ["ENX ", ""] or "".join(["he", "llo ", "ENX "]) == "hello ENX "
+    assert "".join(flowing) == "ENX "
 
 
 @given(st.text(max_size=20))

@@ -52,7 +52,8 @@ def test_every_rung_gets_the_same_text_steps_and_tokens(text_path: Path) -> None
     assert {climb.config.train.steps for climb in ladder.plan(str(text_path)).climbs} == {5000}
     quick = ladder.plan(str(text_path), quick=True)
     assert {climb.config.train.steps for climb in quick.climbs} == {1000}
-    assert quick.folder != plan.folder
+    budgets = [plan, quick, ladder.plan(str(text_path)), ladder.plan(str(text_path), steps=8)]
+    assert len({each.folder for each in budgets}) == 4
 
 
 def test_the_top_rung_is_as_large_as_the_one_below_it_and_trained_its_own_way() -> None:
@@ -97,11 +98,11 @@ def test_a_stopped_ladder_goes_on_where_it_was_to_the_same_weights(text_path: Pa
 
 
 def test_changed_settings_or_a_changed_text_are_trained_anew(text_path: Path) -> None:
-    climbed(ladder.plan(str(text_path), rungs=THREE, steps=2))
-    changed = ladder.plan(str(text_path), rungs=THREE, steps=3)
+    climbed(ladder.plan(str(text_path), rungs=THREE, steps=2, out="tower"))
+    changed = ladder.plan(str(text_path), rungs=THREE, steps=3, out="tower")
     assert climbed(changed) == [(f"{name}-1337", step) for name in THREE for step in (1, 2, 3)]
     text_path.write_text(TEXT[:-100] + "the rest is silence. " * 5, encoding="utf-8")
-    anew = ladder.plan(str(text_path), rungs=["bigram"], steps=3)
+    anew = ladder.plan(str(text_path), rungs=["bigram"], steps=3, out="tower")
     assert climbed(anew) == [("bigram-1337", step) for step in (1, 2, 3)]
 
 

@@ -122,7 +122,10 @@ def plan(
         if value is not None and not 0 < value < 1e9:
             raise ConfigError(f"--{name} {value}: expected more than 0")
     read = text or read_corpus(corpus)
-    kind = "-quick" if quick else f"-{minutes:g}min" if minutes else ""
+    # A folder for each budget: a quick look must not cost the runs of a long one.
+    kind = (
+        "-quick" if quick else f"-{minutes:g}min" if minutes else f"-{steps}steps" if steps else ""
+    )
     folder = Path(out) if out else Path("runs") / f"ladder-{read.name}{kind}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import json as json_format
 import sys
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,11 +100,12 @@ def show_averaging(console: Console, found: "Averaging") -> None:
     console.print(side_by_side({"x[0]": matrix(found.x, 4), "mean": matrix(found.mean, 4)}))
     heading(console, "How far the forms differ")
     console.print(differences(found.differences))
-    console.print(
-        "\nAn ulp (unit in the last place) is the step from one float to the next. The loop adds\n"
-        "up and then divides, a product divides and then adds: each rounds elsewhere. Near 0\n"
-        "floats lie close together, so that rounding the larger numbers that a small mean was\n"
-        "made from comes to many of its own ulps."
+    prose(
+        console,
+        "An ulp (unit in the last place) is the step from one float to the next. The loop adds up "
+        "and then divides, a product divides and then adds: each rounds elsewhere. Near 0 floats "
+        "lie close together, so that rounding the larger numbers that a small mean was made from "
+        "comes to many of its own ulps.",
     )
     heading(console, "Why torch.allclose says False")
     failing = [each for each in found.differences if not each.allclose]
@@ -121,10 +123,11 @@ def show_averaging(console: Console, found: "Averaging") -> None:
             f"  at {place(entry.place)}: {entry.one:.10f} and {entry.other:.10f}: "
             f"{entry.difference:.2e} apart, {entry.tolerance:.2e} allowed"
         )
-    console.print(
-        "\nSo near 0 the relative part allows next to nothing, and the absolute part, 1e-8, is\n"
-        "less than what rounding does to float32 numbers around 1. Nothing is wrong: ask with\n"
-        "atol=1e-7, or in float64."
+    prose(
+        console,
+        "So near 0 the relative part allows next to nothing, and the absolute part, 1e-8, is less "
+        "than what rounding does to float32 numbers around 1. Nothing is wrong: ask with "
+        "atol=1e-7, or in float64.",
     )
 
 
@@ -169,16 +172,22 @@ def show_bigram(console: Console, found: "Bigram") -> None:
         table.add_row(Text(repr(row.token)), *cells, Text(followers))
     console.print(table)
     if trained:
-        console.print(
-            "Divergence is the trained row's distance from the counted one in nats; times its\n"
-            "share of all pairs it is what the row adds to the loss. Over all rows that adds up\n"
-            f"to the {trained.left:.4f} nats still to go."
+        prose(
+            console,
+            "Divergence is the trained row's distance from the counted one in nats; times its "
+            "share of all pairs it is what the row adds to the loss. Over all rows that adds up "
+            f"to the {trained.left:.4f} nats still to go.",
         )
 
 
 def heading(console: Console, text: str) -> None:
     """A line above a part."""
     console.print(f"\n[bold]{text}[/]")
+
+
+def prose(console: Console, text: str) -> None:
+    """A paragraph, in lines that a terminal of 80 columns holds."""
+    console.print("\n" + textwrap.fill(text, 78))
 
 
 def matrix(rows: "Matrix", places: int) -> str:

@@ -60,7 +60,8 @@ def run(
         Only these, as in bigram,head,gpt. The large model of the lecture (lecture: made for a GPU)
         takes part only when named here, or when its share of the minutes allows it 500 steps.
     out
-        The ladder's folder; runs/ladder-CORPUS when left out, with -quick or -5min added.
+        The ladder's folder; runs/ladder-CORPUS when left out, with the budget added where it is
+        not the usual one (-quick, -5min, -200steps).
     json
         End with one JSON object on stdout, and nothing else there.
     """

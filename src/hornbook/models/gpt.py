@@ -88,9 +88,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        x32 = x.float()
-        x32 = x32 * torch.rsqrt(x32.square().mean(dim=-1, keepdim=True) + EPSILON)
-        return (x32 * self.weight).to(x.dtype)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, EPSILON).to(x.dtype)
 
 
 class Attention(nn.Module):
