@@ -87,8 +87,9 @@ def show_averaging(console: Console, found: "Averaging") -> None:
     console.print(
         "loop     for every position, the mean of it and all before it\n"
         "matrix   average_weights(8) @ x: all positions in one product\n"
-        "softmax  a softmax over scores of 0, the future at minus infinity; the same product.\n"
-        "         Attention is this form, with scores that each token chooses.\n"
+        "softmax  a softmax over scores of 0, the future at minus infinity, then the\n"
+        "         same product. Attention is this form, with scores that each token\n"
+        "         chooses for itself.\n"
     )
     same = found.weights == found.softmax_weights
     console.print(
