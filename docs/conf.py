@@ -32,8 +32,8 @@ suppress_warnings = ["toc.empty_glob"]
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(Path(__file__).parent / "_build" / "executed")
 nb_execution_raise_on_error = True
-# Seconds a cell may take: lessons promise a minute a page.
-nb_execution_timeout = 120
+# Seconds a cell may take. A page takes less than a minute in all, on a machine with nothing else to do.
+nb_execution_timeout = 600
 nb_merge_streams = True
 
 locale_dirs = ["locale"]

@@ -19,7 +19,7 @@ from hornbook.config import Config, load_config, preset
 from hornbook.data import prepare
 from hornbook.errors import ConfigError
 from hornbook.evaluation import losses
-from hornbook.result import conclude
+from hornbook.result import Baselines, conclude
 from hornbook.run import RunFolder, load
 from hornbook.text import Corpus, read_corpus
 
@@ -224,6 +224,7 @@ def climb(plan: Plan) -> Generator[Progress, None, None]:
     left the state is saved, and the same plan goes on from there.
     Raises: as `hornbook.training` does.
     """
+    baselines: Baselines | None = None
     for each in plan.climbs:
         folder = each.folder
         if folder.config.is_file() and not is_of(folder, each.config, plan.corpus):
@@ -237,7 +238,7 @@ def climb(plan: Plan) -> Generator[Progress, None, None]:
             under_way = training.begin(each.config, out=folder.path, corpus=plan.corpus)
         for metrics in training.steps(under_way):
             yield Progress(each, metrics)
-        conclude(under_way)
+        baselines = conclude(under_way, baselines).baselines
 
 
 def is_of(folder: RunFolder, config: Config, corpus: Corpus) -> bool:

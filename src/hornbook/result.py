@@ -59,9 +59,10 @@ class Result:
         }
 
 
-def conclude(training: Training) -> Result:
+def conclude(training: Training, baselines: Baselines | None = None) -> Result:
     """Measure the best weights exactly, count the baselines, write sample, picture and figures.
 
+    `baselines` are those of the same text and tokens, where they have been counted already.
     Raises: CheckpointError when the run cannot be read back.
     """
     folder = training.folder
@@ -74,7 +75,7 @@ def conclude(training: Training) -> Result:
         seconds=training.seconds,
         parameters=training.model.parameter_count,
         evaluation=best.evaluate_tokens(training.dataset.validation),
-        baselines=count_baselines(training.dataset),
+        baselines=baselines or count_baselines(training.dataset),
         sample=best.generate(max_new_tokens=SAMPLE_TOKENS, temperature=0.8),
         peak_memory_mib=peak_memory_mib(),
     )
