@@ -5,9 +5,11 @@
 
 The lessons are notebooks. Both languages share one cache of executed cells (keyed by the code), so
 the second build runs nothing again; after a change in hornbook itself, remove docs/_build.
-Translations are refreshed from the English by
+The index and the lessons are translated, and of other pages the titles. After a change of the
+English, refresh the catalogues by
 
-    sphinx-build -b gettext -D nb_execution_mode=off docs docs/_build/gettext
+    sphinx-build -b gettext -D nb_execution_mode=off -D "exclude_patterns=_build,locale,[!i]*.md" \\
+        docs docs/_build/gettext
     sphinx-intl update -p docs/_build/gettext -d docs/locale -l ko
 """
 
@@ -32,7 +34,7 @@ suppress_warnings = ["toc.empty_glob"]
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(Path(__file__).parent / "_build" / "executed")
 nb_execution_raise_on_error = True
-# Seconds a cell may take. A page takes less than a minute in all, on a machine with nothing else to do.
+# Seconds a cell may take: a guard against one that hangs, on the slowest machine.
 nb_execution_timeout = 600
 nb_merge_streams = True
 

@@ -44,11 +44,13 @@ class Checkpoint:
 def save(folder: Path, kind: str, checkpoint: Checkpoint) -> Path:
     """Write ``folder/<kind>-<step>``, check it, and only then remove the older ones of its kind.
 
-    `kind` is "step" or "best".
+    `kind` is "step" or "best". A sound one of the same step is kept as it is: a step has one state.
     Raises: CheckpointError with the path when the disk refuses; the older ones are then intact.
     """
     final = folder / f"{kind}-{checkpoint.step:08d}"
     temporary = folder / f".writing-{final.name}"
+    if is_sound(final):
+        return final
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -69,8 +71,7 @@ def save(folder: Path, kind: str, checkpoint: Checkpoint) -> Path:
         for name, data in contents.items():
             write_synced(temporary / name, data)
         sync_folder(temporary)
-        # The same step can be saved twice (an interrupt right after a save): the new one wins.
-        shutil.rmtree(final, ignore_errors=True)
+        shutil.rmtree(final, ignore_errors=True)  # there only if damaged
         temporary.rename(final)
         sync_folder(folder)
     except OSError as error:
@@ -84,6 +85,15 @@ def save(folder: Path, kind: str, checkpoint: Checkpoint) -> Path:
         if older != final:
             shutil.rmtree(older, ignore_errors=True)
     return final
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a checkpoint folder is there and every file is as recorded."""
+    try:
+        read_verified(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def load(folder: Path, kind: str) -> Checkpoint:
