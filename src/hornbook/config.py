@@ -101,7 +101,7 @@ class OptimizerConfig(Section):
     """How weights move. Muon takes the blocks' matrices, AdamW all else."""
 
     optimizer: Literal["muon", "adamw"] = "muon"
-    learning_rate: Rate = 0.01
+    learning_rate: Rate = 0.005
     muon_learning_rate: Rate = 0.02
     weight_decay: Rate = 0.1
     beta1: Beta = 0.9
@@ -116,12 +116,12 @@ class OptimizerConfig(Section):
 class TrainConfig(Section):
     """How long, in what portions, on what."""
 
-    steps: Count = 1000
+    steps: Count = 420
     batch_size: Count = 32
     gradient_accumulation: Count = 1
-    eval_interval: Count = 100
+    eval_interval: Count = 60
     eval_positions: Count = 16_384
-    checkpoint_interval: Count = 100
+    checkpoint_interval: Count = 60
     sample_tokens: Index = 200
     seed: Index = 1337
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

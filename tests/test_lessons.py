@@ -1,0 +1,239 @@
+"""The exercises of the lessons, what each answer is told, and the form of the pages."""
+
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hornbook.errors import ConfigError
+from hornbook.lessons import LANGUAGES, check, choose_language, find, tables
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted((DOCS / "lessons").glob("*.md"))
+CATALOGUES = DOCS / "locale" / "ko" / "LC_MESSAGES"
+EXERCISES = list(tables())
+HANGUL = re.compile("[가-힣]")
+
+
+# Worked out anew here, so that a figure mistyped in lessons.toml is found.
+WORKED_OUT: dict[str, Any] = {
+    "text-1": ["ehlo".index(letter) for letter in "hole"],
+    "text-2": len("하늘".encode()),
+    "text-3": 1_115_394 - int(0.9 * 1_115_394),
+    "batch-1": 8,
+    "batch-2": 4 * 8,
+    "batch-3": len([start for start in range(100) if start + 8 <= 99]),
+    "bigram-1": math.log(65),
+    "bigram-2": (math.log(4) + math.log(2)) / 2,
+    "bigram-3": [[1 / 4, 3 / 4], [1 / 2, 1 / 2]],
+    "bigram-4": (3 * math.log(4 / 3) + math.log(4)) / 7,
+    "trick-1": [1 / 3, 1 / 3, 1 / 3, 0],
+    "trick-2": [1 / 4, 3 / 4, 0, 0],
+    "trick-4": (1e-8 + 1e-5 * 0.01) / 1e-8,
+    "attention-1": 16,
+    "attention-2": torch.tensor([2.0, 0.0]).softmax(0).tolist(),
+    "attention-3": sum(range(1, 9)),
+    "block-1": 4 * 3 * 32 * 8,
+    "block-2": (32 * 128 + 128) + (128 * 32 + 32),
+    "block-3": torch.nn.functional.layer_norm(torch.tensor([1.0, 2, 3, 4]), [4]).tolist(),
+    "overfit-1": 1 / (1 - 0.2),
+    "overfit-2": 300,
+    "overfit-3": 2 * 2,
+    "sample-1": torch.tensor([4.0, 2.0, 0.0]).softmax(0).tolist(),
+    "sample-2": [0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0],
+    "sample-3": sum(range(1, 101)),
+    "today-1": math.cos(0.1 * (5 - 3)),
+    "today-2": [3 / 2.5, 4 / 2.5, 0, 0],
+    "today-3": 2 * 4 * 384 / 3,
+    "today-4": [1, 1, 1],
+}
+
+
+@pytest.mark.parametrize("name", WORKED_OUT)
+def test_an_answer_worked_out_is_right(name: str) -> None:
+    answer = WORKED_OUT[name]
+    assert check(name, answer).correct
+    assert check(name, torch.tensor(answer)).correct
+    assert check(name, np.round(answer, 2)).correct
+
+
+def test_every_exercise_without_a_function_is_worked_out_here() -> None:
+    assert [name for name in EXERCISES if find(name).trial is None] == list(WORKED_OUT)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("name", EXERCISES)
+def test_every_answer_hears_its_own_message(name: str, language: str) -> None:
+    exercise = find(name)
+    right = check(name, exercise.answer, language=language)
+    assert right.correct
+    assert right.message.endswith(getattr(exercise.right, language))
+    heard = {right.message}
+    for slip in exercise.slips:
+        verdict = check(name, slip.answer, language=language)
+        assert not verdict.correct
+        assert verdict.message.endswith(getattr(slip.reason, language))
+        heard.add(verdict.message)
+    assert len(heard) == len(exercise.slips) + 1
+    assert len(exercise.slips) >= 2
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_korean_messages_are_korean_and_polite(name: str) -> None:
+    exercise = find(name)
+    for both in (exercise.right, exercise.hint, *(slip.reason for slip in exercise.slips)):
+        assert HANGUL.search(both.ko)
+        assert not HANGUL.search(re.sub("[ㄱ-ㅣ]", "", both.en).replace("하늘", ""))
+        assert re.search(r"(요|세요|까요)[.?]$", both.ko), both.ko
+
+
+def test_a_wrong_answer_that_no_slip_explains_hears_where_it_parts_from_the_right_one() -> None:
+    assert check("bigram-1", 5.0).message.startswith("Not yet. 5 is too large. ")
+    assert check("bigram-1", 3).message.startswith("Not yet. 3 is too small. ")
+    entry = check("trick-2", [0.25, 0.5, 0, 0.25]).message
+    assert "number 2: 0.5" in entry
+    assert (
+        "The answer is a list of 4, and this is a list of 3" in check("trick-1", [1, 2, 3]).message
+    )
+    assert "a table of 2 x 2, and this is one number" in check("bigram-3", 1).message
+    assert "one number, and this is something else ('4.17')" in check("bigram-1", "4.17").message
+    for answer in (True, None, float("nan"), [[1, 2], [3]], object()):
+        verdict = check("bigram-1", answer)
+        assert not verdict.correct
+        assert verdict.message.endswith(find("bigram-1").hint.en)
+
+
+def test_an_answer_still_to_come_is_asked_for() -> None:
+    assert check("bigram-1", ...).message == "Not yet. Put your answer where the dots are."
+
+
+def test_a_function_is_asked_for_tried_and_its_error_shown() -> None:
+    assert "asks for a function" in check("trick-3", [1.0]).message
+
+    def broken(_: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no\nsecond line")
+
+    message = check("trick-3", broken).message
+    assert "Your function raised ValueError: no." in message
+    assert "second line" not in message
+    assert check(
+        "trick-3", lambda x: torch.stack([x[: t + 1].mean(0) for t in range(len(x))])
+    ).correct
+
+
+def test_an_unknown_exercise_is_named_with_its_neighbour() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^unknown exercise 'bigran-1'; did you mean 'bigram-1'\?$"
+    ):
+        check("bigran-1", 0)
+    with pytest.raises(ConfigError, match=r"^unknown exercise 'x'; known: text-1, "):
+        check("x", 0)
+
+
+@pytest.mark.parametrize(
+    ("environment", "language"),
+    [
+        ({}, "en"),
+        ({"LANG": "ko_KR.UTF-8"}, "ko"),
+        ({"LANG": "C.UTF-8"}, "en"),
+        ({"LANG": "en_GB.UTF-8", "LC_ALL": "ko_KR.UTF-8"}, "ko"),
+        ({"LANG": "ko_KR.UTF-8", "LC_ALL": "C", "LC_MESSAGES": "ko"}, "en"),
+        ({"LANG": "ko_KR.UTF-8", "LC_ALL": ""}, "ko"),
+    ],
+)
+def test_the_language_is_the_environment_s(environment: dict[str, str], language: str) -> None:
+    assert choose_language(None, environment) == language
+    assert choose_language("en", environment) == "en"
+
+
+def test_a_language_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected language 'en' or 'ko', got 'de'"):
+        check("bigram-1", 0, language="de")
+
+
+def test_a_verdict_shows_its_message_and_hides_the_other_language_in_a_notebook() -> None:
+    verdict = check("trick-4", 1, language="ko")
+    assert repr(verdict) == verdict.message == verdict.messages.ko
+    html = verdict._repr_html_()
+    assert '<span lang="ko">아직이에요.' in html
+    assert '<span lang="en" hidden>Not yet.' in html
+    assert "&lt;" in check("text-1", "<b>", language="en")._repr_html_()
+
+
+def test_importing_the_checker_does_not_import_torch() -> None:
+    code = (
+        "import sys; from hornbook.lessons import check; "
+        "check('bigram-1', 4.17); print('torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
+
+
+def test_there_are_nine_lessons() -> None:
+    assert [page.name[:3] for page in PAGES] == [f"0{number}-" for number in range(1, 10)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_says_what_it_assumes_and_shows_and_ends_with_exercises(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert len(re.findall(r"^# \d\. ", text, re.MULTILINE)) == 1
+    assert re.search(r"^\*\*Assumes:\*\* .", text, re.MULTILINE)
+    assert re.search(r"^\*\*Shows:\*\* .* About [a-z-]+ minutes\.$", text, re.MULTILINE)
+    headings = re.findall(r"^## (.*)", text, re.MULTILINE)
+    assert headings[-1] == "Exercises"
+    questions = re.findall(r"^\d\. .*`check\(", text.split("## Exercises")[1], re.MULTILINE)
+    assert 2 <= len(questions) <= 4
+
+
+def test_pages_and_checker_know_the_same_exercises_in_the_same_order() -> None:
+    asked: list[str] = []
+    solved: list[str] = []
+    for page in PAGES:
+        exercises = page.read_text(encoding="utf-8").split("## Exercises")[1]
+        asked += re.findall(r'^\d\. .*`check\("([a-z]+-\d)"', exercises, re.MULTILINE)
+        solved += re.findall(r'^    "([a-z]+-\d)": ', exercises, re.MULTILINE)
+    assert asked == EXERCISES
+    assert solved == EXERCISES
+
+
+def entries(catalogue: Path) -> list[tuple[str, str, bool]]:
+    """The messages of a .po file: source, translation, whether the translation is in doubt."""
+    found: list[tuple[str, str, bool]] = []
+    for block in re.split(r"\n\n+", catalogue.read_text(encoding="utf-8")):
+        lines = [line for line in block.splitlines() if not line.startswith("#~")]
+        fuzzy = any(line.startswith("#,") and "fuzzy" in line for line in lines)
+        parts: dict[str, str] = {"msgid": "", "msgstr": ""}
+        current = ""
+        for line in lines:
+            if match := re.match(r'(msgid|msgstr) "(.*)"$', line):
+                current = match[1]
+                parts[current] += match[2]
+            elif current and (match := re.match(r'"(.*)"$', line)):
+                parts[current] += match[1]
+        if parts["msgid"]:
+            found.append((parts["msgid"], parts["msgstr"], fuzzy))
+    return found
+
+
+def sentences(page: Path) -> list[str]:
+    """What gettext takes from a page: headings, paragraphs, list items, words for pictures."""
+    text = re.sub(r"\A---\n.*?\n---\n", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    pictures = re.findall(r"^    alt: (.*)", text, re.MULTILINE)
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    blocks = re.split(r"\n\s*\n|\n(?=- |\d\. )", prose)
+    taken = (re.sub(r"^(#+|-|\d\.) ", "", " ".join(block.split())) for block in blocks)
+    return [block for block in taken if block and not block.startswith("%")] + pictures
+
+
+@pytest.mark.parametrize("page", [DOCS / "index.md", *PAGES], ids=lambda page: page.stem)
+def test_every_sentence_is_translated(page: Path) -> None:
+    known = entries(CATALOGUES / page.relative_to(DOCS).with_suffix(".po"))
+    assert [source for source, translation, fuzzy in known if fuzzy or not translation] == []
+    sources = {source.replace('\\"', '"') for source, _, _ in known}
+    assert [each for each in sentences(page) if each not in sources] == []
