@@ -1,0 +1,123 @@
+"""The lessons: every cell runs, and both languages build into pages that are whole."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+class Page(HTMLParser):
+    """What a page loads, links to, and says."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.language = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.ids.add(values.get("id", ""))
+        if tag == "html":
+            self.language = values.get("lang", "")
+        if tag in ("img", "script", "source", "iframe") and "src" in values:
+            self.loads.append(values["src"])
+        if tag == "link" and values.get("rel") in ("stylesheet", "icon", "preload"):
+            self.loads.append(values["href"])
+        if tag == "a" and "href" in values:
+            self.links.append(values["href"])
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Page]]:
+    """Both languages, built one after the other; the cells run in the first alone."""
+    copy = tmp_path_factory.mktemp("docs") / "docs"
+    shutil.copytree(DOCS, copy, ignore=shutil.ignore_patterns("_build"))
+    built = {}
+    for language in ("en", "ko"):
+        out = copy / "_build" / "html" / language
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "sphinx",
+                "-W",
+                "--keep-going",
+                "-q",
+                "-b",
+                "html",
+                "-D",
+                f"language={language}",
+                copy,
+                out,
+            ],  # fmt: skip
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        built[language] = [Page(path) for path in sorted(out.rglob("*.html"))]
+    return built
+
+
+def test_both_languages_have_the_same_pages_and_say_which_they_are(
+    pages: dict[str, list[Page]],
+) -> None:
+    names = {language: [page.path.name for page in built] for language, built in pages.items()}
+    assert names["en"] == names["ko"]
+    assert sum(name.startswith("0") for name in names["en"]) == 9
+    for language, built in pages.items():
+        assert {page.language for page in built} == {language}
+
+
+def test_nothing_a_page_needs_is_missing_or_elsewhere(pages: dict[str, list[Page]]) -> None:
+    for page in (page for built in pages.values() for page in built):
+        for address in page.loads:
+            assert not re.match(r"(https?:)?//", address), f"{page.path}: loads {address}"
+            if not address.startswith("data:"):
+                target = page.path.parent / unquote(address.split("?")[0].split("#")[0])
+                assert target.is_file(), f"{page.path}: no {address}"
+
+
+def test_every_link_within_the_pages_leads_somewhere(pages: dict[str, list[Page]]) -> None:
+    everything = {page.path.resolve(): page for built in pages.values() for page in built}
+    for path, page in everything.items():
+        for address in page.links:
+            if re.match(r"[a-z]+:|//", address):
+                continue
+            name, _, anchor = address.partition("#")
+            target = (path.parent / unquote(name)).resolve() if name else path
+            assert target.is_file(), f"{path}: no {address}"
+            if anchor and target in everything:
+                assert unquote(anchor) in everything[target].ids, f"{path}: no {address}"
+
+
+def test_every_lesson_switches_to_its_twin(pages: dict[str, list[Page]]) -> None:
+    for language, other in (("en", "ko"), ("ko", "en")):
+        for page in pages[language]:
+            if page.path.parent.name == "lessons":
+                twin = f"{other}/lessons/{page.path.name}"
+                assert any(link.endswith(twin) for link in page.links), f"{page.path}: no switch"
+
+
+def test_lessons_show_pictures_and_results(pages: dict[str, list[Page]]) -> None:
+    for built in pages.values():
+        lessons = [page for page in built if page.path.parent.name == "lessons"]
+        pictures = sum("_images" in address for page in lessons for address in page.loads)
+        assert pictures >= 9
+        for page in lessons:
+            html = page.path.read_text(encoding="utf-8")
+            assert "Traceback" not in html
+            assert "cell_output" in html
