@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -48,20 +49,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Page]]:
     for language in ("en", "ko"):
         out = copy / "_build" / "html" / language
         done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "sphinx",
-                "-W",
-                "--keep-going",
-                "-q",
-                "-b",
-                "html",
-                "-D",
-                f"language={language}",
-                copy,
-                out,
-            ],  # fmt: skip
+            [*shlex.split(f"{sys.executable} -m sphinx -W -q -D language={language}"), copy, out],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,

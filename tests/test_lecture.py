@@ -128,3 +128,12 @@ def test_the_bigram_preset_is_the_notebooks_training() -> None:
 
 def test_ln_65() -> None:
     assert math.log(65) == pytest.approx(4.1744, abs=5e-5)
+
+
+@pytest.mark.parametrize(("rung", "least", "most"), [("head", 2.38, 2.50), ("heads", 2.25, 2.30)])
+def test_a_rung_trained_as_in_the_lecture_reaches_its_figure(
+    rung: str, least: float, most: float, shakespeare_path: Path, tmp_path: Path
+) -> None:
+    config = hb.preset(rung).override(corpus="shakespeare", sample_tokens=1)
+    assert sum(1 for _ in hb.train(config, out=tmp_path / rung)) == 5000
+    assert least < hb.load(tmp_path / rung).evaluate().nats_per_char < most

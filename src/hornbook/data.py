@@ -2,21 +2,19 @@
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from hornbook.config import DataConfig
 from hornbook.errors import DataError
-from hornbook.text import Corpus
+from hornbook.text import Corpus, cache_folder
 from hornbook.tokenizer import Tokenizer, build_tokenizer
 
 FORMAT = 1
@@ -69,12 +67,6 @@ def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = No
         encoded = tokenizer.encode_array(train_text), tokenizer.encode_array(validation_text)
         arrays = write_arrays(folder, *encoded)
     return Dataset(tokenizer, *arrays, fingerprint)
-
-
-def cache_folder() -> Path:
-    """Where token arrays and downloads are kept: $HORNBOOK_CACHE_DIR, or the user's cache."""
-    named = os.environ.get("HORNBOOK_CACHE_DIR")
-    return Path(named) if named else platformdirs.user_cache_path("hornbook")
 
 
 def read_arrays(folder: Path) -> tuple[Tokens, Tokens] | None:

@@ -373,11 +373,15 @@ def _data_copies(known: KnownCorpus) -> Iterator[Path]:
 
 
 def _cached_copy(known: KnownCorpus) -> Path:
+    return cache_folder() / "corpora" / known.name / "input.txt"
+
+
+def cache_folder() -> Path:
+    """Where downloads and token arrays are kept: $HORNBOOK_CACHE_DIR, or the user's cache."""
     from platformdirs import user_cache_path
 
-    base = os.environ.get("HORNBOOK_CACHE_DIR")
-    folder = Path(base) if base else user_cache_path("hornbook")
-    return folder / "corpora" / known.name / "input.txt"
+    named = os.environ.get("HORNBOOK_CACHE_DIR")
+    return Path(named) if named else user_cache_path("hornbook")
 
 
 def _missing(corpus: str, path: Path, catalogue: Iterable[KnownCorpus]) -> DataError:

@@ -18,7 +18,7 @@ def run(*, json: bool = False) -> None:
     """
     from hornbook import machine
     from hornbook.config import laptop
-    from hornbook.data import cache_folder
+    from hornbook.text import cache_folder
 
     chosen = machine.choose(laptop().train)
     facts = machine.describe() | {"cache": str(cache_folder())}
