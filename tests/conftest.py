@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# Two workers with a thread each, in this process and in all it starts: small tensors gain nothing
+# from more, and threads that wait for each other's cores slow all down several times.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Read before any test can set it to a folder of its own.
 DATA_DIR = os.environ.get("HORNBOOK_DATA_DIR")
 
