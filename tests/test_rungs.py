@@ -69,7 +69,7 @@ def test_every_rung_but_the_bigram_reads_back_over_the_whole_block(name: str) ->
 def test_a_shorter_context_reads_as_the_beginning_of_a_longer_one(name: str) -> None:
     model = randomised(build(rung(name).model, 65))
     idx = tokens(2, 8)
-    # Without normalisation the logits run into the tens, where float32 rounds to about 1e-6 of them.
+    # Without normalisation the logits run into the tens, and float32 rounds along the way.
     shorter, longer = model(idx[:, :3])[0], model(idx)[0][:, :3]
     torch.testing.assert_close(shorter, longer, rtol=1e-4, atol=1e-4)
 

@@ -196,6 +196,17 @@ def test_the_resolved_config_runs_again_to_the_same_weights(
     assert equal(weights(tmp_path / "first"), weights(tmp_path / "second"))
 
 
+def test_a_file_named_like_a_known_text_is_found_again_from_elsewhere(
+    text_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text_path.rename(tmp_path / "shakespeare.txt")
+    monkeypatch.chdir(tmp_path)
+    list(hb.train(small(Path("shakespeare.txt")), out=tmp_path / "run"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert hb.load(tmp_path / "run").evaluate().positions > 0
+
+
 def test_a_changed_text_is_not_resumed_upon(text_path: Path, tmp_path: Path) -> None:
     steps = hb.train(small(text_path), out=tmp_path / "run")
     next(steps)

@@ -179,11 +179,20 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file by `data` in one stroke: readers see the old one or the new one."""
+    """Replace a file by `data` in one stroke: readers see the old one or the new one.
+
+    Raises: CheckpointError with the path when the disk refuses.
+    """
     temporary = path.with_name(f".writing-{path.name}")
-    write_synced(temporary, data)
-    temporary.replace(path)
-    sync_folder(path.parent)
+    try:
+        write_synced(temporary, data)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path}: cannot write {len(data):,} bytes: {error.strerror}"
+        ) from None
 
 
 def sync_folder(path: Path) -> None:

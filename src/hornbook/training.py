@@ -119,8 +119,9 @@ def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder) -> str:
         kept = folder.path / "input.txt"
         checkpoint.write_atomically(kept, corpus.text.encode())
         return str(kept.resolve())
-    is_path = Path(corpus.source).exists() and corpus.name not in (k.name for k in CATALOGUE)
-    return str(Path(corpus.source).resolve()) if is_path else asked
+    by_name = any(asked in (known.name, *known.aliases) for known in CATALOGUE)
+    path = Path(asked).expanduser()
+    return asked if by_name or not path.exists() else str(path.resolve())
 
 
 def resume(path: str | Path) -> Training:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from cyclopts import App, CycloptsError
 from rich.console import Console
+from rich.markup import escape
 
 from hornbook import __version__
 from hornbook.errors import HornbookError
@@ -57,6 +58,8 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         # The reader has seen enough. Python would flush stdout once more at exit and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        return complain(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
     except Exception as error:
         if os.environ.get("HORNBOOK_DEBUG"):
             raise
@@ -76,8 +79,3 @@ def complain(message: str, status: int, hint: str = "") -> int:
         f"[bold red]hornbook:[/] {escape(message)}" + (f" ({escape(hint)})" if hint else "")
     )
     return status
-
-
-def escape(text: str) -> str:
-    """Text that rich prints as it stands."""
-    return text.replace("[", r"\[")
