@@ -44,7 +44,7 @@ def test_the_split_loses_nothing(text: str, fraction: float) -> None:
 def test_the_arrays_are_the_text_in_the_smallest_type(tmp_path: Path) -> None:
     for kind, dtype in (("char", np.uint8), ("byte", np.uint8), ("bpe", np.uint16)):
         corpus = corpus_of(TEXT, tmp_path)
-        dataset = prepare(corpus, DataConfig(tokenizer=kind, bpe_vocab_size=300))  # type: ignore[arg-type]
+        dataset = prepare(corpus, DataConfig(tokenizer=kind, bpe_vocab_size=300))
         assert dataset.train.dtype == dtype
         decode = dataset.tokenizer.decode
         assert decode(dataset.train) + decode(dataset.validation) == TEXT

@@ -52,7 +52,7 @@ def step_once(model: torch.nn.Module, optimizers: Optimizers, seed: int) -> None
 
 @pytest.mark.parametrize("name", ["muon", "adamw"])
 def test_state_put_back_goes_on_as_if_never_left(name: str) -> None:
-    config = OptimizerConfig(optimizer=name)  # type: ignore[arg-type]
+    config = OptimizerConfig(optimizer=name)
     torch.manual_seed(0)
     model = hb.GPT(SMALL, 11)
     optimizers = Optimizers(model, config)

@@ -218,7 +218,7 @@ def train_step(training: Training) -> tuple[float, float]:
         if not (math.isfinite(loss_nats) and math.isfinite(gradient_norm)):
             raise NonFiniteLossError(
                 f"step {training.step + 1}: the loss is {loss_nats} and the gradient norm "
-                f"{gradient_norm}; nothing was updated, and the last checkpoint is sound. "
+                f"{gradient_norm}; nothing was updated, and what was saved before is kept. "
                 "Try a lower learning_rate and muon_learning_rate, or precision = 'float32'"
             )
         with signals_held():

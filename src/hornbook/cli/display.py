@@ -1,5 +1,6 @@
 """The live display of a training run, on stderr: a screen for a terminal, lines for a log."""
 
+import math
 import time
 from collections.abc import Iterable
 from types import TracebackType
@@ -179,7 +180,7 @@ class Display:
         for name, nats in sorted(rows, key=lambda row: row[1]):
             bar = "█" * round(40 * nats / baselines.uniform)
             style = "bold green" if name == "this model" else ""
-            table.add_row(name, f"{nats:.4f}", f"{nats / 0.6931471805599453:.4f}", bar, style=style)
+            table.add_row(name, f"{nats:.4f}", f"{nats / math.log(2):.4f}", bar, style=style)
         out.print(table)
         margin = baselines.ngram - found.nats_per_char
         if margin < 0:
