@@ -1,0 +1,13 @@
+"""Decoding in C: the writing of a GPT without torch, compiled on first use."""
+
+from hornbook.native.decoder import Decoder, Precision, weight_names
+from hornbook.native.library import NativeUnavailableError, compiler, library
+
+__all__ = [
+    "Decoder",
+    "NativeUnavailableError",
+    "Precision",
+    "compiler",
+    "library",
+    "weight_names",
+]

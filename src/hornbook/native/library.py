@@ -1,0 +1,140 @@
+"""decoder.c as a loaded library: compiled with the C compiler that is there, and kept.
+
+    <cache>/native/<key>/decoder.so      readable and writable by the user alone
+    <cache>/native/<key>/manifest.json   its SHA-256, checked before it is loaded
+
+The key is a hash of all that the library depends on: source, flags, compiler, processor.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+
+from hornbook.errors import HornbookError
+from hornbook.text import cache_folder
+
+COMPILE_SECONDS = 120.0
+
+
+class NativeUnavailableError(HornbookError):
+    """The C decoder cannot be had here; torch writes instead."""
+
+
+def compiler() -> str | None:
+    """The C compiler: $CC, or the first of cc, gcc and clang on the path; None without one."""
+    wanted = os.environ.get("CC")
+    names = [wanted] if wanted is not None else ["cc", "gcc", "clang"]
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def flags() -> list[str]:
+    """What decoder.c is compiled with: for this very processor, with strict IEEE arithmetic."""
+    arm = platform.machine().lower() in ("arm64", "aarch64")
+    target = "-mcpu=native" if arm else "-march=native"
+    return ["-std=gnu11", "-O3", target, "-fno-math-errno", "-shared", "-fPIC", "-pthread"]
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL:
+    """The library, compiled if need be (about a second).
+
+    Raises: NativeUnavailableError with the reason in one line.
+    """
+    if os.name != "posix":
+        raise NativeUnavailableError(f"the C decoder needs POSIX threads; this is {sys.platform}")
+    found = compiler()
+    if found is None:
+        raise NativeUnavailableError("found no C compiler (cc, gcc or clang)")
+    source = files("hornbook.native").joinpath("decoder.c").read_bytes()
+    folder = cache_folder() / "native" / key(source, found)
+    try:
+        if not is_sound(folder):
+            build(source, found, folder)
+        loaded = ctypes.CDLL(str(folder / "decoder.so"))
+    except OSError as error:
+        raise NativeUnavailableError(f"cannot keep or load the C decoder: {error}") from None
+    loaded.hornbook_open.restype = ctypes.c_void_p
+    loaded.hornbook_close.argtypes = [ctypes.c_void_p]
+    loaded.hornbook_read.argtypes = [
+        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int32] * 4, ctypes.c_void_p
+    ]  # fmt: skip
+    return loaded
+
+
+def key(source: bytes, found: str) -> str:
+    """A name for the library of this source, compiler and processor.
+
+    A compiler goes by its file's size and time: asking it for its version takes 10 ms at each start.
+    """
+    binary = Path(found).resolve()
+    stat = binary.stat()
+    compiled_by = f"{binary} {stat.st_size} {stat.st_mtime_ns}"
+    facts = [compiled_by, *flags(), platform.machine(), *processor_features()]
+    return hashlib.sha256(source + "\n".join(facts).encode()).hexdigest()[:32]
+
+
+def processor_features() -> list[str]:
+    """What tells processors apart that share a cache folder over a network."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return [platform.processor()]
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return sorted({line for line in lines if line.startswith(wanted)})
+
+
+def is_sound(folder: Path) -> bool:
+    """Whether a kept library is whole and nobody but this user could have written it."""
+    try:
+        stat = folder.stat()
+        if stat.st_uid != os.getuid() or stat.st_mode & 0o022:
+            return False
+        recorded = json.loads((folder / "manifest.json").read_bytes())
+        return recorded == manifest((folder / "decoder.so").read_bytes())
+    except (OSError, ValueError):
+        return False
+
+
+def manifest(library_bytes: bytes) -> dict[str, str]:
+    """What is recorded of a library."""
+    return {"decoder.so": hashlib.sha256(library_bytes).hexdigest()}
+
+
+def build(source: bytes, found: str, folder: Path) -> None:
+    """Compile into a folder of its own, and rename that into place.
+
+    Raises: NativeUnavailableError with the compiler's first complaint; OSError.
+    """
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as place:
+        made = Path(place) / "made"
+        made.mkdir(mode=0o700)
+        (Path(place) / "decoder.c").write_bytes(source)
+        command = [found, *flags(), "decoder.c", "-o", "made/decoder.so", "-lm"]
+        try:
+            done = subprocess.run(  # noqa: S603 (the user's own compiler)
+                command, cwd=place, capture_output=True, timeout=COMPILE_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise NativeUnavailableError(f"{found} took over {COMPILE_SECONDS:.0f} s") from None
+        if done.returncode:
+            complaint = done.stderr.decode(errors="replace").strip().partition("\n")[0]
+            raise NativeUnavailableError(f"{found} failed on decoder.c: {complaint}")
+        library_bytes = (made / "decoder.so").read_bytes()
+        (made / "manifest.json").write_text(json.dumps(manifest(library_bytes)), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)  # there only if damaged
+        try:
+            made.rename(folder)
+        except OSError:
+            # Another process was first; its library is as good, if it is whole.
+            if not is_sound(folder):
+                raise
