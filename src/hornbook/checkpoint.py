@@ -9,6 +9,8 @@ size and SHA-256; they are checked before anything is used, and a damaged checkp
 over for the one before it, loudly.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -16,13 +18,19 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from hornbook.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Found = TypeVar("Found")
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -47,6 +55,8 @@ def save(folder: Path, kind: str, checkpoint: Checkpoint) -> Path:
     `kind` is "step" or "best". A sound one of the same step is kept as it is: a step has one state.
     Raises: CheckpointError with the path when the disk refuses; the older ones are then intact.
     """
+    import safetensors.torch
+
     final = folder / f"{kind}-{checkpoint.step:08d}"
     temporary = folder / f".writing-{final.name}"
     if is_sound(final):
@@ -101,12 +111,28 @@ def load(folder: Path, kind: str) -> Checkpoint:
 
     Raises: CheckpointError when there is none.
     """
+    return newest_sound(folder, kind, read)
+
+
+def load_arrays(folder: Path, kind: str) -> dict[str, NDArray[Any]]:
+    """The model's weights alone, as numpy arrays and without torch, from the same checkpoint.
+
+    Raises: CheckpointError when there is none.
+    """
+    return newest_sound(folder, kind, read_arrays)
+
+
+def newest_sound(folder: Path, kind: str, read_one: Callable[[Path], Found]) -> Found:
+    """What the newest sound checkpoint gives; the damaged ones are warned of.
+
+    Raises: CheckpointError when there is none.
+    """
     found = folders(folder, kind)
     for path in found:
         try:
-            return read(path)
+            return read_one(path)
         except CheckpointError as error:
-            warnings.warn(f"skipped a damaged checkpoint: {error}", DamagedCheckpointWarning, 2)
+            warnings.warn(f"skipped a damaged checkpoint: {error}", DamagedCheckpointWarning, 3)
     if found:
         raise CheckpointError(f"{folder}: no sound {kind!r} checkpoint among {len(found)}")
     raise CheckpointError(f"{folder}: no {kind!r} checkpoint here")
@@ -122,21 +148,51 @@ def read(path: Path) -> Checkpoint:
 
     Raises: CheckpointError saying which file is wrong and how.
     """
+    import safetensors.torch
+
+    state, files = read_files(path)
+    tensors = {name: parse(path, safetensors.torch.load, data) for name, data in files.items()}
+    return Checkpoint(state["step"], tensors, state)
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The model's weights of one checkpoint folder, verified.
+
+    Raises: CheckpointError saying which file is wrong and how.
+    """
+    import safetensors.numpy
+
+    _, files = read_files(path)
+    return parse(path, safetensors.numpy.load, files.get("model", b""))
+
+
+def parse(path: Path, load_bytes: Callable[[bytes], Found], data: bytes) -> Found:
+    """One file's tensors.
+
+    Raises: CheckpointError when it is no safetensors file.
+    """
+    try:
+        return load_bytes(data)
+    except (KeyError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: unreadable: {error}") from None
+
+
+def read_files(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The state, and the bytes of each file of tensors by its name without the ending; verified.
+
+    Raises: CheckpointError saying which file is wrong and how.
+    """
     contents = read_verified(path)
     try:
         state = json.loads(contents.pop("state.json"))
-        tensors = {
-            name.removesuffix(".safetensors"): safetensors.torch.load(data)
-            for name, data in contents.items()
-        }
-    except (KeyError, ValueError, SafetensorError) as error:
+    except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: unreadable: {error}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: not in the checkpoint format {FORMAT}; "
             "it was written by another version of hornbook"
         )
-    return Checkpoint(state["step"], tensors, state)
+    return state, {name.removesuffix(".safetensors"): data for name, data in contents.items()}
 
 
 def read_verified(path: Path) -> dict[str, bytes]:

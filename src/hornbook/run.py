@@ -4,24 +4,30 @@ config.toml  environment.json  tokenizer.json  metrics.jsonl  checkpoints/  samp
 loss.png
 """
 
+from __future__ import annotations
+
 import json
-import os
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from hornbook import checkpoint, generate
 from hornbook.config import Config, SamplingConfig, load_config
-from hornbook.data import Tokens, prepare
 from hornbook.errors import CheckpointError, ConfigError
-from hornbook.evaluation import Evaluation, evaluate
-from hornbook.models import LanguageModel, build
 from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import Tokenizer, load_tokenizer
+
+# Imported where they are used: a run can be written from without torch.
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Sequence
+
+    import torch
+
+    from hornbook.data import Tokens
+    from hornbook.evaluation import Evaluation
+    from hornbook.models import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -186,6 +192,8 @@ class TrainedModel:
 
         Raises: DataError; CheckpointError when the text has changed.
         """
+        from hornbook.data import prepare
+
         corpus = read_corpus(self.config.data.corpus, encoding=self.config.data.encoding)
         check_same_text(corpus, self.folder)
         tokens = prepare(corpus, self.config.data, self.tokenizer).validation
@@ -200,6 +208,8 @@ class TrainedModel:
 
     def evaluate_tokens(self, tokens: Tokens) -> Evaluation:
         """The exact loss on tokens of this model's tokenizer."""
+        from hornbook.evaluation import evaluate
+
         return evaluate(self.model, self.tokenizer, tokens, block_size=self.config.model.block_size)
 
 
@@ -227,6 +237,8 @@ def load(
 
     Raises: CheckpointError when the run is missing, unfinished or damaged.
     """
+    from hornbook.models import build
+
     folder = open_run(path)
     config = load_config(folder.config)
     tokenizer = load_tokenizer(folder.tokenizer)
@@ -237,13 +249,17 @@ def load(
 
 
 def load_checkpoint(folder: RunFolder, which: Literal["best", "last"]) -> checkpoint.Checkpoint:
-    """The best or last checkpoint; the last one also stands in for a best not yet chosen.
+    """The best or last checkpoint.
 
     Raises: CheckpointError when there is none.
     """
-    if which == "best" and checkpoint.folders(folder.checkpoints, "best"):
-        return checkpoint.load(folder.checkpoints, "best")
-    return checkpoint.load(folder.checkpoints, "step")
+    return checkpoint.load(folder.checkpoints, checkpoint_kind(folder, which))
+
+
+def checkpoint_kind(folder: RunFolder, which: Literal["best", "last"]) -> str:
+    """The kind of checkpoint meant; the last one also stands in for a best not yet chosen."""
+    best = which == "best" and checkpoint.folders(folder.checkpoints, "best")
+    return "best" if best else "step"
 
 
 def load_weights(model: LanguageModel, tensors: dict[str, torch.Tensor], folder: RunFolder) -> None:

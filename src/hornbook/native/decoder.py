@@ -81,7 +81,7 @@ def aligned(array: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
-def pad(array: Floats, *sizes: int) -> Floats:
+def pad(array: NDArray[Any], *sizes: int) -> NDArray[Any]:
     """Zeros after the end of each dimension, up to `sizes`."""
     return np.pad(array, [(0, size - now) for now, size in zip(array.shape, sizes, strict=True)])
 
@@ -106,6 +106,12 @@ def weight_names(n_layer: int) -> list[str]:
     parts += [f"attention.{part}" for part in of_attention]
     blocks = [f"blocks.{layer}.{part}.weight" for layer in range(n_layer) for part in parts]
     return ["embedding.weight", *blocks, "norm.weight", "logits.weight"]
+
+
+def cache_bytes(config: ModelConfig) -> int:
+    """What the keys and values of one row take."""
+    padded = up_to(config.block_size, PANEL) * up_to(config.head_width, 16)
+    return 2 * 4 * config.n_layer * config.n_head * padded
 
 
 def choose_precision(parameters: int) -> Precision:
@@ -221,7 +227,7 @@ class Decoder:
         layer_array = (Layer * config.n_layer)(*layers)
         self._kept.append(layer_array)
         cosines, sines = rotary_angles(config.block_size, D)
-        numbers = config.n_layer * self.rows * H * up_to(config.block_size, PANEL) * padded_D
+        numbers = self.rows * cache_bytes(config) // 8
         return Model(
             self.vocab_size, config.block_size, config.n_layer, H, C, D,
             KINDS[self.precision], self.threads, self.rows, EPSILON,

@@ -73,7 +73,7 @@ def library() -> ctypes.CDLL:
 def key(source: bytes, found: str) -> str:
     """A name for the library of this source, compiler and processor.
 
-    A compiler goes by its file's size and time: asking it for its version takes 10 ms at each start.
+    A compiler goes by its file's size and time: asking it for its version would take a process.
     """
     binary = Path(found).resolve()
     stat = binary.stat()
