@@ -13,7 +13,7 @@ from test_gpt import small_gpt
 import hornbook as hb
 from hornbook import generate
 from hornbook.config import SamplingConfig
-from hornbook.errors import UnknownCharacterError
+from hornbook.errors import CheckpointError, UnknownCharacterError
 from hornbook.generate import draw, in_order, probabilities, spell, stream, streams, tokens, until
 
 GREEDY = SamplingConfig(temperature=0)
@@ -128,6 +128,8 @@ def test_drawing_never_takes_what_has_no_probability() -> None:
     highest = AlwaysHighest(np.random.PCG64())
     assert draw(np.array([0.0, 0.3, 0.0, 0.7, 0.0]), highest) == 3
     assert draw(np.full(1000, 1e-3), highest) == 999
+    with pytest.raises(CheckpointError, match="NaN"):
+        draw(np.full(3, np.nan), highest)
 
 
 @given(

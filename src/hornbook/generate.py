@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from hornbook.config import SamplingConfig
+from hornbook.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -87,8 +88,13 @@ def probabilities(
 
 
 def draw(p_V: NDArray[np.float64], generator: np.random.Generator) -> int:
-    """One token by lot; never one of probability 0."""
+    """One token by lot; never one of probability 0.
+
+    Raises: CheckpointError for probabilities that are not numbers: the weights are no model's.
+    """
     cumulative = p_V.cumsum()
+    if not cumulative[-1] > 0:
+        raise CheckpointError("the model gives no probabilities: its logits are NaN or infinite")
     return int(np.searchsorted(cumulative / cumulative[-1], generator.random(), side="right"))
 
 

@@ -292,10 +292,12 @@ def check_shapes(config: ModelConfig, weights: Weights) -> None:
     }  # fmt: skip
     names = weight_names(config.n_layer)
     for name in names:
-        expected, found = shapes[name.split(".")[-2]], getattr(weights.get(name), "shape", None)
-        if found != expected or V == 0:
+        expected, array = shapes[name.split(".")[-2]], weights.get(name)
+        if array is None or array.shape != expected or array.dtype != np.float32 or V == 0:
+            found = "none" if array is None else f"{array.dtype} {list(array.shape)}"
             raise CheckpointError(
-                f"the weights do not fit config.toml: {name}: expected {expected}, found {found}"
+                f"the weights do not fit config.toml: {name}: expected float32 {list(expected)}, "
+                f"found {found}"
             )
     if strangers := sorted(weights.keys() - set(names)):
         raise CheckpointError(f"the weights do not fit config.toml: unexpected {strangers[0]}")

@@ -45,18 +45,25 @@ def flags() -> list[str]:
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL:
-    """The library, compiled if need be (about a second).
+    """The library of this machine, kept in the cache folder.
+
+    Raises: NativeUnavailableError with the reason in one line.
+    """
+    return load(cache_folder() / "native", compiler())
+
+
+def load(kept: Path, found: str | None) -> ctypes.CDLL:
+    """The library from a folder of kept ones; compiled if need be, which takes about a second.
 
     Raises: NativeUnavailableError with the reason in one line.
     """
     if os.name != "posix":
         raise NativeUnavailableError(f"the C decoder needs POSIX threads; this is {sys.platform}")
-    found = compiler()
     if found is None:
         raise NativeUnavailableError("found no C compiler (cc, gcc or clang)")
     source = files("hornbook.native").joinpath("decoder.c").read_bytes()
-    folder = cache_folder() / "native" / key(source, found)
     try:
+        folder = kept / key(source, found)
         if not is_sound(folder):
             build(source, found, folder)
         loaded = ctypes.CDLL(str(folder / "decoder.so"))
