@@ -14,7 +14,8 @@ from torch import Tensor
 
 from hornbook.config import DataConfig
 from hornbook.errors import DataError
-from hornbook.text import Corpus, cache_folder
+from hornbook.cache import cache_folder
+from hornbook.text import Corpus
 from hornbook.tokenizer import Tokenizer, build_tokenizer
 
 FORMAT = 1
