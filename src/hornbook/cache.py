@@ -22,6 +22,7 @@ from pathlib import Path
 MOST_BYTES = 10 * 10**9
 MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
+_LOCK = ".lock"
 
 
 class DamagedCacheWarning(UserWarning):
@@ -38,53 +39,44 @@ def cache_folder() -> Path:
 
 def is_sound(folder: Path) -> bool:
     """Whether a folder is there with every file as recorded; a damaged one is warned of."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        for name, recorded in manifest.items():
-            if _facts(folder / name) != recorded:
-                raise ValueError(f"{name} is not what was written")
-        if not manifest:
-            raise ValueError(f"{MANIFEST} is empty")
-    except (FileNotFoundError, NotADirectoryError):
-        if not folder.is_dir():
-            return False
-        damage = "a file is missing"
-    except OSError as error:
-        damage = error.strerror or str(error)
-    except (ValueError, AttributeError) as error:
-        damage = str(error)
-    else:
-        with suppress(OSError):
-            os.utime(folder / MANIFEST)  # used now: the last to be removed
-        return True
-    warnings.warn(f"{folder}: {damage}; it is made again", DamagedCacheWarning, stacklevel=3)
-    return False
+    if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises where it may not look
+        return False
+    if damage := _damage(folder):
+        warnings.warn(f"{folder}: {damage}; it is made again", DamagedCacheWarning, stacklevel=3)
+        return False
+    with suppress(OSError):
+        os.utime(folder / MANIFEST)  # used now, so the last to be removed
+    return True
 
 
 @contextmanager
 def fill(folder: Path) -> Iterator[Path]:
     """A place to write a folder's files, which then appears under its name, hashed, all at once.
 
-    The place holds what an earlier, killed attempt left there; nobody else writes to it meanwhile
-    (whoever comes second gets an empty place). An error leaves it, for the next attempt.
+    Whoever is interrupted or killed leaves the place to the next attempt, which finds the files
+    written so far in it; an error removes it. Of two at a time, the second gets a place of its own.
     Raises: OSError when the cache cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     place = folder.parent / f"{_PARTIAL}{folder.name}"
     place.mkdir(exist_ok=True)
-    with (place / ".lock").open("w") as lock:
+    with (place / _LOCK).open("w") as lock:
         if not _claim(lock.fileno()):
             place = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_PARTIAL))
-        yield place
-        names = sorted(path.name for path in place.iterdir() if path.name != ".lock")
-        manifest = {name: _facts(place / name) for name in names}
-        with (place / MANIFEST).open("w") as file:
-            json.dump(manifest, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        (place / ".lock").unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        place.rename(folder)
+        try:
+            yield place
+            names = sorted(path.name for path in place.iterdir() if path.name != _LOCK)
+            manifest = {name: _facts(place / name) for name in names}
+            with (place / MANIFEST).open("w", encoding="utf-8") as file:
+                json.dump(manifest, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            (place / _LOCK).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            place.rename(folder)
+        except Exception:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
     prune(folder)
 
 
@@ -101,6 +93,18 @@ def prune(newest: Path, most_bytes: int = MOST_BYTES) -> None:
         if total > most_bytes and folder != newest:
             shutil.rmtree(folder, ignore_errors=True)
             total -= size
+
+
+def _damage(folder: Path) -> str:
+    """What is wrong with a folder, in a few words; "" for nothing."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        wrong = [name for name in manifest if _facts(folder / name) != manifest[name]]
+    except OSError as error:
+        return f"{Path(error.filename or folder).name}: {error.strerror}"
+    except (ValueError, TypeError):
+        return f"{MANIFEST} is not one"
+    return f"{wrong[0]} is not what was written" if wrong else "" if manifest else "nothing in it"
 
 
 def _facts(path: Path) -> dict[str, object]:

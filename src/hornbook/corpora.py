@@ -1,4 +1,4 @@
-"""The texts known by name: where each lies on this machine, and how it is fetched where it is not."""
+"""The texts known by name: where each lies on this machine, or how it is fetched."""
 
 from __future__ import annotations
 

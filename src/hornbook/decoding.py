@@ -96,9 +96,12 @@ def expect_encoding(encoding: str) -> None:
 
 def _read(file: BinaryIO, size: int, source: Source) -> bytes:
     try:
-        return file.read(size)
+        data = file.read(size)
     except OSError as error:
         raise DataError(f"cannot read {source.shown}: {reason(error)}") from None
+    # Looked at again after each chunk (a microsecond): nothing made of a changed one is ever kept.
+    source.check(file)
+    return data
 
 
 def _codec(name: str, marked: str | None) -> str:

@@ -32,6 +32,9 @@ class Held:
         """The bytes from their start."""
         return BytesIO(self.data)
 
+    def check(self, file: BinaryIO) -> None:
+        """Bytes in memory do not change."""
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -47,10 +50,17 @@ class Stored:
             file = self.path.open("rb")
         except OSError as error:
             raise cannot_read(self.path, error) from None
-        if signature_of(os.fstat(file.fileno())) != self.signature:
+        try:
+            self.check(file)
+        except DataError:
             file.close()
-            raise DataError(f"{self.shown} was changed while it was being read: start again")
+            raise
         return file
+
+    def check(self, file: BinaryIO) -> None:
+        """See that the open file is still the same. Raises: DataError."""
+        if signature_of(os.fstat(file.fileno())) != self.signature:
+            raise DataError(f"{self.shown} was changed while it was being read: start again")
 
 
 Source: TypeAlias = Held | Stored
