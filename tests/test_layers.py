@@ -11,9 +11,13 @@ SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"config"},
+    {"config", "storage", "cache", "sources"},
+    {"decoding", "corpora"},
+    {"survey"},
     {"text", "tokenizer", "counting"},
+    {"arrays"},
     {"data", "models", "machine", "checkpoint", "native"},
+    {"muon"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
     {"training", "writer"},

@@ -1,26 +1,24 @@
 """decoder.c as a loaded library: compiled with the C compiler that is there, and kept.
 
-    <cache>/native/<key>/decoder.so      readable and writable by the user alone
-    <cache>/native/<key>/manifest.json   its SHA-256, checked before it is loaded
+    <cache>/native/<key>/    decoder.so decoder.c manifest.json
 
-The key is a hash of all that the library depends on: source, flags, compiler, processor.
+The key is a hash of all that the library depends on: source, flags, compiler, processor. The
+library is loaded only when it has the SHA-256 of the manifest and nobody else can write there.
 """
 
 import ctypes
 import hashlib
-import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
+from hornbook import cache
 from hornbook.errors import HornbookError
-from hornbook.text import cache_folder
 
 COMPILE_SECONDS = 120.0
 
@@ -49,7 +47,7 @@ def library() -> ctypes.CDLL:
 
     Raises: NativeUnavailableError with the reason in one line.
     """
-    return load(cache_folder() / "native", compiler())
+    return load(cache.cache_folder() / "native", compiler())
 
 
 def load(kept: Path, found: str | None) -> ctypes.CDLL:
@@ -63,8 +61,13 @@ def load(kept: Path, found: str | None) -> ctypes.CDLL:
         raise NativeUnavailableError("found no C compiler (cc, gcc or clang)")
     source = files("hornbook.native").joinpath("decoder.c").read_bytes()
     try:
+        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if kept.stat().st_uid != os.getuid() or kept.stat().st_mode & 0o022:
+            raise NativeUnavailableError(
+                f"{kept} can be written by others, so nothing is loaded from it; remove it"
+            )
         folder = kept / key(source, found)
-        if not is_sound(folder):
+        if not cache.is_sound(folder):
             build(source, found, folder)
         loaded = ctypes.CDLL(str(folder / "decoder.so"))
     except OSError as error:
@@ -99,34 +102,14 @@ def processor_features() -> list[str]:
     return sorted({line for line in lines if line.startswith(wanted)})
 
 
-def is_sound(folder: Path) -> bool:
-    """Whether a kept library is whole and nobody but this user could have written it."""
-    try:
-        stat = folder.stat()
-        if stat.st_uid != os.getuid() or stat.st_mode & 0o022:
-            return False
-        recorded = json.loads((folder / "manifest.json").read_bytes())
-        return recorded == manifest((folder / "decoder.so").read_bytes())
-    except (OSError, ValueError):
-        return False
-
-
-def manifest(library_bytes: bytes) -> dict[str, str]:
-    """What is recorded of a library."""
-    return {"decoder.so": hashlib.sha256(library_bytes).hexdigest()}
-
-
 def build(source: bytes, found: str, folder: Path) -> None:
-    """Compile into a folder of its own, and rename that into place.
+    """Compile into a folder of the cache.
 
     Raises: NativeUnavailableError with the compiler's first complaint; OSError.
     """
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as place:
-        made = Path(place) / "made"
-        made.mkdir(mode=0o700)
-        (Path(place) / "decoder.c").write_bytes(source)
-        command = [found, *flags(), "decoder.c", "-o", "made/decoder.so", "-lm"]
+    with cache.fill(folder) as place:
+        (place / "decoder.c").write_bytes(source)
+        command = [found, *flags(), "decoder.c", "-o", "decoder.so", "-lm"]
         try:
             done = subprocess.run(  # noqa: S603 (the user's own compiler)
                 command, cwd=place, capture_output=True, timeout=COMPILE_SECONDS, check=False
@@ -136,12 +119,3 @@ def build(source: bytes, found: str, folder: Path) -> None:
         if done.returncode:
             complaint = done.stderr.decode(errors="replace").strip().partition("\n")[0]
             raise NativeUnavailableError(f"{found} failed on decoder.c: {complaint}")
-        library_bytes = (made / "decoder.so").read_bytes()
-        (made / "manifest.json").write_text(json.dumps(manifest(library_bytes)), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)  # there only if damaged
-        try:
-            made.rename(folder)
-        except OSError:
-            # Another process was first; its library is as good, if it is whole.
-            if not is_sound(folder):
-                raise
