@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from hornbook import native
 from hornbook.config import TrainConfig
 from hornbook.errors import ConfigError
 
@@ -96,6 +97,15 @@ def choose_compile(device: str, wanted: str, steps: int) -> Choice:
     if steps < STEPS_WORTH_COMPILING:
         return Choice("off", f"{steps} steps end before compiling (about 20 s) pays")
     return Choice("on", "about twice the speed, after about 20 s")
+
+
+def choose_writing() -> Choice:
+    """Whether GPTs write in C or by torch; compiles the decoder where that has not been done."""
+    try:
+        native.library()
+    except native.NativeUnavailableError as error:
+        return Choice("torch", f"{error}; writing is about ten times slower, and starts later")
+    return Choice("C", f"compiled by {native.compiler()}")
 
 
 @dataclass(frozen=True)

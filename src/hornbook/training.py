@@ -21,6 +21,7 @@ from hornbook.data import Dataset, batch, check_length, prepare
 from hornbook.errors import NonFiniteLossError
 from hornbook.evaluation import estimate
 from hornbook.models import GPT, LanguageModel, build
+from hornbook.models.reader import snapshot
 from hornbook.optimizer import Optimizers, learning_rate_scale
 from hornbook.run import (
     RunFolder,
@@ -331,7 +332,7 @@ def validation_loss(training: Training) -> float:
 def write_sample(training: Training) -> str:
     """A short sample of the present model; the training stream is not disturbed."""
     pieces = generate.stream(
-        training.model,
+        snapshot(training.model),
         training.dataset.tokenizer,
         max_new_tokens=training.config.train.sample_tokens,
         sampling=SamplingConfig(temperature=0.8),

@@ -10,7 +10,7 @@ import numpy as np
 from hornbook import checkpoint, generate, run
 from hornbook.config import Config, SamplingConfig, load_config
 from hornbook.errors import CheckpointError, ConfigError, DataError
-from hornbook.native import Decoder, NativeUnavailableError, cache_bytes
+from hornbook.native import Decoder, NativeUnavailableError, cache_bytes, weight_names
 from hornbook.text import read_corpus
 from hornbook.tokenizer import Tokenizer, load_tokenizer
 
@@ -109,7 +109,9 @@ def open_native(
     tokenizer = load_tokenizer(folder.tokenizer)
     kind = run.checkpoint_kind(folder, which)
     arrays = checkpoint.load_arrays(folder.checkpoints, kind)
-    if arrays.get("logits.weight", np.empty(0)).shape[0] != tokenizer.vocab_size:
+    if sorted(arrays) != sorted(weight_names(config.model.n_layer)):
+        raise NativeUnavailableError("this run holds more or less than a GPT's weights")
+    if len(arrays["logits.weight"]) != tokenizer.vocab_size:
         raise CheckpointError(f"{folder.path}: the weights do not fit tokenizer.json")
     rows = max(1, min(rows, MOST_ROWS, MOST_CACHE_BYTES // cache_bytes(config.model)))
     try:
