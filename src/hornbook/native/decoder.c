@@ -19,7 +19,6 @@
  */
 #include <math.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -91,52 +90,46 @@ struct Decoder {
 
 /* ---- waiting ---- */
 
-static void relax(int tries)
-{
-    /* A thread that waits long has lost its core to another program: let it have this one. */
-    if (tries % 4096 == 4095)
-        sched_yield();
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#endif
-}
-
-static void barrier(Decoder *d)
-{
-    unsigned round = atomic_load(&d->round);
-    if (atomic_fetch_add(&d->arrived, 1) + 1 == (unsigned)d->model.threads) {
-        atomic_store(&d->arrived, 0);
-        atomic_fetch_add(&d->round, 1);
-        return;
-    }
-    for (int tries = 0; atomic_load(&d->round) == round; tries++)
-        relax(tries);
-}
-
-/* Wait for a pass after `seen`: awake for about 0.1 ms, which drawing a token takes, then asleep. */
-static void await_pass(Decoder *d, unsigned seen)
+/* Wait until a counter leaves `seen`: awake for about 0.1 ms, which is longer than drawing a token
+ * takes, and then asleep, so that a machine with other work gives this core to whom we wait for. */
+static void await(Decoder *d, atomic_uint *counter, unsigned seen)
 {
     for (int tries = 0; tries < 4000; tries++) {
-        if (atomic_load(&d->pass) != seen)
+        if (atomic_load(counter) != seen)
             return;
-        relax(tries);
+#if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+#endif
     }
     pthread_mutex_lock(&d->lock);
     atomic_fetch_add(&d->sleepers, 1);
-    while (atomic_load(&d->pass) == seen)
+    while (atomic_load(counter) == seen)
         pthread_cond_wait(&d->awake, &d->lock);
     atomic_fetch_sub(&d->sleepers, 1);
     pthread_mutex_unlock(&d->lock);
 }
 
-static void announce_pass(Decoder *d)
+/* Move a counter on, and wake who sleeps. The order of all these atomics lets nobody sleep on:
+ * a sleeper counts itself before it looks at the counter for the last time. */
+static void advance(Decoder *d, atomic_uint *counter)
 {
-    atomic_fetch_add(&d->pass, 1);
+    atomic_fetch_add(counter, 1);
     if (atomic_load(&d->sleepers) == 0)
         return;
     pthread_mutex_lock(&d->lock);
     pthread_cond_broadcast(&d->awake);
     pthread_mutex_unlock(&d->lock);
+}
+
+static void barrier(Decoder *d)
+{
+    unsigned round = atomic_load(&d->round);
+    if (atomic_fetch_add(&d->arrived, 1) + 1 < (unsigned)d->model.threads) {
+        await(d, &d->round, round);
+    } else {
+        atomic_store(&d->arrived, 0);
+        advance(d, &d->round);
+    }
 }
 
 /* ---- products ---- */
@@ -444,7 +437,7 @@ static void *work(void *argument)
     Worker *me = argument;
     Decoder *d = me->decoder;
     for (unsigned seen = 0;; seen++) {
-        await_pass(d, seen);
+        await(d, &d->pass, seen);
         if (atomic_load(&d->closing))
             return NULL;
         read_lanes(d, me);
@@ -456,7 +449,7 @@ static void *work(void *argument)
 void hornbook_close(Decoder *d)
 {
     atomic_store(&d->closing, 1);
-    announce_pass(d);
+    advance(d, &d->pass);
     for (int i = 1; i < d->model.threads; i++)
         pthread_join(d->workers[i].thread, NULL);
     for (int i = 0; d->workers && i < d->wanted_threads; i++) {
@@ -549,7 +542,7 @@ int hornbook_read(Decoder *d, const int32_t *tokens, const int32_t *row, int32_t
                    d->model.embedding + (size_t)tokens[done + lane] * d->width,
                    d->width * sizeof(float));
         }
-        announce_pass(d);
+        advance(d, &d->pass);
         read_lanes(d, &d->workers[0]);
     }
     return 0;
