@@ -118,7 +118,9 @@ def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder) -> str:
     """
     if asked == "-":
         kept = folder.path / "input.txt"
-        checkpoint.write_atomically(kept, corpus.text.encode())
+        # In chunks: what comes through a pipe may be larger than memory.
+        with kept.open("wb") as file:
+            file.writelines(chunk.encode() for chunk in corpus.chunks())
         return str(kept.resolve())
     by_name = any(asked in (known.name, *known.aliases) for known in CATALOGUE)
     path = Path(asked).expanduser()
