@@ -11,12 +11,13 @@ SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"config", "cache", "sources"},
+    {"config", "storage", "cache", "sources"},
     {"decoding", "corpora"},
     {"survey"},
     {"text", "tokenizer", "counting"},
     {"arrays"},
     {"data", "models", "machine", "checkpoint"},
+    {"muon"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
     {"training"},

@@ -38,6 +38,12 @@ class NonFiniteLossError(HornbookError):
     exit_code = 3
 
 
+class HornbookWarning(UserWarning):
+    """What the user should know and need not stop for; the command line gives each a line."""
+
+    label = "note"
+
+
 def reason(error: BaseException) -> str:
     """What an error says, on one line; its class's name where it says nothing."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
