@@ -10,6 +10,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import Tokenizer
 
+LARGE_CHARACTERS = 50_000_000
+
 
 def refuse_flag(_type: object, value: str | None) -> None:
     """See that a corpus is no mistyped option: one hyphen alone is standard input."""
@@ -39,6 +41,11 @@ def read(corpus: str, encoding: str | None) -> Corpus:
             bar.stop()
     for remark in found.notes:
         note(remark)
+    if found.characters > LARGE_CHARACTERS:
+        note(
+            f"{found.characters:,} characters: the first time their tokens take a while to prepare;"
+            " stopped, the next attempt goes on from there"
+        )
     return found
 
 
