@@ -11,7 +11,7 @@ SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"config", "storage"},
+    {"config", "storage", "lock"},
     {"text", "tokenizer", "counting"},
     {"data", "models", "machine", "checkpoint"},
     {"muon"},
