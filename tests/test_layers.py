@@ -17,7 +17,7 @@ LAYERS = [
     {"muon"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
-    {"training"},
+    {"training", "verification"},
     {"result"},
     {"explain", "ladder", "lessons"},
     {"cli"},

@@ -191,11 +191,14 @@ class RunFolder:
             raise CheckpointError(f"{self.manifest}: damaged: it does not list the run's files")
         return found
 
-    def check(self, path: Path, manifest: Manifest) -> None:
-        """See that one of the run's own files is as it was written.
+    def check(self, path: Path) -> None:
+        """See that one of the run's own files is as `run.json` has it.
 
         Raises: CheckpointError saying how it is not.
         """
+        manifest = self.read_manifest()
+        if manifest is None:
+            return
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -254,10 +257,8 @@ def open_run(path: str | os.PathLike[str]) -> RunFolder:
     """
     folder = RunFolder(Path(path))
     if folder.config.is_file():
-        manifest = folder.read_manifest()
-        if manifest is not None:
-            for file in folder.own_files:
-                folder.check(file, manifest)
+        for file in folder.own_files:
+            folder.check(file)
         return folder
     if folder.checkpoints.is_dir():
         raise CheckpointError(f"{folder.config}: missing from this run")

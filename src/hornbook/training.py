@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -361,7 +361,7 @@ def scale_at(config: Config, step: int) -> float:
     )
 
 
-def steps(training: Training) -> Iterator[StepMetrics]:
+def steps(training: Training) -> Generator[StepMetrics, None, None]:
     """Train to the end, yielding each step's metrics.
 
     Validation loss and a sample come every `eval_interval` steps and at the end, a checkpoint
@@ -401,7 +401,7 @@ def train(
     out: str | Path | None = None,
     resume_from: str | Path | None = None,
     disk: Disk = DISK,
-) -> Iterator[StepMetrics]:
+) -> Generator[StepMetrics, None, None]:
     """Train a model, or go on training one: a generator of step metrics.
 
     `out` names the run folder (``runs/<corpus>-<n>`` unless given), for `hornbook.load`.
