@@ -14,6 +14,7 @@ from rich.markup import escape
 from hornbook import __version__
 from hornbook.errors import HornbookError, HornbookWarning
 
+as_python_does = warnings.formatwarning
 app = App(
     name="hornbook",
     help="Language models from letters up, that you can see through.",
@@ -45,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command; the exit status. Every error is one message on stderr."""
     status = 0
     listen()
-    warnings.showwarning = show_warning
+    warnings.formatwarning = format_warning
     try:
         status = app(list(arguments))
         sys.stdout.flush()
@@ -95,16 +96,21 @@ def leave(number: int, _frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object
-) -> None:
-    """A warning of ours is one line on stderr; others are shown as Python does."""
-    if issubclass(category, HornbookWarning):
-        style = "bold yellow" if category.label == "warning" else "dim"
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
+def format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning of ours as one line; others as Python has them."""
+    if not issubclass(category, HornbookWarning):
+        return as_python_does(message, category, filename, lineno, line)
+    style = "bold yellow" if category.label == "warning" else "dim"
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    with console.capture() as written:
         console.print(f"[{style}]{category.label}:[/] {escape(str(message))}")
-    else:
-        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
+    return written.get()
 
 
 def complain(message: str, status: int, hint: str = "") -> int:
