@@ -38,12 +38,12 @@ class NonFiniteLossError(HornbookError):
     exit_code = 3
 
 
-<<<<<<< HEAD
 class HornbookWarning(UserWarning):
     """What the user should know and need not stop for; the command line gives each a line."""
 
     label = "note"
-=======
+
+
 def reason(error: BaseException) -> str:
     """What an error says, on one line; its class's name where it says nothing."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -55,4 +55,3 @@ def shown(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= 200 else f"{text[:150]}...{text[-45:]}"
->>>>>>> text

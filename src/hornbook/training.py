@@ -30,12 +30,8 @@ from hornbook.run import (
     new_run_path,
     open_run,
 )
-<<<<<<< HEAD
 from hornbook.storage import DISK, Disk, refused, write_atomically
-from hornbook.text import CATALOGUE, Corpus, read_corpus
-=======
 from hornbook.text import Corpus, read_corpus
->>>>>>> text
 from hornbook.tokenizer import load_tokenizer
 
 
