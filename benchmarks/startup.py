@@ -15,7 +15,31 @@ def measure(*, short: bool = False) -> list[Row]:
     python = seconds(["python", "-c", "pass"])
     torch = seconds(["python", "-c", "import torch"])
     return [
-        Row("hornbook --help", "s", seconds(["hornbook", "--help"]), torch, "importing torch", python, "python alone"),
-        Row("import hornbook", "s", seconds(["python", "-c", "import hornbook"]), torch, "importing torch", python, "python alone"),
-        Row("hornbook corpora", "s", seconds(["hornbook", "corpora"]), torch, "importing torch", python, "python alone"),
+        Row(
+            "hornbook --help",
+            "s",
+            seconds(["hornbook", "--help"]),
+            torch,
+            "importing torch",
+            python,
+            "python alone",
+        ),
+        Row(
+            "import hornbook",
+            "s",
+            seconds(["python", "-c", "import hornbook"]),
+            torch,
+            "importing torch",
+            python,
+            "python alone",
+        ),
+        Row(
+            "hornbook corpora",
+            "s",
+            seconds(["hornbook", "corpora"]),
+            torch,
+            "importing torch",
+            python,
+            "python alone",
+        ),
     ]

@@ -1,23 +1,24 @@
 """Training: tokens a second at nanoGPT's own shapes, the share of the machine's peak, memory, and
 the loss after so many seconds, each beside nanoGPT's recipe in the same run."""
 
-import json
 import sys
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
+import torch
+
+from benchmarks.peers.nanogpt import CPU_RECIPE, GPU_RECIPE, NanoGPT, Recipe, train
 from benchmarks.table import Row, median_seconds, process
+from hornbook import machine
+from hornbook.config import Config
+from hornbook.models import GPT
+from hornbook.optimizer import Optimizers
 
 VOCABULARY = 65
 
 
 def measure(*, short: bool = False) -> list[Row]:
     """Steps at both of nanoGPT's shapes, eager and compiled, and memory at the larger."""
-    import torch
-
-    from benchmarks.peers.nanogpt import CPU_RECIPE, GPU_RECIPE
-
     peak = matrix_peak(torch.bfloat16, 256 if short else 2048)
     rows = [Row("matrix products, bfloat16", "GFLOP/s", peak / 1e9)]
     small = replace(CPU_RECIPE, n_layer=1, n_embd=32) if short else CPU_RECIPE
@@ -32,8 +33,13 @@ def measure(*, short: bool = False) -> list[Row]:
             rows.append(Row(f"{name}, {how}", "tokens/s", ours, theirs, f"nanoGPT, {how}"))
             rows.append(
                 Row(
-                    f"{name}, {how}: of the peak", "share of peak", ours * flops / peak,
-                    theirs * flops / peak, f"nanoGPT, {how}", 1.0, "the peak above",
+                    f"{name}, {how}: of the peak",
+                    "share of peak",
+                    ours * flops / peak,
+                    theirs * flops / peak,
+                    f"nanoGPT, {how}",
+                    1.0,
+                    "the peak above",
                 )
             )
     if not short:
@@ -41,30 +47,27 @@ def measure(*, short: bool = False) -> list[Row]:
             process(["python", "-m", "benchmarks.train", which]).peak_mib
             for which in ("ours", "peer")
         )
-        rows.append(Row("nanoGPT's GPU shape, eager: memory", "MiB", ours, theirs, "nanoGPT, eager"))
+        rows.append(
+            Row("nanoGPT's GPU shape, eager: memory", "MiB", ours, theirs, "nanoGPT, eager")
+        )
     return rows
 
 
-def matrix_peak(dtype: "torch.dtype", size: int) -> float:
+def matrix_peak(dtype: torch.dtype, size: int) -> float:
     """Operations a second of a large square product."""
-    import torch
-
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
     return 2 * size**3 / median_seconds(lambda: a @ b, runs=5)
 
 
-def our_speed(recipe: "Recipe", *, compiled: bool, runs: int) -> tuple[float, float]:
+def our_speed(recipe: Recipe, *, compiled: bool, runs: int) -> tuple[float, float]:
     """Tokens a second of whole training steps of our GPT at a peer's shape; FLOPs a token."""
-    import torch
-
-    from hornbook import machine
-    from hornbook.config import Config
-    from hornbook.models import GPT
-    from hornbook.optimizer import Optimizers
-
     config = Config().override(
-        n_layer=recipe.n_layer, n_head=recipe.n_head, n_embd=recipe.n_embd,
-        block_size=recipe.block_size, batch_size=recipe.batch_size, dropout=recipe.dropout,
+        n_layer=recipe.n_layer,
+        n_head=recipe.n_head,
+        n_embd=recipe.n_embd,
+        block_size=recipe.block_size,
+        batch_size=recipe.batch_size,
+        dropout=recipe.dropout,
     )
     model = GPT(config.model, VOCABULARY)
     model.compute_dtype = machine.choose(config.train).compute_dtype
@@ -85,12 +88,8 @@ def our_speed(recipe: "Recipe", *, compiled: bool, runs: int) -> tuple[float, fl
     return idx.numel() / seconds, 6 * model.parameter_count + attention
 
 
-def peer_speed(recipe: "Recipe", *, compiled: bool, runs: int) -> float:
+def peer_speed(recipe: Recipe, *, compiled: bool, runs: int) -> float:
     """Tokens a second of nanoGPT's steps at the same shape and batch, float32 as on its CPU."""
-    import torch
-
-    from benchmarks.peers.nanogpt import NanoGPT, train
-
     model = NanoGPT(recipe, VOCABULARY)
     if compiled:
         model.compile()
@@ -100,8 +99,6 @@ def peer_speed(recipe: "Recipe", *, compiled: bool, runs: int) -> float:
 
 
 if __name__ == "__main__":
-    from benchmarks.peers.nanogpt import GPU_RECIPE
-
     if sys.argv[1] == "ours":
         our_speed(GPU_RECIPE, compiled=False, runs=1)
     else:

@@ -36,7 +36,6 @@ SHORTEST_SECONDS = 3.0
 CONCLUDING_SECONDS = 5.0
 COUNTING_SECONDS_A_TOKEN = 6e-6
 MOST_COUNTED = 20_000_000
-EVALUATIONS = 10
 # The share of the time that may go into timing the machine.
 TIMING_SHARE = 0.03
 # Compiling the default's block on two cores (docs/experiments.md), and what is left of a step then.
@@ -164,6 +163,7 @@ class Search:
         """Every batch size and compile choice of one shape: the steps that fit, their loss."""
         size = parameter_count(config, self.text.vocab_size)
         block = self.block_size()
+        evaluations = 5 if seconds < 60 else 10
         rows = [2**n for n in range(1, 12)]
         if "batch_size" in self.asked or config.model.model != "gpt":
             rows = [config.train.batch_size]
@@ -183,8 +183,9 @@ class Search:
                     "steps": steps,
                     "dropout": dropout(config, size, tokens, self.text),
                     "compile": "on" if compiled else "off",
-                    "eval_interval": max(1, steps // EVALUATIONS),
-                    "checkpoint_interval": max(1, steps // EVALUATIONS),
+                    "eval_interval": max(1, steps // evaluations),
+                    "checkpoint_interval": max(1, steps // evaluations),
+                    "sample_tokens": min(config.train.sample_tokens, int(seconds)),
                 }
                 yield Plan(
                     config.override(**{k: v for k, v in values.items() if k not in self.asked}),
@@ -325,7 +326,9 @@ def explain(best: Plan, plans: list[Plan], text: Text) -> Iterator[Choice]:
 class Pace:
     """Keeps the number of steps such that training ends when its time does.
 
-    `deadline` is on the clock of time.monotonic.
+    `deadline` is on the clock of time.monotonic. The plan is looked at anew at steps 4, 8, 16 and
+    so on, after each evaluation, and at each of the last steps: the learning rate then follows
+    the new total from where it is.
     """
 
     def __init__(self, deadline: float) -> None:
@@ -336,8 +339,21 @@ class Pace:
     def steps(self, step: int, total: int, eval_interval: int) -> int:
         """How many steps there should be in all, `step` of a planned `total` being done."""
         recent = self.step_seconds[WARM_UP_STEPS:][-RECENT_STEPS:]
-        if not recent:
+        left = self.deadline - time.monotonic() - self.evaluation_seconds
+        if left <= 0:
+            return step
+        power_of_two = step & (step - 1) == 0
+        due = power_of_two or step % eval_interval == 1 or step > 0.9 * total
+        if not recent or not due:
             return total
         seconds = sum(recent) / len(recent) + self.evaluation_seconds / eval_interval
-        left = self.deadline - time.monotonic() - self.evaluation_seconds
-        return step + max(0, int(left / seconds))
+        return step + int(left / seconds)
+
+
+def unplanned(config: Config, text: Text) -> Plan:
+    """Settings that say themselves how long to train, as a plan."""
+    size = parameter_count(config, text.vocab_size)
+    tokens = config.train.steps * config.train.batch_size * config.model.block_size
+    loss = predicted_loss(size, tokens, config.train.steps, text.train_tokens)
+    made = Plan(config, size, loss)
+    return dataclasses.replace(made, reasons=tuple(explain(made, [made], text)))

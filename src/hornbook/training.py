@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hornbook import checkpoint, generate, machine
+from hornbook import budget, checkpoint, generate, machine
 from hornbook.config import Config, SamplingConfig, laptop, load_config
 from hornbook.corpora import CATALOGUE
 from hornbook.data import Dataset, batch, check_length, prepare
@@ -67,6 +67,8 @@ class Training:
     best_loss: float = math.inf
     cuda_random_state: Tensor | None = None
     disk: Disk = DISK
+    plan: budget.Plan | None = None
+    pace: budget.Pace | None = None
 
     @property
     def tokens_per_step(self) -> int:
@@ -80,17 +82,26 @@ def begin(
     *,
     out: str | Path | None = None,
     corpus: Corpus | None = None,
+    started: float | None = None,
+    asked: Collection[str] = (),
     disk: Disk = DISK,
 ) -> Training:
     """Read the text, make the run folder, build the model: all but the first step.
 
-    `corpus` is the text that the settings name, where it has been read already.
+    `corpus` is the text that the settings name, where it has been read already. With the setting
+    `minutes` the model is the best for a run that ends so long after `started` (on the clock of
+    time.monotonic; now, unless given), the settings named in `asked` staying as they are.
     Raises: ConfigError, DataError.
     """
+    started = time.monotonic() if started is None else started
     config = config or laptop()
     corpus = corpus or read_corpus(config.data.corpus, encoding=config.data.encoding)
     chosen = machine.choose(config.train)
     dataset = prepare(corpus, config.data)
+    plan = plan_minutes(config, dataset, chosen, started, asked)
+    if plan:
+        config = plan.config
+        chosen = machine.choose(config.train)
     for tokens, part in ((dataset.train, "training"), (dataset.validation, "validation")):
         check_length(tokens, config.model.block_size if part == "training" else 1, part)
     folder = RunFolder(Path(out) if out else new_run_path(corpus.name))
@@ -114,7 +125,47 @@ def begin(
     write_atomically(folder.environment, json.dumps(environment, indent=1).encode(), disk)
     # Last, because its presence is what makes the folder a run.
     write_atomically(folder.config, config.to_toml().encode(), disk)
+    if plan:
+        training.plan = plan
+        training.pace = budget.Pace(
+            started + 60 * config.train.minutes - budget.concluding_seconds(size_of(dataset))
+        )
     return training
+
+
+def dry_run(
+    config: Config, corpus: Corpus, *, started: float, asked: Collection[str] = ()
+) -> budget.Plan:
+    """The plan that `begin` would follow, and nothing made of it.
+
+    Raises: ConfigError, DataError.
+    """
+    chosen = machine.choose(config.train)
+    dataset = prepare(corpus, config.data)
+    plan = plan_minutes(config, dataset, chosen, started, asked)
+    return plan or budget.unplanned(config, size_of(dataset))
+
+
+def plan_minutes(
+    config: Config,
+    dataset: Dataset,
+    chosen: machine.Machine,
+    started: float,
+    asked: Collection[str],
+) -> budget.Plan | None:
+    """The plan for `minutes` counted from `started`; None where none are set.
+
+    Raises: ConfigError when they are too few.
+    """
+    if not config.train.minutes:
+        return None
+    seconds = started + 60 * config.train.minutes - time.monotonic()
+    return budget.plan(config, size_of(dataset), chosen, seconds, asked=asked)
+
+
+def size_of(dataset: Dataset) -> budget.Text:
+    """What a plan needs to know of a text."""
+    return budget.Text(len(dataset.train), len(dataset.validation), dataset.tokenizer.vocab_size)
 
 
 def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK) -> str:
@@ -148,6 +199,7 @@ def resume(path: str | Path, *, disk: Disk = DISK) -> Training:
         training.optimizers.load_tensors(found.tensors["optimizer"])
         training.step = found.step
         training.seconds = found.state["seconds"]
+        training.config = config.override(steps=found.state.get("steps", config.train.steps))
         training.best_loss = found.state["best_loss"] or math.inf
         training.random_state = torch.tensor(found.state["random_state"], dtype=torch.uint8)
         if found.state["cuda_random_state"]:
@@ -254,16 +306,17 @@ def steps(training: Training) -> Iterator[StepMetrics]:
     caller's) the state is saved, and `resume` goes on from the very step.
     Raises: NonFiniteLossError; CheckpointError when the disk refuses.
     """
-    config = training.config
+    intervals = training.config.train
     saved = 0  # At step 0 there is nothing that beginning anew would not make.
     try:
-        while training.step < config.train.steps:
+        while training.step < training.config.train.steps:
             started = time.perf_counter()
-            scale = scale_at(config, training.step)
+            scale = scale_at(training.config, training.step)
             train_loss, gradient_norm = train_step(training)
             step_seconds = time.perf_counter() - started
             training.seconds += step_seconds
-            at_end = training.step == config.train.steps
+            keep_pace(training, step_seconds)
+            at_end = training.step >= training.config.train.steps
             metrics = StepMetrics(
                 step=training.step,
                 tokens=training.step * training.tokens_per_step,
@@ -273,21 +326,33 @@ def steps(training: Training) -> Iterator[StepMetrics]:
                 gradient_norm=gradient_norm,
                 tokens_per_second=training.tokens_per_step / step_seconds,
             )
-            if at_end or training.step % config.train.eval_interval == 0:
+            if at_end or training.step % intervals.eval_interval == 0:
                 metrics = replace(
                     metrics, val_loss=validation_loss(training), sample=write_sample(training)
                 )
             record(training, metrics)
             if metrics.val_loss is not None:
                 save_if_best(training, metrics.val_loss)
-            if at_end or training.step % config.train.checkpoint_interval == 0:
+            if at_end or training.step % intervals.checkpoint_interval == 0:
                 save_last(training)
                 saved = training.step
+            if training.pace and metrics.val_loss is not None:
+                training.pace.evaluation_seconds = time.perf_counter() - started - step_seconds
             yield metrics
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         if training.step != saved:
             save_last(training)
         raise
+
+
+def keep_pace(training: Training, step_seconds: float) -> None:
+    """Plan more steps or fewer, where the run has a time to end at."""
+    if training.pace is None:
+        return
+    training.pace.step_seconds.append(step_seconds)
+    train = training.config.train
+    planned = training.pace.steps(training.step, train.steps, train.eval_interval)
+    training.config = training.config.override(steps=max(1, planned))
 
 
 def train(
@@ -361,6 +426,7 @@ def save_last(training: Training) -> None:
     cuda = training.cuda_random_state
     state: dict[str, Any] = {
         "seconds": training.seconds,
+        "steps": training.config.train.steps,
         "best_loss": training.best_loss if math.isfinite(training.best_loss) else None,
         "random_state": training.random_state.tolist(),
         "cuda_random_state": None if cuda is None else cuda.tolist(),

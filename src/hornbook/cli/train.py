@@ -3,22 +3,29 @@
 import json as json_format
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from hornbook.cli.terminal import CorpusArgument, read
+from hornbook.cli.terminal import STARTED, CorpusArgument, read
 from hornbook.config import (
+    FIELDS,
     PRESETS,
     Config,
     environment_settings,
     load_config,
+    locate,
     parse_assignments,
 )
 from hornbook.config import (
     preset as named_preset,
 )
 from hornbook.errors import ConfigError, HornbookError
+
+if TYPE_CHECKING:
+    from hornbook.budget import Plan
+
+DEFAULT_MINUTES = 2.0
 
 
 def run(
@@ -31,10 +38,12 @@ def run(
     model: str | None = None,
     config: Path | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
+    minutes: float | None = None,
     steps: int | None = None,
     seed: int | None = None,
     tokenizer: str | None = None,
     encoding: str | None = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
     json: bool = False,
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False,
 ) -> None:
@@ -62,14 +71,19 @@ def run(
         A TOML file of settings; a run's config.toml is one.
     set_
         Any setting as key=value, for example --set n_layer=6; may be given several times.
+    minutes
+        How long the whole command may take: size, batch, steps and the rest are then chosen for
+        this text and this machine, but for what is set here. 2 when nothing else says how long.
     steps
-        How many steps to train.
+        How many steps to train, instead of minutes.
     seed
         Fixes everything that is random.
     tokenizer
         What a token is: char, byte, or bpe.
     encoding
         The text's encoding, where it is not UTF-8.
+    dry_run
+        Say what would be trained and why, and stop there.
     json
         End with one JSON object on stdout, and nothing else there.
     quiet
@@ -78,6 +92,7 @@ def run(
     assignments = parse_assignments(set_ or [])
     flags = {
         "corpus": corpus,
+        "minutes": minutes,
         "steps": steps,
         "seed": seed,
         "tokenizer": tokenizer,
@@ -91,9 +106,15 @@ def run(
             f"--resume goes on with the run's own settings, so {', '.join(named)} cannot be given "
             "too; train a new run for other settings"
         )
-    settings = resolve(preset, model, config, environment_settings() | assignments).override(
-        **given
-    )
+    loose = environment_settings() | assignments
+    settings = resolve(preset, model, config, loose).override(**given)
+    asked = {locate(name)[1] for name in (*loose, *given)}
+    if "minutes" in asked and "steps" in asked:
+        raise ConfigError("--minutes and --steps both say how long to train; give one of them")
+    says_how_long = {"minutes", "steps"} & asked or preset or model or config
+    if not says_how_long:
+        settings = settings.override(minutes=DEFAULT_MINUTES)
+    asked |= {name for name in FIELDS if differs(settings, name)}
 
     # Only now: a wrong setting should not wait for torch.
     from hornbook import training as engine
@@ -105,7 +126,10 @@ def run(
         training = engine.resume(resume)
     else:
         text = read(settings.data.corpus, settings.data.encoding)
-        training = engine.begin(settings, out=out, corpus=text)
+        if dry_run:
+            show_plan(engine.dry_run(settings, text, started=STARTED, asked=asked), json=json)
+            return
+        training = engine.begin(settings, out=out, corpus=text, started=STARTED, asked=asked)
     display.announce(training)
     try:
         with display:
@@ -125,6 +149,21 @@ def run(
         sys.stdout.write(json_format.dumps(result.as_dict()) + "\n")
     else:
         display.conclude(result)
+
+
+def show_plan(plan: "Plan", *, json: bool) -> None:
+    """A plan on stdout: four lines, or one JSON object."""
+    if json:
+        sys.stdout.write(json_format.dumps(plan.as_dict()) + "\n")
+        return
+    for reason in plan.reasons:
+        sys.stdout.write(f"{reason.value:<8} {reason.why}\n")
+
+
+def differs(settings: Config, name: str) -> bool:
+    """Whether a setting is not the default one: a preset or a file has chosen it."""
+    section = FIELDS[name]
+    return getattr(getattr(settings, section), name) != getattr(getattr(Config(), section), name)
 
 
 def resolve(
