@@ -192,7 +192,8 @@ def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk 
     What came on standard input cannot be read twice, so the run keeps a copy.
     """
     if asked == "-":
-        write_atomically(folder.text, corpus.text.encode(), disk)
+        # In chunks: what comes through a pipe may be larger than memory.
+        write_atomically(folder.text, (chunk.encode() for chunk in corpus.chunks()), disk)
         return str(folder.text.resolve())
     by_name = any(asked in (known.name, *known.aliases) for known in CATALOGUE)
     path = Path(asked).expanduser()

@@ -176,7 +176,9 @@ class Display:
         out = Console(highlight=False)
         found, baselines = result.evaluation, result.baselines
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("validation loss, exact")
+        error = found.standard_error
+        kind = "exact" if error is None else f"estimated (standard error {error:.4f})"
+        table.add_column(f"validation loss, {kind}")
         for heading in ("nats/char", "bits/char", ""):
             table.add_column(heading, justify="left" if not heading else "right")
         rows = [("this model", found.nats_per_char)]
