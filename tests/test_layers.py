@@ -14,6 +14,7 @@ LAYERS = [
     {"config"},
     {"text", "tokenizer", "counting"},
     {"data", "models", "machine", "checkpoint"},
+    {"muon"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
     {"training"},
