@@ -1,7 +1,7 @@
 """The short and the long form of the fault harness, its processes, and its table of figures.
 
-    pytest tests/faults           a few minutes, as CI runs it
-    pytest tests/faults --long    the full counts, and a table of what was tried
+pytest tests/faults           a few minutes, as CI runs it
+pytest tests/faults --long    the full counts, and a table of what was tried
 """
 
 import random

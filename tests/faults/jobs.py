@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import signal
 import sys
 from pathlib import Path
 from types import FrameType
@@ -104,29 +103,34 @@ def command(arguments: list[str]) -> int:
     return cli.run(arguments)
 
 
-def command_signalled(arguments: list[str], at: str, events: list[int], number: int) -> int:
+def command_signalled(
+    arguments: list[str], at: str, entries: int, events: list[int], number: int
+) -> int:
     """A command that gets a signal in a chosen phase.
 
-    `at` is "module:function"; the signal comes at each of `events` counted calls and returns after
-    the function is first entered. A profile function watches and changes nothing.
+    `at` is "module:function", and `entries` how many times it is entered before; the signal comes
+    at each of `events`, in calls and returns counted from there. A profile function watches, and
+    changes nothing.
     """
     module, _, function = at.partition(":")
     waiting = sorted(events, reverse=True)
     since = -1
 
     def watch(frame: FrameType, event: str, _: object) -> None:
-        nonlocal since
+        nonlocal since, entries
+        code = frame.f_code
         if since < 0:
-            code = frame.f_code
-            if event == "call" and code.co_name == function:
-                if frame.f_globals.get("__name__") == module:
-                    since = 0
-            return
-        while waiting and since >= waiting[-1]:
-            waiting.pop()
-            say(f"signalled in {at}")
-            os.kill(os.getpid(), number)
+            here = code.co_name == function and frame.f_globals.get("__name__") == module
+            if event != "call" or not here:
+                return
+            entries -= 1
+            if entries >= 0:
+                return
         since += 1
+        if waiting and since >= waiting[-1]:
+            waiting.pop()
+            say(f"signalled in {frame.f_globals.get('__name__')}:{code.co_name}")
+            os.kill(os.getpid(), number)
 
     sys.setprofile(watch)
     return cli.run(arguments)

@@ -34,7 +34,9 @@ class Trial:
         """The end of the process."""
         status = self.server.ask({"wait": self.pid})["status"]
         return Outcome(
-            status, self.log.with_suffix(".out").read_text(), self.log.with_suffix(".err").read_text()
+            status,
+            self.log.with_suffix(".out").read_text(),
+            self.log.with_suffix(".err").read_text(),
         )
 
 
@@ -53,7 +55,7 @@ class Outcome:
 
 
 class Processes:
-    """The server's client. `prefix` is what the server is started under, as in ("unshare", "-m")."""
+    """The server's client; `prefix` is what the server is started under: ("unshare", "-m")."""
 
     def __init__(self, logs: Path, prefix: tuple[str, ...] = (), **environment: str) -> None:
         self.logs = logs
@@ -139,7 +141,7 @@ def become(job: Any, arguments: dict[str, Any], log: Path) -> None:
         status = job(**arguments) or 0
     except SystemExit as leaving:
         status = int(leaving.code or 0)
-    except BaseException:  # the process ends here in any case
+    except BaseException:  # noqa: BLE001 - the process ends here in any case
         traceback.print_exc()
     finally:
         with contextlib.suppress(OSError):
