@@ -5,6 +5,7 @@ pytest tests/faults --long    the full counts, and a table of what was tried
 """
 
 import random
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,6 +40,23 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """Where trials run: each a real process, forked in milliseconds."""
     with Processes(tmp_path_factory.mktemp("processes")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def mounting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """Like `processes`, for trials that mount file systems which nobody else sees."""
+    apart = ("unshare", "--map-root-user", "--mount")
+    try:
+        tried = subprocess.run(
+            [*apart, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False
+        )
+        works = tried.returncode == 0
+    except OSError:
+        works = False
+    if not works:
+        pytest.skip("this system lets no process mount a file system of its own")
+    with Processes(tmp_path_factory.mktemp("mounting"), apart) as made:
         yield made
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,11 @@ class Trial:
         """Send a signal; one that has ended already is left in peace."""
         # Not yet waited for, so the number is still its own.
         os.kill(self.pid, number)
+
+    def reaches(self, line: str) -> None:
+        """Wait until the process has written a line."""
+        while line not in self.log.with_suffix(".out").read_text().splitlines():
+            time.sleep(0.001)
 
     def wait(self) -> "Outcome":
         """The end of the process."""
@@ -97,6 +103,8 @@ class Processes:
         """Begin a function of `jobs` in a process of its own."""
         self.started += 1
         log = self.logs / f"{self.started:06d}"
+        for suffix in (".out", ".err"):
+            log.with_suffix(suffix).touch()
         given = {name: str(v) if isinstance(v, Path) else v for name, v in arguments.items()}
         request = {"start": job, "arguments": given, "log": str(log)}
         return Trial(self, self.ask(request)["pid"], log)
@@ -125,6 +133,7 @@ def serve() -> None:
             become(getattr(jobs, request["start"]), request["arguments"], Path(request["log"]))
         sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()
+    os._exit(0)  # torch takes a second to tidy up
 
 
 def become(job: Any, arguments: dict[str, Any], log: Path) -> None:
@@ -134,7 +143,7 @@ def become(job: Any, arguments: dict[str, Any], log: Path) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         for descriptor, suffix in ((1, ".out"), (2, ".err")):
-            file = os.open(log.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            file = os.open(log.with_suffix(suffix), os.O_WRONLY | os.O_APPEND)
             os.dup2(file, descriptor)
         # A shell that runs things in the background hands its SIG_IGN down.
         signal.signal(signal.SIGINT, signal.default_int_handler)

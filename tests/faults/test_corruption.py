@@ -14,7 +14,7 @@ from hornbook import training as engine
 from hornbook.errors import HornbookError
 
 # The log of a run and what is written at its end are read by people: nothing is computed on them.
-NOT_USED = {"metrics.jsonl", "sample.txt", "result.json", "loss.png"}
+NOT_USED = {".lock", "metrics.jsonl", "sample.txt", "result.json", "loss.png"}
 Damage = Callable[[Path, list[Path], random.Random], list[Path]]
 
 

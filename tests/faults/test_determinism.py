@@ -29,7 +29,7 @@ def test_ten_runs_one_hash_and_another_seed_another(
     assert len(found) == 10
     assert len(set(found)) == 1
     another = hashes(tmp_path / "other")
-    assert not set(another.values()) & set(found[0]), "neither weights nor optimizer are the same"
+    assert not set(another.values()) & set(found[0]), "no weights and no optimizer are the same"
     tell(
         "ten runs of one seed, one of another",
         f"10 runs by {fresh} started processes: 1 hash; the other seed: another",
