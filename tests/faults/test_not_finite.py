@@ -11,6 +11,7 @@ import pytest
 import torch
 from jobs import config, hashes, write_text
 
+import hornbook as hb
 from hornbook import checkpoint, cli
 from hornbook import training as engine
 from hornbook.config import Config
