@@ -191,11 +191,14 @@ class RunFolder:
             raise CheckpointError(f"{self.manifest}: damaged: it does not list the run's files")
         return found
 
-    def check(self, path: Path, manifest: Manifest) -> None:
-        """See that one of the run's own files is as it was written.
+    def check(self, path: Path) -> None:
+        """See that one of the run's own files is as `run.json` has it.
 
         Raises: CheckpointError saying how it is not.
         """
+        manifest = self.read_manifest()
+        if manifest is None:
+            return
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -254,10 +257,8 @@ def open_run(path: str | os.PathLike[str]) -> RunFolder:
     """
     folder = RunFolder(Path(path))
     if folder.config.is_file():
-        manifest = folder.read_manifest()
-        if manifest is not None:
-            for file in folder.own_files:
-                folder.check(file, manifest)
+        for file in folder.own_files:
+            folder.check(file)
         return folder
     if folder.checkpoints.is_dir():
         raise CheckpointError(f"{folder.config}: missing from this run")
@@ -333,9 +334,15 @@ class TrainedModel:
         """
         return self.evaluate_tokens(self.tokenizer.encode_array(text))
 
-    def evaluate_tokens(self, tokens: Tokens) -> Evaluation:
-        """The exact loss on tokens of this model's tokenizer."""
-        return evaluate(self.model, self.tokenizer, tokens, block_size=self.config.model.block_size)
+    def evaluate_tokens(self, tokens: Tokens, *, max_positions: int | None = None) -> Evaluation:
+        """The loss on tokens of this model's tokenizer: exact up to `max_positions` of them."""
+        return evaluate(
+            self.model,
+            self.tokenizer,
+            tokens,
+            block_size=self.config.model.block_size,
+            max_positions=max_positions,
+        )
 
 
 def check_same_text(corpus: Corpus, folder: RunFolder) -> None:
