@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -134,36 +135,48 @@ def command(arguments: list[str]) -> int:
 
 
 def command_signalled(
-    arguments: list[str], at: str, entries: int, events: list[int], number: int
+    arguments: list[str],
+    at: str,
+    number: int,
+    entries: int = 0,
+    events: int = 0,
+    again: float | None = None,
 ) -> int:
-    """A command that gets a signal in a chosen phase.
+    """A command that gets a signal in a chosen phase, and with `again` a second one.
 
     `at` is "module:function", and `entries` how many times it is entered before; the signal comes
-    at each of `events`, in calls and returns counted from there. A profile function watches, and
-    changes nothing.
+    `events` calls and returns later, the second one `again` seconds after it. A profile function
+    watches, and changes nothing.
     """
     module, _, function = at.partition(":")
-    waiting = sorted(events, reverse=True)
-    since = -1
+    inside = False
 
     def watch(frame: FrameType, event: str, _: object) -> None:
-        nonlocal since, entries
-        code = frame.f_code
-        if since < 0:
-            here = code.co_name == function and frame.f_globals.get("__name__") == module
-            if event != "call" or not here:
-                return
+        nonlocal inside, entries, events
+        code, where = frame.f_code, frame.f_globals.get("__name__")
+        if not inside and event == "call" and (where, code.co_name) == (module, function):
             entries -= 1
-            if entries >= 0:
-                return
-        since += 1
-        if waiting and since >= waiting[-1]:
-            waiting.pop()
-            say(f"signalled in {frame.f_globals.get('__name__')}:{code.co_name}")
-            os.kill(os.getpid(), number)
+            inside = entries < 0
+        if inside:
+            events -= 1
+            if events < 0:
+                sys.setprofile(None)
+                say(f"signalled in {where}:{code.co_name}")
+                if again is not None:
+                    signal_later(os.getpid(), number, again)
+                os.kill(os.getpid(), number)
 
     sys.setprofile(watch)
     return cli.run(arguments)
+
+
+def signal_later(pid: int, number: int, seconds: float) -> None:
+    """Send a signal from a process of its own, as a second Ctrl-C comes."""
+    if os.fork() == 0:
+        time.sleep(seconds)
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+        os._exit(0)
 
 
 def read_only(run: str, place: str) -> int:

@@ -145,8 +145,10 @@ def become(job: Any, arguments: dict[str, Any], log: Path) -> None:
         for descriptor, suffix in ((1, ".out"), (2, ".err")):
             file = os.open(log.with_suffix(suffix), os.O_WRONLY | os.O_APPEND)
             os.dup2(file, descriptor)
-        # A shell that runs things in the background hands its SIG_IGN down.
+        # Not as the warming up left them, nor as a shell that runs things in the background does.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         status = job(**arguments) or 0
     except SystemExit as leaving:
         status = int(leaving.code or 0)
