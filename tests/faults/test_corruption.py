@@ -2,16 +2,21 @@
 
 import random
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 from jobs import config, write_text
 
 import hornbook as hb
 from hornbook import training as engine
+from hornbook.cache import DamagedCacheWarning
+from hornbook.data import prepare
 from hornbook.errors import HornbookError
+from hornbook.text import read_corpus
 
 # The log of a run and what is written at its end are read by people: nothing is computed on them.
 NOT_USED = {".lock", "metrics.jsonl", "sample.txt", "result.json", "loss.png"}
@@ -105,6 +110,35 @@ def test_damage_is_found_before_use(
             harmless += 1
         shutil.rmtree(run)
     tell(damage.__name__, f"{trials}: {refused} refused, {harmless} without effect, 0 used")
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, swap, lose])
+def test_damaged_token_arrays_are_made_again(
+    damage: Damage,
+    sound: Path,
+    tmp_path: Path,
+    chance: random.Random,
+    monkeypatch: pytest.MonkeyPatch,
+    count: Callable[[int, int], int],
+    tell: Callable[[str, str], None],
+) -> None:
+    corpus, settings = read_corpus(str(sound.parent / "hamlet.txt")), hb.preset("quick").data
+    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(sound.parent / "cache"))
+    expected = prepare(corpus, settings)
+    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
+    prepare(corpus, settings)
+    trials, found = count(50, 250), 0
+    for _ in range(trials):
+        files = sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file())
+        damaged = damage(tmp_path, files, chance)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            again = prepare(corpus, settings)
+        found += any(issubclass(each.category, DamagedCacheWarning) for each in caught)
+        for part in ("train", "validation"):
+            assert np.array_equal(getattr(again, part), getattr(expected, part)), damaged
+    assert found > trials * 0.8
+    tell(f"{damage.__name__} (token arrays)", f"{trials}: {found} said and made again, 0 used")
 
 
 def test_without_the_hashes_a_flipped_bit_is_used(sound: Path, chance: random.Random) -> None:
