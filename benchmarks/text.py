@@ -53,7 +53,9 @@ def encoding_speed(megabytes: int = 32) -> dict[str, float]:
         tokenizer = CharTokenizer.from_text(text)
         figures[f"{name}: alphabet"] = size / median_seconds(lambda: CharTokenizer.from_text(text))
         figures[f"{name}: characters"] = size / median_seconds(lambda: tokenizer.encode_array(text))
-        figures[f"{name}: bytes"] = size / median_seconds(lambda: ByteTokenizer().encode_array(text))
+        figures[f"{name}: bytes"] = size / median_seconds(
+            lambda: ByteTokenizer().encode_array(text)
+        )
         array = tokenizer.encode_array(text)
         figures[f"{name}: numpy's copy of the array"] = size / median_seconds(array.copy)
     return figures
