@@ -180,7 +180,8 @@ class RunFolder:
             raise CheckpointError(f"{self.manifest}: missing") from None
         except OSError as error:
             raise CheckpointError(f"{self.manifest}: cannot be read: {error.strerror}") from None
-        except (msgspec.DecodeError, RecursionError) as error:
+        # UnicodeDecodeError: msgspec lets it through, for bytes that are not UTF-8.
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise CheckpointError(f"{self.manifest}: damaged: {error}") from None
         if found.format != FORMAT:
             raise CheckpointError(
