@@ -11,7 +11,7 @@ SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"config", "storage", "cache", "sources"},
+    {"config", "storage", "lock", "cache", "sources"},
     {"decoding", "corpora"},
     {"survey"},
     {"text", "tokenizer", "counting"},
@@ -20,7 +20,8 @@ LAYERS = [
     {"muon"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
-    {"training", "writer"},
+    {"budget"},
+    {"training", "verification", "writer"},
     {"result"},
     {"explain", "ladder", "lessons"},
     {"cli"},

@@ -53,6 +53,14 @@ class Checkpoint:
     state: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Arrays:
+    """A checkpoint's model alone, as numpy arrays by name."""
+
+    step: int
+    model: dict[str, NDArray[Any]]
+
+
 def save(
     folder: Path, kind: str, checkpoint: Checkpoint, *, keep_last: int = 1, disk: Disk = DISK
 ) -> Path:
@@ -150,7 +158,7 @@ def load(folder: Path, kind: str) -> Checkpoint:
     return newest_sound(folder, kind, read)
 
 
-def load_arrays(folder: Path, kind: str) -> dict[str, NDArray[Any]]:
+def load_arrays(folder: Path, kind: str) -> Arrays:
     """The model's weights alone, from the same checkpoint, as numpy arrays and without torch.
 
     Raises: CheckpointError when there is none.
@@ -198,15 +206,15 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(state["step"], tensors, state)
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path) -> Arrays:
     """The model's weights of one checkpoint folder, verified.
 
     Raises: CheckpointError saying which file is wrong and how.
     """
     import safetensors.numpy
 
-    _, files = read_files(path)
-    return parse(path, safetensors.numpy.load, files.get("model", b""))
+    state, files = read_files(path)
+    return Arrays(state["step"], parse(path, safetensors.numpy.load, files.get("model", b"")))
 
 
 def parse(path: Path, load_bytes: Callable[[bytes], Found], data: bytes) -> Found:

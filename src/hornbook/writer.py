@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hornbook import checkpoint, generate, run
+from hornbook import generate, run
 from hornbook.config import Config, SamplingConfig, load_config
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.native import Decoder, NativeUnavailableError, cache_bytes, weight_names
@@ -107,8 +107,7 @@ def open_native(
     Raises: CheckpointError; NativeUnavailableError.
     """
     tokenizer = load_tokenizer(folder.tokenizer)
-    kind = run.checkpoint_kind(folder, which)
-    arrays = checkpoint.load_arrays(folder.checkpoints, kind)
+    arrays = run.load_arrays(folder, which).model
     if sorted(arrays) != sorted(weight_names(config.model.n_layer)):
         raise NativeUnavailableError("this run holds more or less than a GPT's weights")
     if len(arrays["logits.weight"]) != tokenizer.vocab_size:
