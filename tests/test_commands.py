@@ -341,6 +341,7 @@ def test_corpora_and_doctor_speak_to_people_and_programs(place: Path) -> None:
     found = json.loads(hornbook("doctor", "--json", cwd=place).stdout)
     assert found["chosen"]["device"]["value"] in ("cpu", "cuda", "mps")
     assert found["chosen"]["compile"]["why"]
+    assert found["chosen"]["writing"]["value"] == ("C" if compiler() else "torch")
     assert b"precision" in hornbook("doctor", cwd=place).stdout
 
 

@@ -103,11 +103,15 @@ def choose_compile(device: str, wanted: str, steps: int) -> Choice:
 
 
 def choose_writing() -> Choice:
-    """Whether GPTs write in C or by torch; compiles the decoder where that has not been done."""
+    """Whether GPTs write in C or by torch; compiles the decoder where that has not been done.
+
+    On one core, with 0.8 million parameters torch wrote 356 tokens/s and C 10,800; with 10.65
+    million, 108 and 640 (while other programs ran).
+    """
     try:
-        native.library()
+        native.shared_library()
     except native.NativeUnavailableError as error:
-        return Choice("torch", f"{error}; writing is about ten times slower, and starts later")
+        return Choice("torch", f"{error}; torch writes 6 to 30 times slower")
     return Choice("C", f"compiled by {native.compiler()}")
 
 

@@ -1,7 +1,7 @@
 """Decoding in C: the writing of a GPT without torch, compiled on first use."""
 
 from hornbook.native.decoder import Decoder, Precision, Weights, cache_bytes, weight_names
-from hornbook.native.library import NativeUnavailableError, compiler, library
+from hornbook.native.library import NativeUnavailableError, compiler, shared_library
 
 __all__ = [
     "Decoder",
@@ -10,6 +10,6 @@ __all__ = [
     "Weights",
     "cache_bytes",
     "compiler",
-    "library",
+    "shared_library",
     "weight_names",
 ]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hornbook.config import ModelConfig
 from hornbook.errors import CheckpointError
-from hornbook.native.library import library
+from hornbook.native.library import shared_library
 
 Floats = NDArray[np.float32]
 Weights = Mapping[str, Floats]
@@ -153,7 +153,7 @@ class Decoder:
         self.block_size = config.block_size
         self.vocab_size = len(weights["logits.weight"])
         self.rows = rows
-        self._library = library()
+        self._library = shared_library()
         self._kept: list[object] = []  # what the C side points to
         model = self._model(config, weights)
         self._handle = self._library.hornbook_open(ctypes.byref(model))

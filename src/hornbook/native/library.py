@@ -42,7 +42,7 @@ def flags() -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def library() -> ctypes.CDLL:
+def shared_library() -> ctypes.CDLL:
     """The library of this machine, kept in the cache folder.
 
     Raises: NativeUnavailableError with the reason in one line.
