@@ -12,7 +12,7 @@ SOURCE = Path(hornbook.__file__).parent
 LAYERS = [
     {"errors"},
     {"config", "storage", "lock"},
-    {"text", "tokenizer", "counting"},
+    {"text", "tokenizer", "counting", "memory"},
     {"data", "models", "machine", "checkpoint"},
     {"muon"},
     {"optimizer", "generate", "evaluation"},

@@ -56,17 +56,8 @@ def save(
     """
     final = folder / f"{kind}-{checkpoint.step:08d}"
     if not is_sound(final):
-        contents = packed(kind, checkpoint)
-        try:
-            write_folder(final, contents, disk)
-        except OSError as error:
-            size = sum(map(len, contents.values()))
-            raise CheckpointError(
-                f"{final}: cannot save the checkpoint's {size:,} bytes: "
-                f"{error.strerror or error}; the one before it is intact. Free some space or name "
-                "another place with --out"
-            ) from None
-        read_verified(final)
+        write(final, kind, checkpoint, disk)
+        verify(final)
     # The new one is good, so one newer than it can only be damaged, and was passed over.
     others = [path for path in folders(folder, kind) if path != final]
     newer = [path for path in others if step_of(path) > checkpoint.step]
@@ -89,6 +80,22 @@ def packed(kind: str, checkpoint: Checkpoint) -> dict[str, bytes]:
     contents["state.json"] = json.dumps(state).encode()
     contents[MANIFEST] = json.dumps(manifest_of(contents), indent=1).encode()
     return contents
+
+
+def write(final: Path, kind: str, checkpoint: Checkpoint, disk: Disk) -> None:
+    """Write a checkpoint's folder; one of the name that is there, and damaged, gives way to it.
+
+    Raises: CheckpointError with the path and the bytes when the disk refuses.
+    """
+    contents = packed(kind, checkpoint)
+    try:
+        write_folder(final, contents, disk)
+    except OSError as error:
+        size = sum(map(len, contents.values()))
+        raise CheckpointError(
+            f"{final}: cannot save the checkpoint's {size:,} bytes: {reason(error)}; the one "
+            "before it is intact. Free some space or name another place with --out"
+        ) from None
 
 
 def write_folder(final: Path, contents: dict[str, bytes], disk: Disk) -> None:
@@ -198,10 +205,41 @@ def read_verified(path: Path) -> dict[str, bytes]:
 
     Raises: CheckpointError saying which file is wrong and how.
     """
+    contents = {}
+    for file, (size, sha256) in recorded(path).items():
+        try:
+            found = file.stat().st_size
+            data = file.read_bytes() if found == size else b""
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file}: {reason(error)}") from None
+        compare(file, (found, hashlib.sha256(data).hexdigest()), (size, sha256))
+        contents[file.name] = data
+    return contents
+
+
+def verify(path: Path) -> None:
+    """`read_verified` for its errors alone: no file is held in memory.
+
+    Raises: CheckpointError saying which file is wrong and how.
+    """
+    for file, expected in recorded(path).items():
+        try:
+            with file.open("rb") as opened:
+                sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+            compare(file, (file.stat().st_size, sha256), expected)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file}: {reason(error)}") from None
+
+
+def recorded(path: Path) -> dict[Path, tuple[int, str]]:
+    """Size and SHA-256 of each file by the folder's manifest.
+
+    Raises: CheckpointError when there is no manifest, or it is none.
+    """
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
-        expected = {
-            name: (entry["bytes"], entry["sha256"])
+        return {
+            path / name: (entry["bytes"], entry["sha256"])
             for name, entry in manifest.items()
             if Path(name).name == name
         }
@@ -209,17 +247,19 @@ def read_verified(path: Path) -> dict[str, bytes]:
         raise CheckpointError(f"{path / MANIFEST}: {error.strerror}") from None
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         raise CheckpointError(f"{path / MANIFEST}: not a manifest") from None
-    contents = {}
-    for name, (size, sha256) in expected.items():
-        try:
-            found = (path / name).stat().st_size
-            data = (path / name).read_bytes() if found == size else b""
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise CheckpointError(f"{path / name}: {why}") from None
-        if found != size:
-            raise CheckpointError(f"{path / name}: {found} bytes, expected {size}")
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise CheckpointError(f"{path / name}: its SHA-256 is not the one recorded")
-        contents[name] = data
-    return contents
+
+
+def compare(file: Path, found: tuple[int, str], expected: tuple[int, str]) -> None:
+    """See that a file's size and SHA-256 are those recorded.
+
+    Raises: CheckpointError saying which is not.
+    """
+    if found[0] != expected[0]:
+        raise CheckpointError(f"{file}: {found[0]} bytes, expected {expected[0]}")
+    if found[1] != expected[1]:
+        raise CheckpointError(f"{file}: its SHA-256 is not the one recorded")
+
+
+def reason(error: OSError | ValueError) -> str:
+    """What the system says, without the path that it repeats."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hornbook import checkpoint, generate, machine
+from hornbook import checkpoint, generate, machine, memory
 from hornbook.config import Config, SamplingConfig, laptop, load_config
 from hornbook.data import Dataset, batch, check_length, prepare
 from hornbook.errors import (
@@ -107,6 +107,7 @@ def begin(
     dataset = prepare(corpus, config.data)
     for tokens, part in ((dataset.train, "training"), (dataset.validation, "validation")):
         check_length(tokens, config.model.block_size if part == "training" else 1, part)
+    check_memory(config, chosen, dataset)
     folder = RunFolder(Path(out) if out else new_run_path(corpus.name))
     lock = folder.create(disk)
     config = config.override(
@@ -178,6 +179,7 @@ def resume(
     check_same_text(corpus, folder)
     dataset = prepare(corpus, config.data, load_tokenizer(folder.tokenizer))
     chosen = machine.choose(config.train)
+    check_memory(config, chosen, dataset)
     training = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
     if checkpoint.folders(folder.checkpoints, "step"):
         restore(training, load_checkpoint(folder, "last"), strict=strict)
@@ -244,6 +246,15 @@ def differences(then: dict[str, str], now: dict[str, str]) -> str:
         name for name in now if name not in harmless and now[name] != then.get(name, now[name])
     )
     return ", ".join(f"{name} was {then[name]}, is {now[name]}" for name in unlike)
+
+
+def check_memory(config: Config, chosen: machine.Machine, dataset: Dataset) -> None:
+    """See that the run fits, where the estimate was measured: on a CPU.
+
+    Raises: ConfigError with the size that would fit.
+    """
+    if chosen.device.value == "cpu":
+        memory.check(config, dataset.tokenizer.vocab_size, memory.available_bytes())
 
 
 def assemble(
