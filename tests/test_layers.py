@@ -11,12 +11,16 @@ SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"config", "storage", "lock"},
+    {"config", "storage", "lock", "cache", "sources"},
+    {"decoding", "corpora"},
+    {"survey"},
     {"text", "tokenizer", "counting", "memory"},
+    {"arrays"},
     {"data", "models", "machine", "checkpoint"},
     {"muon"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
+    {"budget"},
     {"training", "verification"},
     {"result"},
     {"explain", "ladder", "lessons"},
