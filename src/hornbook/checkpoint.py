@@ -55,17 +55,21 @@ def save(
     Raises: CheckpointError with the path when the disk refuses; the older ones are then intact.
     """
     final = folder / f"{kind}-{checkpoint.step:08d}"
-    if not is_sound(final):
-        contents = packed(kind, checkpoint)
-        try:
+    contents = packed(kind, checkpoint)
+    there = is_sound(final)
+    try:
+        if there:
+            # Who wrote it may have been killed before the disk was sure of its name.
+            disk.sync_folder(folder)
+        else:
             write_folder(final, contents, disk)
-        except OSError as error:
-            size = sum(map(len, contents.values()))
-            raise CheckpointError(
-                f"{final}: cannot save the checkpoint's {size:,} bytes: "
-                f"{error.strerror or error}; the one before it is intact. Free some space or name "
-                "another place with --out"
-            ) from None
+    except OSError as error:
+        size = sum(map(len, contents.values()))
+        raise CheckpointError(
+            f"{final}: cannot save the checkpoint's {size:,} bytes: {error.strerror or error}; "
+            "the one before it is intact. Free some space or name another place with --out"
+        ) from None
+    if not there:
         read_verified(final)
     # The new one is good, so one newer than it can only be damaged, and was passed over.
     others = [path for path in folders(folder, kind) if path != final]
