@@ -11,6 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import Tokenizer
 
+LARGE_CHARACTERS = 50_000_000
 # When the command began, on time.monotonic's clock: Python itself starts in a fifth of a second.
 STARTED = time.monotonic() - 0.2
 
@@ -43,6 +44,11 @@ def read(corpus: str, encoding: str | None) -> Corpus:
             bar.stop()
     for remark in found.notes:
         note(remark)
+    if found.characters > LARGE_CHARACTERS:
+        note(
+            f"{found.characters:,} characters: the first time their tokens take a while to prepare;"
+            " stopped, the next attempt goes on from there"
+        )
     return found
 
 
