@@ -67,7 +67,7 @@ def save(
         size = sum(map(len, contents.values()))
         raise CheckpointError(
             f"{final}: cannot save the checkpoint's {size:,} bytes: {error.strerror or error}; "
-            "the one before it is intact. Free some space or name another place with --out"
+            "what was saved before is intact. Free some space or name another place with --out"
         ) from None
     if not there:
         read_verified(final)
