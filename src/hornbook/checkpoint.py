@@ -55,7 +55,10 @@ def save(
     Raises: CheckpointError with the path when the disk refuses; the older ones are then intact.
     """
     final = folder / f"{kind}-{checkpoint.step:08d}"
-    if not is_sound(final):
+    if is_sound(final):
+        # Who wrote it may have been killed before the disk was sure of its name.
+        make_sure(final, disk)
+    else:
         write(final, kind, checkpoint, disk)
         verify(final)
     # The new one is good, so one newer than it can only be damaged, and was passed over.
@@ -82,6 +85,17 @@ def packed(kind: str, checkpoint: Checkpoint) -> dict[str, bytes]:
     return contents
 
 
+def make_sure(final: Path, disk: Disk) -> None:
+    """See that a folder's name is on the disk.
+
+    Raises: CheckpointError with the path when the disk refuses.
+    """
+    try:
+        disk.sync_folder(final.parent)
+    except OSError as error:
+        raise refusal(final, 0, error) from None
+
+
 def write(final: Path, kind: str, checkpoint: Checkpoint, disk: Disk) -> None:
     """Write a checkpoint's folder; one of the name that is there, and damaged, gives way to it.
 
@@ -91,11 +105,15 @@ def write(final: Path, kind: str, checkpoint: Checkpoint, disk: Disk) -> None:
     try:
         write_folder(final, contents, disk)
     except OSError as error:
-        size = sum(map(len, contents.values()))
-        raise CheckpointError(
-            f"{final}: cannot save the checkpoint's {size:,} bytes: {reason(error)}; the one "
-            "before it is intact. Free some space or name another place with --out"
-        ) from None
+        raise refusal(final, sum(map(len, contents.values())), error) from None
+
+
+def refusal(final: Path, size: int, error: OSError) -> CheckpointError:
+    """What a disk's refusal means to the user."""
+    return CheckpointError(
+        f"{final}: cannot save the checkpoint's {size:,} bytes: {reason(error)}; what was saved "
+        "before is intact. Free some space or name another place with --out"
+    )
 
 
 def write_folder(final: Path, contents: dict[str, bytes], disk: Disk) -> None:
