@@ -34,6 +34,10 @@ for command, summary in {
     app.command(f"hornbook.cli.{command}:run", name=command, help=summary)
 
 
+OUT_OF_MEMORY = "this takes more memory than there is; a smaller model, batch or text takes less"
+LONGEST_MESSAGE = 900
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 1 failed, 2 asked wrongly, 3 diverged, 130 interrupted."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
@@ -60,7 +64,14 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         return complain(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+    except MemoryError as error:
+        error.__traceback__ = None  # its frames hold what filled the memory
+        return complain(OUT_OF_MEMORY, 1)
     except Exception as error:
+        # torch's own kinds of it, without importing torch for their names.
+        if "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+            error.__traceback__ = None
+            return complain(OUT_OF_MEMORY, 1)
         if os.environ.get("HORNBOOK_DEBUG"):
             raise
         where = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -74,7 +85,13 @@ def exit_on_signal(number: int, _frame: object) -> NoReturn:
 
 
 def complain(message: str, status: int, hint: str = "") -> int:
-    """Print an error for a person to stderr; gives `status` back."""
+    """Print an error for a person to stderr; gives `status` back.
+
+    What came from outside is made fit for a terminal: no control codes, no endless lines.
+    """
+    if len(message) > LONGEST_MESSAGE:
+        message = message[:LONGEST_MESSAGE] + " ..."
+    message = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
     Console(stderr=True, soft_wrap=True, highlight=False).print(
         f"[bold red]hornbook:[/] {escape(message)}" + (f" ({escape(hint)})" if hint else "")
     )
