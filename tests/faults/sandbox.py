@@ -218,12 +218,13 @@ def warm_up(home: Path) -> None:
     text = home / "text.txt"
     text.write_text("to be or not to be, that is the question\n" * 30, encoding="utf-8")
     for tokenizer in ("char", "bpe"):
-        settings = {
-            **{"block_size": 8, "n_layer": 1, "n_head": 1, "n_embd": 8, "bpe_vocab_size": 260},
-            **{"steps": 4, "batch_size": 2, "eval_interval": 2, "checkpoint_interval": 2},
-            **{"sample_tokens": 4, "eval_positions": 64, "compile": "off", "precision": "float32"},
-        }
-        assignments = [word for name in settings for word in ("--set", f"{name}={settings[name]}")]
+        settings = {"block_size": 8, "n_layer": 1, "n_head": 1, "n_embd": 8, "bpe_vocab_size": 260}
+        settings |= {"steps": 4, "batch_size": 2, "eval_interval": 2, "checkpoint_interval": 2}
+        settings |= {"sample_tokens": 4, "eval_positions": 64}
+        words = {"compile": "off", "precision": "float32"} | settings
+        assignments = [
+            word for pair in words.items() for word in ("--set", "=".join(map(str, pair)))
+        ]
         out = "run" if tokenizer == "char" else "run-bpe"
         command = ["train", str(text), "--out", out, "--tokenizer", tokenizer, "-q", *assignments]
         for arguments in (command, ["eval", out], ["sample", out, "--max-new-tokens", "4"]):
@@ -241,7 +242,7 @@ def fork(request: dict[str, Any], watch: Watch) -> dict[str, Any]:
     if child == 0:
         try:
             status = obey(request, watch, said)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it was, the child must end here
             traceback.print_exc()
             status = 70
         os._exit(status)
