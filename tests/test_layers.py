@@ -11,9 +11,10 @@ SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
     {"errors", "documents"},
-    {"config"},
+    {"config", "storage"},
     {"text", "tokenizer", "counting"},
     {"data", "models", "machine", "checkpoint"},
+    {"muon"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
     {"training"},

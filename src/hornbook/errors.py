@@ -34,3 +34,9 @@ class NonFiniteLossError(HornbookError):
     """The loss or a gradient became NaN or infinite; training stopped before the update."""
 
     exit_code = 3
+
+
+class HornbookWarning(UserWarning):
+    """What the user should know and need not stop for; the command line gives each a line."""
+
+    label = "note"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from hornbook import checkpoint
 from hornbook.counting import NGramModel, tune
 from hornbook.data import Dataset
 from hornbook.errors import DataError
 from hornbook.evaluation import Evaluation, per_char
 from hornbook.run import RunFolder, load
+from hornbook.storage import write_atomically
 from hornbook.training import Training
 
 SAMPLE_TOKENS = 500
@@ -79,8 +79,8 @@ def conclude(training: Training, baselines: Baselines | None = None) -> Result:
         sample=best.generate(max_new_tokens=SAMPLE_TOKENS, temperature=0.8),
         peak_memory_mib=peak_memory_mib(),
     )
-    checkpoint.write_atomically(folder.sample, (result.sample + "\n").encode())
-    checkpoint.write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
+    write_atomically(folder.sample, (result.sample + "\n").encode())
+    write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
     draw(result, folder.picture)
     return result
 
