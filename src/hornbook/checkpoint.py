@@ -22,6 +22,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from hornbook.documents import parse_json, read_json, read_regular
 from hornbook.errors import CheckpointError, HornbookWarning
 from hornbook.storage import DISK, UNFINISHED, Disk
 
@@ -167,9 +168,9 @@ def read(path: Path) -> Checkpoint:
     """
     contents = read_verified(path)
     try:
-        state = json.loads(contents.pop("state.json"))
+        state = parse_json(contents.pop("state.json"))
         known = state["format"] in READABLE
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: state.json is unreadable: {error}") from None
     if not known:
         raise CheckpointError(
@@ -199,21 +200,21 @@ def read_verified(path: Path) -> dict[str, bytes]:
     Raises: CheckpointError saying which file is wrong and how.
     """
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = read_json(path / MANIFEST)
         expected = {
-            name: (entry["bytes"], entry["sha256"])
+            name: (int(entry["bytes"]), entry["sha256"])
             for name, entry in manifest.items()
             if Path(name).name == name
         }
     except OSError as error:
         raise CheckpointError(f"{path / MANIFEST}: {error.strerror}") from None
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
         raise CheckpointError(f"{path / MANIFEST}: not a manifest") from None
     contents = {}
     for name, (size, sha256) in expected.items():
         try:
             found = (path / name).stat().st_size
-            data = (path / name).read_bytes() if found == size else b""
+            data = read_regular(path / name, size) if found == size else b""
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise CheckpointError(f"{path / name}: {why}") from None

@@ -4,36 +4,51 @@ import errno
 import json
 import os
 import stat
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 SETTINGS_BYTES = 1 << 16  # a run's config.toml has about 1 kB; tomllib takes 1 s for the worst 64
 JSON_BYTES = 1 << 26
+LOG_BYTES = 1 << 32  # ten million steps' metrics
+LOG_LINE_BYTES = 1 << 20
 
 
-def read_regular(path: str | os.PathLike[str], largest: int | None = None) -> bytes:
-    """The bytes of a regular file; links are followed, pipes and devices are not waited for.
+def open_regular(path: str | os.PathLike[str], largest: int | None = None) -> BinaryIO:
+    """A regular file opened for reading; links are followed, pipes and devices not waited for.
 
-    Raises: OSError, its strerror saying why not: also for a file of more than `largest` bytes, or
-    more than memory holds.
+    Raises: OSError, its strerror saying why not: also for a file of more than `largest` bytes.
     """
-    # Opened without waiting, and judged by what was opened: a name may change hands in between.
-    with open(path, "rb", opener=open_without_waiting) as file:  # noqa: PTH123 - Path has no opener
+    # Judged by what was opened, since a name may change hands in between.
+    file = open(path, "rb", opener=open_without_waiting)  # noqa: PTH123, SIM115 - Path has none
+    try:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
         if largest is not None and status.st_size > largest:
             what = f"too large: {status.st_size:,} bytes, expected at most {largest:,}"
             raise OSError(errno.EFBIG, what, os.fspath(path))
-        try:
-            return file.read()
-        except MemoryError:
-            what = f"{status.st_size:,} bytes are more than memory holds"
-            raise OSError(errno.ENOMEM, what, os.fspath(path)) from None
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def open_without_waiting(path: str, flags: int) -> int:
     """An opener that does not wait for a pipe's writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_regular(path: str | os.PathLike[str], largest: int | None = None) -> bytes:
+    """The bytes of a regular file.
+
+    Raises: OSError as `open_regular` does, and for more bytes than memory holds.
+    """
+    with open_regular(path, largest) as file:
+        try:
+            return file.read()
+        except MemoryError:
+            what = "more bytes than memory holds"
+            raise OSError(errno.ENOMEM, what, os.fspath(path)) from None
 
 
 def parse_json(data: bytes | str) -> Any:
@@ -53,3 +68,17 @@ def read_json(path: str | os.PathLike[str], largest: int = JSON_BYTES) -> Any:
     Raises: OSError, ValueError.
     """
     return parse_json(read_regular(path, largest))
+
+
+def read_log(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """The values of a file with one JSON value a line; lines that hold none are passed over.
+
+    Raises: OSError.
+    """
+    with open_regular(path, LOG_BYTES) as file:
+        # A line without end comes in pieces, and none of them is a value.
+        while line := file.readline(LOG_LINE_BYTES):
+            try:
+                yield parse_json(line)
+            except ValueError:
+                continue

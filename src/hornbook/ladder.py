@@ -314,7 +314,7 @@ def measure(plan: Plan) -> Ladder:
     counted: dict[str, float] = {}
     for name in plan.rungs:
         runs = [each.folder for each in plan.climbs if each.rung == name]
-        results = [json.loads(folder.result.read_bytes()) for folder in runs]
+        results = [folder.figures() for folder in runs]
         counted = results[0]["baselines_nats_per_char"]
         losses_by_rung[name] = [validation_losses(plan.corpus, folder) for folder in runs]
         loss_by_seed = [float(each.mean()) for each in losses_by_rung[name]]
