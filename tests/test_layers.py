@@ -11,8 +11,11 @@ SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
     {"errors", "documents"},
-    {"config", "storage"},
+    {"config", "storage", "cache", "sources"},
+    {"decoding", "corpora"},
+    {"survey"},
     {"text", "tokenizer", "counting"},
+    {"arrays"},
     {"data", "models", "machine", "checkpoint"},
     {"muon"},
     {"optimizer", "generate", "evaluation"},

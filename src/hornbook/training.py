@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hornbook import checkpoint, generate, machine
 from hornbook.config import Config, SamplingConfig, laptop, load_config
+from hornbook.corpora import CATALOGUE
 from hornbook.data import Dataset, batch, check_length, prepare
 from hornbook.errors import NonFiniteLossError
 from hornbook.evaluation import estimate
@@ -30,7 +31,7 @@ from hornbook.run import (
     open_run,
 )
 from hornbook.storage import DISK, Disk, refused, write_atomically
-from hornbook.text import CATALOGUE, Corpus, read_corpus
+from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import load_tokenizer
 
 
