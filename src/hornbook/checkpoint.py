@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from hornbook.documents import parse_json, read_json, read_regular
-from hornbook.errors import CheckpointError, HornbookWarning
+from hornbook.errors import CheckpointError, HornbookWarning, reason
 from hornbook.storage import DISK, UNFINISHED, Disk
 
 # Format 2 added a checkpoint's own kind to its state.
@@ -189,8 +189,8 @@ def read(path: Path) -> Checkpoint:
             name.removesuffix(".safetensors"): safetensors.torch.load(data)
             for name, data in contents.items()
         }
-    except (ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: unreadable: {error}") from None
+    except (ValueError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: unreadable: {reason(error)[:200]}") from None
     return Checkpoint(state["step"], tensors, state)
 
 

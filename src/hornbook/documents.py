@@ -18,18 +18,17 @@ def open_regular(path: str | os.PathLike[str], largest: int | None = None) -> Bi
 
     Raises: OSError, its strerror saying why not: also for a file of more than `largest` bytes.
     """
+    file = open(path, "rb", opener=open_without_waiting)  # noqa: SIM115
     # Judged by what was opened, since a name may change hands in between.
-    file = open(path, "rb", opener=open_without_waiting)  # noqa: PTH123, SIM115 - Path has none
-    try:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
-        if largest is not None and status.st_size > largest:
-            what = f"too large: {status.st_size:,} bytes, expected at most {largest:,}"
-            raise OSError(errno.EFBIG, what, os.fspath(path))
-    except BaseException:
+    status = os.fstat(file.fileno())
+    why = ""
+    if not stat.S_ISREG(status.st_mode):
+        why = "no regular file"
+    elif largest is not None and status.st_size > largest:
+        why = f"too large: {status.st_size:,} bytes, expected at most {largest:,}"
+    if why:
         file.close()
-        raise
+        raise OSError(errno.EINVAL, why, os.fspath(path))
     return file
 
 

@@ -293,9 +293,12 @@ def load_checkpoint(folder: RunFolder, which: Literal["best", "last"]) -> checkp
 
     Raises: CheckpointError when there is none.
     """
-    if which == "best" and checkpoint.folders(folder.checkpoints, "best"):
-        return checkpoint.load(folder.checkpoints, "best")
-    return checkpoint.load(folder.checkpoints, "step")
+    best = which == "best" and checkpoint.folders(folder.checkpoints, "best")
+    found = checkpoint.load(folder.checkpoints, "best" if best else "step")
+    for name in ("model",) if which == "best" else ("model", "optimizer"):
+        if name not in found.tensors:
+            raise CheckpointError(f"{folder.checkpoints}: no {name}.safetensors in the checkpoint")
+    return found
 
 
 def check_shapes(

@@ -9,22 +9,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from hornbook import checkpoint, generate, machine
 from hornbook.config import Config, SamplingConfig, laptop, load_config
 from hornbook.corpora import CATALOGUE
 from hornbook.data import Dataset, batch, check_length, prepare
-from hornbook.errors import NonFiniteLossError
+from hornbook.errors import CheckpointError, NonFiniteLossError
 from hornbook.evaluation import estimate
 from hornbook.models import GPT, LanguageModel, build
 from hornbook.optimizer import Optimizers, learning_rate_scale
 from hornbook.run import (
+    Number,
     RunFolder,
     check_same_text,
+    is_like,
     load_checkpoint,
     load_weights,
     new_run_path,
@@ -147,6 +150,7 @@ def resume(path: str | Path, *, disk: Disk = DISK) -> Training:
         load_weights(training.model, found.tensors["model"], folder)
         training.optimizers.load_tensors(found.tensors["optimizer"])
         training.step = found.step
+        check_state(found.state, folder)
         training.seconds = found.state["seconds"]
         training.best_loss = found.state["best_loss"] or math.inf
         training.random_state = torch.tensor(found.state["random_state"], dtype=torch.uint8)
@@ -157,6 +161,35 @@ def resume(path: str | Path, *, disk: Disk = DISK) -> Training:
     rows = [row for row in folder.metrics_rows() if row["step"] <= training.step]
     write_atomically(folder.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode(), disk)
     return training
+
+
+Byte = Annotated[int, Meta(ge=0, le=255)]
+
+
+class SavedState(TypedDict):
+    """What a checkpoint's `state.json` has for `resume`, among other things."""
+
+    seconds: Number
+    best_loss: Number | None
+    random_state: list[Byte]
+    cuda_random_state: list[Byte] | None
+
+
+def check_state(state: dict[str, Any], folder: RunFolder) -> None:
+    """See that a checkpoint's state can be gone on from.
+
+    Raises: CheckpointError.
+    """
+    sound = is_like(state, SavedState)
+    if sound:
+        try:
+            torch.Generator().set_state(torch.tensor(state["random_state"], dtype=torch.uint8))
+        except (RuntimeError, TypeError):
+            sound = False
+    if not sound:
+        raise CheckpointError(
+            f"{folder.checkpoints}: the state of the last checkpoint is not one to go on from"
+        )
 
 
 def assemble(

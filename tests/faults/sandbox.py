@@ -8,6 +8,7 @@ it, with an audit hook armed, its memory and time limited, in a folder of its ow
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,25 +214,30 @@ def warm_up(home: Path) -> None:
     import charset_normalizer
 
     from hornbook.cli import run
+    from hornbook.config import laptop
+    from hornbook.training import train
 
-    assert difflib and encodings.idna and charset_normalizer
+    assert all((difflib, encodings.idna, charset_normalizer))
     text = home / "text.txt"
     text.write_text("to be or not to be, that is the question\n" * 30, encoding="utf-8")
-    for tokenizer in ("char", "bpe"):
-        settings = {"block_size": 8, "n_layer": 1, "n_head": 1, "n_embd": 8, "bpe_vocab_size": 260}
-        settings |= {"steps": 4, "batch_size": 2, "eval_interval": 2, "checkpoint_interval": 2}
-        settings |= {"sample_tokens": 4, "eval_positions": 64}
-        words = {"compile": "off", "precision": "float32"} | settings
-        assignments = [
-            word for pair in words.items() for word in ("--set", "=".join(map(str, pair)))
-        ]
-        out = "run" if tokenizer == "char" else "run-bpe"
-        command = ["train", str(text), "--out", out, "--tokenizer", tokenizer, "-q", *assignments]
-        for arguments in (command, ["eval", out], ["sample", out, "--max-new-tokens", "4"]):
-            status = run(arguments)
-            if status:
-                raise SystemExit(f"the sandbox's own {arguments} ended with {status}")
-    run(["ladder", "text.txt", "--rungs", "bigram", "--steps", "2", "--out", "ladder"])
+    settings = {"block_size": 8, "n_layer": 1, "n_head": 1, "n_embd": 8, "bpe_vocab_size": 260}
+    settings |= {"steps": 5, "batch_size": 2, "eval_interval": 2, "checkpoint_interval": 2}
+    settings |= {"sample_tokens": 4, "eval_positions": 64}
+    words = {"compile": "off", "precision": "float32", "corpus": "text.txt"}
+    for tokenizer, out in (("char", "run"), ("bpe", "run-bpe")):
+        config = laptop().override(tokenizer=tokenizer, **settings, **words)
+        for metrics in train(config, out=out):
+            if metrics.step == 4:
+                break
+    shutil.copytree("run", "ended")
+    for arguments in (
+        ["train", "--resume", "ended"],
+        ["eval", "ended"],
+        ["sample", "run-bpe", "--max-new-tokens", "4"],
+        ["ladder", "text.txt", "--rungs", "bigram", "--steps", "2", "--out", "ladder"],
+    ):
+        if status := run(arguments):
+            raise SystemExit(f"the sandbox's own {arguments} ended with {status}")
 
 
 def fork(request: dict[str, Any], watch: Watch) -> dict[str, Any]:

@@ -50,20 +50,22 @@ def home(sandbox: Sandbox, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def seal(run: Path) -> None:
+def seal(home: Path) -> None:
     """Make every recorded size and hash those of the files as they are now."""
-    for manifest in run.rglob("manifest.json"):
-        files = [path for path in manifest.parent.iterdir() if path != manifest and is_plain(path)]
+    for manifest in home.rglob("manifest.json"):
+        files = [path for path in manifest.parent.iterdir() if path != manifest]
         manifest.write_text(json.dumps({path.name: entry(path) for path in files}))
 
 
-def is_plain(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
-
-
 def entry(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    """What a manifest says of a file; of a pipe or a device, that it is empty."""
+    data = path.read_bytes() if is_small(path) else b""
+    size = path.stat().st_size if path.exists() else 0
+    return {"bytes": size, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def is_small(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size < 2**30
 
 
 def text(content: str | bytes) -> Spoil:
@@ -325,6 +327,10 @@ MANIFEST: dict[str, Spoil] = {
     "a size below zero": put(**{"state.json": {"bytes": -1, "sha256": ""}}),
     "a size of 2**70": put(**{"state.json": {"bytes": 2**70, "sha256": ""}}),
     "a hash that is a list": put(**{"state.json": {"bytes": 1, "sha256": []}}),
+    "a size without end": text('{"state.json": {"bytes": Infinity, "sha256": ""}}'),
+    "no weights": edited(lambda files: files.pop("model.safetensors") and None),
+    "no optimizer": edited(lambda files: files.pop("optimizer.safetensors") and None),
+    "no state": edited(lambda files: files.pop("state.json") and None),
     "an entry that is null": put(**{"state.json": None}),
 }
 
@@ -349,7 +355,8 @@ ENVIRONMENT: dict[str, Spoil] = {
 TOKENS: dict[str, Spoil] = {
     **{name: NOT_JSON[name] for name in ("empty", "NUL bytes", "a pickle", "marshalled code")},
     **{name: NOT_JSON[name] for name in ("a zip of a pickle", "a pipe", "a folder")},
-    **{name: NOT_JSON[name] for name in ("an endless device", "a link to itself", "a terabyte")},
+    **{name: NOT_JSON[name] for name in ("an endless device", "a link to itself")},
+    "a gigabyte": sparse(2**30),
     "pickled objects": array(np.array([Payload()] * 8, dtype=object)),
     "objects by the header": npy("|O", (8,), pickle.dumps(Payload())),
     "a shape beyond the file": npy("|u1", (2**40,), bytes(8)),
