@@ -11,7 +11,7 @@ SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
     {"errors", "documents"},
-    {"config", "storage", "cache", "sources"},
+    {"config", "storage", "lock", "cache", "sources"},
     {"decoding", "corpora"},
     {"survey"},
     {"text", "tokenizer", "counting"},
@@ -20,7 +20,7 @@ LAYERS = [
     {"muon"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
-    {"training"},
+    {"training", "verification"},
     {"result"},
     {"explain", "ladder", "lessons"},
     {"cli"},

@@ -2,8 +2,8 @@
 
 import json
 import sys
-from io import BytesIO
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np

@@ -7,6 +7,7 @@ it, with an audit hook armed, its memory and time limited, in a folder of its ow
 
 import json
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+CONTROL = ["misbehave"]
 SPARE_MIB = 512  # what a trial may take beside what the server has: less than any bomb below asks
 CPU_SECONDS = 20
 WALL_SECONDS = 40
@@ -286,7 +288,7 @@ def obey(request: dict[str, Any], watch: Watch, said: dict[str, Path]) -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     watch.home, watch.armed = home.resolve(), True
     try:
-        status = run(request["arguments"])
+        status = misbehave(home) if request["arguments"] == CONTROL else run(request["arguments"])
     except SystemExit as leaving:
         status = leaving.code if isinstance(leaving.code, int) else 1
     sys.stdout.flush()
@@ -295,6 +297,14 @@ def obey(request: dict[str, Any], watch: Watch, said: dict[str, Path]) -> int:
     report = {"events": watch.seen, "grown_mib": round(peak_mib() - before, 1)}
     said["report"].write_text(json.dumps(report))
     return status
+
+
+def misbehave(home: Path) -> int:
+    """All that a trial must not do: what a watch that works will see."""
+    pickle.loads(pickle.dumps(Path.home))
+    os.system("true")
+    (home.parent / "escaped").write_text("")
+    return len(bytearray(200 << 20)) % 2
 
 
 def peak_mib() -> float:

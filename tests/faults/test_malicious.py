@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sandbox import Sandbox
+from sandbox import CONTROL, Sandbox
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the sandbox forks")
 
@@ -55,6 +55,10 @@ def seal(home: Path) -> None:
     for manifest in home.rglob("manifest.json"):
         files = [path for path in manifest.parent.iterdir() if path != manifest]
         manifest.write_text(json.dumps({path.name: entry(path) for path in files}))
+    for manifest in home.rglob("run.json"):
+        recorded = json.loads(manifest.read_bytes())
+        recorded["files"] = {name: entry(manifest.with_name(name)) for name in recorded["files"]}
+        manifest.write_text(json.dumps(recorded))
 
 
 def entry(path: Path) -> dict[str, Any]:
@@ -334,6 +338,16 @@ MANIFEST: dict[str, Spoil] = {
     "an entry that is null": put(**{"state.json": None}),
 }
 
+RUN_MANIFEST: dict[str, Spoil] = {
+    **NOT_JSON,
+    "another format": put(format=99),
+    "a format that is a word": put(format="2"),
+    "no files": put(files={}),
+    "files in a list": put(files=[]),
+    "a name that climbs": put(files={"../x": {"bytes": 1, "sha256": ""}}),
+    "a size of 2**70": put(files={"config.toml": {"bytes": 2**70, "sha256": ""}}),
+}
+
 METRICS: dict[str, Spoil] = {
     **NOT_JSON,
     "rows of nothing but a step": text('{"step": 1}\n{"step": 2}\n'),
@@ -387,6 +401,7 @@ SAMPLE = ["sample", "run", "--max-new-tokens", "4"]
 SAMPLE_BPE = ["sample", "run-bpe", "--prompt", "to be", "--max-new-tokens", "4"]
 EVALUATE = ["eval", "run"]
 RESUME = ["train", "--resume", "run"]
+VERIFY = ["verify", "run"]
 LADDER = ["ladder", "text.txt", "--rungs", "bigram", "--steps", "2", "--out", "ladder"]
 
 # Place, what to do to the file there, and the command that reads it.
@@ -403,7 +418,19 @@ PLACES: list[tuple[str, dict[str, Spoil], list[str]]] = [
     ("cache/tokens/*/train.npy", TOKENS, RESUME),
     ("cache/tokens/*/validation.npy", TOKENS, EVALUATE),
     ("ladder/bigram/result.json", RESULT, LADDER),
+    ("run/run.json", RUN_MANIFEST, SAMPLE),
+    # The same files under the eyes of the command that is there to judge them.
+    ("run/config.toml", TOML, VERIFY),
+    ("run/tokenizer.json", NOT_JSON, VERIFY),
+    ("run/environment.json", NOT_JSON, VERIFY),
+    ("run/run.json", NOT_JSON, VERIFY),
+    ("run/metrics.jsonl", NOT_JSON, VERIFY),
+    ("ladder/bigram/result.json", RESULT, ["verify", "ladder/bigram"]),
+    ("run/checkpoints/step-00000004/model.safetensors", WEIGHTS, VERIFY),
+    ("run/checkpoints/step-00000004/state.json", NOT_JSON, VERIFY),
+    ("run/checkpoints/step-00000004/manifest.json", MANIFEST, VERIFY),
 ]
+SEALED = ("manifest.json", "run.json")
 CASES = [
     pytest.param(place, spoil, command, id=f"{place}: {name}")
     for place, spoils, command in PLACES
@@ -419,8 +446,72 @@ def test_a_malicious_file_is_refused_or_passed_over(
     assert found, place
     for path in found:
         spoil(path)
-    if not place.endswith("manifest.json"):
+    if not place.endswith(SEALED):
         seal(home)
     outcome = sandbox.trial(command, home)
     assert outcome.complaints(allowed=(0, 1, 2)) == []
     assert not (home / "executed").exists()
+
+
+# Links that lead out of the run, each where hornbook would write.
+LINKS = [
+    ("run/metrics.jsonl", RESUME),
+    ("run/sample.txt", RESUME),
+    ("run/result.json", RESUME),
+    ("run/loss.png", RESUME),
+    ("run/.lock", RESUME),
+    ("run/.writing-metrics.jsonl", RESUME),
+    ("run/.writing-sample.txt", RESUME),
+    ("run/.writing-result.json", RESUME),
+    ("run/checkpoints/.writing-step-00000005", RESUME),
+    ("run/checkpoints/step-00000005", RESUME),
+    ("ladder/ladder.json", LADDER),
+    ("ladder/ladder.svg", LADDER),
+    ("ladder/.writing-ladder.json", LADDER),
+]
+
+
+@pytest.mark.parametrize(("place", "command"), LINKS)
+@pytest.mark.parametrize("target", ["a file", "a folder", "nothing"])
+def test_a_link_out_of_the_run_is_not_written_through(
+    sandbox: Sandbox,
+    home: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    place: str,
+    command: list[str],
+    target: str,
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "a file").write_text("mine")
+    (outside / "a folder").mkdir()
+    (outside / "a folder" / "kept").write_text("mine")
+    path = home / place
+    link(str(outside / target))(path)
+    outcome = sandbox.trial(command, home)
+    assert outcome.complaints(allowed=(0, 1, 2)) == []
+    assert (outside / "a file").read_text() == "mine"
+    assert [entry.name for entry in (outside / "a folder").iterdir()] == ["kept"]
+    assert (outside / "a folder" / "kept").read_text() == "mine"
+    assert not (outside / "nothing").exists()
+
+
+def test_checkpoints_elsewhere_are_not_written(
+    sandbox: Sandbox, home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (home / "run" / "checkpoints").rename(outside / "checkpoints")
+    (home / "run" / "checkpoints").symlink_to(outside / "checkpoints")
+    before = sorted(outside.rglob("*"))
+    outcome = sandbox.trial(RESUME, home)
+    assert outcome.complaints(allowed=(1,)) == []
+    assert "symbolic link" in outcome.stderr
+    assert sorted(outside.rglob("*")) == before
+
+
+def test_the_sandbox_sees_what_it_is_to_see(sandbox: Sandbox, home: Path) -> None:
+    outcome = sandbox.trial(CONTROL, home)
+    seen = " ".join(outcome.events)
+    assert [
+        event for event in ("pickle.find_class", "os.system", "open") if event not in seen
+    ] == []
+    assert outcome.grown_mib > 150
