@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -151,5 +152,7 @@ def draw(result: Result, path: Path) -> None:
     axes.set_title(f"{result.folder.path.name}: {result.evaluation.nats_per_char:.4f} nats/char")
     axes.legend()
     picture = BytesIO()
-    figure.savefig(picture, dpi=120)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a glyph that the font lacks is drawn as a box
+        figure.savefig(picture, dpi=120)
     write_atomically(path, picture.getvalue())

@@ -26,6 +26,7 @@ from hornbook.errors import (
     ConfigError,
     HornbookWarning,
     NonFiniteLossError,
+    redacted,
 )
 from hornbook.evaluation import estimate
 from hornbook.lock import Lock
@@ -142,9 +143,10 @@ def begin(
 def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK) -> str:
     """A name for the text that finds it again later, from any directory.
 
-    What came on standard input cannot be read twice, so the run keeps a copy.
+    What came on standard input cannot be read twice, and an address with a password or a token in
+    it must not be written down, so the run keeps a copy.
     """
-    if asked == "-":
+    if asked == "-" or redacted(asked) != asked:
         write_atomically(folder.text, corpus.text.encode(), disk)
         return str(folder.text.resolve())
     by_name = any(asked in (known.name, *known.aliases) for known in CATALOGUE)
@@ -167,6 +169,11 @@ def resume(
     ConfigError for fewer steps than planned.
     """
     folder = open_run(path)
+    if folder.checkpoints.is_symlink():
+        raise CheckpointError(
+            f"{folder.checkpoints}: a symbolic link, and a run writes only inside its own folder: "
+            "move the checkpoints there"
+        )
     lock = Lock(folder.path)
     lock.acquire()
     with suppress(OSError):  # Leftovers of a crash, in nobody's way.

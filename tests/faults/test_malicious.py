@@ -349,7 +349,8 @@ RUN_MANIFEST: dict[str, Spoil] = {
 }
 
 METRICS: dict[str, Spoil] = {
-    **NOT_JSON,
+    **{name: NOT_JSON[name] for name in ("nested deep", "not UTF-8", "a pipe", "a folder")},
+    **{name: NOT_JSON[name] for name in ("an endless device", "a terabyte")},
     "rows of nothing but a step": text('{"step": 1}\n{"step": 2}\n'),
     "a loss that is a word": text('{"step": 1, "train_loss": "low", "val_loss": null}\n'),
     "a loss that is not a number": text('{"step": 1, "train_loss": NaN, "val_loss": NaN}\n'),

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hornbook import __version__
-from hornbook.errors import HornbookError, HornbookWarning
+from hornbook.errors import HornbookError, HornbookWarning, redacted
 
 as_python_does = warnings.formatwarning
 app = App(
@@ -132,6 +132,7 @@ def complain(message: str, status: int, hint: str = "") -> int:
 
     What came from outside is made fit for a terminal: no control codes, no endless lines.
     """
+    message = redacted(message)
     if len(message) > LONGEST_MESSAGE:
         message = message[:LONGEST_MESSAGE] + " ..."
     message = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
