@@ -20,6 +20,7 @@ LAYERS = [
     {"muon"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
+    {"budget"},
     {"training", "verification"},
     {"result"},
     {"explain", "ladder", "lessons"},

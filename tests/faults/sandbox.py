@@ -94,7 +94,10 @@ class Watch:
         for path in paths:
             if isinstance(path, int) or os.fspath(path) in (os.devnull, str(self.home)):
                 continue
-            if self.home not in Path(os.fsdecode(path)).absolute().resolve().parents:
+            place = Path(os.fsdecode(path)).absolute()
+            # Opening follows a link; the others act on the link itself.
+            real = place.resolve() if event == "open" else place.parent.resolve() / place.name
+            if self.home not in real.parents:
                 self.seen.append(f"{event} {path!r}")
 
 

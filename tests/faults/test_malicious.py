@@ -403,7 +403,13 @@ SAMPLE_BPE = ["sample", "run-bpe", "--prompt", "to be", "--max-new-tokens", "4"]
 EVALUATE = ["eval", "run"]
 RESUME = ["train", "--resume", "run"]
 VERIFY = ["verify", "run"]
-LADDER = ["ladder", "text.txt", "--rungs", "bigram", "--steps", "2", "--out", "ladder"]
+LADDER = ["ladder", "TEXT", "--rungs", "bigram", "--steps", "2", "--out", "ladder"]
+
+
+def at(word: str, sandbox: Sandbox) -> str:
+    """A word of a command; TEXT is the text that the sandbox's runs were trained on."""
+    return str(sandbox.home / "text.txt") if word == "TEXT" else word
+
 
 # Place, what to do to the file there, and the command that reads it.
 PLACES: list[tuple[str, dict[str, Spoil], list[str]]] = [
@@ -418,7 +424,7 @@ PLACES: list[tuple[str, dict[str, Spoil], list[str]]] = [
     ("run/metrics.jsonl", METRICS, RESUME),
     ("cache/tokens/*/train.npy", TOKENS, RESUME),
     ("cache/tokens/*/validation.npy", TOKENS, EVALUATE),
-    ("ladder/bigram/result.json", RESULT, LADDER),
+    ("ladder/bigram-1337/result.json", RESULT, LADDER),
     ("run/run.json", RUN_MANIFEST, SAMPLE),
     # The same files under the eyes of the command that is there to judge them.
     ("run/config.toml", TOML, VERIFY),
@@ -426,7 +432,7 @@ PLACES: list[tuple[str, dict[str, Spoil], list[str]]] = [
     ("run/environment.json", NOT_JSON, VERIFY),
     ("run/run.json", NOT_JSON, VERIFY),
     ("run/metrics.jsonl", NOT_JSON, VERIFY),
-    ("ladder/bigram/result.json", RESULT, ["verify", "ladder/bigram"]),
+    ("ladder/bigram-1337/result.json", RESULT, ["verify", "ladder/bigram-1337"]),
     ("run/checkpoints/step-00000004/model.safetensors", WEIGHTS, VERIFY),
     ("run/checkpoints/step-00000004/state.json", NOT_JSON, VERIFY),
     ("run/checkpoints/step-00000004/manifest.json", MANIFEST, VERIFY),
@@ -449,7 +455,7 @@ def test_a_malicious_file_is_refused_or_passed_over(
         spoil(path)
     if not place.endswith(SEALED):
         seal(home)
-    outcome = sandbox.trial(command, home)
+    outcome = sandbox.trial([at(word, sandbox) for word in command], home)
     assert outcome.complaints(allowed=(0, 1, 2)) == []
     assert not (home / "executed").exists()
 
@@ -488,7 +494,7 @@ def test_a_link_out_of_the_run_is_not_written_through(
     (outside / "a folder" / "kept").write_text("mine")
     path = home / place
     link(str(outside / target))(path)
-    outcome = sandbox.trial(command, home)
+    outcome = sandbox.trial([at(word, sandbox) for word in command], home)
     assert outcome.complaints(allowed=(0, 1, 2)) == []
     assert (outside / "a file").read_text() == "mine"
     assert [entry.name for entry in (outside / "a folder").iterdir()] == ["kept"]
