@@ -5,7 +5,8 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 SETTINGS_BYTES = 1 << 16  # a run's config.toml has about 1 kB; tomllib takes 1 s for the worst 64
 JSON_BYTES = 1 << 26
@@ -13,7 +14,7 @@ LOG_BYTES = 1 << 32  # ten million steps' metrics
 LOG_LINE_BYTES = 1 << 20
 
 
-def open_regular(path: str | os.PathLike[str], largest: int | None = None) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str], largest: int | None = None) -> BufferedReader:
     """A regular file opened for reading; links are followed, pipes and devices not waited for.
 
     Raises: OSError, its strerror saying why not: also for a file of more than `largest` bytes.
