@@ -22,7 +22,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from hornbook.errors import CheckpointError, HornbookWarning
+from hornbook.documents import open_regular, parse_json, read_json, read_regular
+from hornbook.errors import CheckpointError, HornbookWarning, reason
 from hornbook.storage import DISK, UNFINISHED, Disk
 
 # Format 2 added a checkpoint's own kind to its state.
@@ -192,9 +193,9 @@ def read(path: Path) -> Checkpoint:
     """
     contents = read_verified(path)
     try:
-        state = json.loads(contents.pop("state.json"))
+        state = parse_json(contents.pop("state.json"))
         known = state["format"] in READABLE
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: state.json is unreadable: {error}") from None
     if not known:
         raise CheckpointError(
@@ -213,8 +214,8 @@ def read(path: Path) -> Checkpoint:
             name.removesuffix(".safetensors"): safetensors.torch.load(data)
             for name, data in contents.items()
         }
-    except (ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: unreadable: {error}") from None
+    except (ValueError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: unreadable: {reason(error)[:200]}") from None
     return Checkpoint(state["step"], tensors, state)
 
 
@@ -227,7 +228,7 @@ def read_verified(path: Path) -> dict[str, bytes]:
     for file, (size, sha256) in recorded(path).items():
         try:
             found = file.stat().st_size
-            data = file.read_bytes() if found == size else b""
+            data = read_regular(file, size) if found == size else b""
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{file}: {reason(error)}") from None
         compare(file, (found, hashlib.sha256(data).hexdigest()), (size, sha256))
@@ -242,7 +243,7 @@ def verify(path: Path) -> None:
     """
     for file, expected in recorded(path).items():
         try:
-            with file.open("rb") as opened:
+            with open_regular(file) as opened:
                 sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
             compare(file, (file.stat().st_size, sha256), expected)
         except (OSError, ValueError) as error:
@@ -255,15 +256,15 @@ def recorded(path: Path) -> dict[Path, tuple[int, str]]:
     Raises: CheckpointError when there is no manifest, or it is none.
     """
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = read_json(path / MANIFEST)
         return {
-            path / name: (entry["bytes"], entry["sha256"])
+            path / name: (int(entry["bytes"]), entry["sha256"])
             for name, entry in manifest.items()
             if Path(name).name == name
         }
     except OSError as error:
         raise CheckpointError(f"{path / MANIFEST}: {error.strerror}") from None
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
         raise CheckpointError(f"{path / MANIFEST}: not a manifest") from None
 
 
