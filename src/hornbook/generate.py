@@ -94,7 +94,10 @@ def draw(p_V: NDArray[np.float64], generator: np.random.Generator) -> int:
     """
     cumulative = p_V.cumsum()
     if not cumulative[-1] > 0:
-        raise CheckpointError("the model gives no probabilities: its logits are NaN or infinite")
+        raise CheckpointError(
+            "the model's probabilities are not numbers: its weights are damaged, or its training "
+            "diverged"
+        )
     return int(np.searchsorted(cumulative / cumulative[-1], generator.random(), side="right"))
 
 

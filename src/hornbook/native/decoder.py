@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hornbook.config import ModelConfig
 from hornbook.errors import CheckpointError
-from hornbook.native.library import shared_library
+from hornbook.native.library import NativeUnavailableError, shared_library
 
 Floats = NDArray[np.float32]
 Weights = Mapping[str, Floats]
@@ -26,10 +26,12 @@ EPSILON = 1e-6
 ROTARY_BASE = 10_000.0
 KINDS: dict[str, int] = {"float32": 0, "bfloat16": 1, "int8": 2}
 
-# Below this many parameters a second thread waits longer at barriers than it works.
-PARAMETERS_WORTH_A_THREAD = 300_000
-# Above it, weights in bfloat16: in float32 they no longer fit the caches of a laptop's processor,
-# and reading them from memory is then all that one text costs.
+MOST_CACHE_BYTES = 1 << 34
+# A second thread for each so many. At 0.8 million one thread reads a token in 35 microseconds, two
+# in 37; at 10.65 million (bfloat16) two take 300, one 880 or more.
+PARAMETERS_WORTH_A_THREAD = 2_000_000
+# Above this many, weights in bfloat16: in float32 they leave the processor's caches, and reading
+# them is nearly all that a token costs (at 10.65 million 2.7 ms on one core, against 0.9).
 LARGEST_EXACT_PARAMETERS = 4_000_000
 
 
@@ -147,6 +149,11 @@ class Decoder:
         threads: int = 0,
     ) -> None:
         check_shapes(config, weights)
+        if cache_bytes(config) * rows > MOST_CACHE_BYTES:
+            raise NativeUnavailableError(
+                f"the keys and values of {rows} x {config.block_size:,} positions would take over "
+                f"{MOST_CACHE_BYTES >> 30} GiB"
+            )
         parameters = sum(array.size for array in weights.values())
         self.precision = choose_precision(parameters) if precision == "auto" else precision
         self.threads = threads or choose_threads(parameters)
