@@ -19,14 +19,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from hornbook.errors import HornbookWarning
+
 MOST_BYTES = 10 * 10**9
 MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
 _LOCK = ".lock"
 
 
-class DamagedCacheWarning(UserWarning):
+class DamagedCacheWarning(HornbookWarning):
     """A folder of the cache failed its check and is made again."""
+
+    label = "warning"
 
 
 def cache_folder() -> Path:
