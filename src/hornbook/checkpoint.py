@@ -340,8 +340,3 @@ def compare(file: Path, found: tuple[int, str], expected: tuple[int, str]) -> No
         raise CheckpointError(f"{file}: {found[0]} bytes, expected {expected[0]}")
     if found[1] != expected[1]:
         raise CheckpointError(f"{file}: its SHA-256 is not the one recorded")
-
-
-def reason(error: OSError | ValueError) -> str:
-    """What the system says, without the path that it repeats."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
