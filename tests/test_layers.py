@@ -12,7 +12,7 @@ SOURCE = Path(hornbook.__file__).parent
 LAYERS = [
     {"errors"},
     {"config"},
-    {"text", "tokenizer", "counting"},
+    {"text", "tokenizer", "counting", "copies"},
     {"data", "models", "machine", "checkpoint"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
