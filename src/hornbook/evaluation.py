@@ -98,6 +98,13 @@ def evaluate(
     """
     block = losses(model, tokens, block_size=block_size)
     sliding = losses(model, tokens, block_size=block_size, stride=max(1, block_size // 2))
+    return summarise(tokenizer, tokens, block, sliding)
+
+
+def summarise(
+    tokenizer: Tokenizer, tokens: Tokens, block: np.ndarray, sliding: np.ndarray
+) -> Evaluation:
+    """The figures of the losses of `tokens`, in non-overlapping blocks and sliding by half."""
     chars, bytes_ = lengths(tokenizer, tokens[1:])
     return Evaluation(
         nats_per_token=float(block.mean()),

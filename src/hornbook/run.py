@@ -1,7 +1,7 @@
 """The run folder: all that a training leaves behind, and the trained model loaded from it.
 
 config.toml  environment.json  tokenizer.json  metrics.jsonl  checkpoints/  sample.txt  result.json
-loss.png
+report.html  report.md  report.json
 """
 
 import json
@@ -64,11 +64,6 @@ class RunFolder:
     def result(self) -> Path:
         """The figures of the finished run, as `train --json` prints them."""
         return self.path / "result.json"
-
-    @property
-    def picture(self) -> Path:
-        """The loss curves."""
-        return self.path / "loss.png"
 
     def create(self) -> None:
         """Make the folder.

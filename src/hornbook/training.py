@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hornbook import checkpoint, generate, machine
 from hornbook.config import Config, SamplingConfig, laptop, load_config
 from hornbook.data import Dataset, batch, check_length, prepare
+from hornbook.diagnosis import curve, evaluations_since_best
 from hornbook.errors import NonFiniteLossError
 from hornbook.evaluation import estimate
 from hornbook.models import GPT, LanguageModel, build
@@ -250,7 +251,7 @@ def steps(training: Training) -> Iterator[StepMetrics]:
     saved = -1
     with folder.metrics.open("a", encoding="utf-8") as log:
         try:
-            while training.step < config.train.steps:
+            while training.step < config.train.steps and not out_of_patience(training):
                 started = time.perf_counter()
                 scale = scale_at(config, training.step)
                 train_loss, gradient_norm = train_step(training)
@@ -278,10 +279,20 @@ def steps(training: Training) -> Iterator[StepMetrics]:
                     save_last(training)
                     saved = training.step
                 yield metrics
+            if training.step != saved and training.step < config.train.steps:
+                save_last(training)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             if training.step != saved:
                 save_last(training)
             raise
+
+
+def out_of_patience(training: Training) -> bool:
+    """Whether the last `patience` evaluations brought nothing better; asked after each."""
+    train = training.config.train
+    if not train.patience or training.step % train.eval_interval:
+        return False
+    return evaluations_since_best(curve(training.folder.metrics_rows())) >= train.patience
 
 
 def train(

@@ -32,6 +32,7 @@ def run(
     config: Path | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     steps: int | None = None,
+    patience: int | None = None,
     seed: int | None = None,
     tokenizer: str | None = None,
     encoding: str | None = None,
@@ -64,6 +65,8 @@ def run(
         Any setting as key=value, for example --set n_layer=6; may be given several times.
     steps
         How many steps to train.
+    patience
+        Stop once so many evaluations in a row bring nothing better; 0 never does.
     seed
         Fixes everything that is random.
     tokenizer
@@ -79,6 +82,7 @@ def run(
     flags = {
         "corpus": corpus,
         "steps": steps,
+        "patience": patience,
         "seed": seed,
         "tokenizer": tokenizer,
         "encoding": encoding,
@@ -96,8 +100,10 @@ def run(
     )
 
     # Only now: a wrong setting should not wait for torch.
+    from hornbook import report
     from hornbook import training as engine
     from hornbook.cli.display import Display
+    from hornbook.energy import EnergyMeter
     from hornbook.result import conclude
 
     display = Display(quiet=quiet)
@@ -107,10 +113,12 @@ def run(
         text = read(settings.data.corpus, settings.data.encoding)
         training = engine.begin(settings, out=out, corpus=text)
     display.announce(training)
+    energy = EnergyMeter()
     try:
         with display:
             for metrics in engine.steps(training):
                 display.show(metrics)
+                energy.read()
     except (KeyboardInterrupt, SystemExit):
         display.say(
             f"stopped at step {training.step} of {training.config.train.steps}, saved; go on with:"
@@ -120,11 +128,13 @@ def run(
     except HornbookError:
         display.say(f"the run so far is in {training.folder.path}")
         raise
-    result = conclude(training)
+    result = conclude(training, energy_joules=None if resume else energy.read())
+    card = report.examine(result)
+    report.write(card)
     if json:
         sys.stdout.write(json_format.dumps(result.as_dict()) + "\n")
     else:
-        display.conclude(result)
+        display.conclude(card)
 
 
 def resolve(
