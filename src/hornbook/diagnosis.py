@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hornbook.config import Config
 
-Verdict = Literal["still learning", "done", "overfit", "not trained"]
+Verdict = Literal["still learning", "done", "overfit", "too short to tell"]
 
 # The mean of this many batches stands for the training loss at an evaluation: a single batch of
 # the default model scatters by 0.03 nats, twenty by under 0.01.
@@ -89,9 +89,12 @@ def diagnose(
     `passes` is how many times over the training text was read; `ahead_of_counts` by how many nats
     per character the model does better than the best counts, which see `order` tokens at a time.
     """
-    if not points:
-        said = "There is no curve: no step of training has been evaluated."
-        return Diagnosis("not trained", ahead_of_counts=ahead_of_counts, sentences=[said])
+    by_counts = [] if ahead_of_counts is None else [counts_in_words(ahead_of_counts, order)]
+    if len(points) < 2:
+        said = f"Too short to tell: a curve needs two evaluations, and this run has {len(points)}."
+        return Diagnosis(
+            "too short to tell", ahead_of_counts=ahead_of_counts, sentences=[said, *by_counts]
+        )
     top, last = best(points), points[-1]
     before = next((p for p in reversed(points) if 4 * p.step <= 3 * last.step), points[0])
     fall = (before.validation - last.validation) * tokens_per_char
@@ -129,9 +132,6 @@ def diagnose(
             if passes >= 1 and gap >= SMALL_GAP
             else [f"a larger model: {larger}, or {deeper}"]
         )
-    sentences = [said, gap_in_words(gap, passes)]
-    if ahead_of_counts is not None:
-        sentences.append(counts_in_words(ahead_of_counts, order))
     return Diagnosis(
         verdict,
         since_step=top.step if verdict == "overfit" else None,
@@ -140,7 +140,7 @@ def diagnose(
         rise_since_best=rise,
         gap=gap,
         ahead_of_counts=ahead_of_counts,
-        sentences=sentences,
+        sentences=[said, gap_in_words(gap, passes), *by_counts],
         advice=advice,
     )
 

@@ -75,7 +75,8 @@ def run(
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in report.COLUMNS:
-        table.add_column(column, no_wrap=True, justify="right" if column in NUMBERS else "left")
+        number = column in NUMBERS
+        table.add_column(column, no_wrap=number, justify="right" if number else "left")
     for i, row in enumerate(rows):
         table.add_row(*map(escape, report.cells(row)), style="" if i else "bold green")
     console.print(table)

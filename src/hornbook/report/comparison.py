@@ -8,10 +8,11 @@ from math import log
 from hornbook.report.card import Card
 from hornbook.report.drawing import Line, bar, chart, legend
 from hornbook.report.page import page, style_of, visible
-from hornbook.report.reading import Interval, interval
+from hornbook.report.reading import Interval, Reading, interval
 from hornbook.report.words import duration
 
 STYLES = 6
+LONGEST_TOKEN = 100
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,26 @@ def compare(cards: Sequence[Card]) -> list[Row]:
     ordered = sorted(cards, key=lambda card: card.nats_per_char)
     best = ordered[0]
     return [
-        Row(
-            card,
-            interval(card.reading.nats - best.reading.nats)
-            if card is not best and card.reading.text == best.reading.text
-            else None,
-        )
-        for card in ordered
+        Row(card, None if card is best else behind(card.reading, best.reading)) for card in ordered
     ]
+
+
+def behind(reading: Reading, best: Reading) -> Interval | None:
+    """By how much a reading's loss is above another's of the same text; None for another text.
+
+    The first token of a text is given, not predicted, and may be one character or several.
+    """
+    length = min(len(reading.text), len(best.text))
+    first, other = len(reading.text) - length, len(best.text) - length
+    if max(first, other) > LONGEST_TOKEN or reading.text[first:] != best.text[other:]:
+        return None
+    return interval(reading.nats[first:] - best.nats[other:])
 
 
 def remark(rows: Sequence[Row]) -> str:
     """Said where not all were tested on the same text; nothing otherwise."""
     best = rows[0].card
-    others = [row.card.name for row in rows if row.card.reading.text != best.reading.text]
+    others = [row.card.name for row in rows[1:] if row.behind is None]
     if not others:
         return ""
     return (

@@ -19,6 +19,7 @@ class Line:
     style: str
     dots: bool = False
     framed: bool = True
+    spread: Sequence[float] = ()  # how far up and down of each point it might as well lie
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ def chart(
     """
     lines = [line for line in lines if line.points]
     framed = [y for line in lines if line.framed for _, y in line.points]
+    for line in lines:
+        framed += [
+            y + sign * d
+            for (_, y), d in zip(line.points, line.spread, strict=False)
+            for sign in (1, -1)
+        ]
     values = [y for y in [*framed, *(level.value for level in levels)] if isfinite(y)]
     scale_x: Callable[[float], float] = (lambda x: log2(max(x, 1))) if doubling_x else float
     xs = [scale_x(x) for line in lines for x, _ in line.points]
@@ -96,6 +103,13 @@ def chart(
         placed = [place(x, y) for x, y in line.points if low <= y <= high]
         path = " ".join(f"{right:.1f},{down:.1f}" for right, down in placed)
         parts.append(f'<polyline class="line {line.style}" points="{path}"/>')
+        for (x, y), spread in zip(line.points, line.spread, strict=False):
+            right, top = place(x, min(y + spread, high))
+            _, bottom = place(x, max(y - spread, low))
+            parts.append(
+                f'<line class="spread {line.style}" x1="{right:.1f}" x2="{right:.1f}" '
+                f'y1="{top:.1f}" y2="{bottom:.1f}"/>'
+            )
         if line.dots:
             parts += [
                 f'<circle class="dot {line.style}" cx="{right:.1f}" cy="{down:.1f}" r="4"/>'

@@ -23,8 +23,9 @@ from hornbook.report.words import (
 )
 
 MOST_LETTERS = 100
-# In bits: up to 2 is every other character of a good model's, 6 is a letter drawn out of 64.
-SURPRISE_BITS = (2, 3, 5, 7, 9)
+# The shades of surprise, in shares of what knowing nothing would cost: with 65 letters, whose blind
+# guess costs 6 bits, from 2 bits on, 3, 5, 7 and 9; with 1,300 Hangul syllables from 3 to 16.
+SURPRISES = (1 / 3, 1 / 2, 5 / 6, 7 / 6, 3 / 2)
 COPIED_CHARACTERS = (10, *COPY_LENGTHS)
 
 
@@ -168,7 +169,13 @@ def depth(card: Card) -> str:
     if card.reach is None or len(card.reach.depths) < 2:
         return ""
     depths = card.reach.depths
-    line = Line("loss", [(each.first, each.nats_per_char) for each in depths], "validation", True)
+    line = Line(
+        "loss",
+        [(each.first, each.nats_per_char) for each in depths],
+        "validation",
+        dots=True,
+        spread=[each.noise for each in depths],
+    )
     drawn = chart(
         [line],
         description="Loss by how many tokens of context there are.",
@@ -204,7 +211,12 @@ def by_kind(card: Card) -> str:
 
 def surprises(card: Card) -> str:
     """The most surprising passages, coloured."""
-    edges = ("under 2", "2", "3", "5", "7", "9 bits and more")
+    bits = surprise_bits(card)
+    edges = (
+        f"under {bits[0]:g}",
+        *(f"{edge:g}" for edge in bits[:-1]),
+        f"{bits[-1]:g} bits and more",
+    )
     shades = "".join(f'<span class="s{i}">{edge}</span>' for i, edge in enumerate(edges))
     found = "".join(coloured_passage(passage, card) for passage in card.passages)
     return f"""<h2>What surprised it most</h2>
@@ -213,7 +225,7 @@ to meet it. A bit is the surprise of a coin.</p>
 <p class="shades">{shades}</p>
 {found}
 <h3>For comparison <span>an ordinary passage, line {card.ordinary.line:,}</span></h3>
-{surprise_text(card.ordinary)}"""
+{surprise_text(card.ordinary, bits)}"""
 
 
 def coloured_passage(passage: Passage, card: Card) -> str:
@@ -221,14 +233,20 @@ def coloured_passage(passage: Passage, card: Card) -> str:
     times = passage.mean_nats / card.nats_per_char if card.nats_per_char else 0
     return (
         f"<h3>Line {passage.line:,} <span>at its worst {passage.mean_nats:.2f} nats/char, "
-        f"{times:.1f} times the usual</span></h3>{surprise_text(passage)}"
+        f"{times:.1f} times the usual</span></h3>{surprise_text(passage, surprise_bits(card))}"
     )
 
 
-def surprise_text(passage: Passage) -> str:
+def surprise_bits(card: Card) -> list[float]:
+    """From how many bits on each shade stands for, in halves."""
+    blind = card.result.baselines.uniform / log(2)
+    return [max(0.5, round(2 * share * blind) / 2) for share in SURPRISES]
+
+
+def surprise_text(passage: Passage, bits: Sequence[float]) -> str:
     """The passage's characters in the colours of their surprise."""
-    bits = [nats / log(2) for nats in passage.nats]
-    return coloured(passage.text, [sum(b >= edge for edge in SURPRISE_BITS) for b in bits], "s")
+    shades = [sum(nats / log(2) >= edge for edge in bits) for nats in passage.nats]
+    return coloured(passage.text, shades, "s")
 
 
 def writing(card: Card) -> str:

@@ -84,11 +84,15 @@ def interval(nats: Floats, *, seed: int = 0) -> Interval:
 
 @dataclass(frozen=True)
 class Depth:
-    """The loss of tokens that have from `first` to `last` tokens of context, in nats/char."""
+    """The loss of tokens that have from `first` to `last` tokens of context, in nats/char.
+
+    `noise` is 1.96 standard errors, taking blocks to be independent.
+    """
 
     first: int
     last: int
     nats_per_char: float
+    noise: float
 
 
 @dataclass(frozen=True)
@@ -104,24 +108,28 @@ class Reach:
 def reach(nats: Floats, block_size: int, tokens_per_char: float) -> Reach:
     """Loss by position in the block: 1 token of context, 2, 3 to 4, 5 to 8, and so on.
 
-    Shapes: nats [N], of blocks of `block_size` in order. The last doubling compares the second
-    half of each whole block with the quarter before it; `noise` is 1.96 standard errors of that.
+    Shapes: nats [N], of blocks of `block_size` in order; whole blocks alone are counted. The last
+    doubling compares the second half of each block with the quarter before it.
     """
-    position = np.arange(len(nats)) % block_size + 1
+    whole = nats[: len(nats) // block_size * block_size].reshape(-1, block_size) * tokens_per_char
+    if len(whole) < 2:
+        return Reach(block_size, [], None, None)
     depths: list[Depth] = []
     first = 1
-    while first <= min(block_size, len(nats)):
+    while first <= block_size:
         last = min(block_size, max(1, 2 * (first - 1)))
-        inside = nats[(position >= first) & (position <= last)]
-        depths.append(Depth(first, last, float(inside.mean()) * tokens_per_char))
+        depths.append(Depth(first, last, *mean_and_noise(whole[:, first - 1 : last].mean(axis=1))))
         first = last + 1
-    whole = nats[: len(nats) // block_size * block_size].reshape(-1, block_size)
-    if len(whole) < 2 or block_size < 4:
+    if block_size < 4:
         return Reach(block_size, depths, None, None)
     half, quarter = block_size // 2, block_size // 4
-    gains = (whole[:, quarter:half].mean(axis=1) - whole[:, half:].mean(axis=1)) * tokens_per_char
-    noise = 1.96 * float(gains.std(ddof=1)) / len(gains) ** 0.5
-    return Reach(block_size, depths, float(gains.mean()), noise)
+    gains = whole[:, quarter:half].mean(axis=1) - whole[:, half:].mean(axis=1)
+    return Reach(block_size, depths, *mean_and_noise(gains))
+
+
+def mean_and_noise(values: Floats) -> tuple[float, float]:
+    """A mean, and 1.96 standard errors of it; of two values at least."""
+    return float(values.mean()), 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def reaching(reach: Reach) -> str:
     """Whether more context would help, by what the last doubling of it gave."""
     size, gain, noise = reach.block_size, reach.last_doubling, reach.noise
     if gain is None or noise is None:
-        return "There is too little text to tell."
+        return "The blocks are too short, or the text is, to tell."
     doubling = f"from {size // 4 + 1}–{size // 2} to {size // 2 + 1}–{size} tokens of context"
     if gain > noise:
         return (
@@ -54,7 +54,7 @@ def reaching(reach: Reach) -> str:
         )
     return (
         f"The last doubling, {doubling}, brings nothing that can be told from chance "
-        f"({gain:+.3f} ± {noise:.3f} nats/char): a longer block would not help this model."
+        f"({gain:.3f} ± {noise:.3f} nats/char): no sign that a longer block would help."
     )
 
 
