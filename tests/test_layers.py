@@ -11,10 +11,14 @@ SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"config"},
+    {"config", "storage", "cache", "sources"},
     {"diagnosis"},
+    {"decoding", "corpora"},
+    {"survey"},
     {"text", "tokenizer", "counting", "copies"},
+    {"arrays"},
     {"data", "models", "machine", "checkpoint", "energy"},
+    {"muon"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
     {"training"},

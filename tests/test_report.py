@@ -139,8 +139,7 @@ def test_a_planted_surprise_is_found_where_it_stands() -> None:
     text = "an ordinary line of text\n" * 200
     nats = np.ones(len(text))
     nats[25 * 120 : 25 * 123] = 5
-    learned = "the part that was learned from\n" * 40
-    found = reading.passages(reading.Reading(text, nats), learned + text)
+    found = reading.passages(reading.Reading(text, nats, first_line=41))
     assert found[0].line == 40 + 121
     assert found[0].mean_nats == pytest.approx(5)
     assert len(found[0].text) == len(found[0].nats)
@@ -239,8 +238,13 @@ def test_the_card_has_every_figure(card: report.Card) -> None:
     assert [sample["temperature"] for sample in figures["samples"]] == [0.5, 0.8, 1.0]
     for sample in figures["samples"]:
         assert len(sample["text"]) == len(sample["match_lengths"])
+    text = card.result.corpus.text
     for passage in figures["most_surprising"]:
-        assert passage["text"] in card.result.corpus.text
+        assert passage["text"] in text
+        assert text.count("\n", 0, text.rindex(passage["text"])) < passage["line"]
+        lines = text.splitlines(keepends=True)
+        around = "".join(lines[passage["line"] - 4 : passage["line"] + 4])
+        assert passage["text"].split("\n")[0] in around
 
 
 def test_the_same_in_markdown(card: report.Card, place: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hornbook import checkpoint
 from hornbook.config import Config
 from hornbook.counting import NGramModel, tune
 from hornbook.data import Dataset, prepare
@@ -18,6 +17,7 @@ from hornbook.diagnosis import Diagnosis, curve, diagnose
 from hornbook.errors import DataError
 from hornbook.evaluation import Evaluation, losses, per_char, summarise
 from hornbook.run import RunFolder, TrainedModel, check_same_text, load
+from hornbook.storage import write_atomically
 from hornbook.text import Corpus, read_corpus
 from hornbook.training import Training
 
@@ -160,8 +160,8 @@ def conclude(
         peak_memory_mib=peak_memory_mib(),
         energy_joules=energy_joules,
     )
-    checkpoint.write_atomically(folder.sample, (result.sample + "\n").encode())
-    checkpoint.write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
+    write_atomically(folder.sample, (result.sample + "\n").encode())
+    write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
     return result
 
 

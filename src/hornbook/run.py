@@ -20,6 +20,7 @@ from hornbook.data import Tokens, prepare
 from hornbook.errors import CheckpointError, ConfigError
 from hornbook.evaluation import Evaluation, evaluate
 from hornbook.models import LanguageModel, build
+from hornbook.storage import DISK, Disk
 from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import Tokenizer, load_tokenizer
 
@@ -65,13 +66,13 @@ class RunFolder:
         """The figures of the finished run, as `train --json` prints them."""
         return self.path / "result.json"
 
-    def create(self) -> None:
+    def create(self, disk: Disk = DISK) -> None:
         """Make the folder.
 
         Raises: ConfigError when it holds a run already, or cannot be made.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            disk.make_folder(self.path)
             occupied = any(self.path.iterdir())
         except OSError as error:
             raise ConfigError(f"--out {self.path}: {error.strerror}") from None

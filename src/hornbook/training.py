@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hornbook import checkpoint, generate, machine
 from hornbook.config import Config, SamplingConfig, laptop, load_config
+from hornbook.corpora import CATALOGUE
 from hornbook.data import Dataset, batch, check_length, prepare
 from hornbook.diagnosis import curve, evaluations_since_best
 from hornbook.errors import NonFiniteLossError
@@ -30,7 +31,8 @@ from hornbook.run import (
     new_run_path,
     open_run,
 )
-from hornbook.text import CATALOGUE, Corpus, read_corpus
+from hornbook.storage import DISK, Disk, refused, write_atomically
+from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import load_tokenizer
 
 
@@ -65,6 +67,7 @@ class Training:
     seconds: float = 0.0
     best_loss: float = math.inf
     cuda_random_state: Tensor | None = None
+    disk: Disk = DISK
 
     @property
     def tokens_per_step(self) -> int:
@@ -74,7 +77,11 @@ class Training:
 
 
 def begin(
-    config: Config | None = None, *, out: str | Path | None = None, corpus: Corpus | None = None
+    config: Config | None = None,
+    *,
+    out: str | Path | None = None,
+    corpus: Corpus | None = None,
+    disk: Disk = DISK,
 ) -> Training:
     """Read the text, make the run folder, build the model: all but the first step.
 
@@ -88,15 +95,15 @@ def begin(
     for tokens, part in ((dataset.train, "training"), (dataset.validation, "validation")):
         check_length(tokens, config.model.block_size if part == "training" else 1, part)
     folder = RunFolder(Path(out) if out else new_run_path(corpus.name))
-    folder.create()
+    folder.create(disk)
     config = config.override(
-        corpus=lasting_reference(config.data.corpus, corpus, folder),
+        corpus=lasting_reference(config.data.corpus, corpus, folder, disk),
         device=chosen.device.value,
         precision=chosen.precision.value,
         compile=chosen.compile.value,
         threads=chosen.threads,
     )
-    training = assemble(config, chosen, corpus, dataset, folder)
+    training = assemble(config, chosen, corpus, dataset, folder, disk=disk)
     environment = {
         **machine.describe(),
         "corpus": corpus.name,
@@ -104,28 +111,28 @@ def begin(
         "data_fingerprint": dataset.fingerprint,
         "parameters": training.model.parameter_count,
     }
-    checkpoint.write_atomically(folder.tokenizer, dataset.tokenizer.to_json().encode())
-    checkpoint.write_atomically(folder.environment, json.dumps(environment, indent=1).encode())
+    write_atomically(folder.tokenizer, dataset.tokenizer.to_json().encode(), disk)
+    write_atomically(folder.environment, json.dumps(environment, indent=1).encode(), disk)
     # Last, because its presence is what makes the folder a run.
-    checkpoint.write_atomically(folder.config, config.to_toml().encode())
+    write_atomically(folder.config, config.to_toml().encode(), disk)
     return training
 
 
-def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder) -> str:
+def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK) -> str:
     """A name for the text that finds it again later, from any directory.
 
     What came on standard input cannot be read twice, so the run keeps a copy.
     """
     if asked == "-":
         kept = folder.path / "input.txt"
-        checkpoint.write_atomically(kept, corpus.text.encode())
+        write_atomically(kept, corpus.text.encode(), disk)
         return str(kept.resolve())
     by_name = any(asked in (known.name, *known.aliases) for known in CATALOGUE)
     path = Path(asked).expanduser()
     return asked if by_name or not path.exists() else str(path.resolve())
 
 
-def resume(path: str | Path) -> Training:
+def resume(path: str | Path, *, disk: Disk = DISK) -> Training:
     """A run as its last checkpoint left it.
 
     Raises: CheckpointError when the run is missing or damaged, or its text has changed.
@@ -135,7 +142,7 @@ def resume(path: str | Path) -> Training:
     corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
     check_same_text(corpus, folder)
     dataset = prepare(corpus, config.data, load_tokenizer(folder.tokenizer))
-    training = assemble(config, machine.choose(config.train), corpus, dataset, folder)
+    training = assemble(config, machine.choose(config.train), corpus, dataset, folder, disk=disk)
     if checkpoint.folders(folder.checkpoints, "step"):
         found = load_checkpoint(folder, "last")
         load_weights(training.model, found.tensors["model"], folder)
@@ -149,9 +156,7 @@ def resume(path: str | Path) -> Training:
                 found.state["cuda_random_state"], dtype=torch.uint8
             )
     rows = [row for row in folder.metrics_rows() if row["step"] <= training.step]
-    checkpoint.write_atomically(
-        folder.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode()
-    )
+    write_atomically(folder.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode(), disk)
     return training
 
 
@@ -161,6 +166,8 @@ def assemble(
     corpus: Corpus,
     dataset: Dataset,
     folder: RunFolder,
+    *,
+    disk: Disk = DISK,
 ) -> Training:
     """Model and optimizers at step 0, on the chosen device, compiled if chosen."""
     if config.train.threads:
@@ -185,6 +192,7 @@ def assemble(
         model=model,
         optimizers=Optimizers(model, config.optimizer),
         random_state=random_state,
+        disk=disk,
     )
 
 
@@ -247,44 +255,42 @@ def steps(training: Training) -> Iterator[StepMetrics]:
     caller's) the state is saved, and `resume` goes on from the very step.
     Raises: NonFiniteLossError; CheckpointError when the disk refuses.
     """
-    config, folder = training.config, training.folder
-    saved = -1
-    with folder.metrics.open("a", encoding="utf-8") as log:
-        try:
-            while training.step < config.train.steps and not out_of_patience(training):
-                started = time.perf_counter()
-                scale = scale_at(config, training.step)
-                train_loss, gradient_norm = train_step(training)
-                step_seconds = time.perf_counter() - started
-                training.seconds += step_seconds
-                at_end = training.step == config.train.steps
-                metrics = StepMetrics(
-                    step=training.step,
-                    tokens=training.step * training.tokens_per_step,
-                    seconds=round(training.seconds, 4),
-                    train_loss=train_loss,
-                    learning_rate_scale=scale,
-                    gradient_norm=gradient_norm,
-                    tokens_per_second=training.tokens_per_step / step_seconds,
+    config = training.config
+    saved = 0  # At step 0 there is nothing that beginning anew would not make.
+    try:
+        while training.step < config.train.steps and not out_of_patience(training):
+            started = time.perf_counter()
+            scale = scale_at(config, training.step)
+            train_loss, gradient_norm = train_step(training)
+            step_seconds = time.perf_counter() - started
+            training.seconds += step_seconds
+            at_end = training.step == config.train.steps
+            metrics = StepMetrics(
+                step=training.step,
+                tokens=training.step * training.tokens_per_step,
+                seconds=round(training.seconds, 4),
+                train_loss=train_loss,
+                learning_rate_scale=scale,
+                gradient_norm=gradient_norm,
+                tokens_per_second=training.tokens_per_step / step_seconds,
+            )
+            if at_end or training.step % config.train.eval_interval == 0:
+                metrics = replace(
+                    metrics, val_loss=validation_loss(training), sample=write_sample(training)
                 )
-                if at_end or training.step % config.train.eval_interval == 0:
-                    metrics = replace(
-                        metrics, val_loss=validation_loss(training), sample=write_sample(training)
-                    )
-                log.write(json.dumps(asdict(metrics)) + "\n")
-                if metrics.val_loss is not None:
-                    log.flush()
-                    save_if_best(training, metrics.val_loss)
-                if at_end or training.step % config.train.checkpoint_interval == 0:
-                    save_last(training)
-                    saved = training.step
-                yield metrics
-            if training.step != saved and training.step < config.train.steps:
+            record(training, metrics)
+            if metrics.val_loss is not None:
+                save_if_best(training, metrics.val_loss)
+            if at_end or training.step % config.train.checkpoint_interval == 0:
                 save_last(training)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            if training.step != saved:
-                save_last(training)
-            raise
+                saved = training.step
+            yield metrics
+        if training.step != saved and training.step < config.train.steps:
+            save_last(training)
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        if training.step != saved:
+            save_last(training)
+        raise
 
 
 def out_of_patience(training: Training) -> bool:
@@ -300,13 +306,27 @@ def train(
     *,
     out: str | Path | None = None,
     resume_from: str | Path | None = None,
+    disk: Disk = DISK,
 ) -> Iterator[StepMetrics]:
     """Train a model, or go on training one: a generator of step metrics.
 
     `out` names the run folder (``runs/<corpus>-<n>`` unless given), for `hornbook.load`.
     Raises: ConfigError, DataError, CheckpointError, NonFiniteLossError.
     """
-    yield from steps(resume(resume_from) if resume_from else begin(config, out=out))
+    training = resume(resume_from, disk=disk) if resume_from else begin(config, out=out, disk=disk)
+    yield from steps(training)
+
+
+def record(training: Training, metrics: StepMetrics) -> None:
+    """Add a step's row to `metrics.jsonl`.
+
+    Raises: CheckpointError when the disk refuses.
+    """
+    row = (json.dumps(asdict(metrics)) + "\n").encode()
+    try:
+        training.disk.append(training.folder.metrics, row)
+    except OSError as error:
+        raise refused(training.folder.metrics, len(row), error) from None
 
 
 def validation_loss(training: Training) -> float:
@@ -343,6 +363,7 @@ def save_if_best(training: Training, val_loss: float) -> None:
             checkpoint.Checkpoint(
                 training.step, {"model": model_tensors(training)}, {"val_loss": val_loss}
             ),
+            disk=training.disk,
         )
 
 
@@ -363,6 +384,8 @@ def save_last(training: Training) -> None:
             training.folder.checkpoints,
             "step",
             checkpoint.Checkpoint(training.step, tensors, state),
+            keep_last=training.config.train.keep_last,
+            disk=training.disk,
         )
 
 

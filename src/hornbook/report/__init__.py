@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hornbook import checkpoint
 from hornbook.report.card import Card as Card
 from hornbook.report.card import examine as examine
 from hornbook.report.comparison import COLUMNS as COLUMNS
@@ -15,6 +14,7 @@ from hornbook.report.comparison import comparison_html
 from hornbook.report.comparison import remark as remark
 from hornbook.report.markdown import comparison_markdown, markdown
 from hornbook.report.page import html
+from hornbook.storage import write_atomically
 
 
 def write(card: Card) -> Path:
@@ -43,5 +43,5 @@ def save(folder: Path, name: str, page: str, text: str, figures: object) -> Path
         ("json", json.dumps(figures, indent=1, ensure_ascii=False)),
     ):
         path = folder / f"{name}.{suffix}"
-        checkpoint.write_atomically(path, content.encode("utf-8", "replace"))
+        write_atomically(path, content.encode("utf-8", "replace"))
     return folder / f"{name}.html"

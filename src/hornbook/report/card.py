@@ -1,16 +1,16 @@
 """The report card: everything on it, measured, before any of it is drawn or written."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import exp, log
 from typing import Any
 
 import numpy as np
 
 from hornbook.copies import CopyIndex
-from hornbook.data import split_text
+from hornbook.data import between
 from hornbook.diagnosis import Diagnosis, Point, curve
-from hornbook.report.compression import compress_all
+from hornbook.report.compression import VALIDATION_BYTES, compress_all
 from hornbook.report.origin import Origin, trace
 from hornbook.report.reading import (
     Interval,
@@ -123,13 +123,20 @@ def examine(result: Result) -> Card:
     """Everything on the report card of a measured run."""
     trained, dataset = result.trained, result.dataset
     tokenizer, tokens = trained.tokenizer, dataset.validation[1:]
+    origin = trace(result)
     reading = read(tokenizer, tokens, result.nats)
     counted_nats = result.baselines.ngram_nats
     counted = reading if counted_nats is None else read(tokenizer, tokens, counted_nats)
-    fraction = trained.config.data.validation_fraction
-    train_text, validation_text = split_text(result.corpus.text, fraction)
-    index = CopyIndex.build(train_text[-INDEXED_CHARACTERS:])
+    # Of a text larger than memory no more is taken than is looked at.
+    chunks, cut = result.corpus.chunks, origin.training_characters
+    train_text = "".join(between(chunks(), max(0, cut - INDEXED_CHARACTERS), cut))
+    beginning = min(result.corpus.characters, cut + VALIDATION_BYTES)
+    validation_text = "".join(between(chunks(), cut, beginning))
+    index = CopyIndex.build(train_text)
     real = index.match_lengths(validation_text[:YARDSTICK_CHARACTERS]).tolist()
+    # The first token is given, so the reading begins after it.
+    given = validation_text[: origin.validation_characters - len(reading.text)]
+    reading = replace(reading, first_line=origin.training_lines + given.count("\n") + 1)
     rows = list(result.folder.metrics_rows())
     return Card(
         name=result.folder.path.resolve().name,
@@ -146,11 +153,11 @@ def examine(result: Result) -> Card:
         if result.kind == "counts"
         else reach(result.nats, trained.config.model.block_size, result.tokens_per_char),
         kinds=kinds(reading, counted),
-        passages=passages(reading, result.corpus.text),
-        ordinary=ordinary_passage(reading, result.corpus.text),
+        passages=passages(reading),
+        ordinary=ordinary_passage(reading),
         samples=sorted(write_samples(result, index), key=lambda sample: sample.temperature),
         copied_in_real_text={n: share_copied(real, n) for n in COPY_LENGTHS},
-        origin=trace(result),
+        origin=origin,
         reading=reading,
     )
 

@@ -1,15 +1,19 @@
 """What a run was made from, and the command that makes it again."""
 
 import shlex
+from collections import Counter
 from dataclasses import asdict, dataclass
 
 from hornbook.config import FIELDS, PRESETS, Config
+from hornbook.data import split_place
 from hornbook.errors import HornbookError
 from hornbook.report.reading import alphabet
 from hornbook.result import Result
 
 # Chosen by each machine for itself.
 OF_THE_MACHINE = ("device", "precision", "compile", "threads")
+# Enough to find a text's letters, and which are frequent.
+COUNTED_CHARACTERS = 10_000_000
 FLAGS = ("steps", "patience", "seed", "tokenizer", "encoding")
 
 
@@ -22,6 +26,7 @@ class Origin:
     characters: int
     bytes: int
     lines: int
+    training_lines: int
     training_characters: int
     validation_characters: int
     validation_fraction: float
@@ -39,24 +44,36 @@ class Origin:
 
 def trace(result: Result) -> Origin:
     """The facts of a run, from its settings, its text, and what its folder noted at the start."""
-    config, text = result.trained.config, result.corpus.text
-    cut = int((1 - config.data.validation_fraction) * len(text))
+    config, corpus = result.trained.config, result.corpus
+    cut = split_place(corpus.characters, config.data.validation_fraction)
+    size = lines = training_lines = place = 0
+    seen: Counter[str] = Counter()
+    ending = "\n"
+    for chunk in corpus.chunks():
+        size += len(chunk.encode("utf-8", "surrogatepass"))
+        lines += chunk.count("\n")
+        training_lines += chunk.count("\n", 0, max(0, cut - place))
+        if place < COUNTED_CHARACTERS:
+            seen.update(chunk)
+        place += len(chunk)
+        ending = chunk[-1:]
     try:
         environment = result.folder.environment_facts()
     except HornbookError:
         environment: dict[str, object] = {}
     return Origin(
-        corpus=result.corpus.name,
-        corpus_sha256=result.corpus.sha256,
-        characters=len(text),
-        bytes=len(text.encode("utf-8", "surrogatepass")),
-        lines=text.count("\n") + (not text.endswith("\n")),
+        corpus=corpus.name,
+        corpus_sha256=corpus.sha256,
+        characters=corpus.characters,
+        bytes=size,
+        lines=lines + (ending != "\n"),
+        training_lines=training_lines,
         training_characters=cut,
-        validation_characters=len(text) - cut,
+        validation_characters=corpus.characters - cut,
         validation_fraction=config.data.validation_fraction,
         tokenizer=config.data.tokenizer,
         vocab_size=result.trained.tokenizer.vocab_size,
-        alphabet=alphabet(text),
+        alphabet=alphabet(seen),
         settings=settings_of(config),
         environment={str(key): str(value) for key, value in environment.items()},
         command=command_for(config),

@@ -42,10 +42,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Reading:
-    """The predicted part of a text with a loss, in nats, for each of its characters."""
+    """The predicted part of a text with a loss, in nats, for each of its characters.
+
+    `first_line` is the line of the whole text on which it begins.
+    """
 
     text: str
     nats: Floats
+    first_line: int = 1
 
 
 def read(tokenizer: Tokenizer, tokens: Tokens, nats: Floats) -> Reading:
@@ -204,8 +208,8 @@ class Passage:
     mean_nats: float
 
 
-def passages(reading: Reading, whole_text: str) -> list[Passage]:
-    """The most surprising passages, worst first, none twice; `whole_text` ends with the reading."""
+def passages(reading: Reading) -> list[Passage]:
+    """The most surprising passages, worst first, none twice."""
     core = min(PASSAGE_CORE, len(reading.text))
     sums = np.concatenate([[0.0], np.cumsum(reading.nats)])
     means = (sums[core:] - sums[:-core]) / core
@@ -215,23 +219,21 @@ def passages(reading: Reading, whole_text: str) -> list[Passage]:
         at = int(means.argmax())
         if not means[at] > 0:
             break
-        found.append(passage(reading, whole_text, at, at + core))
+        found.append(passage(reading, at, at + core))
         means[max(0, at - apart) : at + apart] = 0
     return found
 
 
-def ordinary_passage(reading: Reading, whole_text: str) -> Passage:
+def ordinary_passage(reading: Reading) -> Passage:
     """A passage about as hard as the whole: the yardstick for the hard ones."""
     length = min(PASSAGE_CORE + 2 * PASSAGE_AROUND, len(reading.text))
     sums = np.concatenate([[0.0], np.cumsum(reading.nats)])
     means = (sums[length:] - sums[:-length]) / length
     at = int(np.abs(means - reading.nats.mean()).argmin())
-    return passage(reading, whole_text, at, at + length, around=0)
+    return passage(reading, at, at + length, around=0)
 
 
-def passage(
-    reading: Reading, whole_text: str, start: int, stop: int, around: int = PASSAGE_AROUND
-) -> Passage:
+def passage(reading: Reading, start: int, stop: int, around: int = PASSAGE_AROUND) -> Passage:
     """A stretch with what stands around it, up to the word where that is cut off."""
     first, last = max(0, start - around), min(len(reading.text), stop + around)
     first = next((i for i in range(first, start) if reading.text[i - 1 : i].isspace()), first)
@@ -239,22 +241,16 @@ def passage(
     return Passage(
         text=reading.text[first:last],
         nats=reading.nats[first:last].tolist(),
-        line=line_of(whole_text, reading, start),
+        line=reading.first_line + reading.text.count("\n", 0, start),
         mean_nats=float(reading.nats[start:stop].mean()),
     )
 
 
-def line_of(whole_text: str, reading: Reading, at: int) -> int:
-    """The line of the whole text on which a character of the reading stands."""
-    return whole_text.count("\n", 0, len(whole_text) - len(reading.text) + at) + 1
-
-
-def alphabet(text: str) -> list[str]:
+def alphabet(seen: Counter[str]) -> list[str]:
     """The visible characters of a text, small letters first as on a hornbook.
 
-    A text of more than a hundred different ones has them by frequency.
+    Where there are more than a hundred they come by frequency.
     """
-    seen = Counter(text)
     visible = sorted(c for c in seen if not c.isspace() and unicodedata.category(c)[0] != "C")
     if len(visible) > 100:
         return sorted(visible, key=lambda c: -seen[c])
