@@ -11,7 +11,7 @@ SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"config", "storage", "cache", "sources"},
+    {"config", "storage", "lock", "cache", "sources"},
     {"diagnosis"},
     {"decoding", "corpora"},
     {"survey"},
@@ -21,7 +21,7 @@ LAYERS = [
     {"muon"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
-    {"training"},
+    {"training", "verification"},
     {"result"},
     {"report"},
     {"explain", "ladder", "lessons"},

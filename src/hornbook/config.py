@@ -130,6 +130,7 @@ class TrainConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     threads: Annotated[int, Meta(ge=0, le=4096)] = 0
+    deterministic: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

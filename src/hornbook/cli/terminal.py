@@ -47,6 +47,11 @@ def note(message: str) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"[dim]note: {escape(message)}[/]")
 
 
+def say(message: str) -> None:
+    """A line on stderr that even --quiet does not hide, whole where it is long."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(escape(message))
+
+
 def fit_text(tokenizer: Tokenizer, text: str, unknown: Literal["error", "skip", "replace"]) -> str:
     """`text` within the vocabulary by the user's policy; what was changed is said on stderr."""
     fitted, remark = tokenizer.fit(text, unknown)

@@ -2,12 +2,13 @@
 
 import json as json_format
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from hornbook.cli.terminal import CorpusArgument, read
+from hornbook.cli.terminal import CorpusArgument, note, read, say
 from hornbook.config import (
     PRESETS,
     Config,
@@ -33,10 +34,12 @@ def run(
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     steps: int | None = None,
     patience: int | None = None,
+    keep_last: int | None = None,
     seed: int | None = None,
     tokenizer: str | None = None,
     encoding: str | None = None,
     json: bool = False,
+    strict: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False,
 ) -> None:
     """Train a model on a text.
@@ -52,7 +55,8 @@ def run(
     out
         The run folder to make; runs/CORPUS-N when left out.
     resume
-        Go on with the run in this folder.
+        Go on with the run in this folder, by its own settings; with a higher --steps, for longer
+        than was planned.
     preset
         Where the settings start from: laptop (two minutes on two cores), quick (twenty
         seconds), or a rung of the ladder by its name, as --model takes it.
@@ -67,6 +71,8 @@ def run(
         How many steps to train.
     patience
         Stop once so many evaluations in a row bring nothing better; 0 never does.
+    keep_last
+        How many of the last checkpoints to keep, beside the best; 1 when left out.
     seed
         Fixes everything that is random.
     tokenizer
@@ -75,6 +81,8 @@ def run(
         The text's encoding, where it is not UTF-8.
     json
         End with one JSON object on stdout, and nothing else there.
+    strict
+        With --resume: refuse where the machine may compute other bits than the one before.
     quiet
         No display, only the result.
     """
@@ -83,18 +91,23 @@ def run(
         "corpus": corpus,
         "steps": steps,
         "patience": patience,
+        "keep_last": keep_last,
         "seed": seed,
         "tokenizer": tokenizer,
         "encoding": encoding,
     }
     given = {name: value for name, value in flags.items() if value is not None}
     others = {"config": config, "out": out, "preset": preset, "model": model}
-    named = [*given, *assignments, *(name for name, value in others.items() if value is not None)]
-    if resume is not None and named:
+    named = {*given, *assignments, *(name for name, value in others.items() if value is not None)}
+    longer = named & {"steps", "train.steps"}
+    if resume is not None and named - longer:
         raise ConfigError(
-            f"--resume goes on with the run's own settings, so {', '.join(named)} cannot be given "
-            "too; train a new run for other settings"
+            f"--resume goes on with the run's own settings, so {', '.join(sorted(named - longer))} "
+            "cannot be given too (--steps can, to go on for longer); train a new run for other "
+            "settings"
         )
+    if strict and resume is None:
+        raise ConfigError("--strict compares a run's machine with this one: it needs --resume RUN")
     settings = resolve(preset, model, config, environment_settings() | assignments).override(
         **given
     )
@@ -108,29 +121,34 @@ def run(
 
     display = Display(quiet=quiet)
     if resume is not None:
-        training = engine.resume(resume)
+        raised = settings.train.steps if longer else None
+        training = engine.resume(resume, steps=raised, strict=strict)
+        if raised is not None:
+            note(
+                f"planned for {raised:,} steps now; from step {training.step:,} on the learning "
+                "rates follow the longer plan"
+            )
     else:
         text = read(settings.data.corpus, settings.data.encoding)
         training = engine.begin(settings, out=out, corpus=text)
-    display.announce(training)
     energy = EnergyMeter()
     try:
-        with display:
-            for metrics in engine.steps(training):
+        display.announce(training)
+        # Closed by hand: leaving the loop saves, and a disk that refuses then must be heard.
+        with display, closing(engine.steps(training)) as taken:
+            for metrics in taken:
                 display.show(metrics)
                 energy.read()
+        result = conclude(training, energy_joules=None if resume else energy.read())
+        card = report.examine(result)
+        report.write(card)
     except (KeyboardInterrupt, SystemExit):
-        display.say(
-            f"stopped at step {training.step} of {training.config.train.steps}, saved; go on with:"
-            f"\n  hornbook train --resume {training.folder.path}"
-        )
+        say(f"stopped at step {training.step} of {training.config.train.steps}, saved; go on with:")
+        say(f"  hornbook train --resume {training.folder.path}")
         raise
     except HornbookError:
-        display.say(f"the run so far is in {training.folder.path}")
+        say(f"the run so far is in {training.folder.path}")
         raise
-    result = conclude(training, energy_joules=None if resume else energy.read())
-    card = report.examine(result)
-    report.write(card)
     if json:
         sys.stdout.write(json_format.dumps(result.as_dict()) + "\n")
     else:
