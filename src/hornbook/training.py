@@ -122,6 +122,7 @@ def begin(
     environment = {
         "format": FORMAT,
         **machine.describe(),
+        "commit": machine.source_commit(),
         "corpus": corpus.name,
         "corpus_sha256": corpus.sha256,
         "data_fingerprint": dataset.fingerprint,
