@@ -21,6 +21,7 @@ LAYERS = [
     {"muon"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
+    {"budget"},
     {"training", "verification"},
     {"result"},
     {"report"},

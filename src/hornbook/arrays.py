@@ -42,16 +42,18 @@ def open_arrays(folder: Path, names: Iterable[str]) -> list[Tokens] | None:
         return None
 
 
-def write_arrays(folder: Path, parts: dict[str, Chunks], tokenizer: Tokenizer) -> list[Tokens]:
+def write_arrays(
+    folder: Path, parts: dict[str, Chunks], tokenizer: Tokenizer, *, save_bytes: int = SAVE_BYTES
+) -> list[Tokens]:
     """Encode texts into arrays of a folder in the cache, all or none, and map them.
 
     ``parts`` gives for each array's name its text in chunks, from a character on: an attempt after
-    a kill encodes only what the one before had not saved.
+    a kill encodes only what the one before had not saved, as it does every `save_bytes`.
     Raises: OSError when the cache cannot be written; UnknownCharacterError; DataError.
     """
     with cache.fill(folder) as place:
         for name, chunks in parts.items():
-            _write_array(place / f"{name}.npy", chunks, tokenizer)
+            _write_array(place / f"{name}.npy", chunks, tokenizer, save_bytes)
         for name in parts:
             _progress_file(place / f"{name}.npy").unlink()
     return [_mapped(folder, name) for name in parts]
@@ -61,7 +63,7 @@ def _mapped(folder: Path, name: str) -> Tokens:
     return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
 
-def _write_array(path: Path, chunks: Chunks, tokenizer: Tokenizer) -> None:
+def _write_array(path: Path, chunks: Chunks, tokenizer: Tokenizer, save_bytes: int) -> None:
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
     done, digest = _so_far(path, dtype)
     characters, tokens = done.characters, done.tokens
@@ -88,7 +90,7 @@ def _write_array(path: Path, chunks: Chunks, tokenizer: Tokenizer) -> None:
             characters += length
             tokens += len(ids)
             unsaved += ids.nbytes
-            if unsaved >= SAVE_BYTES:
+            if unsaved >= save_bytes:
                 save()
                 unsaved = 0
         file.seek(0)

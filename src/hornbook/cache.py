@@ -77,7 +77,8 @@ def fill(folder: Path) -> Iterator[Path]:
         except Exception:
             shutil.rmtree(place, ignore_errors=True)
             raise
-    prune(folder)
+    with suppress(OSError):
+        prune(folder)
 
 
 def prune(newest: Path, most_bytes: int = MOST_BYTES) -> None:

@@ -114,8 +114,9 @@ class OptimizerConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Section):
-    """How long, in what portions, on what."""
+    """How long, in what portions, on what. With `minutes`, `hornbook.budget` settles the rest."""
 
+    minutes: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     steps: Count = 420
     batch_size: Count = 32
     gradient_accumulation: Count = 1

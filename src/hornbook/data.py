@@ -80,8 +80,10 @@ def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = No
 def encode(corpus: Corpus, tokenizer: Tokenizer, cut: int, folder: Path) -> list[Tokens]:
     """Both parts of a corpus as token arrays, in the cache if it can be written."""
 
+    reader = Reader(corpus)
+
     def part(start: int, stop: int) -> Chunks:
-        return lambda done: between(corpus.chunks(), start + done, stop)
+        return lambda done: reader.between(start + done, stop)
 
     parts = {"train": part(0, cut), "validation": part(cut, corpus.characters)}
     try:
@@ -109,7 +111,7 @@ def learned_tokenizer(corpus: Corpus, config: DataConfig, cut: int) -> Tokenizer
         with suppress(DataError):
             return load_tokenizer(folder / "tokenizer.json")
     stop = cut if kind == "bpe" else corpus.characters
-    tokenizer = build_tokenizer(kind, between(corpus.chunks(), 0, stop), vocab_size=size)
+    tokenizer = build_tokenizer(kind, Reader(corpus).between(0, stop), vocab_size=size)
     with suppress(OSError), cache.fill(folder) as place:
         (place / "tokenizer.json").write_bytes(tokenizer.to_json().encode())
     return tokenizer
@@ -120,20 +122,34 @@ def fingerprint_of(*facts: object) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def between(chunks: Iterator[str], start: int, stop: int) -> Iterator[str]:
-    """The characters of a text from `start` on and before `stop`, in chunks.
+class Reader:
+    """Reads parts of a corpus, in chunks; parts that follow each other, in one pass."""
 
-    Raises: DataError when the text ends before `stop`.
-    """
-    place = 0
-    for chunk in chunks:
-        if place >= stop:
-            return
-        if wanted := chunk[max(0, start - place) : stop - place]:
-            yield wanted
-        place += len(chunk)
-    if place < stop:
-        raise DataError(f"the text has {place:,} characters by now, it had {stop:,}: start again")
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+        self.chunks = corpus.chunks()
+        self.place = 0
+        self.rest = ""
+
+    def between(self, start: int, stop: int) -> Iterator[str]:
+        """The characters from `start` on and before `stop`.
+
+        Raises: DataError when the text ends before `stop`.
+        """
+        if start < self.place:
+            self.chunks, self.place, self.rest = self.corpus.chunks(), 0, ""
+        while self.place < stop:
+            self.rest = self.rest or next(self.chunks, "")
+            if not self.rest:
+                raise DataError(
+                    f"{self.corpus.source} ends at character {self.place:,} by now, it had "
+                    f"{self.corpus.characters:,}: start again"
+                )
+            wanted = self.rest[max(0, start - self.place) : stop - self.place]
+            read = min(len(self.rest), stop - self.place)
+            self.rest, self.place = self.rest[read:], self.place + read
+            if wanted:
+                yield wanted
 
 
 def check_length(tokens: Tokens, block_size: int, part: str) -> None:

@@ -116,7 +116,9 @@ def diagnose(
             f"Still learning: from step {before.step:,} to the end at step {last.step:,} the "
             f"validation loss fell by another {fall:.3f} nats/char."
         )
-        advice = [f"more time: --steps {2 * last.step}"]
+        minutes = config.train.minutes
+        longer = f"--minutes {2 * minutes:g}" if minutes else f"--steps {2 * last.step}"
+        advice = [f"more time: {longer}"]
         if passes < 1:
             advice.append(f"then a larger model too: {larger} ({passes:.0%} of its text is read)")
         elif gap < SMALL_GAP:

@@ -175,7 +175,8 @@ class RunFolder:
             raise CheckpointError(f"{self.manifest}: missing") from None
         except OSError as error:
             raise CheckpointError(f"{self.manifest}: cannot be read: {error.strerror}") from None
-        except (msgspec.DecodeError, RecursionError) as error:
+        # UnicodeDecodeError: msgspec lets it through, for bytes that are not UTF-8.
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise CheckpointError(f"{self.manifest}: damaged: {error}") from None
         if found.format != FORMAT:
             raise CheckpointError(
@@ -329,9 +330,15 @@ class TrainedModel:
         """
         return self.evaluate_tokens(self.tokenizer.encode_array(text))
 
-    def evaluate_tokens(self, tokens: Tokens) -> Evaluation:
-        """The exact loss on tokens of this model's tokenizer."""
-        return evaluate(self.model, self.tokenizer, tokens, block_size=self.config.model.block_size)
+    def evaluate_tokens(self, tokens: Tokens, *, max_positions: int | None = None) -> Evaluation:
+        """The loss on tokens of this model's tokenizer: exact up to `max_positions` of them."""
+        return evaluate(
+            self.model,
+            self.tokenizer,
+            tokens,
+            block_size=self.config.model.block_size,
+            max_positions=max_positions,
+        )
 
 
 def check_same_text(corpus: Corpus, folder: RunFolder) -> None:

@@ -6,6 +6,7 @@ in; nothing is patched.
 
 import errno
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -120,21 +121,25 @@ def _sync(path: Path, how: int) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, data: bytes, disk: Disk = DISK) -> None:
-    """Replace a file by `data` in one stroke: readers see the old one or the new one.
+def write_atomically(path: Path, data: bytes | Iterable[bytes], disk: Disk = DISK) -> None:
+    """Replace a file by `data`, or its pieces, in one stroke: readers see the old or the new one.
 
     Raises: CheckpointError with the path and the bytes when the disk refuses.
     """
     temporary = path.with_name(f"{UNFINISHED}{path.name}")
+    size = 0
     try:
-        disk.write(temporary, data)
+        for piece in [data] if isinstance(data, bytes) else data:
+            write = disk.append if size else disk.write
+            size += len(piece)
+            write(temporary, piece)
         disk.sync(temporary)
         disk.rename(temporary, path)
         disk.sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             disk.remove(temporary)
-        raise refused(path, len(data), error) from None
+        raise refused(path, size, error) from None
 
 
 def refused(path: Path, size: int, error: OSError) -> CheckpointError:

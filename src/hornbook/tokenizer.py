@@ -232,7 +232,10 @@ class CharTokenizer(Tokenizer):
             if chunk.isascii():
                 ascii_bytes += bytes(set(chunk.encode().translate(None, ascii_bytes)))
             else:
-                seen[np.frombuffer(chunk.encode("utf-32-le", "surrogatepass"), "<u4")] = True
+                codes = np.frombuffer(chunk.encode("utf-32-le", "surrogatepass"), "<u4")
+                known = seen.take(codes, mode="clip")  # a third of the time of writing them all
+                if not known.all():
+                    seen[codes[~known]] = True
         return cls(ascii_bytes.decode() + "".join(map(chr, np.flatnonzero(seen).tolist())))
 
     def encode_array(self, text: str) -> IdArray:

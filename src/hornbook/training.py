@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hornbook import checkpoint, generate, machine
+from hornbook import budget, checkpoint, generate, machine
 from hornbook.config import Config, SamplingConfig, laptop, load_config
 from hornbook.corpora import CATALOGUE
 from hornbook.data import Dataset, batch, check_length, prepare
@@ -83,6 +83,8 @@ class Training:
     # The last step's, until its evaluation is done and its row written.
     unfinished: StepMetrics | None = None
     disk: Disk = DISK
+    plan: budget.Plan | None = None
+    pace: budget.Pace | None = None
 
     @property
     def tokens_per_step(self) -> int:
@@ -96,17 +98,26 @@ def begin(
     *,
     out: str | Path | None = None,
     corpus: Corpus | None = None,
+    started: float | None = None,
+    asked: Collection[str] = (),
     disk: Disk = DISK,
 ) -> Training:
     """Read the text, make the run folder, build the model: all but the first step.
 
-    `corpus` is the text that the settings name, where it has been read already.
+    `corpus` is the text that the settings name, where it has been read already. With the setting
+    `minutes` the model is the best for a run that ends so long after `started` (on the clock of
+    time.monotonic; now, unless given), the settings named in `asked` staying as they are.
     Raises: ConfigError, DataError.
     """
+    started = time.monotonic() if started is None else started
     config = config or laptop()
     corpus = corpus or read_corpus(config.data.corpus, encoding=config.data.encoding)
     chosen = machine.choose(config.train)
     dataset = prepare(corpus, config.data)
+    plan = plan_minutes(config, dataset, chosen, started, asked)
+    if plan:
+        config = plan.config
+        chosen = machine.choose(config.train)
     for tokens, part in ((dataset.train, "training"), (dataset.validation, "validation")):
         check_length(tokens, config.model.block_size if part == "training" else 1, part)
     folder = RunFolder(Path(out) if out else new_run_path(corpus.name))
@@ -134,7 +145,47 @@ def begin(
         folder.config: config.to_toml().encode(),
     }
     folder.establish(contents, disk)
+    if plan:
+        training.plan = plan
+        training.pace = budget.Pace(
+            started + 60 * config.train.minutes - budget.concluding_seconds(size_of(dataset))
+        )
     return training
+
+
+def dry_run(
+    config: Config, corpus: Corpus, *, started: float, asked: Collection[str] = ()
+) -> budget.Plan:
+    """The plan that `begin` would follow, and nothing made of it.
+
+    Raises: ConfigError, DataError.
+    """
+    chosen = machine.choose(config.train)
+    dataset = prepare(corpus, config.data)
+    plan = plan_minutes(config, dataset, chosen, started, asked)
+    return plan or budget.unplanned(config, size_of(dataset))
+
+
+def plan_minutes(
+    config: Config,
+    dataset: Dataset,
+    chosen: machine.Machine,
+    started: float,
+    asked: Collection[str],
+) -> budget.Plan | None:
+    """The plan for `minutes` counted from `started`; None where none are set.
+
+    Raises: ConfigError when they are too few.
+    """
+    if not config.train.minutes:
+        return None
+    seconds = started + 60 * config.train.minutes - time.monotonic()
+    return budget.plan(config, size_of(dataset), chosen, seconds, asked=asked)
+
+
+def size_of(dataset: Dataset) -> budget.Text:
+    """What a plan needs to know of a text."""
+    return budget.Text(len(dataset.train), len(dataset.validation), dataset.tokenizer.vocab_size)
 
 
 def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK) -> str:
@@ -143,7 +194,8 @@ def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk 
     What came on standard input cannot be read twice, so the run keeps a copy.
     """
     if asked == "-":
-        write_atomically(folder.text, corpus.text.encode(), disk)
+        # In chunks: what comes through a pipe may be larger than memory.
+        write_atomically(folder.text, (chunk.encode() for chunk in corpus.chunks()), disk)
         return str(folder.text.resolve())
     by_name = any(asked in (known.name, *known.aliases) for known in CATALOGUE)
     path = Path(asked).expanduser()
@@ -176,14 +228,18 @@ def resume(
             f"--steps {steps}: the run is planned for {planned.train.steps} steps, and a plan can "
             "only be made longer"
         )
-    config = planned if steps is None else planned.override(steps=steps)
+    config = planned if steps is None else planned.override(steps=steps, minutes=0.0)
     corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
     check_same_text(corpus, folder)
     dataset = prepare(corpus, config.data, load_tokenizer(folder.tokenizer))
     chosen = machine.choose(config.train)
     training = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
     if checkpoint.folders(folder.checkpoints, "step"):
-        restore(training, load_checkpoint(folder, "last"), strict=strict)
+        found = load_checkpoint(folder, "last")
+        restore(training, found, strict=strict)
+        if config.train.minutes:
+            # As many as the pace had settled on: the time that is gone by says nothing any more.
+            training.config = config.override(steps=found.state["steps"])
     done = training.step - (training.unfinished is not None)
     rows = [row for row in folder.metrics_rows() if row["step"] <= done]
     write_atomically(folder.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode(), disk)
@@ -372,23 +428,27 @@ def steps(training: Training) -> Generator[StepMetrics, None, None]:
     caller's) the state is saved, and `resume` goes on from the very step.
     Raises: NonFiniteLossError; CheckpointError when the disk refuses.
     """
-    config = training.config
+    intervals = training.config.train
     training.lock.acquire()
     # What a resumed run stands on is saved, and at step 0 there is nothing to save.
     saved = training.step
     try:
         while training.unfinished or not ended(training):
             metrics = training.unfinished or train_step(training)
-            at_end = training.step == config.train.steps
-            if at_end or training.step % config.train.eval_interval == 0:
+            keep_pace(training, metrics)
+            finished = time.perf_counter()
+            at_end = training.step >= training.config.train.steps
+            if at_end or training.step % intervals.eval_interval == 0:
                 metrics = replace(
                     metrics, val_loss=validation_loss(training), sample=write_sample(training)
                 )
                 save_if_best(training, metrics.val_loss)
             record(training, metrics)
-            if at_end or training.step % config.train.checkpoint_interval == 0:
+            if at_end or training.step % intervals.checkpoint_interval == 0:
                 save_last(training)
                 saved = training.step
+            if training.pace and metrics.val_loss is not None:
+                training.pace.evaluation_seconds = time.perf_counter() - finished
             yield metrics
         if training.step != saved:
             save_last(training)
@@ -406,6 +466,16 @@ def ended(training: Training) -> bool:
     if training.step >= train.steps or not train.patience or training.step % train.eval_interval:
         return training.step >= train.steps
     return evaluations_since_best(curve(training.folder.metrics_rows())) >= train.patience
+
+
+def keep_pace(training: Training, metrics: StepMetrics) -> None:
+    """Plan more steps or fewer, where the run has a time to end at."""
+    if training.pace is None:
+        return
+    training.pace.step_seconds.append(training.tokens_per_step / metrics.tokens_per_second)
+    train = training.config.train
+    planned = training.pace.steps(training.step, train.steps, train.eval_interval)
+    training.config = training.config.override(steps=max(1, planned))
 
 
 def train(
@@ -493,6 +563,7 @@ def save_last(training: Training) -> None:
         cuda, unfinished = training.cuda_random_state, training.unfinished
         state: dict[str, Any] = {
             "seconds": training.seconds,
+            "steps": training.config.train.steps,
             "best_loss": training.best_loss if math.isfinite(training.best_loss) else None,
             "random_state": training.random_state.tolist(),
             "cuda_random_state": None if cuda is None else cuda.tolist(),

@@ -33,6 +33,7 @@ for command, summary in {
     "ladder": "Train every rung between a bigram and a GPT, and compare them.",
     "explain": "Show an idea at work, in its own figures.",
     "corpora": "List the texts known by name, and which are here.",
+    "bench": "Measure this machine, beside other programs on it.",
     "doctor": "Say what this machine offers and what training will use.",
 }.items():
     app.command(f"hornbook.cli.{command}:run", name=command, help=summary)

@@ -50,8 +50,7 @@ def run(
     device = choose_device().value
     cards: list[report.Card] = []
     for path in paths:
-        card = report.examine(revisit(path, device=device))
-        report.write(card)
+        card = report.write(report.examine(revisit(path, device=device)))
         cards.append(card)
         if not card.result.finished:
             note(f"{path} has not ended: these are the figures of step {card.result.step:,}")

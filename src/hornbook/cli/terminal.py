@@ -1,5 +1,6 @@
 """What the commands share: remarks to the user, and text made to fit a vocabulary."""
 
+import time
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -9,6 +10,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import Tokenizer
+
+LARGE_CHARACTERS = 50_000_000
+# When the command began, on time.monotonic's clock: Python itself starts in a fifth of a second.
+STARTED = time.monotonic() - 0.2
 
 
 def refuse_flag(_type: object, value: str | None) -> None:
@@ -39,6 +44,11 @@ def read(corpus: str, encoding: str | None) -> Corpus:
             bar.stop()
     for remark in found.notes:
         note(remark)
+    if found.characters > LARGE_CHARACTERS:
+        note(
+            f"{found.characters:,} characters: the first time their tokens take a while to prepare;"
+            " stopped, the next attempt goes on from there"
+        )
     return found
 
 

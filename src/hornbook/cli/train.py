@@ -4,22 +4,29 @@ import json as json_format
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from hornbook.cli.terminal import CorpusArgument, note, read, say
+from hornbook.cli.terminal import STARTED, CorpusArgument, note, read, say
 from hornbook.config import (
+    FIELDS,
     PRESETS,
     Config,
     environment_settings,
     load_config,
+    locate,
     parse_assignments,
 )
 from hornbook.config import (
     preset as named_preset,
 )
 from hornbook.errors import ConfigError, HornbookError
+
+if TYPE_CHECKING:
+    from hornbook.budget import Plan
+
+DEFAULT_MINUTES = 2.0
 
 
 def run(
@@ -32,12 +39,14 @@ def run(
     model: str | None = None,
     config: Path | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
+    minutes: float | None = None,
     steps: int | None = None,
     patience: int | None = None,
     keep_last: int | None = None,
     seed: int | None = None,
     tokenizer: str | None = None,
     encoding: str | None = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
     json: bool = False,
     strict: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False,
@@ -67,8 +76,11 @@ def run(
         A TOML file of settings; a run's config.toml is one.
     set_
         Any setting as key=value, for example --set n_layer=6; may be given several times.
+    minutes
+        How long the whole command may take: size, batch, steps and the rest are then chosen for
+        this text and this machine, but for what is set here. 2 when nothing else says how long.
     steps
-        How many steps to train.
+        How many steps to train, instead of minutes.
     patience
         Stop once so many evaluations in a row bring nothing better; 0 never does.
     keep_last
@@ -79,6 +91,8 @@ def run(
         What a token is: char, byte, or bpe.
     encoding
         The text's encoding, where it is not UTF-8.
+    dry_run
+        Say what would be trained and why, and stop there.
     json
         End with one JSON object on stdout, and nothing else there.
     strict
@@ -89,6 +103,7 @@ def run(
     assignments = parse_assignments(set_ or [])
     flags = {
         "corpus": corpus,
+        "minutes": minutes,
         "steps": steps,
         "patience": patience,
         "keep_last": keep_last,
@@ -108,8 +123,10 @@ def run(
         )
     if strict and resume is None:
         raise ConfigError("--strict compares a run's machine with this one: it needs --resume RUN")
-    settings = resolve(preset, model, config, environment_settings() | assignments).override(
-        **given
+    loose = environment_settings() | assignments
+    settings = resolve(preset, model, config, loose).override(**given)
+    settings, asked = with_minutes(
+        settings, {locate(name)[1] for name in (*loose, *given)}, bool(preset or model or config)
     )
 
     # Only now: a wrong setting should not wait for torch.
@@ -130,7 +147,10 @@ def run(
             )
     else:
         text = read(settings.data.corpus, settings.data.encoding)
-        training = engine.begin(settings, out=out, corpus=text)
+        if dry_run:
+            show_plan(engine.dry_run(settings, text, started=STARTED, asked=asked), json=json)
+            return
+        training = engine.begin(settings, out=out, corpus=text, started=STARTED, asked=asked)
     energy = EnergyMeter()
     try:
         display.announce(training)
@@ -139,9 +159,8 @@ def run(
             for metrics in taken:
                 display.show(metrics)
                 energy.read()
-        result = conclude(training, energy_joules=None if resume else energy.read())
-        card = report.examine(result)
-        report.write(card)
+        spent = None if resume else energy.read()
+        card = report.write(report.examine(conclude(training, energy_joules=spent)))
     except (KeyboardInterrupt, SystemExit):
         say(f"stopped at step {training.step} of {training.config.train.steps}, saved; go on with:")
         say(f"  hornbook train --resume {training.folder.path}")
@@ -150,9 +169,39 @@ def run(
         say(f"the run so far is in {training.folder.path}")
         raise
     if json:
-        sys.stdout.write(json_format.dumps(result.as_dict()) + "\n")
+        sys.stdout.write(json_format.dumps(card.result.as_dict()) + "\n")
     else:
         display.conclude(card)
+
+
+def show_plan(plan: "Plan", *, json: bool) -> None:
+    """A plan on stdout: four lines, or one JSON object."""
+    if json:
+        sys.stdout.write(json_format.dumps(plan.as_dict()) + "\n")
+        return
+    for reason in plan.reasons:
+        sys.stdout.write(f"{reason.value:<8} {reason.why}\n")
+
+
+def with_minutes(
+    settings: Config, asked: set[str], from_elsewhere: bool
+) -> tuple[Config, set[str]]:
+    """Two minutes where nothing says how long to train, and the settings that a plan must keep.
+
+    `asked` are those named one by one; `from_elsewhere`, whether a preset or file names others.
+    Raises: ConfigError when both minutes and steps are asked for.
+    """
+    if {"minutes", "steps"} <= asked:
+        raise ConfigError("--minutes and --steps both say how long to train; give one of them")
+    if not (from_elsewhere or {"minutes", "steps"} & asked):
+        settings = settings.override(minutes=DEFAULT_MINUTES)
+    return settings, asked | {name for name in FIELDS if differs(settings, name)}
+
+
+def differs(settings: Config, name: str) -> bool:
+    """Whether a setting is not the default one: a preset or a file has chosen it."""
+    section = FIELDS[name]
+    return getattr(getattr(settings, section), name) != getattr(getattr(Config(), section), name)
 
 
 def resolve(

@@ -17,13 +17,14 @@ from hornbook.report.page import html
 from hornbook.storage import write_atomically
 
 
-def write(card: Card) -> Path:
-    """Put report.html, report.md and report.json into the run folder; gives the page's path.
+def write(card: Card) -> Card:
+    """Put report.html, report.md and report.json into the run folder; gives the card back.
 
     Raises: CheckpointError when the disk refuses.
     """
     folder = card.result.folder.path
-    return save(folder, "report", html(card), markdown(card), card.as_dict())
+    save(folder, "report", html(card), markdown(card), card.as_dict())
+    return card
 
 
 def write_comparison(rows: Sequence[Row], folder: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hornbook.copies import CopyIndex
-from hornbook.data import between
+from hornbook.data import Reader
 from hornbook.diagnosis import Diagnosis, Point, curve
 from hornbook.report.compression import VALIDATION_BYTES, compress_all
 from hornbook.report.origin import Origin, trace
@@ -122,21 +122,22 @@ class Card:
 def examine(result: Result) -> Card:
     """Everything on the report card of a measured run."""
     trained, dataset = result.trained, result.dataset
-    tokenizer, tokens = trained.tokenizer, dataset.validation[1:]
+    tokenizer, tokens = trained.tokenizer, result.measured[1:]
     origin = trace(result)
     reading = read(tokenizer, tokens, result.nats)
     counted_nats = result.baselines.ngram_nats
     counted = reading if counted_nats is None else read(tokenizer, tokens, counted_nats)
     # Of a text larger than memory no more is taken than is looked at.
-    chunks, cut = result.corpus.chunks, origin.training_characters
-    train_text = "".join(between(chunks(), max(0, cut - INDEXED_CHARACTERS), cut))
+    text, cut = Reader(result.corpus), origin.training_characters
+    train_text = "".join(text.between(max(0, cut - INDEXED_CHARACTERS), cut))
     beginning = min(result.corpus.characters, cut + VALIDATION_BYTES)
-    validation_text = "".join(between(chunks(), cut, beginning))
+    validation_text = "".join(text.between(cut, beginning))
     index = CopyIndex.build(train_text)
     real = index.match_lengths(validation_text[:YARDSTICK_CHARACTERS]).tolist()
     # The first token is given, so the reading begins after it.
     given = validation_text[: origin.validation_characters - len(reading.text)]
-    reading = replace(reading, first_line=origin.training_lines + given.count("\n") + 1)
+    if len(result.measured) == len(dataset.validation):
+        reading = replace(reading, first_line=origin.training_lines + given.count("\n") + 1)
     rows = list(result.folder.metrics_rows())
     return Card(
         name=result.folder.path.resolve().name,

@@ -10,6 +10,7 @@ from hornbook.report.words import (
     copying,
     lede,
     made_from,
+    place_of,
     position_names,
     reaching,
     uncertainty,
@@ -79,7 +80,7 @@ def blocks(card: Card) -> Iterator[str]:
     )
     yield "## What surprised it most\n"
     for passage in card.passages:
-        yield f"Line {passage.line:,}, at its worst {passage.mean_nats:.2f} nats/char:\n"
+        yield f"{place_of(passage)}, at its worst {passage.mean_nats:.2f} nats/char:\n"
         yield quoted(passage.text)
     yield "## What it writes\n"
     yield f"{copying(card)}\n"

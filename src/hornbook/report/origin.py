@@ -12,6 +12,8 @@ from hornbook.result import Result
 
 # Chosen by each machine for itself.
 OF_THE_MACHINE = ("device", "precision", "compile", "threads")
+# What was planned for a time was planned for one machine: the steps that came of it are named.
+PLANNED = ("minutes",)
 # Enough to find a text's letters, and which are frequent.
 COUNTED_CHARACTERS = 10_000_000
 FLAGS = ("steps", "patience", "seed", "tokenizer", "encoding")
@@ -94,8 +96,8 @@ def command_for(config: Config) -> str:
         return {
             name: value
             for name, value in settings.items()
-            if value != usual[name] and name not in (*OF_THE_MACHINE, "corpus")
-        }
+            if value != usual[name] and name not in (*OF_THE_MACHINE, *PLANNED, "corpus")
+        } | {"steps": settings["steps"]}
 
     name, differing = min(
         ((name, differences(make())) for name, make in PRESETS.items()),

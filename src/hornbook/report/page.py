@@ -16,6 +16,7 @@ from hornbook.report.words import (
     copying,
     lede,
     made_from,
+    place_of,
     position_names,
     reaching,
     settings_lines,
@@ -224,7 +225,7 @@ def surprises(card: Card) -> str:
 to meet it. A bit is the surprise of a coin.</p>
 <p class="shades">{shades}</p>
 {found}
-<h3>For comparison <span>an ordinary passage, line {card.ordinary.line:,}</span></h3>
+<h3>For comparison <span>an ordinary passage: {place_of(card.ordinary).lower()}</span></h3>
 {surprise_text(card.ordinary, bits)}"""
 
 
@@ -232,7 +233,7 @@ def coloured_passage(passage: Passage, card: Card) -> str:
     """A passage with its place and how hard it was."""
     times = passage.mean_nats / card.nats_per_char if card.nats_per_char else 0
     return (
-        f"<h3>Line {passage.line:,} <span>at its worst {passage.mean_nats:.2f} nats/char, "
+        f"<h3>{place_of(passage)} <span>at its worst {passage.mean_nats:.2f} nats/char, "
         f"{times:.1f} times the usual</span></h3>{surprise_text(passage, surprise_bits(card))}"
     )
 

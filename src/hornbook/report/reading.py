@@ -44,12 +44,12 @@ class Interval:
 class Reading:
     """The predicted part of a text with a loss, in nats, for each of its characters.
 
-    `first_line` is the line of the whole text on which it begins.
+    `first_line` is the line of the whole text on which it begins; None for stretches of one.
     """
 
     text: str
     nats: Floats
-    first_line: int = 1
+    first_line: int | None = None
 
 
 def read(tokenizer: Tokenizer, tokens: Tokens, nats: Floats) -> Reading:
@@ -64,6 +64,10 @@ def read(tokenizer: Tokenizer, tokens: Tokens, nats: Floats) -> Reading:
     begins = (np.frombuffer(data, np.uint8) & 0xC0) != 0x80
     character = np.maximum(np.cumsum(begins) - 1, 0)
     text = data[int(begins.argmax()) :].decode(errors="replace")
+    if len(text) != begins.sum():
+        # Stretches of bytes put together: a character cut at a seam is a stand-in for itself.
+        pieces = np.split(np.frombuffer(data, np.uint8), np.flatnonzero(begins))[1:]
+        text = "".join(piece.tobytes().decode(errors="replace")[:1] for piece in pieces)
     by_byte = np.repeat(nats / np.maximum(lengths, 1), lengths)
     by_character = np.bincount(character, by_byte, minlength=len(text))
     return Reading(text, by_character.astype(np.float64, copy=False))
@@ -200,11 +204,13 @@ def kind_of(character: str) -> str:
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of text, with a loss in nats for each character; `line` is where it stands."""
+    """A piece of text, with a loss in nats for each character; `line` is where it stands, if one
+    can say.
+    """
 
     text: str
     nats: list[float]
-    line: int
+    line: int | None
     mean_nats: float
 
 
@@ -241,7 +247,9 @@ def passage(reading: Reading, start: int, stop: int, around: int = PASSAGE_AROUN
     return Passage(
         text=reading.text[first:last],
         nats=reading.nats[first:last].tolist(),
-        line=reading.first_line + reading.text.count("\n", 0, start),
+        line=None
+        if reading.first_line is None
+        else reading.first_line + reading.text.count("\n", 0, start),
         mean_nats=float(reading.nats[start:stop].mean()),
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from hornbook.report.card import COPY_LENGTHS, INDEXED_CHARACTERS, Card
-from hornbook.report.reading import Depth, Interval, Reach
+from hornbook.report.reading import Depth, Interval, Passage, Reach
 
 
 def duration(seconds: float) -> str:
@@ -136,3 +136,8 @@ def settings_lines(card: Card) -> Iterator[tuple[str, str]]:
         if value is not None:
             yield name, str(value)
     yield from card.origin.environment.items()
+
+
+def place_of(passage: Passage) -> str:
+    """Where a passage stands."""
+    return "A passage" if passage.line is None else f"Line {passage.line:,}"
