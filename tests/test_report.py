@@ -92,6 +92,17 @@ def test_a_characters_loss_is_the_sum_of_its_bytes() -> None:
     assert found.nats.tolist() == [1.0, 0.875, 2.0]
 
 
+def test_stretches_of_bytes_put_together_keep_a_loss_for_each_character() -> None:
+    whole = "가나다라 ab".encode()
+    data = whole[:4] + whole[8:]  # 나 is cut short, and two bytes of 다 are without their first
+    tokens = np.frombuffer(data, np.uint8)
+    found = reading.read(hb.ByteTokenizer(), tokens, np.arange(len(tokens), dtype=float))
+    assert len(found.text) == len(found.nats)
+    assert found.nats.sum() == np.arange(len(tokens)).sum()
+    assert found.text[0] == "가"
+    assert found.text.endswith("라 ab")
+
+
 def test_the_interval_minds_that_neighbours_are_alike() -> None:
     noise = np.random.default_rng(0).normal(size=60_000) ** 2
     alike = np.repeat(noise[::1000], 1000)  # stretches of 1,000 that are wholly alike
