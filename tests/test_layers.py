@@ -10,12 +10,12 @@ import hornbook
 SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
-    {"errors"},
+    {"errors", "documents"},
     {"config", "storage", "lock", "cache", "sources"},
     {"diagnosis"},
     {"decoding", "corpora"},
     {"survey"},
-    {"text", "tokenizer", "counting", "copies"},
+    {"text", "tokenizer", "counting", "copies", "memory"},
     {"arrays"},
     {"data", "models", "machine", "checkpoint", "energy"},
     {"muon"},
