@@ -15,6 +15,7 @@ from hornbook.config import Config
 from hornbook.counting import NGramModel, tune
 from hornbook.data import Dataset, prepare
 from hornbook.diagnosis import Diagnosis, curve, diagnose
+from hornbook.documents import read_json
 from hornbook.errors import DataError
 from hornbook.evaluation import Evaluation, losses, per_char, summarise
 from hornbook.run import RunFolder, TrainedModel, check_same_text, load
@@ -204,7 +205,7 @@ def revisit(path: str | os.PathLike[str], *, device: str = "cpu") -> Result:
 def kept_figures(folder: RunFolder) -> dict[str, object]:
     """What `result.json` says; nothing for a run that has not ended."""
     try:
-        figures = json.loads(folder.result.read_bytes())
+        figures = read_json(folder.result)
     except (OSError, ValueError):
         return {}
     return figures if isinstance(figures, dict) else {}
