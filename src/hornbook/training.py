@@ -254,7 +254,8 @@ def restore(training: Training, found: checkpoint.Checkpoint, *, strict: bool = 
     Raises: CheckpointError when it is another run's, or `strict` and from an unlike machine.
     """
     state, folder = found.state, training.folder
-    if state["data_fingerprint"] != training.dataset.fingerprint:
+    # As recorded, both: a later version may take another fingerprint of the same data.
+    if state["data_fingerprint"] != folder.environment_facts().get("data_fingerprint"):
         raise CheckpointError(
             f"{folder.checkpoints}: the checkpoint of step {found.step} belongs to a run on "
             "another text or tokenizer"
@@ -566,7 +567,7 @@ def save_last(training: Training) -> None:
             "best_loss": training.best_loss if math.isfinite(training.best_loss) else None,
             "random_state": training.random_state.tolist(),
             "cuda_random_state": None if cuda is None else cuda.tolist(),
-            "data_fingerprint": training.dataset.fingerprint,
+            "data_fingerprint": training.folder.environment_facts().get("data_fingerprint"),
             "machine": circumstances(training),
             "unfinished": None if unfinished is None else asdict(unfinished),
         }
