@@ -120,6 +120,7 @@ def test_interrupted_and_resumed_is_uninterrupted_to_the_bit(
         assert len(rows) == 8
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's compiler's own
 def test_compiled_too_a_resumed_run_is_uninterrupted_to_the_bit(
     text_path: Path, tmp_path: Path
 ) -> None:

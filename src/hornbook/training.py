@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -326,6 +327,9 @@ def assemble(
     disk: Disk,
 ) -> Training:
     """Model and optimizers at step 0, on the chosen device, compiled if chosen."""
+    if chosen.device.value == "cuda" and config.train.deterministic:
+        # cuBLAS reads it when it starts, and refuses deterministic products without it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     with torch.random.fork_rng(devices=[]):
