@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -301,7 +302,8 @@ def restore(training: Training, found: checkpoint.Checkpoint, *, strict: bool = 
     """
     state, folder = found.state, training.folder
     check_state(state, folder)
-    if state["data_fingerprint"] != training.dataset.fingerprint:
+    # As recorded, both: a later version may take another fingerprint of the same data.
+    if state["data_fingerprint"] != folder.environment_facts().get("data_fingerprint"):
         raise CheckpointError(
             f"{folder.checkpoints}: the checkpoint of step {found.step} belongs to a run on "
             "another text or tokenizer"
@@ -372,6 +374,9 @@ def assemble(
     disk: Disk,
 ) -> Training:
     """Model and optimizers at step 0, on the chosen device, compiled if chosen."""
+    if chosen.device.value == "cuda" and config.train.deterministic:
+        # cuBLAS reads it when it starts, and refuses deterministic products without it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     with torch.random.fork_rng(devices=[]):
@@ -623,7 +628,7 @@ def save_last(training: Training) -> None:
             "best_loss": training.best_loss if math.isfinite(training.best_loss) else None,
             "random_state": training.random_state.tolist(),
             "cuda_random_state": None if cuda is None else cuda.tolist(),
-            "data_fingerprint": training.dataset.fingerprint,
+            "data_fingerprint": training.folder.environment_facts().get("data_fingerprint"),
             "machine": circumstances(training),
             "unfinished": None if unfinished is None else asdict(unfinished),
         }
