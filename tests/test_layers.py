@@ -10,18 +10,18 @@ import hornbook
 SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
-    {"errors"},
+    {"errors", "documents"},
     {"config", "storage", "lock", "cache", "sources"},
     {"decoding", "corpora"},
     {"survey"},
     {"text", "tokenizer", "counting", "memory"},
-    {"arrays"},
+    {"arrays", "native"},
     {"data", "models", "machine", "checkpoint"},
     {"muon"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
     {"budget"},
-    {"training", "verification"},
+    {"training", "verification", "writer"},
     {"result"},
     {"explain", "ladder", "lessons"},
     {"cli"},

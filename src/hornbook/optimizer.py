@@ -106,7 +106,8 @@ class Optimizers:
                     if key.startswith(prefix)
                 }
                 if not state or any(
-                    value.ndim and value.shape != parameter.shape for value in state.values()
+                    (value.ndim and value.shape != parameter.shape) or not value.is_floating_point()
+                    for value in state.values()
                 ):
                     raise CheckpointError(
                         f"the optimizer's state does not fit this model: {name} is missing or has "

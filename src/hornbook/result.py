@@ -2,17 +2,22 @@
 
 import json
 import sys
+import warnings
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from hornbook.arrays import Tokens
+from hornbook.config import SamplingConfig
 from hornbook.counting import NGramModel, tune
 from hornbook.data import Dataset
 from hornbook.errors import DataError
 from hornbook.evaluation import Evaluation, per_char
-from hornbook.run import RunFolder, load
+from hornbook.generate import stream
+from hornbook.models.reader import snapshot
+from hornbook.run import RunFolder, TrainedModel, load
 from hornbook.storage import write_atomically
 from hornbook.training import Training
 
@@ -85,13 +90,24 @@ def conclude(training: Training, baselines: Baselines | None = None) -> Result:
         evaluation=best.evaluate_tokens(training.dataset.validation, max_positions=MOST_EVALUATED),
         baselines=baselines or count_baselines(training.dataset),
         counted_tokens=min(len(training.dataset.train), MOST_COUNTED),
-        sample=best.generate(max_new_tokens=SAMPLE_TOKENS, temperature=0.8),
+        sample=write_sample(best),
         peak_memory_mib=peak_memory_mib(),
     )
     write_atomically(folder.sample, (result.sample + "\n").encode())
     write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
     draw(result, folder.picture)
     return result
+
+
+def write_sample(best: TrainedModel) -> str:
+    """What the finished model writes; `hornbook sample --temperature 0.8` writes the same."""
+    pieces = stream(
+        snapshot(best.model),
+        best.tokenizer,
+        max_new_tokens=SAMPLE_TOKENS,
+        sampling=SamplingConfig(temperature=0.8),
+    )
+    return "".join(pieces)
 
 
 def count_baselines(dataset: Dataset) -> Baselines:
@@ -145,6 +161,8 @@ def draw(result: Result, path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = list(result.folder.metrics_rows())
+    if all(row["val_loss"] is None for row in rows):
+        return  # the log was lost, and there is no curve
     scale = result.evaluation.nats_per_char / result.evaluation.nats_per_token
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -166,4 +184,8 @@ def draw(result: Result, path: Path) -> None:
     axes.set_ylabel("loss (nats per character)")
     axes.set_title(f"{result.folder.path.name}: {result.evaluation.nats_per_char:.4f} nats/char")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    picture = BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a glyph that the font lacks is drawn as a box
+        figure.savefig(picture, dpi=120)
+    write_atomically(path, picture.getvalue())

@@ -5,29 +5,40 @@ loss.png; run.json, the manifest of the first three; .lock, held by the run's on
 where the text came on standard input
 """
 
+from __future__ import annotations
+
 import json
-import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 
 import msgspec
-import torch
+from msgspec import Meta
 
 from hornbook import checkpoint, generate
-from hornbook.config import Config, SamplingConfig, load_config
-from hornbook.data import Tokens, prepare
+from hornbook.config import Config, ModelConfig, SamplingConfig, load_config
+from hornbook.documents import JSON_BYTES, read_json, read_log, read_regular
 from hornbook.errors import CheckpointError, ConfigError
-from hornbook.evaluation import Evaluation, evaluate
 from hornbook.lock import LOCK, Lock
-from hornbook.models import LanguageModel, build
 from hornbook.storage import DISK, UNFINISHED, Disk, write_atomically
 from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import Tokenizer, load_tokenizer
+
+# Imported where they are used: a run can be written from without torch.
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator, Sequence
+
+    import torch
+
+    from hornbook.arrays import Tokens
+    from hornbook.evaluation import Evaluation
+    from hornbook.models import LanguageModel
+
+Found = TypeVar("Found", checkpoint.Checkpoint, checkpoint.Arrays)
 
 # Format 2 added run.json.
 FORMAT = 2
@@ -46,6 +57,38 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     format: int
     files: dict[str, Entry]
     before: dict[str, Entry] = {}
+
+
+Number = Annotated[float, Meta(ge=-1e300, le=1e300)]  # neither NaN nor infinite
+Whole = Annotated[int, Meta(ge=0, le=2**62)]
+
+
+class MetricsRow(TypedDict):
+    """What every row of `metrics.jsonl` has, among other things."""
+
+    step: Whole
+    seconds: Number
+    train_loss: Number
+    val_loss: Number | None
+
+
+class Figures(TypedDict):
+    """What `result.json` has, among other things."""
+
+    steps: Whole
+    tokens: Whole
+    seconds: Number
+    parameters: Whole
+    baselines_nats_per_char: dict[str, Number]
+
+
+def is_like(value: object, kind: type[Any]) -> bool:
+    """Whether a value read from JSON has what a TypedDict asks for."""
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -173,7 +216,7 @@ class RunFolder:
         Raises: CheckpointError when it is missing, damaged, or of another version.
         """
         try:
-            found = msgspec.json.decode(self.manifest.read_bytes(), type=Manifest)
+            found = msgspec.json.decode(read_regular(self.manifest, JSON_BYTES), type=Manifest)
         except FileNotFoundError:
             if self.environment_facts().get("format", 1) == 1:
                 return None
@@ -201,7 +244,7 @@ class RunFolder:
         if manifest is None:
             return
         try:
-            data = path.read_bytes()
+            data = read_regular(path, JSON_BYTES)
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror}") from None
         entry = msgspec.convert(checkpoint.manifest_of({path.name: data})[path.name], Entry)
@@ -224,7 +267,7 @@ class RunFolder:
         Raises: CheckpointError when it cannot be read.
         """
         try:
-            facts = json.loads(self.environment.read_bytes())
+            facts = read_json(self.environment)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.environment}: cannot be read: {error}") from None
         if not isinstance(facts, dict):
@@ -232,17 +275,33 @@ class RunFolder:
         return facts
 
     def metrics_rows(self) -> Iterator[dict[str, Any]]:
-        """The rows of `metrics.jsonl`; a line torn by a crash is passed over."""
+        """The rows of `metrics.jsonl`; a line torn by a crash is passed over.
+
+        Raises: CheckpointError when it cannot be read.
+        """
         if not self.metrics.exists():
             return
-        with self.metrics.open(encoding="utf-8") as lines:
-            for line in lines:
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(row, dict) and isinstance(row.get("step"), int):
+        try:
+            for row in read_log(self.metrics):
+                if is_like(row, MetricsRow):
                     yield row
+        except OSError as error:
+            raise CheckpointError(f"{self.metrics}: cannot be read: {error.strerror}") from None
+
+    def figures(self) -> Figures:
+        """What `result.json` says.
+
+        Raises: CheckpointError when it cannot be read.
+        """
+        try:
+            figures = read_json(self.result)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.result}: cannot be read: {error}") from None
+        if not is_like(figures, Figures):
+            raise CheckpointError(
+                f"{self.result}: not the figures of a run; remove it to have them measured again"
+            )
+        return figures
 
 
 def new_run_path(corpus_name: str, parent: Path = Path("runs")) -> Path:
@@ -323,6 +382,8 @@ class TrainedModel:
 
         Raises: DataError; CheckpointError when the text has changed.
         """
+        from hornbook.data import prepare
+
         corpus = read_corpus(self.config.data.corpus, encoding=self.config.data.encoding)
         check_same_text(corpus, self.folder)
         tokens = prepare(corpus, self.config.data, self.tokenizer).validation
@@ -337,6 +398,8 @@ class TrainedModel:
 
     def evaluate_tokens(self, tokens: Tokens, *, max_positions: int | None = None) -> Evaluation:
         """The loss on tokens of this model's tokenizer: exact up to `max_positions` of them."""
+        from hornbook.evaluation import evaluate
+
         return evaluate(
             self.model,
             self.tokenizer,
@@ -370,10 +433,13 @@ def load(
 
     Raises: CheckpointError when the run is missing, unfinished or damaged.
     """
+    from hornbook.models import build
+
     folder = open_run(path)
     config = load_config(folder.config)
     tokenizer = load_tokenizer(folder.tokenizer)
     found = load_checkpoint(folder, which)
+    check_shapes(config.model, tokenizer, found.tensors["model"], folder)
     model = build(config.model, tokenizer.vocab_size)
     load_weights(model, found.tensors["model"], folder)
     return TrainedModel(model.eval().to(device), tokenizer, config, found.step, folder)
@@ -384,15 +450,77 @@ def load_checkpoint(folder: RunFolder, which: Literal["best", "last"]) -> checkp
 
     Raises: CheckpointError when there is none.
     """
+    names = ("model",) if which == "best" else ("model", "optimizer")
+    return best_or_last(
+        folder, which, lambda place, kind: complete(checkpoint.load(place, kind), folder, *names)
+    )
+
+
+def load_arrays(folder: RunFolder, which: Literal["best", "last"]) -> checkpoint.Arrays:
+    """The weights of the same checkpoint as numpy arrays, without torch.
+
+    Raises: CheckpointError when there is none.
+    """
+    return best_or_last(folder, which, checkpoint.load_arrays)
+
+
+def best_or_last(
+    folder: RunFolder, which: Literal["best", "last"], load_kind: Callable[[Path, str], Found]
+) -> Found:
+    """What is meant, or the last for a best not yet chosen; for a damaged best with a warning.
+
+    Raises: CheckpointError when there is none.
+    """
     if which == "best" and checkpoint.folders(folder.checkpoints, "best"):
         try:
-            return checkpoint.load(folder.checkpoints, "best")
+            return load_kind(folder.checkpoints, "best")
         except CheckpointError as error:
-            last = checkpoint.load(folder.checkpoints, "step")
+            last = load_kind(folder.checkpoints, "step")
             said = f"{error}; the last weights, of step {last.step}, are used instead"
-            warnings.warn(said, checkpoint.DamagedCheckpointWarning, stacklevel=2)
+            warnings.warn(said, checkpoint.DamagedCheckpointWarning, stacklevel=3)
             return last
-    return checkpoint.load(folder.checkpoints, "step")
+    return load_kind(folder.checkpoints, "step")
+
+
+def complete(found: checkpoint.Checkpoint, folder: RunFolder, *names: str) -> checkpoint.Checkpoint:
+    """The same checkpoint.
+
+    Raises: CheckpointError when a file of tensors is not among those its manifest names.
+    """
+    for name in names:
+        if name not in found.tensors:
+            raise CheckpointError(f"{folder.checkpoints}: no {name}.safetensors in the checkpoint")
+    return found
+
+
+def check_shapes(
+    config: ModelConfig, tokenizer: Tokenizer, tensors: dict[str, torch.Tensor], folder: RunFolder
+) -> None:
+    """See that weights are those of the model that the settings describe, before it takes memory.
+
+    Raises: CheckpointError with the first that differs.
+    """
+    import torch
+
+    from hornbook.models import build
+
+    # One layer more than there are tensors is wrong already, however many more there should be.
+    config = replace(config, n_layer=min(config.n_layer, len(tensors) + 1))
+    try:
+        with torch.device("meta"):
+            model = build(config, tokenizer.vocab_size)
+    except RuntimeError:  # more elements than 64 bits can count
+        raise CheckpointError(
+            f"{folder.path}: config.toml describes a model too large for any machine"
+        ) from None
+    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    found = {name: list(value.shape) for name, value in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{folder.path}: the weights do not fit config.toml: expected {name!r} of shape "
+                f"{expected.get(name)}, found {found.get(name)}"
+            )
 
 
 def load_weights(model: LanguageModel, tensors: dict[str, torch.Tensor], folder: RunFolder) -> None:

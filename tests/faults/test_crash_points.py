@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from disks import Breaking
-from hornbook.storage import Disk
 from jobs import made
 from processes import Processes
 
 from hornbook import checkpoint
 from hornbook.checkpoint import Checkpoint, DamagedCheckpointWarning
 from hornbook.errors import CheckpointError
+from hornbook.storage import Disk
 
 
 def test_a_crash_at_every_operation_of_a_save(

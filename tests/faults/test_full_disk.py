@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from disks import Breaking, Small, Stingy, fail
-from hornbook.storage import Disk
 from jobs import config, flags, hashes, write_text
 from processes import Processes
 
@@ -17,6 +16,7 @@ from hornbook import checkpoint
 from hornbook import training as engine
 from hornbook.errors import CheckpointError, HornbookError
 from hornbook.run import RunFolder
+from hornbook.storage import Disk
 
 KIB_64 = 2**16
 SHORT = {"steps": 4, "eval_interval": 2}

@@ -1,9 +1,10 @@
 """What the commands share: remarks to the user, and text made to fit a vocabulary."""
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -22,6 +23,15 @@ def refuse_flag(_type: object, value: str | None) -> None:
         raise ValueError(f"unknown option {value}")
 
 
+def whole(_type: object, tokens: Sequence[Token]) -> int:
+    """A whole number as typed; cyclopts by itself would round 1.5."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"expected a whole number, got {tokens[0].value!r}") from None
+
+
+Whole = Annotated[int, Parameter(converter=whole)]
 CorpusArgument = Annotated[str | None, Parameter(allow_leading_hyphen=True, validator=refuse_flag)]
 FreeText = Annotated[str, Parameter(allow_leading_hyphen=True)]
 

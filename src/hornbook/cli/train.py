@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from hornbook.cli.terminal import STARTED, CorpusArgument, note, read, say
+from hornbook.cli.terminal import STARTED, CorpusArgument, Whole, note, read, say
 from hornbook.config import (
     FIELDS,
     PRESETS,
@@ -40,9 +40,9 @@ def run(
     config: Path | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     minutes: float | None = None,
-    steps: int | None = None,
-    keep_last: int | None = None,
-    seed: int | None = None,
+    steps: Whole | None = None,
+    keep_last: Whole | None = None,
+    seed: Whole | None = None,
     tokenizer: str | None = None,
     encoding: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
