@@ -126,14 +126,15 @@ class CopyIndex:
             raise CheckpointError(f"{folder}: a damaged copy index: {error}") from None
         return cls(text, suffixes)
 
-    def match_lengths(self, text: str) -> NDArray[np.int64]:
+    def match_lengths(self, text: str, at_least: int = 1) -> NDArray[np.int64]:
         """For each character, the length of the longest verbatim match that covers it.
 
-        Shapes: a text of T characters -> [T], in characters; 0 for a character that the training
-        text has not.
+        Matches shorter than `at_least` count as 0; the higher it is the faster.
+        Shapes: a text of T characters -> [T], in characters.
+        Raises: ConfigError for an `at_least` below 1.
         """
         lengths = np.zeros(len(text), np.int64)
-        for start, length in self._maximal(text):
+        for start, length in self._maximal(text, at_least):
             covered = lengths[start : start + length]
             np.maximum(covered, length, out=covered)
         return lengths
@@ -145,12 +146,10 @@ class CopyIndex:
         it is still `at_least` characters long.
         Raises: ConfigError for an `at_least` below 1.
         """
-        if at_least < 1:
-            raise ConfigError(f"at_least = {at_least}: expected 1 or more characters")
-        found = [match for match in self._maximal(text) if match[1] >= at_least]
         free = np.ones(len(text), np.bool_)
         kept: list[Match] = []
-        for start, length in sorted(found, key=lambda match: (-match[1], match[0])):
+        found = sorted(self._maximal(text, at_least), key=lambda match: (-match[1], match[0]))
+        for start, length in found:
             # No maximal match lies within another, so what others leave of one is in one piece.
             rest = np.flatnonzero(free[start : start + length])
             if len(rest) >= at_least:
@@ -167,26 +166,30 @@ class CopyIndex:
         position = int(self._suffixes[low:high].min())
         return Match(start, end - start, position, high - low)
 
-    def _maximal(self, text: str) -> Iterator[tuple[int, int]]:
+    def _maximal(self, text: str, at_least: int) -> Iterator[tuple[int, int]]:
         """Start and length of every match that cannot be made longer, to the left or the right.
 
         No such match lies within another, so both their starts and their ends ascend.
         """
+        if at_least < 1:
+            raise ConfigError(f"at_least = {at_least}: expected 1 or more characters")
         start = 0
-        while start < len(text):
-            end = start + self._longest(text, start)
-            if end > start:
-                yield start, end - start
-            if end == len(text):
+        while start + at_least <= len(text):
+            length = self._longest(text, start)
+            if length >= at_least:
+                yield start, length
+            # One that begins later goes on past this one's end, and is long enough: it takes in
+            # the character at `end`. The further right it begins the sooner the text has it;
+            # strides that double step over long copies.
+            end = start + max(length, at_least - 1) + 1
+            if end > len(text):
                 return
-            # The next one begins where the character at `end` can be reached from: the further to
-            # the right, the easier. Strides that double step over long copies.
             stride = 1
-            while not self._occurs(text[start + stride : end + 1]):
+            while not self._occurs(text[start + stride : end]):
                 stride *= 2
-            nearest = range(start + stride // 2 + 1, start + stride)
-            start = nearest.start + bisect_left(
-                nearest, True, key=lambda begin, end=end: self._occurs(text[begin : end + 1])
+            nearer = range(start + stride // 2 + 1, start + stride)
+            start = nearer.start + bisect_left(
+                nearer, True, key=lambda begin, end=end: self._occurs(text[begin:end])
             )
 
     def _longest(self, text: str, start: int) -> int:

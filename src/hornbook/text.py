@@ -15,7 +15,7 @@ import time
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
@@ -30,13 +30,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text and where it came from; ``notes`` are things its reader should be told."""
+    """A text and where it came from; ``notes`` are things its reader should be told.
+
+    ``files`` is for the text of a folder: where in it each file begins, and the file's name.
+    """
 
     name: str
     text: str
     sha256: str
     source: str
     notes: tuple[str, ...] = ()
+    files: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,7 @@ def _read_path(path: Path, encoding: str | None) -> Corpus:
 def _read_folder(folder: Path, encoding: str | None) -> Corpus:
     """Join the text files below a folder, in order of their paths; name what was left out."""
     texts: list[str] = []
+    names: list[str] = []
     skipped: list[str] = []
     notes: Counter[str] = Counter()
     for name in sorted(_files_below(folder)):
@@ -180,19 +185,21 @@ def _read_folder(folder: Path, encoding: str | None) -> Corpus:
             skipped.append(name)
         else:
             texts += [text] if text else []
+            names += [name] if text else []
             notes.update(told)
     told = [f"{note} (in {n:,} file{'s' * (n > 1)})" for note, n in notes.items()]
     if skipped:
         plural = "s that are" if len(skipped) > 1 else " that is"
-        names = ", ".join(_shown(name) for name in skipped[:3])
+        some = ", ".join(_shown(name) for name in skipped[:3])
         more = f" and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
-        told.append(f"skipped {len(skipped):,} file{plural} not text: {names}{more}")
+        told.append(f"skipped {len(skipped):,} file{plural} not text: {some}{more}")
     if not texts:
         why = f" ({told[0]})" if told else ""
         raise DataError(f"expected text files in the folder {_shown(folder)}, found none{why}")
-    lines = (text if text.endswith("\n") else text + "\n" for text in texts[:-1])
-    joined = "".join(lines) + texts[-1]
-    return _whole(_slug(folder.resolve().name), joined, _shown(folder), told)
+    texts[:-1] = [text if text.endswith("\n") else text + "\n" for text in texts[:-1]]
+    starts = accumulate(map(len, texts[:-1]), initial=0)
+    found = _whole(_slug(folder.resolve().name), "".join(texts), _shown(folder), told)
+    return replace(found, files=tuple(zip(starts, names, strict=True)))
 
 
 def _files_below(folder: Path) -> Iterator[str]:
