@@ -16,7 +16,7 @@ LAYERS = [
     {"data", "models", "machine", "checkpoint"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
-    {"training"},
+    {"training", "tracing"},
     {"result"},
     {"explain", "ladder", "lessons"},
     {"cli"},

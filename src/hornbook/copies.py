@@ -88,15 +88,18 @@ class CopyIndex:
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".writing-{folder.name}-"))
             try:
-                np.save(temporary / ARRAY, self._suffixes, allow_pickle=False)
+                # One level down, because the temporary folder is for its owner's eyes alone.
+                written = temporary / folder.name
+                written.mkdir()
+                np.save(written / ARRAY, self._suffixes, allow_pickle=False)
                 manifest = {
                     "format": FORMAT,
                     "text_sha256": text_hash(self.text),
-                    "suffixes_sha256": file_hash(temporary / ARRAY),
+                    "suffixes_sha256": file_hash(written / ARRAY),
                 }
-                (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+                (written / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
                 shutil.rmtree(folder, ignore_errors=True)
-                temporary.rename(folder)
+                written.rename(folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:

@@ -26,6 +26,7 @@ for command, summary in {
     "train": "Train a model on a text.",
     "sample": "Let a trained model write.",
     "eval": "Measure a trained model's exact loss.",
+    "trace": "Show what a model's words are copied from, and from where.",
     "ladder": "Train every rung between a bigram and a GPT, and compare them.",
     "explain": "Show an idea at work, in its own figures.",
     "corpora": "List the texts known by name, and which are here.",
