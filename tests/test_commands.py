@@ -73,7 +73,7 @@ def test_the_run_folder_holds_what_it_should(place: Path) -> None:
     run = place / "runs" / "hamlet-1"
     assert {path.name for path in run.iterdir()} == {
         "config.toml", "metrics.jsonl", "environment.json", "tokenizer.json", "checkpoints",
-        "sample.txt", "loss.png", "result.json",
+        "sample.txt", "loss.png", "result.json", "run.json", ".lock",
     }  # fmt: skip
     assert run.joinpath("loss.png").read_bytes().startswith(b"\x89PNG")
     assert len(run.joinpath("metrics.jsonl").read_text().splitlines()) == 30
@@ -87,8 +87,9 @@ def test_eval_agrees_with_train_and_with_python(place: Path) -> None:
     assert found["nats_per_char"] == pytest.approx(trained["val_nats_per_char"], abs=1e-6)
     assert set(found) == {
         "nats_per_token", "nats_per_char", "bits_per_char", "bits_per_byte",
-        "sliding_nats_per_char", "positions",
+        "sliding_nats_per_char", "positions", "standard_error",
     }  # fmt: skip
+    assert found["standard_error"] is None, "exact"
     assert found["positions"] == len(TEXT) - int(0.9 * len(TEXT)) - 1
     assert "nats per character" in hornbook("eval", "runs/hamlet-1", cwd=place).stdout.decode()
 

@@ -129,7 +129,7 @@ def test_an_index_that_is_not_this_texts_is_refused(tmp_path: Path) -> None:
         CopyIndex.open(folder, "a test")
 
 
-@pytest.mark.parametrize("name", ["suffixes.npy", "manifest.json"])
+@pytest.mark.parametrize("name", ["suffixes.bin", "manifest.json"])
 def test_every_flipped_byte_is_noticed(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "copies"
     CopyIndex.build("to be or not to be").save(folder)
@@ -152,5 +152,5 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path, name: str) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CheckpointError, match="cannot save"):
+    with pytest.raises(CheckpointError, match="cannot write"):
         CopyIndex.build("a text").save(tmp_path / "file" / "copies")

@@ -10,13 +10,18 @@ import hornbook
 SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
-    {"errors"},
-    {"config"},
-    {"text", "tokenizer", "counting", "copies"},
+    {"errors", "documents"},
+    {"config", "storage", "lock", "cache", "sources"},
+    {"decoding", "corpora"},
+    {"survey"},
+    {"text", "tokenizer", "counting", "copies", "memory"},
+    {"arrays"},
     {"data", "models", "machine", "checkpoint"},
+    {"muon"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
-    {"training", "tracing"},
+    {"budget"},
+    {"training", "tracing", "verification"},
     {"result"},
     {"explain", "ladder", "lessons"},
     {"cli"},

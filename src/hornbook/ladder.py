@@ -7,20 +7,23 @@ import json
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hornbook import checkpoint, machine, training
+from hornbook import machine, training
 from hornbook.config import Config, load_config, preset
 from hornbook.data import prepare
 from hornbook.errors import ConfigError
 from hornbook.evaluation import losses
 from hornbook.result import Baselines, conclude
 from hornbook.run import RunFolder, load
+from hornbook.storage import write_atomically
 from hornbook.text import Corpus, read_corpus
 
 # From the bottom to the top.
@@ -192,7 +195,7 @@ def steps_for_equal_time(
             step_seconds["lecture"] = seconds
     share = 60 * minutes / len(step_seconds)
     counts = {name: max(1, round(share / seconds)) for name, seconds in step_seconds.items()}
-    checkpoint.write_atomically(kept, json.dumps({"asked": asked, "steps": counts}).encode())
+    write_atomically(kept, json.dumps({"asked": asked, "steps": counts}).encode())
     return counts
 
 
@@ -313,7 +316,7 @@ def measure(plan: Plan) -> Ladder:
     counted: dict[str, float] = {}
     for name in plan.rungs:
         runs = [each.folder for each in plan.climbs if each.rung == name]
-        results = [json.loads(folder.result.read_bytes()) for folder in runs]
+        results = [folder.figures() for folder in runs]
         counted = results[0]["baselines_nats_per_char"]
         losses_by_rung[name] = [validation_losses(plan.corpus, folder) for folder in runs]
         loss_by_seed = [float(each.mean()) for each in losses_by_rung[name]]
@@ -341,7 +344,7 @@ def measure(plan: Plan) -> Ladder:
         )
     seeds = len(plan.climbs) // len(rungs)
     ladder = Ladder(plan.corpus.name, plan.folder, plan.budget, seeds, counted, rungs)
-    checkpoint.write_atomically(
+    write_atomically(
         plan.folder / "ladder.json",
         json.dumps(ladder.as_dict(), indent=1, ensure_ascii=False).encode(),
     )
@@ -412,6 +415,10 @@ def draw(ladder: Ladder) -> None:
     axes.set_title(f"The ladder on {ladder.corpus}: {ladder.budget}")
     axes.grid(alpha=0.25)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    with mpl.rc_context({"svg.hashsalt": "hornbook"}):
-        figure.savefig(ladder.folder / "ladder.svg", metadata={"Date": None})
-    figure.savefig(ladder.folder / "ladder.png", dpi=120)
+    for kind in ("svg", "png"):
+        picture = BytesIO()
+        metadata: dict[str, None] = {"Date": None} if kind == "svg" else {}
+        with mpl.rc_context({"svg.hashsalt": "hornbook"}), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a glyph that the font lacks is drawn as a box
+            figure.savefig(picture, format=kind, dpi=120, metadata=metadata)
+        write_atomically(ladder.folder / f"ladder.{kind}", picture.getvalue())

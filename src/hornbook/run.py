@@ -1,27 +1,85 @@
 """The run folder: all that a training leaves behind, and the trained model loaded from it.
 
 config.toml  environment.json  tokenizer.json  metrics.jsonl  checkpoints/  sample.txt  result.json
-loss.png
+loss.png; run.json, the manifest of the first three; .lock, held by the run's one writer; input.txt,
+where the text came on standard input
 """
 
 import json
 import os
+import re
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
+import msgspec
 import torch
+from msgspec import Meta
 
 from hornbook import checkpoint, generate
-from hornbook.config import Config, SamplingConfig, load_config
+from hornbook.config import Config, ModelConfig, SamplingConfig, load_config
 from hornbook.data import Tokens, prepare
+from hornbook.documents import JSON_BYTES, read_json, read_log, read_regular
 from hornbook.errors import CheckpointError, ConfigError
 from hornbook.evaluation import Evaluation, evaluate
+from hornbook.lock import LOCK, Lock
 from hornbook.models import LanguageModel, build
+from hornbook.storage import DISK, UNFINISHED, Disk, write_atomically
 from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import Tokenizer, load_tokenizer
+
+# Format 2 added run.json.
+FORMAT = 2
+
+
+class Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A file's size and SHA-256."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What `run.json` records; `before` are files that are just being replaced."""
+
+    format: int
+    files: dict[str, Entry]
+    before: dict[str, Entry] = {}
+
+
+Number = Annotated[float, Meta(ge=-1e300, le=1e300)]  # neither NaN nor infinite
+Whole = Annotated[int, Meta(ge=0, le=2**62)]
+
+
+class MetricsRow(TypedDict):
+    """What every row of `metrics.jsonl` has, among other things."""
+
+    step: Whole
+    seconds: Number
+    train_loss: Number
+    val_loss: Number | None
+
+
+class Figures(TypedDict):
+    """What `result.json` has, among other things."""
+
+    steps: Whole
+    tokens: Whole
+    seconds: Number
+    parameters: Whole
+    baselines_nats_per_char: dict[str, Number]
+
+
+def is_like(value: object, kind: type[Any]) -> bool:
+    """Whether a value read from JSON has what a TypedDict asks for."""
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -44,6 +102,16 @@ class RunFolder:
     def tokenizer(self) -> Path:
         """The tokenizer, in the format of the tokenizers library."""
         return self.path / "tokenizer.json"
+
+    @property
+    def manifest(self) -> Path:
+        """Size and SHA-256 of the three files above."""
+        return self.path / "run.json"
+
+    @property
+    def text(self) -> Path:
+        """The text, where it came on standard input."""
+        return self.path / "input.txt"
 
     @property
     def metrics(self) -> Path:
@@ -70,21 +138,119 @@ class RunFolder:
         """The loss curves."""
         return self.path / "loss.png"
 
-    def create(self) -> None:
-        """Make the folder.
+    @property
+    def own_files(self) -> list[Path]:
+        """What the manifest lists: written when the run begins, and the settings last."""
+        return [self.tokenizer, self.environment, self.config]
 
-        Raises: ConfigError when it holds a run already, or cannot be made.
+    def create(self, disk: Disk = DISK) -> Lock:
+        """Make the folder, or take one whose beginning was cut short; the caller is its writer.
+
+        Raises: ConfigError when it holds anything else, or cannot be made; CheckpointError when
+        another process is at it.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            occupied = any(self.path.iterdir())
+            disk.make_folder(self.path)
+            occupied = self.occupied()
         except OSError as error:
             raise ConfigError(f"--out {self.path}: {error.strerror}") from None
+        lock = Lock(self.path)
+        if not occupied:
+            lock.acquire()
+            occupied = self.config.exists()  # The one before us may have finished it just now.
         if occupied:
             raise ConfigError(
                 f"--out {self.path}: the folder is not empty; name a new one, or go on with its "
                 f"run by hornbook train --resume {self.path}"
             )
+        return lock
+
+    def occupied(self) -> bool:
+        """Whether there is more here than a beginning cut short leaves."""
+        names = {path.name for path in self.path.iterdir()}
+        own = {path.name for path in (*self.own_files, self.manifest, self.text)} - {"config.toml"}
+        others = {name for name in names - own if not name.startswith(UNFINISHED)}
+        # Without our lock in it, a tokenizer.json may be anybody's.
+        return bool(names) and others != {LOCK}
+
+    def establish(self, contents: dict[Path, bytes], disk: Disk = DISK) -> None:
+        """Write the run's own files and their manifest, and the settings last: they make it a run.
+
+        Raises: CheckpointError when the disk refuses.
+        """
+        entries = checkpoint.manifest_of({path.name: data for path, data in contents.items()})
+        manifest = {"format": FORMAT, "files": entries}
+        contents = {self.manifest: json.dumps(manifest, indent=1).encode()} | contents
+        for path in (self.manifest, *self.own_files):
+            write_atomically(path, contents[path], disk)
+
+    def replace_config(self, config: Config, disk: Disk = DISK) -> None:
+        """Other settings for the run; a crash in between leaves the old ones or the new.
+
+        Raises: CheckpointError when the disk refuses.
+        """
+        data = config.to_toml().encode()
+        known = self.read_manifest()
+        if known is not None:
+            name = self.config.name
+            new = msgspec.convert(checkpoint.manifest_of({name: data})[name], Entry)
+            known = msgspec.structs.replace(
+                known, files=known.files | {name: new}, before={name: known.files[name]}
+            )
+            text = msgspec.json.format(msgspec.json.encode(known), indent=1)
+            write_atomically(self.manifest, text, disk)
+        write_atomically(self.config, data, disk)
+
+    def read_manifest(self) -> Manifest | None:
+        """What `run.json` says; None for a run of the first format, which had none.
+
+        Raises: CheckpointError when it is missing, damaged, or of another version.
+        """
+        try:
+            found = msgspec.json.decode(read_regular(self.manifest, JSON_BYTES), type=Manifest)
+        except FileNotFoundError:
+            if self.environment_facts().get("format", 1) == 1:
+                return None
+            raise CheckpointError(f"{self.manifest}: missing") from None
+        except OSError as error:
+            raise CheckpointError(f"{self.manifest}: cannot be read: {error.strerror}") from None
+        # UnicodeDecodeError: msgspec lets it through, for bytes that are not UTF-8.
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise CheckpointError(f"{self.manifest}: damaged: {error}") from None
+        if found.format != FORMAT:
+            raise CheckpointError(
+                f"{self.manifest}: in the run format {found.format}, which this version of "
+                f"hornbook ({FORMAT}) cannot read; use the version that wrote it"
+            )
+        if set(found.files) != {path.name for path in self.own_files}:
+            raise CheckpointError(f"{self.manifest}: damaged: it does not list the run's files")
+        return found
+
+    def check(self, path: Path) -> None:
+        """See that one of the run's own files is as `run.json` has it.
+
+        Raises: CheckpointError saying how it is not.
+        """
+        manifest = self.read_manifest()
+        if manifest is None:
+            return
+        try:
+            data = read_regular(path, JSON_BYTES)
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror}") from None
+        entry = msgspec.convert(checkpoint.manifest_of({path.name: data})[path.name], Entry)
+        if entry in (manifest.files[path.name], manifest.before.get(path.name)):
+            return
+        if path == self.config:
+            raise CheckpointError(
+                f"{path}: edited or damaged since the run began (its SHA-256 is not the one in "
+                "run.json); a run keeps its settings: undo the change, or train a new run with "
+                f"hornbook train --config {path}"
+            )
+        if entry.bytes != manifest.files[path.name].bytes:
+            expected = manifest.files[path.name].bytes
+            raise CheckpointError(f"{path}: {entry.bytes} bytes, expected {expected}")
+        raise CheckpointError(f"{path}: its SHA-256 is not the one recorded in run.json")
 
     def environment_facts(self) -> dict[str, Any]:
         """What `environment.json` says.
@@ -92,7 +258,7 @@ class RunFolder:
         Raises: CheckpointError when it cannot be read.
         """
         try:
-            facts = json.loads(self.environment.read_bytes())
+            facts = read_json(self.environment)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.environment}: cannot be read: {error}") from None
         if not isinstance(facts, dict):
@@ -100,32 +266,53 @@ class RunFolder:
         return facts
 
     def metrics_rows(self) -> Iterator[dict[str, Any]]:
-        """The rows of `metrics.jsonl`; a line torn by a crash is passed over."""
+        """The rows of `metrics.jsonl`; a line torn by a crash is passed over.
+
+        Raises: CheckpointError when it cannot be read.
+        """
         if not self.metrics.exists():
             return
-        with self.metrics.open(encoding="utf-8") as lines:
-            for line in lines:
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(row, dict) and isinstance(row.get("step"), int):
+        try:
+            for row in read_log(self.metrics):
+                if is_like(row, MetricsRow):
                     yield row
+        except OSError as error:
+            raise CheckpointError(f"{self.metrics}: cannot be read: {error.strerror}") from None
+
+    def figures(self) -> Figures:
+        """What `result.json` says.
+
+        Raises: CheckpointError when it cannot be read.
+        """
+        try:
+            figures = read_json(self.result)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.result}: cannot be read: {error}") from None
+        if not is_like(figures, Figures):
+            raise CheckpointError(
+                f"{self.result}: not the figures of a run; remove it to have them measured again"
+            )
+        return figures
 
 
 def new_run_path(corpus_name: str, parent: Path = Path("runs")) -> Path:
-    """The first free ``runs/<corpus>-<n>``."""
-    return next(path for n in count(1) if not (path := parent / f"{corpus_name}-{n}").exists())
+    """The first free ``runs/<corpus>-<n>``; a name cannot lead out of `parent`."""
+    name = re.sub(r"[^\w.-]+", "-", corpus_name).strip(".-")[:50] or "text"
+    return next(path for n in count(1) if not (path := parent / f"{name}-{n}").exists())
 
 
 def open_run(path: str | os.PathLike[str]) -> RunFolder:
-    """A run folder that exists.
+    """A run folder that exists, its own files as they were written.
 
     Raises: CheckpointError saying what was expected, and which runs are near.
     """
     folder = RunFolder(Path(path))
     if folder.config.is_file():
+        for file in folder.own_files:
+            folder.check(file)
         return folder
+    if folder.checkpoints.is_dir():
+        raise CheckpointError(f"{folder.config}: missing from this run")
     near = [
         p.parent for p in (*folder.path.glob("*/config.toml"), *Path("runs").glob("*/config.toml"))
     ]
@@ -198,9 +385,15 @@ class TrainedModel:
         """
         return self.evaluate_tokens(self.tokenizer.encode_array(text))
 
-    def evaluate_tokens(self, tokens: Tokens) -> Evaluation:
-        """The exact loss on tokens of this model's tokenizer."""
-        return evaluate(self.model, self.tokenizer, tokens, block_size=self.config.model.block_size)
+    def evaluate_tokens(self, tokens: Tokens, *, max_positions: int | None = None) -> Evaluation:
+        """The loss on tokens of this model's tokenizer: exact up to `max_positions` of them."""
+        return evaluate(
+            self.model,
+            self.tokenizer,
+            tokens,
+            block_size=self.config.model.block_size,
+            max_positions=max_positions,
+        )
 
 
 def check_same_text(corpus: Corpus, folder: RunFolder) -> None:
@@ -231,19 +424,63 @@ def load(
     config = load_config(folder.config)
     tokenizer = load_tokenizer(folder.tokenizer)
     found = load_checkpoint(folder, which)
+    check_shapes(config.model, tokenizer, found.tensors["model"], folder)
     model = build(config.model, tokenizer.vocab_size)
     load_weights(model, found.tensors["model"], folder)
     return TrainedModel(model.eval().to(device), tokenizer, config, found.step, folder)
 
 
 def load_checkpoint(folder: RunFolder, which: Literal["best", "last"]) -> checkpoint.Checkpoint:
-    """The best or last checkpoint; the last one also stands in for a best not yet chosen.
+    """The best or last checkpoint; the last one stands in for a best not yet chosen, or damaged.
 
     Raises: CheckpointError when there is none.
     """
     if which == "best" and checkpoint.folders(folder.checkpoints, "best"):
-        return checkpoint.load(folder.checkpoints, "best")
-    return checkpoint.load(folder.checkpoints, "step")
+        try:
+            return complete(checkpoint.load(folder.checkpoints, "best"), folder, "model")
+        except CheckpointError as error:
+            last = complete(checkpoint.load(folder.checkpoints, "step"), folder, "model")
+            said = f"{error}; the last weights, of step {last.step}, are used instead"
+            warnings.warn(said, checkpoint.DamagedCheckpointWarning, stacklevel=2)
+            return last
+    return complete(checkpoint.load(folder.checkpoints, "step"), folder, "model", "optimizer")
+
+
+def complete(found: checkpoint.Checkpoint, folder: RunFolder, *names: str) -> checkpoint.Checkpoint:
+    """The same checkpoint.
+
+    Raises: CheckpointError when a file of tensors is not among those its manifest names.
+    """
+    for name in names:
+        if name not in found.tensors:
+            raise CheckpointError(f"{folder.checkpoints}: no {name}.safetensors in the checkpoint")
+    return found
+
+
+def check_shapes(
+    config: ModelConfig, tokenizer: Tokenizer, tensors: dict[str, torch.Tensor], folder: RunFolder
+) -> None:
+    """See that weights are those of the model that the settings describe, before it takes memory.
+
+    Raises: CheckpointError with the first that differs.
+    """
+    # One layer more than there are tensors is wrong already, however many more there should be.
+    config = replace(config, n_layer=min(config.n_layer, len(tensors) + 1))
+    try:
+        with torch.device("meta"):
+            model = build(config, tokenizer.vocab_size)
+    except RuntimeError:  # more elements than 64 bits can count
+        raise CheckpointError(
+            f"{folder.path}: config.toml describes a model too large for any machine"
+        ) from None
+    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    found = {name: list(value.shape) for name, value in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{folder.path}: the weights do not fit config.toml: expected {name!r} of shape "
+                f"{expected.get(name)}, found {found.get(name)}"
+            )
 
 
 def load_weights(model: LanguageModel, tensors: dict[str, torch.Tensor], folder: RunFolder) -> None:

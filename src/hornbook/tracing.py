@@ -20,7 +20,7 @@ from hornbook.copies import CopyIndex, Match
 from hornbook.data import split_text
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.run import TrainedModel, check_same_text, load, open_run
-from hornbook.text import Corpus, read_corpus
+from hornbook.text import read_corpus
 
 if TYPE_CHECKING:
     import os
@@ -218,7 +218,7 @@ class Trace:
                 )
                 for each in passages
             ]
-            parts.append(html_table(("length", "words", "first stand at", "times"), rows))
+            parts.append(html_table(("length", "words", "first at", "times"), rows))
         return f"<div>{''.join(parts)}</div>"
 
 
@@ -255,7 +255,8 @@ def trace(
     config = run.config if isinstance(run, TrainedModel) else load_config(folder.config)
     corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
     check_same_text(corpus, folder)
-    learned, validation = split_text(corpus.text, config.data.validation_fraction)
+    whole = corpus.text
+    learned, validation = split_text(whole, config.data.validation_fraction)
     index = index_of(folder.path / "copies", learned, on_note)
     if text is None:
         trained = run if isinstance(run, TrainedModel) else load(folder.path, which=checkpoint)
@@ -270,14 +271,16 @@ def trace(
         ]
     else:
         written = [(text, None)]
+    found = [(each, number, index.matches(each, at_least)) for each, number in written]
+    files = corpus.files() if any(matches for *_, matches in found) else []
     texts = tuple(
         TracedText(
             each,
             index.match_lengths(each, RUNS[0]),
-            tuple(passage(corpus, each, match) for match in index.matches(each, at_least)),
+            tuple(passage(whole, files, each, match) for match in matches),
             number,
         )
-        for each, number in written
+        for each, number, matches in found
     )
     length = max(1, round(sum(len(each.text) for each in texts) / len(texts)))
     return Trace(
@@ -315,20 +318,17 @@ def yardstick(index: CopyIndex, validation: str, length: int) -> Shares:
     )
 
 
-def passage(corpus: Corpus, text: str, match: Match) -> Passage:
+def passage(corpus: str, files: Sequence[tuple[int, str]], text: str, match: Match) -> Passage:
     """A match with its words, and the place of its first occurrence in the corpus."""
     begin, end = match.position, match.position + match.length
-    file_begin, file = 0, corpus.source
-    if corpus.files:
-        number = bisect_right(corpus.files, begin, key=lambda place: place[0]) - 1
-        file_begin, file = corpus.files[number]
+    file_begin, file = files[bisect_right(files, begin, key=lambda place: place[0]) - 1]
     return Passage(
         text=text[match.start : match.end],
         match=match,
         file=file,
-        line=1 + corpus.text.count("\n", file_begin, begin),
-        before=corpus.text[max(file_begin, begin - SURROUNDINGS) : begin],
-        after=corpus.text[end : end + SURROUNDINGS],
+        line=1 + corpus.count("\n", file_begin, begin),
+        before=corpus[max(file_begin, begin - SURROUNDINGS) : begin],
+        after=corpus[end : end + SURROUNDINGS],
     )
 
 
