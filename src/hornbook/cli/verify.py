@@ -31,7 +31,9 @@ def run(run: Path, /, *, json: bool = False) -> int:
     width = max(map(len, names))
     for name, each in zip(names, findings, strict=True):
         mark = "[green]sound  [/]" if each.sound else "[bold red]UNSOUND[/]"
-        console.print(f"{mark}  {name:<{width}}  {escape(each.fault or each.holds)}")
+        console.print(
+            f"{mark}  {escape(f'{for_terminal(name):<{width}}')}  {escape(for_terminal(each.fault or each.holds))}"
+        )
     unsound = sum(not each.sound for each in findings)
     if not verdict.checkpoints:
         console.print("no checkpoint yet: going on with it begins at step 0")
