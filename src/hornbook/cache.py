@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hornbook.documents import open_regular, read_json
+from hornbook.errors import HornbookWarning
 
 MOST_BYTES = 10 * 10**9
 MANIFEST = "manifest.json"
@@ -27,8 +28,10 @@ _PARTIAL = ".partial-"
 _LOCK = ".lock"
 
 
-class DamagedCacheWarning(UserWarning):
+class DamagedCacheWarning(HornbookWarning):
     """A folder of the cache failed its check and is made again."""
+
+    label = "warning"
 
 
 def cache_folder() -> Path:

@@ -9,6 +9,8 @@ size and SHA-256; they are checked before anything is used, and a damaged checkp
 over for the one before it, loudly.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import re
@@ -16,15 +18,21 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
 
-from hornbook.documents import parse_json, read_json, read_regular
+from hornbook.documents import open_regular, parse_json, read_json, read_regular
 from hornbook.errors import CheckpointError, HornbookWarning, reason
 from hornbook.storage import DISK, UNFINISHED, Disk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Found = TypeVar("Found")
 
 # Format 2 added a checkpoint's own kind to its state.
 FORMAT, READABLE = 2, (1, 2)
@@ -46,6 +54,14 @@ class Checkpoint:
     state: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Arrays:
+    """A checkpoint's model alone, as numpy arrays by name."""
+
+    step: int
+    model: dict[str, NDArray[Any]]
+
+
 def save(
     folder: Path, kind: str, checkpoint: Checkpoint, *, keep_last: int = 1, disk: Disk = DISK
 ) -> Path:
@@ -56,18 +72,12 @@ def save(
     Raises: CheckpointError with the path when the disk refuses; the older ones are then intact.
     """
     final = folder / f"{kind}-{checkpoint.step:08d}"
-    if not is_sound(final):
-        contents = packed(kind, checkpoint)
-        try:
-            write_folder(final, contents, disk)
-        except OSError as error:
-            size = sum(map(len, contents.values()))
-            raise CheckpointError(
-                f"{final}: cannot save the checkpoint's {size:,} bytes: "
-                f"{error.strerror or error}; the one before it is intact. Free some space or name "
-                "another place with --out"
-            ) from None
-        read_verified(final)
+    if is_sound(final):
+        # Who wrote it may have been killed before the disk was sure of its name.
+        make_sure(final, disk)
+    else:
+        write(final, kind, checkpoint, disk)
+        verify(final)
     # The new one is good, so one newer than it can only be damaged, and was passed over.
     others = [path for path in folders(folder, kind) if path != final]
     newer = [path for path in others if step_of(path) > checkpoint.step]
@@ -80,6 +90,8 @@ def save(
 
 def packed(kind: str, checkpoint: Checkpoint) -> dict[str, bytes]:
     """The bytes of every file of a checkpoint folder, the manifest last."""
+    import safetensors.torch
+
     contents = {
         f"{name}.safetensors": safetensors.torch.save(
             {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
@@ -90,6 +102,37 @@ def packed(kind: str, checkpoint: Checkpoint) -> dict[str, bytes]:
     contents["state.json"] = json.dumps(state).encode()
     contents[MANIFEST] = json.dumps(manifest_of(contents), indent=1).encode()
     return contents
+
+
+def make_sure(final: Path, disk: Disk) -> None:
+    """See that a folder's name is on the disk.
+
+    Raises: CheckpointError with the path when the disk refuses.
+    """
+    try:
+        disk.sync_folder(final.parent)
+    except OSError as error:
+        raise refusal(final, 0, error) from None
+
+
+def write(final: Path, kind: str, checkpoint: Checkpoint, disk: Disk) -> None:
+    """Write a checkpoint's folder; one of the name that is there, and damaged, gives way to it.
+
+    Raises: CheckpointError with the path and the bytes when the disk refuses.
+    """
+    contents = packed(kind, checkpoint)
+    try:
+        write_folder(final, contents, disk)
+    except OSError as error:
+        raise refusal(final, sum(map(len, contents.values())), error) from None
+
+
+def refusal(final: Path, size: int, error: OSError) -> CheckpointError:
+    """What a disk's refusal means to the user."""
+    return CheckpointError(
+        f"{final}: cannot save the checkpoint's {size:,} bytes: {reason(error)}; what was saved "
+        "before is intact. Free some space or name another place with --out"
+    )
 
 
 def write_folder(final: Path, contents: dict[str, bytes], disk: Disk) -> None:
@@ -138,12 +181,28 @@ def load(folder: Path, kind: str) -> Checkpoint:
 
     Raises: CheckpointError when there is none.
     """
+    return newest_sound(folder, kind, read)
+
+
+def load_arrays(folder: Path, kind: str) -> Arrays:
+    """The model's weights alone, from the same checkpoint, as numpy arrays and without torch.
+
+    Raises: CheckpointError when there is none.
+    """
+    return newest_sound(folder, kind, read_arrays)
+
+
+def newest_sound(folder: Path, kind: str, read_one: Callable[[Path], Found]) -> Found:
+    """What the newest sound checkpoint gives; the damaged ones are warned of.
+
+    Raises: CheckpointError when there is none.
+    """
     found = folders(folder, kind)
     for path in found:
         try:
-            return read(path)
+            return read_one(path)
         except CheckpointError as error:
-            warnings.warn(f"skipped a damaged checkpoint: {error}", DamagedCheckpointWarning, 2)
+            warnings.warn(f"skipped a damaged checkpoint: {error}", DamagedCheckpointWarning, 3)
     if found:
         raise CheckpointError(f"{folder}: no sound {kind!r} checkpoint among {len(found)}")
     raise CheckpointError(f"{folder}: no {kind!r} checkpoint here")
@@ -166,6 +225,42 @@ def read(path: Path) -> Checkpoint:
 
     Raises: CheckpointError saying which file is wrong and how.
     """
+    import safetensors.torch
+
+    state, files = read_files(path)
+    tensors = {name: parse(path, safetensors.torch.load, data) for name, data in files.items()}
+    return Checkpoint(state["step"], tensors, state)
+
+
+def read_arrays(path: Path) -> Arrays:
+    """The model's weights of one checkpoint folder, verified.
+
+    Raises: CheckpointError saying which file is wrong and how.
+    """
+    import safetensors.numpy
+
+    state, files = read_files(path)
+    if "model" not in files:
+        raise CheckpointError(f"{path}: no model.safetensors in the checkpoint")
+    return Arrays(state["step"], parse(path, safetensors.numpy.load, files["model"]))
+
+
+def parse(path: Path, load_bytes: Callable[[bytes], Found], data: bytes) -> Found:
+    """One file's tensors.
+
+    Raises: CheckpointError when it is no safetensors file.
+    """
+    try:
+        return load_bytes(data)
+    except (KeyError, ValueError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: unreadable: {reason(error)[:200]}") from None
+
+
+def read_files(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The state, and the bytes of each file of tensors by its name without the ending; verified.
+
+    Raises: CheckpointError saying which file is wrong and how.
+    """
     contents = read_verified(path)
     try:
         state = parse_json(contents.pop("state.json"))
@@ -184,14 +279,7 @@ def read(path: Path) -> Checkpoint:
             f"{path}: holds {state.get('kind', 'a checkpoint')} of step {state.get('step')}: the "
             "folder was renamed or exchanged"
         )
-    try:
-        tensors = {
-            name.removesuffix(".safetensors"): safetensors.torch.load(data)
-            for name, data in contents.items()
-        }
-    except (ValueError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: unreadable: {reason(error)[:200]}") from None
-    return Checkpoint(state["step"], tensors, state)
+    return state, {name.removesuffix(".safetensors"): data for name, data in contents.items()}
 
 
 def read_verified(path: Path) -> dict[str, bytes]:
@@ -199,10 +287,41 @@ def read_verified(path: Path) -> dict[str, bytes]:
 
     Raises: CheckpointError saying which file is wrong and how.
     """
+    contents = {}
+    for file, (size, sha256) in recorded(path).items():
+        try:
+            found = file.stat().st_size
+            data = read_regular(file, size) if found == size else b""
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file}: {reason(error)}") from None
+        compare(file, (found, hashlib.sha256(data).hexdigest()), (size, sha256))
+        contents[file.name] = data
+    return contents
+
+
+def verify(path: Path) -> None:
+    """`read_verified` for its errors alone: no file is held in memory.
+
+    Raises: CheckpointError saying which file is wrong and how.
+    """
+    for file, expected in recorded(path).items():
+        try:
+            with open_regular(file) as opened:
+                sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+            compare(file, (file.stat().st_size, sha256), expected)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file}: {reason(error)}") from None
+
+
+def recorded(path: Path) -> dict[Path, tuple[int, str]]:
+    """Size and SHA-256 of each file by the folder's manifest.
+
+    Raises: CheckpointError when there is no manifest, or it is none.
+    """
     try:
         manifest = read_json(path / MANIFEST)
-        expected = {
-            name: (int(entry["bytes"]), entry["sha256"])
+        return {
+            path / name: (int(entry["bytes"]), entry["sha256"])
             for name, entry in manifest.items()
             if Path(name).name == name
         }
@@ -210,17 +329,14 @@ def read_verified(path: Path) -> dict[str, bytes]:
         raise CheckpointError(f"{path / MANIFEST}: {error.strerror}") from None
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
         raise CheckpointError(f"{path / MANIFEST}: not a manifest") from None
-    contents = {}
-    for name, (size, sha256) in expected.items():
-        try:
-            found = (path / name).stat().st_size
-            data = read_regular(path / name, size) if found == size else b""
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise CheckpointError(f"{path / name}: {why}") from None
-        if found != size:
-            raise CheckpointError(f"{path / name}: {found} bytes, expected {size}")
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise CheckpointError(f"{path / name}: its SHA-256 is not the one recorded")
-        contents[name] = data
-    return contents
+
+
+def compare(file: Path, found: tuple[int, str], expected: tuple[int, str]) -> None:
+    """See that a file's size and SHA-256 are those recorded.
+
+    Raises: CheckpointError saying which is not.
+    """
+    if found[0] != expected[0]:
+        raise CheckpointError(f"{file}: {found[0]} bytes, expected {expected[0]}")
+    if found[1] != expected[1]:
+        raise CheckpointError(f"{file}: its SHA-256 is not the one recorded")

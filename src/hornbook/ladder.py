@@ -417,7 +417,7 @@ def draw(ladder: Ladder) -> None:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     for kind in ("svg", "png"):
         picture = BytesIO()
-        metadata: dict[str, None] | None = {"Date": None} if kind == "svg" else None
+        metadata: dict[str, None] = {"Date": None} if kind == "svg" else {}
         with mpl.rc_context({"svg.hashsalt": "hornbook"}), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a glyph that the font lacks is drawn as a box
             figure.savefig(picture, format=kind, dpi=120, metadata=metadata)

@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from hornbook.arrays import Tokens
+from hornbook.config import SamplingConfig
 from hornbook.counting import NGramModel, tune
 from hornbook.data import Dataset
 from hornbook.errors import DataError
 from hornbook.evaluation import Evaluation, per_char
-from hornbook.run import RunFolder, load
+from hornbook.generate import stream
+from hornbook.models.reader import snapshot
+from hornbook.run import RunFolder, TrainedModel, load
 from hornbook.storage import write_atomically
 from hornbook.training import Training
 
@@ -87,13 +90,24 @@ def conclude(training: Training, baselines: Baselines | None = None) -> Result:
         evaluation=best.evaluate_tokens(training.dataset.validation, max_positions=MOST_EVALUATED),
         baselines=baselines or count_baselines(training.dataset),
         counted_tokens=min(len(training.dataset.train), MOST_COUNTED),
-        sample=best.generate(max_new_tokens=SAMPLE_TOKENS, temperature=0.8),
+        sample=write_sample(best),
         peak_memory_mib=peak_memory_mib(),
     )
     write_atomically(folder.sample, (result.sample + "\n").encode())
     write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
     draw(result, folder.picture)
     return result
+
+
+def write_sample(best: TrainedModel) -> str:
+    """What the finished model writes; `hornbook sample --temperature 0.8` writes the same."""
+    pieces = stream(
+        snapshot(best.model),
+        best.tokenizer,
+        max_new_tokens=SAMPLE_TOKENS,
+        sampling=SamplingConfig(temperature=0.8),
+    )
+    return "".join(pieces)
 
 
 def count_baselines(dataset: Dataset) -> Baselines:

@@ -17,7 +17,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from hornbook import budget, checkpoint, generate, machine
+from hornbook import budget, checkpoint, generate, machine, memory
 from hornbook.config import Config, SamplingConfig, laptop, load_config
 from hornbook.corpora import CATALOGUE
 from hornbook.data import Dataset, batch, check_length, prepare
@@ -31,6 +31,7 @@ from hornbook.errors import (
 from hornbook.evaluation import estimate
 from hornbook.lock import Lock
 from hornbook.models import GPT, LanguageModel, build
+from hornbook.models.reader import snapshot
 from hornbook.optimizer import Optimizers, learning_rate_scale
 from hornbook.run import (
     FORMAT,
@@ -124,6 +125,7 @@ def begin(
         chosen = machine.choose(config.train)
     for tokens, part in ((dataset.train, "training"), (dataset.validation, "validation")):
         check_length(tokens, config.model.block_size if part == "training" else 1, part)
+    check_memory(config, chosen, dataset)
     folder = RunFolder(Path(out) if out else new_run_path(corpus.name))
     lock = folder.create(disk)
     config = config.override(
@@ -242,6 +244,7 @@ def resume(
     check_same_text(corpus, folder)
     dataset = prepare(corpus, config.data, load_tokenizer(folder.tokenizer))
     chosen = machine.choose(config.train)
+    check_memory(config, chosen, dataset)
     training = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
     if checkpoint.folders(folder.checkpoints, "step"):
         found = load_checkpoint(folder, "last")
@@ -345,6 +348,15 @@ def differences(then: dict[str, str], now: dict[str, str]) -> str:
         name for name in now if name not in harmless and now[name] != then.get(name, now[name])
     )
     return ", ".join(f"{name} was {then[name]}, is {now[name]}" for name in unlike)
+
+
+def check_memory(config: Config, chosen: machine.Machine, dataset: Dataset) -> None:
+    """See that the run fits, where the estimate was measured: on a CPU.
+
+    Raises: ConfigError with the size that would fit.
+    """
+    if chosen.device.value == "cpu":
+        memory.check(config, dataset.tokenizer.vocab_size, memory.available_bytes())
 
 
 def assemble(
@@ -553,7 +565,7 @@ def validation_loss(training: Training) -> float:
 def write_sample(training: Training) -> str:
     """A short sample of the present model; the training stream is not disturbed."""
     pieces = generate.stream(
-        training.model,
+        snapshot(training.model),
         training.dataset.tokenizer,
         max_new_tokens=training.config.train.sample_tokens,
         sampling=SamplingConfig(temperature=0.8),

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 from disks import Logging, after_power_loss
-from jobs import INTERVAL, STEPS, config, write_text
+from jobs import INTERVAL, STEPS, config, made, write_text
 
+from hornbook import checkpoint
 from hornbook import training as engine
 from hornbook.checkpoint import DamagedCheckpointWarning
 from hornbook.errors import HornbookError
@@ -122,3 +123,29 @@ def test_a_disk_that_does_not_sync_is_caught(
     states = logged(text, tmp_path / "disk", disk)
     broken, _ = broken_promises(disk, states, tmp_path / "disk", chance, 30)
     assert broken > 5
+
+
+def test_a_save_killed_before_its_last_sync_and_repeated(
+    tmp_path: Path, chance: random.Random
+) -> None:
+    # Killed right after the rename, so that the name is there but not sure; then the power goes.
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    class DiesAfterRenaming(Logging):
+        def rename(self, old: Path, new: Path) -> None:
+            super().rename(old, new)
+            raise Killed
+
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    first, killed, again = Logging(), DiesAfterRenaming(), Logging()
+    checkpoint.save(folder, "step", made(1), disk=first)
+    with pytest.raises(Killed):
+        checkpoint.save(folder, "step", made(2), disk=killed)
+    checkpoint.save(folder, "step", made(2), disk=again)
+    for _ in range(20):
+        lost = tmp_path / "lost"
+        after_power_loss([*first.log, *killed.log, *again.log], folder, lost, chance)
+        assert checkpoint.load(lost, "step").step == 2
+        shutil.rmtree(lost)
