@@ -286,3 +286,24 @@ def test_korean_trains_and_samples_as_well(data_dir: Path, tmp_path: Path) -> No
     written = trained.generate("나는 ", max_new_tokens=60, temperature=0.8)
     assert len(written) == 60
     assert sum("가" <= letter <= "힣" for letter in written) > 20
+
+
+def test_patience_stops_after_evaluations_that_bring_nothing(
+    text_path: Path, tmp_path: Path
+) -> None:
+    # A rate far too high, so that the loss soon goes up; and one evaluation every two steps.
+    hot = {"steps": 200, "eval_interval": 2, "learning_rate": 1.0, "muon_learning_rate": 1.0}
+    config = small(text_path, patience=3, **hot)
+    metrics = list(hb.train(config, out=tmp_path / "run"))
+    losses = [each.val_loss for each in metrics if each.val_loss is not None]
+    assert len(metrics) < 200
+    assert losses.index(min(losses)) == len(losses) - 4
+    assert hb.load(tmp_path / "run").step == 2 * (len(losses) - 3)
+    assert hb.load(tmp_path / "run", which="last").step == metrics[-1].step
+    # The same rule on going on: it has ended.
+    assert list(hb.train(resume_from=tmp_path / "run")) == []
+    # Until then nothing is different, and without it there is more.
+    patient = hb.train(config.override(patience=0), out=tmp_path / "patient")
+    longer = [each.train_loss for each in itertools.islice(patient, len(metrics) + 1)]
+    assert longer[:-1] == [each.train_loss for each in metrics]
+    assert len(longer) == len(metrics) + 1

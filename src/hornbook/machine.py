@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -182,6 +183,23 @@ def describe() -> dict[str, str]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
+
+
+def source_commit() -> str:
+    """The commit that hornbook runs from, with a + where files differ; "none" outside a clone."""
+    git, here = shutil.which("git"), Path(__file__)
+
+    def ask(*arguments: str) -> str:
+        if git is None:
+            return ""
+        # A package installed inside somebody's repository is not of that repository.
+        done = subprocess.run(  # noqa: S603 - nothing in it comes from outside
+            [git, "-C", str(here.parent), *arguments], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    tracked = ask("ls-files", "--error-unmatch", here.name)
+    return (ask("describe", "--always", "--dirty=+", "--abbrev=12") if tracked else "") or "none"
 
 
 def processor_name() -> str:

@@ -1,8 +1,8 @@
 """The run folder: all that a training leaves behind, and the trained model loaded from it.
 
 config.toml  environment.json  tokenizer.json  metrics.jsonl  checkpoints/  sample.txt  result.json
-loss.png; run.json, the manifest of the first three; .lock, held by the run's one writer; input.txt,
-where the text came on standard input
+report.html  report.md  report.json; run.json, the manifest of the first three; .lock, held by the
+run's one writer; input.txt, where the text came on standard input
 """
 
 from __future__ import annotations
@@ -141,11 +141,6 @@ class RunFolder:
     def result(self) -> Path:
         """The figures of the finished run, as `train --json` prints them."""
         return self.path / "result.json"
-
-    @property
-    def picture(self) -> Path:
-        """The loss curves."""
-        return self.path / "loss.png"
 
     @property
     def own_files(self) -> list[Path]:

@@ -21,6 +21,7 @@ from hornbook import budget, checkpoint, generate, machine, memory
 from hornbook.config import Config, SamplingConfig, laptop, load_config
 from hornbook.corpora import CATALOGUE
 from hornbook.data import Dataset, batch, check_length, prepare
+from hornbook.diagnosis import curve, evaluations_since_best
 from hornbook.errors import (
     CheckpointError,
     ConfigError,
@@ -139,6 +140,7 @@ def begin(
     environment = {
         "format": FORMAT,
         **machine.describe(),
+        "commit": machine.source_commit(),
         "corpus": corpus.name,
         "corpus_sha256": corpus.sha256,
         "data_fingerprint": dataset.fingerprint,
@@ -487,7 +489,7 @@ def steps(training: Training) -> Generator[StepMetrics, None, None]:
     # What a resumed run stands on is saved, and at step 0 there is nothing to save.
     saved = training.step
     try:
-        while training.unfinished or training.step < training.config.train.steps:
+        while training.unfinished or not ended(training):
             metrics = training.unfinished or train_step(training)
             keep_pace(training, metrics)
             finished = time.perf_counter()
@@ -504,12 +506,22 @@ def steps(training: Training) -> Generator[StepMetrics, None, None]:
             if training.pace and metrics.val_loss is not None:
                 training.pace.evaluation_seconds = time.perf_counter() - finished
             yield metrics
+        if training.step != saved:
+            save_last(training)
     except (KeyboardInterrupt, SystemExit, GeneratorExit, NonFiniteLossError):
         if training.step != saved:
             save_last(training)
         raise
     finally:
         training.lock.release()
+
+
+def ended(training: Training) -> bool:
+    """Whether all steps are taken, or the last `patience` evaluations brought nothing better."""
+    train = training.config.train
+    if training.step >= train.steps or not train.patience or training.step % train.eval_interval:
+        return training.step >= train.steps
+    return evaluations_since_best(curve(training.folder.metrics_rows())) >= train.patience
 
 
 def keep_pace(training: Training, metrics: StepMetrics) -> None:

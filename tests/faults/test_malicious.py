@@ -465,7 +465,7 @@ LINKS = [
     ("run/metrics.jsonl", RESUME),
     ("run/sample.txt", RESUME),
     ("run/result.json", RESUME),
-    ("run/loss.png", RESUME),
+    ("run/report.html", RESUME),
     ("run/.lock", RESUME),
     ("run/.writing-metrics.jsonl", RESUME),
     ("run/.writing-sample.txt", RESUME),

@@ -28,6 +28,7 @@ for command, summary in {
     "train": "Train a model on a text.",
     "sample": "Let a trained model write.",
     "eval": "Measure a trained model's exact loss.",
+    "report": "Make a run's report card again, or compare runs.",
     "verify": "Check every file of a run.",
     "ladder": "Train every rung between a bigram and a GPT, and compare them.",
     "explain": "Show an idea at work, in its own figures.",
