@@ -22,7 +22,7 @@ LAYERS = [
     {"optimizer", "generate", "evaluation"},
     {"run"},
     {"budget"},
-    {"training", "verification", "writer"},
+    {"training", "tracing", "verification", "writer"},
     {"result"},
     {"report"},
     {"explain", "ladder", "lessons"},

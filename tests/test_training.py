@@ -120,7 +120,8 @@ def test_interrupted_and_resumed_is_uninterrupted_to_the_bit(
         assert len(rows) == 8
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's compiler's own
+# What torch's compiler warns of in itself would otherwise end it.
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_compiled_too_a_resumed_run_is_uninterrupted_to_the_bit(
     text_path: Path, tmp_path: Path
 ) -> None:

@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
+import os
 from bisect import bisect_left, bisect_right
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hornbook.errors import CheckpointError, ConfigError
+from hornbook.documents import open_regular, read_json
+from hornbook.errors import CheckpointError, ConfigError, reason
+from hornbook.storage import DISK, UNFINISHED, Disk, refused
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
 FORMAT = 1
-ARRAY = "suffixes.npy"
+ARRAY = "suffixes.bin"
 MANIFEST = "manifest.json"
 
 # Matches are looked for this far first, and as far again while they go on: all but verbatim
@@ -64,7 +65,7 @@ class CopyIndex:
         """Sort the suffixes of `text`: 0.1 s and 5 MB a million ASCII characters."""
         from pydivsufsort import divsufsort
 
-        whole = np.int32 if len(text) < 2**31 else np.int64
+        whole = offsets_for(text)
         # The order of UTF-8's bytes is that of the characters; a surrogate's lone half keeps it.
         data = text.encode("utf-8", "surrogatepass")
         if not data:
@@ -78,31 +79,35 @@ class CopyIndex:
         number -= 1
         return cls(text, number[by_byte[begins[by_byte]]])
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: str | os.PathLike[str], disk: Disk = DISK) -> None:
         """Write the index as a folder, whole or not at all; one that was there is replaced.
 
         Raises: CheckpointError when the disk refuses.
         """
         folder = Path(folder)
+        # Of two at a time each writes a folder of its own.
+        written = folder.with_name(f"{UNFINISHED}{folder.name}-{os.getpid()}")
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".writing-{folder.name}-"))
-            try:
-                np.save(temporary / ARRAY, self._suffixes, allow_pickle=False)
-                manifest = {
-                    "format": FORMAT,
-                    "text_sha256": text_hash(self.text),
-                    "suffixes_sha256": file_hash(temporary / ARRAY),
-                }
-                (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-                shutil.rmtree(folder, ignore_errors=True)
-                temporary.rename(folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+            disk.make_folder(folder.parent)
+            disk.remove(written)
+            disk.make_one_folder(written)
+            disk.write(written / ARRAY, self._sorted.cast("B"))
+            manifest = {
+                "format": FORMAT,
+                "text_sha256": text_hash(self.text),
+                "suffixes_sha256": file_hash(written / ARRAY),
+            }
+            disk.write(written / MANIFEST, json.dumps(manifest, indent=1).encode())
+            for name in (ARRAY, MANIFEST):
+                disk.sync(written / name)
+            if folder.exists():
+                disk.discard(folder)
+            disk.rename(written, folder)
+            disk.sync_folder(folder.parent)
         except OSError as error:
-            raise CheckpointError(
-                f"{folder}: cannot save the copy index: {error.strerror or error}"
-            ) from None
+            with suppress(OSError):
+                disk.remove(written)
+            raise refused(folder, self._sorted.nbytes, error) from None
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], text: str) -> CopyIndex:
@@ -112,28 +117,24 @@ class CopyIndex:
         """
         folder = Path(folder)
         try:
-            manifest = json.loads((folder / MANIFEST).read_bytes())
-            if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-                raise CheckpointError(f"{folder}: not a copy index of format {FORMAT}")
-            if manifest.get("text_sha256") != text_hash(text):
-                raise CheckpointError(f"{folder}: the copy index of another text")
-            if manifest.get("suffixes_sha256") != file_hash(folder / ARRAY):
-                raise CheckpointError(f"{folder / ARRAY}: its SHA-256 is not the one recorded")
-            suffixes = np.load(folder / ARRAY, mmap_mode="r", allow_pickle=False)
+            if fault := fault_of(folder, text):
+                raise CheckpointError(f"{folder}: {fault}")
+            suffixes = np.memmap(folder / ARRAY, offsets_for(text), "r", shape=(len(text),))
         except OSError as error:
-            raise CheckpointError(f"{folder}: no copy index: {error.strerror or error}") from None
-        except ValueError as error:
-            raise CheckpointError(f"{folder}: a damaged copy index: {error}") from None
+            raise CheckpointError(f"{folder}: no copy index: {reason(error)}") from None
+        except ValueError:
+            raise CheckpointError(f"{folder}: not a copy index") from None
         return cls(text, suffixes)
 
-    def match_lengths(self, text: str) -> NDArray[np.int64]:
+    def match_lengths(self, text: str, at_least: int = 1) -> NDArray[np.int64]:
         """For each character, the length of the longest verbatim match that covers it.
 
-        Shapes: a text of T characters -> [T], in characters; 0 for a character that the training
-        text has not.
+        Matches shorter than `at_least` count as 0; the higher it is the faster.
+        Shapes: a text of T characters -> [T], in characters.
+        Raises: ConfigError for an `at_least` below 1.
         """
         lengths = np.zeros(len(text), np.int64)
-        for start, length in self._maximal(text):
+        for start, length in self._maximal(text, at_least):
             covered = lengths[start : start + length]
             np.maximum(covered, length, out=covered)
         return lengths
@@ -145,12 +146,10 @@ class CopyIndex:
         it is still `at_least` characters long.
         Raises: ConfigError for an `at_least` below 1.
         """
-        if at_least < 1:
-            raise ConfigError(f"at_least = {at_least}: expected 1 or more characters")
-        found = [match for match in self._maximal(text) if match[1] >= at_least]
         free = np.ones(len(text), np.bool_)
         kept: list[Match] = []
-        for start, length in sorted(found, key=lambda match: (-match[1], match[0])):
+        found = sorted(self._maximal(text, at_least), key=lambda match: (-match[1], match[0]))
+        for start, length in found:
             # No maximal match lies within another, so what others leave of one is in one piece.
             rest = np.flatnonzero(free[start : start + length])
             if len(rest) >= at_least:
@@ -167,26 +166,30 @@ class CopyIndex:
         position = int(self._suffixes[low:high].min())
         return Match(start, end - start, position, high - low)
 
-    def _maximal(self, text: str) -> Iterator[tuple[int, int]]:
+    def _maximal(self, text: str, at_least: int) -> Iterator[tuple[int, int]]:
         """Start and length of every match that cannot be made longer, to the left or the right.
 
         No such match lies within another, so both their starts and their ends ascend.
         """
+        if at_least < 1:
+            raise ConfigError(f"at_least = {at_least}: expected 1 or more characters")
         start = 0
-        while start < len(text):
-            end = start + self._longest(text, start)
-            if end > start:
-                yield start, end - start
-            if end == len(text):
+        while start + at_least <= len(text):
+            length = self._longest(text, start)
+            if length >= at_least:
+                yield start, length
+            # One that begins later goes on past this one's end, and is long enough: it takes in
+            # the character at `end`. The further right it begins the sooner the text has it;
+            # strides that double step over long copies.
+            end = start + max(length, at_least - 1) + 1
+            if end > len(text):
                 return
-            # The next one begins where the character at `end` can be reached from: the further to
-            # the right, the easier. Strides that double step over long copies.
             stride = 1
-            while not self._occurs(text[start + stride : end + 1]):
+            while not self._occurs(text[start + stride : end]):
                 stride *= 2
-            nearest = range(start + stride // 2 + 1, start + stride)
-            start = nearest.start + bisect_left(
-                nearest, True, key=lambda begin, end=end: self._occurs(text[begin : end + 1])
+            nearer = range(start + stride // 2 + 1, start + stride)
+            start = nearer.start + bisect_left(
+                nearer, True, key=lambda begin, end=end: self._occurs(text[begin:end])
             )
 
     def _longest(self, text: str, start: int) -> int:
@@ -232,12 +235,32 @@ def common_prefix(one: str, other: str) -> int:
     return bisect_left(shorter, True, key=lambda length: one[:length] != other[:length])
 
 
+def offsets_for(text: str) -> type[np.int32 | np.int64]:
+    """The numbers that offsets in a text take."""
+    return np.int32 if len(text) < 2**31 else np.int64
+
+
+def fault_of(folder: Path, text: str) -> str:
+    """What keeps a folder from being the sound index of a text; "" for nothing.
+
+    Raises: OSError, ValueError for what is no index at all.
+    """
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        return f"not a copy index of format {FORMAT}"
+    if manifest.get("text_sha256") != text_hash(text):
+        return "the copy index of another text"
+    if manifest.get("suffixes_sha256") != file_hash(folder / ARRAY):
+        return f"{ARRAY} is not what was written"
+    return ""
+
+
 def text_hash(text: str) -> str:
     """The SHA-256 of a text, as UTF-8."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_hash(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
+    """The SHA-256 of a regular file. Raises: OSError."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

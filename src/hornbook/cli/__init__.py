@@ -3,8 +3,9 @@
 import os
 import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
@@ -29,6 +30,7 @@ for command, summary in {
     "sample": "Let a trained model write.",
     "eval": "Measure a trained model's exact loss.",
     "report": "Make a run's report card again, or compare runs.",
+    "trace": "Show what a model's words are copied from, and from where.",
     "verify": "Check every file of a run.",
     "ladder": "Train every rung between a bigram and a GPT, and compare them.",
     "explain": "Show an idea at work, in its own figures.",
@@ -96,6 +98,30 @@ def listen() -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)
+    if sys.unraisablehook is not come_again:
+        dropped.append(sys.unraisablehook)
+        sys.unraisablehook = come_again
+
+
+dropped: "list[Callable[[sys.UnraisableHookArgs], object]]" = []
+
+
+def come_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Send a signal once more that struck while an object was being destroyed.
+
+    What is raised there Python prints and drops, and Ctrl-C would have done nothing.
+    """
+    error = lost.exc_value
+    if isinstance(error, KeyboardInterrupt):
+        number = int(signal.SIGINT)
+    elif isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:
+        number = error.code - 128
+    else:
+        dropped[-1](lost)
+        return
+    listen()
+    # Not from here: it would be dropped again.
+    threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
 
 
 def leave(number: int, _frame: object) -> NoReturn:
