@@ -114,6 +114,18 @@ def evaluate(
         stride=max(1, block_size // 2),
         max_positions=max_positions,
     )
+    return summarise(tokenizer, tokens, block, sliding, block_size=block_size)
+
+
+def summarise(
+    tokenizer: Tokenizer,
+    tokens: Tokens,
+    block: np.ndarray,
+    sliding: np.ndarray,
+    *,
+    block_size: int,
+) -> Evaluation:
+    """The figures of a split's losses, in blocks and sliding by half; estimates if not of all."""
     chars, bytes_ = lengths(tokenizer, tokens[1:])
     mean, positions = float(block.mean()), len(tokens) - 1
     standard_error = None

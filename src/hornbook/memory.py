@@ -18,8 +18,10 @@ def parameters(model: ModelConfig, vocab_size: int) -> int:
     """About how many numbers a model learns: tables at both ends, squares of n_embd in between."""
     if model.model == "bigram":
         return vocab_size**2
+    if model.model == "average":
+        return 3 * vocab_size * model.n_embd
     tables = model.n_embd * (2 * vocab_size + model.block_size)
-    squares = {"average": 0, "head": 3, "heads": 3, "feedforward": 4}
+    squares = {"head": 3, "heads": 3, "feedforward": 4}
     return tables + squares.get(model.model, 12 * model.n_layer) * model.n_embd**2
 
 
