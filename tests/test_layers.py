@@ -13,6 +13,7 @@ LAYERS = [
     {"errors"},
     {"config"},
     {"text", "tokenizer", "counting"},
+    {"tuning"},
     {"data", "models", "machine", "checkpoint"},
     {"optimizer", "generate", "evaluation"},
     {"run"},

@@ -57,7 +57,7 @@ def next_logits(
     key-value cache only every (block_size / 2)-th token costs more than one position's work.
     `cached=False` rereads the same context for every token: the reference.
     """
-    device = next(model.parameters()).device
+    device = model.device
     context = list(prompt[-model.block_size :])
     cached_model = model if cached and isinstance(model, GPT) else None
     cache = cached_model.new_cache() if cached_model else None
@@ -69,8 +69,7 @@ def next_logits(
                 idx = torch.tensor([unread], device=device)
                 logits_V = cached_model.next_logits(idx, cache)[0]
             else:
-                logits_BTV, _ = model(torch.tensor([context], device=device))
-                logits_V = logits_BTV[0, -1].float()
+                logits_V = model.next_logits(torch.tensor([context], device=device))[0]
         token = yield logits_V
         context.append(token)
         unread = [token]

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from hornbook import checkpoint
-from hornbook.counting import NGramModel, tune
+from hornbook.counting import NGramModel
 from hornbook.data import Dataset
 from hornbook.errors import DataError
 from hornbook.evaluation import Evaluation, per_char
 from hornbook.run import RunFolder, load
 from hornbook.training import Training
+from hornbook.tuning import tune
 
 SAMPLE_TOKENS = 500
 LONGEST_NGRAM = 8
@@ -34,6 +35,7 @@ class Result:
     """A finished run in figures."""
 
     folder: RunFolder
+    model: str
     step: int
     steps: int
     tokens: int
@@ -48,6 +50,7 @@ class Result:
         """The figures as `train --json` prints them."""
         return {
             "run": str(self.folder.path),
+            "model": self.model,
             "steps": self.steps,
             "best_step": self.step,
             "tokens": self.tokens,
@@ -69,6 +72,7 @@ def conclude(training: Training, baselines: Baselines | None = None) -> Result:
     best = load(folder.path, device=training.machine.device.value)
     result = Result(
         folder=folder,
+        model=training.config.model.kind,
         step=best.step,
         steps=training.step,
         tokens=training.step * training.tokens_per_step,

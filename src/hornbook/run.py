@@ -12,12 +12,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from hornbook import checkpoint, generate
 from hornbook.config import Config, SamplingConfig, load_config
+from hornbook.counting import NGramModel
 from hornbook.data import Tokens, prepare
-from hornbook.errors import CheckpointError, ConfigError
+from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.evaluation import Evaluation, evaluate
 from hornbook.models import LanguageModel, build
 from hornbook.text import Corpus, read_corpus
@@ -231,9 +233,41 @@ def load(
     config = load_config(folder.config)
     tokenizer = load_tokenizer(folder.tokenizer)
     found = load_checkpoint(folder, which)
-    model = build(config.model, tokenizer.vocab_size)
+    counted = load_counts(folder, tokenizer) if config.model.reads_counts else None
+    model = build(config.model, tokenizer.vocab_size, counted)
     load_weights(model, found.tensors["model"], folder)
     return TrainedModel(model.eval().to(device), tokenizer, config, found.step, folder)
+
+
+def save_counts(folder: RunFolder, counted: NGramModel) -> None:
+    """Keep what was counted: once a run, in a checkpoint of its own.
+
+    Raises: CheckpointError when the disk refuses.
+    """
+    # The tables are read in float32; shares kept more exactly would only take more room.
+    tensors = {
+        name: torch.from_numpy(array.astype(np.float32) if array.dtype.kind == "f" else array)
+        for name, array in counted.arrays().items()
+    }
+    checkpoint.save(folder.checkpoints, "counts", checkpoint.Checkpoint(0, {"counts": tensors}, {}))
+
+
+def load_counts(folder: RunFolder, tokenizer: Tokenizer) -> NGramModel:
+    """What a run has counted.
+
+    Raises: CheckpointError when it is missing, damaged, or not of this tokenizer.
+    """
+    tensors = checkpoint.load(folder.checkpoints, "counts").tensors.get("counts", {})
+    try:
+        counted = NGramModel.from_arrays({name: each.numpy() for name, each in tensors.items()})
+    except DataError as error:
+        raise CheckpointError(f"{folder.checkpoints}: {error}") from None
+    if counted.vocab_size != tokenizer.vocab_size:
+        raise CheckpointError(
+            f"{folder.checkpoints}: the counts are of {counted.vocab_size} different tokens, but "
+            f"tokenizer.json has {tokenizer.vocab_size}"
+        )
+    return counted
 
 
 def load_checkpoint(folder: RunFolder, which: Literal["best", "last"]) -> checkpoint.Checkpoint:

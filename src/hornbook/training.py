@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 from hornbook import checkpoint, generate, machine
 from hornbook.config import Config, SamplingConfig, laptop, load_config
-from hornbook.data import Dataset, batch, check_length, prepare
-from hornbook.errors import NonFiniteLossError
+from hornbook.counting import NGramModel
+from hornbook.data import Dataset, batch, batch_starts, check_length, prepare
+from hornbook.errors import ConfigError, NonFiniteLossError
 from hornbook.evaluation import estimate
 from hornbook.models import GPT, LanguageModel, build
+from hornbook.models.crossfit import CrossFit
+from hornbook.models.ngram import Counted
 from hornbook.optimizer import Optimizers, learning_rate_scale
 from hornbook.run import (
     RunFolder,
@@ -28,9 +31,11 @@ from hornbook.run import (
     load_weights,
     new_run_path,
     open_run,
+    save_counts,
 )
 from hornbook.text import CATALOGUE, Corpus, read_corpus
 from hornbook.tokenizer import load_tokenizer
+from hornbook.tuning import choose
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Training:
     seconds: float = 0.0
     best_loss: float = math.inf
     cuda_random_state: Tensor | None = None
+    cross_fit: CrossFit | None = None
 
     @property
     def tokens_per_step(self) -> int:
@@ -82,6 +88,8 @@ def begin(
     """
     config = config or laptop()
     corpus = corpus or read_corpus(config.data.corpus, encoding=config.data.encoding)
+    if config.model.model == "ngram" and config.train.steps > 1:
+        raise ConfigError(f"steps = {config.train.steps}: counting is done in 1 step")
     chosen = machine.choose(config.train)
     dataset = prepare(corpus, config.data)
     for tokens, part in ((dataset.train, "training"), (dataset.validation, "validation")):
@@ -161,20 +169,28 @@ def assemble(
     dataset: Dataset,
     folder: RunFolder,
 ) -> Training:
-    """Model and optimizers at step 0, on the chosen device, compiled if chosen."""
+    """Model and optimizers at step 0, on the chosen device, compiled if chosen.
+
+    What counts it needs are counted here, and kept in the folder.
+    """
+    counted, cross_fit = count(config, dataset) if config.model.reads_counts else (None, None)
+    if counted:
+        save_counts(folder, counted)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        model = build(config.model, dataset.tokenizer.vocab_size)
+        model = build(config.model, dataset.tokenizer.vocab_size, counted)
         random_state = torch.get_rng_state()
     model.to(chosen.device.value)
-    model.compute_dtype = chosen.compute_dtype
-    if chosen.compile.value == "on" and isinstance(model, GPT):
+    for part in model.modules():
+        if isinstance(part, LanguageModel):
+            part.compute_dtype = chosen.compute_dtype
         # One block at a time: all blocks share one compiled form. 23 s to the first step against
         # 40 s for the whole model, which then is 12% quicker: worth it after a thousand steps.
-        for block in model.blocks:
-            block.compile()
+        if isinstance(part, GPT) and chosen.compile.value == "on":
+            for block in part.blocks:
+                block.compile()
     return Training(
         folder=folder,
         config=config,
@@ -184,7 +200,42 @@ def assemble(
         model=model,
         optimizers=Optimizers(model, config.optimizer),
         random_state=random_state,
+        cross_fit=cross_fit,
     )
+
+
+def count(config: Config, dataset: Dataset) -> tuple[NGramModel, CrossFit | None]:
+    """The training text counted, and, for a network beside it, counted without each part in turn.
+
+    A function of settings and text: a resumed run counts again.
+    Raises: DataError for a text too short.
+    """
+    tokens, vocab_size, asked = dataset.train, dataset.tokenizer.vocab_size, config.model
+    recipe = choose(
+        tokens, vocab_size, order=asked.order, smoothing=asked.smoothing, add_k=asked.add_k
+    )
+    counted = recipe.count(tokens, vocab_size)
+    if not asked.with_counts:
+        return counted, None
+    return counted, CrossFit(tokens, vocab_size, recipe, block_size=asked.block_size)
+
+
+def read_batch(training: Training, index: int) -> tuple[Tensor | Counted, ...]:
+    """What the model is given for its index-th batch: tokens, targets, and counts if it joins any.
+
+    Of the training text, counts must not be asked what they have been told: `CrossFit`.
+    """
+    config, device = training.config, training.machine.device.value
+    where = {"batch_size": config.train.batch_size, "seed": config.train.seed}
+    block_size = config.model.block_size
+    tokens = training.dataset.train
+    idx_BT, targets_BT = batch(tokens, index, block_size=block_size, **where)
+    pair = idx_BT.to(device), targets_BT.to(device)
+    if training.cross_fit is None:
+        return pair
+    starts_B = batch_starts(len(tokens) - block_size, index, **where)
+    counted = training.cross_fit.counted(idx_BT, starts_B)
+    return *pair, Counted(*(each.to(device) for each in counted))
 
 
 def train_step(training: Training) -> tuple[float, float]:
@@ -196,24 +247,18 @@ def train_step(training: Training) -> tuple[float, float]:
     """
     config, model = training.config, training.model
     parts = config.train.gradient_accumulation
-    device = training.machine.device.value
     model.train()
     model.zero_grad(set_to_none=True)
     with training_stream(training) as stream:
-        total = torch.zeros((), device=device)
+        total = torch.zeros((), device=model.device)
         for part in range(parts):
-            idx_BT, targets_BT = batch(
-                training.dataset.train,
-                training.step * parts + part,
-                batch_size=config.train.batch_size,
-                block_size=config.model.block_size,
-                seed=config.train.seed,
-            )
-            _, loss = model(idx_BT.to(device), targets_BT.to(device))
-            (loss / parts).backward()
+            _, loss = model(*read_batch(training, training.step * parts + part))
+            if loss.requires_grad:  # counting alone has nothing to learn
+                (loss / parts).backward()
             total += loss.detach() / parts
         clip = config.optimizer.gradient_clip
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
+        moved = list(model.parameters())
+        norm = nn.utils.clip_grad_norm_(moved, clip or math.inf) if moved else torch.zeros(())
         loss_nats, gradient_norm = total.item(), norm.item()
         if not (math.isfinite(loss_nats) and math.isfinite(gradient_norm)):
             raise NonFiniteLossError(

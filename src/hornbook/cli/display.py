@@ -69,18 +69,18 @@ class Display:
             return
         data, chosen = training.dataset, training.machine
         read = training.tokens_per_step * config.train.steps / len(data.train)
+        plan = (
+            f"{config.train.steps:,} steps of {training.tokens_per_step:,} tokens: the text "
+            f"{read:.1f} times over"
+        )
+        if config.model.model == "ngram":
+            plan = "the text counted once: there is nothing to train"
         self.say(
             f"text     {training.corpus.name}: {len(data.train):,} tokens to learn from, "
             f"{len(data.validation):,} to be tested on, {data.tokenizer.vocab_size:,} distinct"
         )
-        self.say(
-            f"model    {config.model.model}: {training.model.parameter_count:,} parameters, "
-            f"reads {config.model.block_size} tokens back"
-        )
-        self.say(
-            f"plan     {config.train.steps:,} steps of {training.tokens_per_step:,} tokens: the "
-            f"text {read:.1f} times over"
-        )
+        self.say(f"model    {config.model.kind}: {training.model.summary}")
+        self.say(f"plan     {plan}")
         for name, choice in (
             ("device", chosen.device),
             ("numbers", chosen.precision),
@@ -173,17 +173,18 @@ class Display:
         table.add_column("validation loss, exact")
         for heading in ("nats/char", "bits/char", ""):
             table.add_column(heading, justify="left" if not heading else "right")
-        rows = [("this model", found.nats_per_char)]
+        this = f"this model, {result.model}"
+        rows = [(this, found.nats_per_char)]
         if baselines.ngram_order != 2:
             rows.append((f"{baselines.ngram_order}-gram counts, the best", baselines.ngram))
         rows += [("bigram counts", baselines.bigram), ("knowing nothing", baselines.uniform)]
         for name, nats in sorted(rows, key=lambda row: row[1]):
             bar = "█" * round(40 * nats / baselines.uniform)
-            style = "bold green" if name == "this model" else ""
+            style = "bold green" if name == this else ""
             table.add_row(name, f"{nats:.4f}", f"{nats / math.log(2):.4f}", bar, style=style)
         out.print(table)
         margin = baselines.ngram - found.nats_per_char
-        if margin < 0:
+        if margin < 0 and result.model != "ngram":
             out.print(
                 f"Counting {baselines.ngram_order}-grams does better by {-margin:.3f} nats/char: "
                 "train longer, or give it more text."

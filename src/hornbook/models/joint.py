@@ -1,0 +1,57 @@
+"""A network and counts as one model: counting does the memorising, the network learns the rest.
+
+Shapes in names: B batch, T time, V vocabulary, N the counts' order.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hornbook.models.gpt import GPT
+from hornbook.models.language_model import LanguageModel
+from hornbook.models.ngram import Counted, NGramLanguageModel
+
+TRUST_WIDTH = 64
+
+
+class GPTWithCounts(LanguageModel):
+    """logits = network + trust * log p, where p is what the counts say.
+
+    The network's logits start at zero and trust at one: the model is born as the counts, and every
+    step goes on from there. Trust is learned, one number a position, from what the network has
+    read and from how much each order of the counts leaves to the shorter ones.
+    Sources: the product of experts, Hinton 2002; a network as the residual of an n-gram model, Li
+    et al. 2022, arXiv:2210.14431.
+    """
+
+    def __init__(self, network: GPT, counts: NGramLanguageModel) -> None:
+        super().__init__(network.vocab_size, network.block_size)
+        self.network = network
+        self.counts = counts
+        self.evidence = nn.Linear(network.config.n_embd + 2 * counts.order, TRUST_WIDTH)
+        self.trust = nn.Linear(TRUST_WIDTH, 1)
+        nn.init.zeros_(self.trust.weight)
+        nn.init.ones_(self.trust.bias)
+
+    @property
+    def summary(self) -> str:
+        """Both halves in a line."""
+        return f"{super().summary}, joined with {self.counts.summary}"
+
+    def forward(
+        self,
+        idx_BT: Tensor,
+        targets_BT: Tensor | None = None,
+        counted: Counted | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`counted` stands in for the model's own counts, where those know the text already."""
+        counted = self.counts.counted(idx_BT) if counted is None else counted
+        return self.logits_and_loss(self.join(self.network.hidden(idx_BT), counted), targets_BT)
+
+    def join(self, hidden_BTC: Tensor, counted: Counted) -> Tensor:
+        """The logits of both halves, float32: [B,T,C] and the counts' -> [B,T,V]."""
+        p_BTV, back_BTN = counted
+        seen_BTN = (back_BTN < 1).float()
+        evidence = self.evidence(torch.cat((hidden_BTC.float(), back_BTN, seen_BTN), dim=-1))
+        trust_BT1 = self.trust(F.silu(evidence))
+        return self.network.logits(hidden_BTC).float() + trust_BT1 * p_BTV.log()
