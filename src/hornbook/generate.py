@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hornbook.config import SamplingConfig
-from hornbook.models import GPT, LanguageModel
+from hornbook.models import GPT, GPTWithCounts, LanguageModel
 from hornbook.tokenizer import Tokenizer
 
 
@@ -59,7 +59,7 @@ def next_logits(
     """
     device = model.device
     context = list(prompt[-model.block_size :])
-    cached_model = model if cached and isinstance(model, GPT) else None
+    cached_model = model if cached and isinstance(model, GPT | GPTWithCounts) else None
     cache = cached_model.new_cache() if cached_model else None
     unread = context
     while True:

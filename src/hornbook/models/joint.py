@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hornbook.models.cache import KeyValueCache
 from hornbook.models.gpt import GPT
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.ngram import Counted, NGramLanguageModel
@@ -47,6 +48,18 @@ class GPTWithCounts(LanguageModel):
         """`counted` stands in for the model's own counts, where those know the text already."""
         counted = self.counts.counted(idx_BT) if counted is None else counted
         return self.logits_and_loss(self.join(self.network.hidden(idx_BT), counted), targets_BT)
+
+    def new_cache(self, batch_size: int = 1) -> KeyValueCache:
+        """An empty cache for decoding `batch_size` texts side by side."""
+        return self.network.new_cache(batch_size)
+
+    def next_logits(self, idx_BT: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """Logits of the token after the last one, float32: [B,T] -> [B,V]; fills the cache."""
+        text_BT = idx_BT if cache is None else cache.remember(idx_BT)
+        hidden_BTC = self.network.hidden(idx_BT, cache)
+        counted = self.counts.counted(text_BT[:, -max(1, self.counts.order - 1) :])
+        last = Counted(*(each[:, -1:] for each in counted))
+        return self.join(hidden_BTC[:, -1:], last)[:, 0]
 
     def join(self, hidden_BTC: Tensor, counted: Counted) -> Tensor:
         """The logits of both halves, float32: [B,T,C] and the counts' -> [B,T,V]."""
