@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hornbook.counting import Ids, Integers
     from hornbook.tuning import Recipe
 
-N_PARTS = 10
+N_PARTS = 5
 
 
 class CrossFit:
