@@ -1,6 +1,8 @@
 """Checkpoints: whole or not at all, hashed, and the last good one is always found."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from hornbook import checkpoint
 from hornbook.checkpoint import Checkpoint, DamagedCheckpointWarning
 from hornbook.errors import CheckpointError
+from hornbook.storage import Disk
 
 
 def made(step: int) -> Checkpoint:
@@ -133,12 +136,27 @@ def test_a_write_cut_short_is_not_taken_for_a_checkpoint(tmp_path: Path) -> None
     assert same(checkpoint.load(tmp_path, "step"), made(2))
 
 
-def test_a_disk_that_refuses_leaves_the_old_one(tmp_path: Path) -> None:
+class FullDisk(Disk):
+    """Takes so many bytes and no more."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def write_some(self, descriptor: int, data: memoryview) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = super().write_some(descriptor, data[: self.room])
+        self.room -= written
+        return written
+
+
+@pytest.mark.parametrize("room", [0, 1, 100, 400])
+def test_a_disk_that_refuses_leaves_the_old_one(room: int, tmp_path: Path) -> None:
     checkpoint.save(tmp_path, "step", made(1))
-    (tmp_path / ".writing-step-00000002").write_text("a file where the folder should go")
-    with pytest.raises(CheckpointError, match="cannot save the checkpoint") as caught:
-        checkpoint.save(tmp_path, "step", made(2))
+    with pytest.raises(CheckpointError, match=r"step-00000002: .* bytes: No space left") as caught:
+        checkpoint.save(tmp_path, "step", made(2), disk=FullDisk(room))
     assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert same(checkpoint.load(tmp_path, "step"), made(1))
 
 

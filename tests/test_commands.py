@@ -73,7 +73,7 @@ def test_the_run_folder_holds_what_it_should(place: Path) -> None:
     run = place / "runs" / "hamlet-1"
     assert {path.name for path in run.iterdir()} == {
         "config.toml", "metrics.jsonl", "environment.json", "tokenizer.json", "checkpoints",
-        "sample.txt", "loss.png", "result.json",
+        "sample.txt", "loss.png", "result.json", "run.json", ".lock",
     }  # fmt: skip
     assert run.joinpath("loss.png").read_bytes().startswith(b"\x89PNG")
     assert len(run.joinpath("metrics.jsonl").read_text().splitlines()) == 30

@@ -74,6 +74,22 @@ def test_an_estimate_is_of_whole_blocks_and_always_the_same() -> None:
     assert estimate(model, tokens, block_size=16, max_positions=9999) == pytest.approx(exact.mean())
 
 
+def test_of_many_positions_the_loss_is_estimated_with_its_error() -> None:
+    tokenizer = hb.CharTokenizer.from_text("abcdefghijk")
+    model = small_gpt(11)
+    tokens = np.random.default_rng(1).integers(11, size=20_001).astype(np.uint8)
+    exact = hb.evaluate(model, tokenizer, tokens, block_size=16, max_positions=20_000)
+    assert (exact.positions, exact.standard_error) == (20_000, None)
+    found = hb.evaluate(model, tokenizer, tokens, block_size=16, max_positions=4_000)
+    assert found.positions == 4_000
+    error = found.standard_error
+    assert error is not None
+    means = losses(model, tokens, block_size=16, max_positions=4_000).reshape(250, 16).mean(axis=1)
+    assert error == pytest.approx(means.std(ddof=1) / math.sqrt(250))
+    assert 0 < abs(found.nats_per_char - exact.nats_per_char) < 5 * error
+    assert abs(found.sliding_nats_per_char - exact.sliding_nats_per_char) < 5 * error
+
+
 def test_one_token_cannot_be_evaluated() -> None:
     with pytest.raises(DataError, match="1 tokens"):
         losses(small_gpt(), np.array([3], np.uint8), block_size=16)

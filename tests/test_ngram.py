@@ -1,6 +1,7 @@
 """Counts as a model of the ladder: the same figures, kept whole, refused when damaged."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.evaluation import losses
 from hornbook.models import NGramLanguageModel, build
 from hornbook.tuning import choose
+from hornbook.verification import verify
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 20
 SMOOTHINGS = ("mle", "add-k", "witten-bell", "kneser-ney")
@@ -83,6 +85,7 @@ def test_counting_is_a_run_like_any_other(text_path: Path, tmp_path: Path) -> No
     assert trained.evaluate().nats_per_token == pytest.approx(expected, abs=1e-5)
     assert len(trained.generate("to be", max_new_tokens=20, seed=3)) == 20
     assert list(hb.train(resume_from=out)) == []
+    assert verify(out).sound
 
 
 def test_counts_in_a_language_of_many_characters(tmp_path: Path, text_path: Path) -> None:
@@ -140,10 +143,12 @@ def test_tables_that_cannot_be_are_refused(text_path: Path, tmp_path: Path, name
         del tensors[name]
     else:
         tensors[name] = change(tensors[name])
-    forged = checkpoint.Checkpoint(1, {"counts": tensors}, {})
+    shutil.rmtree(out / "checkpoints" / "counts-00000000")
+    forged = checkpoint.Checkpoint(0, {"counts": tensors}, {})
     checkpoint.save(out / "checkpoints", "counts", forged)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="n-gram model's arrays|different tokens"):
         hb.load(out)
+    assert not verify(out).sound
 
 
 def test_a_damaged_table_is_found_by_its_hash(text_path: Path, tmp_path: Path) -> None:
@@ -153,8 +158,9 @@ def test_a_damaged_table_is_found_by_its_hash(text_path: Path, tmp_path: Path) -
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.warns(checkpoint.DamagedCheckpointWarning), pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="SHA-256"):
         hb.load(out)
+    assert [each.path for each in verify(out).files if not each.sound] == [path.parent]
 
 
 def test_settings_that_cannot_be(text_path: Path) -> None:

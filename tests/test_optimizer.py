@@ -9,6 +9,7 @@ from test_gpt import SMALL
 import hornbook as hb
 from hornbook.config import OptimizerConfig
 from hornbook.errors import CheckpointError
+from hornbook.muon import Muon, orthogonalize
 from hornbook.optimizer import Optimizers, learning_rate_scale, matrices
 
 
@@ -77,3 +78,29 @@ def test_state_of_another_model_is_refused() -> None:
         wider.load_tensors(optimizers.tensors())
     with pytest.raises(CheckpointError, match="missing or has another shape"):
         wider.load_tensors({})
+
+
+def test_muon_takes_the_very_steps_of_torchs_own() -> None:
+    shapes = [(8, 8), (24, 8), (8, 24), (8, 8), (24, 8)]
+    generator = torch.Generator().manual_seed(1)
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    ours = [torch.nn.Parameter(matrix.clone()) for matrix in start]
+    theirs = [torch.nn.Parameter(matrix.clone()) for matrix in start]
+    settings = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.1}
+    optimizers = Muon(ours, **settings), torch.optim.Muon(theirs, **settings)
+    for _ in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            other.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for mine, other, before in zip(ours, theirs, start, strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=2e-3)
+        assert (mine - before).abs().max() > 0.02
+
+
+def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
+    matrices = torch.randn(3, 8, 24, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.svdvals(orthogonalize(matrices))
+    assert values.min() > 0.6
+    assert values.max() < 1.3

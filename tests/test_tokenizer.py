@@ -446,6 +446,47 @@ def test_characters_and_bytes_need_neither_torch_nor_tokenizers(tmp_path):
     assert done.stdout.strip() == "[]"
 
 
+# Texts in chunks
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(text=st.text(), cuts=st.lists(st.integers(0, 50), max_size=5))
+def test_a_text_in_chunks_has_the_ids_of_the_whole(kind, text, cuts):
+    tokenizer = tokenizer_of(kind, text + "a")
+    places = sorted(min(cut, len(text)) for cut in cuts)
+    chunks = [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
+    found = list(tokenizer.encode_chunks(chunks))
+    assert sum(length for length, _ in found) == len(text)
+    assert [i for _, ids in found for i in ids.tolist()] == tokenizer.encode(text)
+
+
+def test_merges_of_a_long_text_in_chunks_can_be_gone_on_with_at_each():
+    text = load_text("python-docs") * 5
+    tokenizer = BPETokenizer.train([text[:50_000], text[50_000:100_000]], 300)
+    assert tokenizer == BPETokenizer.train(text[:100_000], 300)
+    found = list(tokenizer.encode_chunks(text[i : i + 99_999] for i in range(0, len(text), 99_999)))
+    assert len(found) > 2
+    (length, first), *others = found
+    rest = np.concatenate([ids for _, ids in others])
+    assert np.array_equal(tokenizer.encode_array(text[length:]), rest)
+    assert np.array_equal(tokenizer.encode_array(text), np.concatenate([first, rest]))
+
+
+def test_characters_of_chunks_are_those_of_the_text():
+    chunks = ["abc", "", "가나", "\x7f\x80é", "cab😀", "가"]
+    assert CharTokenizer.from_chunks(chunks) == CharTokenizer("".join(chunks))
+    with pytest.raises(DataError, match="empty"):
+        CharTokenizer.from_chunks([])
+
+
+def test_a_stranger_in_a_later_chunk_is_placed_in_the_whole_text():
+    tokenizer = CharTokenizer("ab\n")
+    chunks = ["ab\n", "abab\n\n", "bax"]
+    with pytest.raises(UnknownCharacterError) as raised:
+        list(tokenizer.encode_chunks(chunks))
+    assert "character 12 of the text, on line 4:" in str(raised.value)
+
+
 # The real corpora
 
 

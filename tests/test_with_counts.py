@@ -18,6 +18,7 @@ from hornbook.models import GPT, GPTWithCounts, NGramLanguageModel, build
 from hornbook.models.crossfit import CrossFit
 from hornbook.models.recent import LONGEST, Recent
 from hornbook.tuning import Recipe
+from hornbook.verification import verify
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
 
@@ -174,6 +175,7 @@ def test_what_was_saved_needs_no_text(text_path: Path, tmp_path: Path) -> None:
     training = engine.begin(small(text_path), out=tmp_path / "run")
     list(engine.steps(training))
     text_path.unlink()
+    assert verify(tmp_path / "run").sound
     loaded = hb.load(tmp_path / "run", which="last")
     assert isinstance(loaded.model, GPTWithCounts)
     idx_BT = torch.tensor([loaded.tokenizer.encode("to be, or not to")])

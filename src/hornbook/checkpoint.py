@@ -11,9 +11,9 @@ over for the one before it, loudly.
 
 import hashlib
 import json
-import os
-import shutil
+import re
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,18 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from hornbook.errors import CheckpointError
+from hornbook.errors import CheckpointError, HornbookWarning
+from hornbook.storage import DISK, UNFINISHED, Disk
 
-FORMAT = 1
+# Format 2 added a checkpoint's own kind to its state.
+FORMAT, READABLE = 2, (1, 2)
 MANIFEST = "manifest.json"
 
 
-class DamagedCheckpointWarning(UserWarning):
+class DamagedCheckpointWarning(HornbookWarning):
     """A checkpoint failed its check and an older one was used."""
+
+    label = "warning"
 
 
 @dataclass(frozen=True)
@@ -41,56 +45,88 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save(folder: Path, kind: str, checkpoint: Checkpoint) -> Path:
+def save(
+    folder: Path, kind: str, checkpoint: Checkpoint, *, keep_last: int = 1, disk: Disk = DISK
+) -> Path:
     """Write ``folder/<kind>-<step>``, check it, and only then remove the older ones of its kind.
 
-    `kind` is "step" or "best". A sound one of the same step is kept as it is: a step has one state.
+    `kind` is "step" or "best"; the newest `keep_last` of it stay. A sound one of the same step is
+    kept as it is: a step has one state.
     Raises: CheckpointError with the path when the disk refuses; the older ones are then intact.
     """
     final = folder / f"{kind}-{checkpoint.step:08d}"
-    temporary = folder / f".writing-{final.name}"
-    if is_sound(final):
-        return final
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        contents = {
-            f"{name}.safetensors": safetensors.torch.save(
-                {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            )
-            for name, tensors in checkpoint.tensors.items()
-        }
-        state = {"format": FORMAT, "step": checkpoint.step, **checkpoint.state}
-        contents["state.json"] = json.dumps(state, indent=1).encode()
-        manifest = {
-            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for name, data in contents.items()
-        }
-        contents[MANIFEST] = json.dumps(manifest, indent=1).encode()
-        for name, data in contents.items():
-            write_synced(temporary / name, data)
-        sync_folder(temporary)
-        shutil.rmtree(final, ignore_errors=True)  # there only if damaged
-        temporary.rename(final)
-        sync_folder(folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(
-            f"{final}: cannot save the checkpoint: {error.strerror or error}; "
-            "the one before it is intact. Free some space or name another place with --out"
-        ) from None
-    read_verified(final)
-    for older in folders(folder, kind):
-        if older != final:
-            shutil.rmtree(older, ignore_errors=True)
+    if not is_sound(final):
+        contents = packed(kind, checkpoint)
+        try:
+            write_folder(final, contents, disk)
+        except OSError as error:
+            size = sum(map(len, contents.values()))
+            raise CheckpointError(
+                f"{final}: cannot save the checkpoint's {size:,} bytes: "
+                f"{error.strerror or error}; the one before it is intact. Free some space or name "
+                "another place with --out"
+            ) from None
+        read_verified(final)
+    # The new one is good, so one newer than it can only be damaged, and was passed over.
+    others = [path for path in folders(folder, kind) if path != final]
+    newer = [path for path in others if step_of(path) > checkpoint.step]
+    for path in newer + others[len(newer) + keep_last - 1 :]:
+        # What cannot be removed is in nobody's way.
+        with suppress(OSError):
+            disk.discard(path)
     return final
 
 
-def is_sound(path: Path) -> bool:
-    """Whether a checkpoint folder is there and every file is as recorded."""
+def packed(kind: str, checkpoint: Checkpoint) -> dict[str, bytes]:
+    """The bytes of every file of a checkpoint folder, the manifest last."""
+    contents = {
+        f"{name}.safetensors": safetensors.torch.save(
+            {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        )
+        for name, tensors in checkpoint.tensors.items()
+    }
+    state = {**checkpoint.state, "format": FORMAT, "kind": kind, "step": checkpoint.step}
+    contents["state.json"] = json.dumps(state).encode()
+    contents[MANIFEST] = json.dumps(manifest_of(contents), indent=1).encode()
+    return contents
+
+
+def write_folder(final: Path, contents: dict[str, bytes], disk: Disk) -> None:
+    """Make a folder of files in one stroke, durably; one already there gives way to it.
+
+    Raises: OSError; nothing is left of the new folder then, where that can be helped.
+    """
+    temporary = final.with_name(f"{UNFINISHED}{final.name}")
     try:
-        read_verified(path)
+        disk.make_folder(final.parent)
+        disk.remove(temporary)
+        disk.make_folder(temporary)
+        for name, data in contents.items():
+            disk.write(temporary / name, data)
+            disk.sync(temporary / name)
+        disk.sync_folder(temporary)
+        if final.exists():
+            disk.discard(final)
+        disk.rename(temporary, final)
+        disk.sync_folder(final.parent)
+    except OSError:
+        with suppress(OSError):
+            disk.remove(temporary)
+        raise
+
+
+def manifest_of(contents: dict[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 by file name."""
+    return {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in contents.items()
+    }
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a checkpoint folder is there, every file as recorded, and readable."""
+    try:
+        read(path)
     except CheckpointError:
         return False
     return True
@@ -114,7 +150,14 @@ def load(folder: Path, kind: str) -> Checkpoint:
 
 def folders(folder: Path, kind: str) -> list[Path]:
     """The checkpoint folders of a kind, newest first."""
-    return sorted(folder.glob(f"{kind}-[0-9]*"), reverse=True)
+    named = re.compile(re.escape(kind) + r"-[0-9]{8,}")
+    found = (path for path in folder.glob(f"{kind}-*") if named.fullmatch(path.name))
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    return int(path.name.rpartition("-")[2])
 
 
 def read(path: Path) -> Checkpoint:
@@ -125,17 +168,28 @@ def read(path: Path) -> Checkpoint:
     contents = read_verified(path)
     try:
         state = json.loads(contents.pop("state.json"))
+        known = state["format"] in READABLE
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: state.json is unreadable: {error}") from None
+    if not known:
+        raise CheckpointError(
+            f"{path}: in the checkpoint format {state['format']!r}, which this version of hornbook "
+            f"({', '.join(map(str, READABLE))}) cannot read; use the version that wrote it"
+        )
+    kind, _, number = path.name.rpartition("-")
+    # Format 1 did not record the kind.
+    if (state.get("kind", kind), state.get("step")) != (kind, int(number)):
+        raise CheckpointError(
+            f"{path}: holds {state.get('kind', 'a checkpoint')} of step {state.get('step')}: the "
+            "folder was renamed or exchanged"
+        )
+    try:
         tensors = {
             name.removesuffix(".safetensors"): safetensors.torch.load(data)
             for name, data in contents.items()
         }
-    except (KeyError, ValueError, SafetensorError) as error:
+    except (ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path}: unreadable: {error}") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: not in the checkpoint format {FORMAT}; "
-            "it was written by another version of hornbook"
-        )
     return Checkpoint(state["step"], tensors, state)
 
 
@@ -153,54 +207,19 @@ def read_verified(path: Path) -> dict[str, bytes]:
         }
     except OSError as error:
         raise CheckpointError(f"{path / MANIFEST}: {error.strerror}") from None
-    except (ValueError, TypeError, AttributeError, KeyError):
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         raise CheckpointError(f"{path / MANIFEST}: not a manifest") from None
     contents = {}
     for name, (size, sha256) in expected.items():
         try:
             found = (path / name).stat().st_size
             data = (path / name).read_bytes() if found == size else b""
-        except OSError as error:
-            raise CheckpointError(f"{path / name}: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise CheckpointError(f"{path / name}: {why}") from None
         if found != size:
             raise CheckpointError(f"{path / name}: {found} bytes, expected {size}")
         if hashlib.sha256(data).hexdigest() != sha256:
             raise CheckpointError(f"{path / name}: its SHA-256 is not the one recorded")
         contents[name] = data
     return contents
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and wait until the disk has it."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file by `data` in one stroke: readers see the old one or the new one.
-
-    Raises: CheckpointError with the path when the disk refuses.
-    """
-    temporary = path.with_name(f".writing-{path.name}")
-    try:
-        write_synced(temporary, data)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"{path}: cannot write {len(data):,} bytes: {error.strerror}"
-        ) from None
-
-
-def sync_folder(path: Path) -> None:
-    """Wait until the disk has a folder's names, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

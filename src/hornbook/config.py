@@ -139,20 +139,23 @@ class OptimizerConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Section):
-    """How long, in what portions, on what."""
+    """How long, in what portions, on what. With `minutes`, `hornbook.budget` settles the rest."""
 
+    minutes: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     steps: Count = 420
     batch_size: Count = 32
     gradient_accumulation: Count = 1
     eval_interval: Count = 60
     eval_positions: Count = 16_384
     checkpoint_interval: Count = 60
+    keep_last: Count = 1
     sample_tokens: Index = 200
     seed: Index = 1337
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     threads: Annotated[int, Meta(ge=0, le=4096)] = 0
+    deterministic: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

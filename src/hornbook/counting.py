@@ -129,6 +129,11 @@ class NGramModel:
             n_contexts = len(level.keys)
         return cls(vocab_size, smoothing, levels)
 
+    @property
+    def n_grams(self) -> int:
+        """How many different n-grams of any order were counted."""
+        return sum(len(level.keys) for level in self.levels)
+
     def log_probs(self, tokens: ArrayLike, *, context: ArrayLike = ()) -> Floats:
         """Log-probability in nats of each token, given at most ``order - 1`` before it.
 

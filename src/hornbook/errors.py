@@ -5,6 +5,8 @@ command line prints the message and exits with ``exit_code``: 2 when the request
 it could not be carried out, 3 when training itself broke down.
 """
 
+import os
+
 
 class HornbookError(Exception):
     """Root of the family; catch this to catch them all."""
@@ -34,3 +36,22 @@ class NonFiniteLossError(HornbookError):
     """The loss or a gradient became NaN or infinite; training stopped before the update."""
 
     exit_code = 3
+
+
+class HornbookWarning(UserWarning):
+    """What the user should know and need not stop for; the command line gives each a line."""
+
+    label = "note"
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, on one line; its class's name where it says nothing."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path for a message of one line: escaped where it could break it, shortened if long."""
+    text = os.fspath(path)
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 200 else f"{text[:150]}...{text[-45:]}"

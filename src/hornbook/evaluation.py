@@ -16,7 +16,10 @@ EVAL_BATCH_TOKENS = 8192
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's loss on a text, in four units, and once more with a sliding window."""
+    """A model's loss on a text, in four units, and once more with a sliding window.
+
+    Exact, unless `standard_error` (of `nats_per_char`) says that it is an estimate.
+    """
 
     nats_per_token: float
     nats_per_char: float
@@ -24,6 +27,7 @@ class Evaluation:
     bits_per_byte: float
     sliding_nats_per_char: float
     positions: int
+    standard_error: float | None = None
 
     def as_dict(self) -> dict[str, float | int]:
         """The figures as JSON has them."""
@@ -89,34 +93,57 @@ def estimate(model: LanguageModel, tokens: Tokens, *, block_size: int, max_posit
 
 
 def evaluate(
-    model: LanguageModel, tokenizer: Tokenizer, tokens: Tokens, *, block_size: int
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    tokens: Tokens,
+    *,
+    block_size: int,
+    max_positions: int | None = None,
 ) -> Evaluation:
     """The exact loss over a split, in non-overlapping blocks and with a window sliding by half.
 
     Characters and bytes are those of the predicted tokens; a character cut over several tokens
-    counts with its first byte.
+    counts with its first byte. Of a split with more than `max_positions` it is an estimate from
+    evenly spaced blocks, with the standard error of their mean.
     Raises: DataError when there are not two tokens.
     """
-    block = losses(model, tokens, block_size=block_size)
-    sliding = losses(model, tokens, block_size=block_size, stride=max(1, block_size // 2))
+    block = losses(model, tokens, block_size=block_size, max_positions=max_positions)
+    sliding = losses(
+        model,
+        tokens,
+        block_size=block_size,
+        stride=max(1, block_size // 2),
+        max_positions=max_positions,
+    )
     chars, bytes_ = lengths(tokenizer, tokens[1:])
+    mean, positions = float(block.mean()), len(tokens) - 1
+    standard_error = None
+    if len(block) < positions:
+        means = block[: len(block) // block_size * block_size].reshape(-1, block_size).mean(axis=1)
+        deviation = float(means.std(ddof=1)) if len(means) > 1 else math.inf
+        standard_error = deviation / math.sqrt(len(means)) * positions / chars
     return Evaluation(
-        nats_per_token=float(block.mean()),
-        nats_per_char=float(block.sum()) / chars,
-        bits_per_char=float(block.sum()) / chars / math.log(2),
-        bits_per_byte=float(block.sum()) / bytes_ / math.log(2),
-        sliding_nats_per_char=float(sliding.sum()) / chars,
+        nats_per_token=mean,
+        nats_per_char=mean * positions / chars,
+        bits_per_char=mean * positions / chars / math.log(2),
+        bits_per_byte=mean * positions / bytes_ / math.log(2),
+        sliding_nats_per_char=float(sliding.mean()) * positions / chars,
         positions=len(block),
+        standard_error=standard_error,
     )
 
 
 def lengths(tokenizer: Tokenizer, tokens: Tokens) -> tuple[int, int]:
     """How many characters and bytes the tokens spell; a character counts with its first byte."""
     spelled = tokenizer.token_bytes()
+    counts = np.zeros(len(spelled), np.int64)
+    # A part at a time: bincount needs eight bytes a token.
+    for start in range(0, len(tokens), 1 << 20):
+        counts += np.bincount(tokens[start : start + (1 << 20)], minlength=len(spelled))
     byte_lengths = np.array([len(token) for token in spelled])
     char_lengths = np.array([sum(byte & 0xC0 != 0x80 for byte in token) for token in spelled])
     # At least 1, for a text whose predicted tokens all fall inside one character.
-    return max(1, int(char_lengths[tokens].sum())), max(1, int(byte_lengths[tokens].sum()))
+    return max(1, int(counts @ char_lengths)), max(1, int(counts @ byte_lengths))
 
 
 def per_char(tokenizer: Tokenizer, tokens: Tokens) -> float:

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hornbook import checkpoint, machine, training
+from hornbook import machine, training
 from hornbook.config import Config, load_config, preset
 from hornbook.data import prepare
 from hornbook.errors import ConfigError
 from hornbook.evaluation import losses
 from hornbook.result import Baselines, conclude
 from hornbook.run import RunFolder, load
+from hornbook.storage import write_atomically
 from hornbook.text import Corpus, read_corpus
 
 # From the bottom to the top.
@@ -196,7 +197,7 @@ def steps_for_equal_time(
             step_seconds["lecture"] = seconds
     share = 60 * minutes / len(step_seconds)
     counts = {name: max(1, round(share / seconds)) for name, seconds in step_seconds.items()}
-    checkpoint.write_atomically(kept, json.dumps({"asked": asked, "steps": counts}).encode())
+    write_atomically(kept, json.dumps({"asked": asked, "steps": counts}).encode())
     return counts
 
 
@@ -345,7 +346,7 @@ def measure(plan: Plan) -> Ladder:
         )
     seeds = len(plan.climbs) // len(rungs)
     ladder = Ladder(plan.corpus.name, plan.folder, plan.budget, seeds, counted, rungs)
-    checkpoint.write_atomically(
+    write_atomically(
         plan.folder / "ladder.json",
         json.dumps(ladder.as_dict(), indent=1, ensure_ascii=False).encode(),
     )

@@ -3,8 +3,11 @@
 import os
 import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -125,6 +128,23 @@ def choose(train: TrainConfig) -> Machine:
         compile=choose_compile(device.value, train.compile, train.steps),
         threads=train.threads or torch.get_num_threads(),
     )
+
+
+@contextmanager
+def repeatable(wanted: bool) -> Iterator[None]:
+    """Inside, torch takes only algorithms that give the same bits each time."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    settings: Any = torch.utils.deterministic
+    filling = settings.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(wanted)
+    # Else torch.empty would be filled with NaN first, against errors that are not ours.
+    settings.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        settings.fill_uninitialized_memory = filling
 
 
 def describe() -> dict[str, str]:

@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from hornbook.config import OptimizerConfig
 from hornbook.errors import CheckpointError
+from hornbook.models import LanguageModel
+from hornbook.muon import Muon
 
 
 def learning_rate_scale(
@@ -33,23 +35,23 @@ def matrices(model: nn.Module) -> dict[str, Tensor]:
 class Optimizers:
     """Muon for the blocks' matrices and AdamW for the rest, stepped as one.
 
-    Muon orthogonalises each matrix's momentum (Jordan et al. 2024,
-    https://kellerjordan.github.io/posts/muon/). Tables of embeddings and logits, and gains, are
-    AdamW's, and only matrices decay.
+    Muon orthogonalises each matrix's momentum, in the precision of the run. Tables of embeddings
+    and logits, and gains, are AdamW's, and only matrices decay.
     """
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+    def __init__(self, model: LanguageModel, config: OptimizerConfig) -> None:
         self.config = config
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.parts: list[torch.optim.Optimizer] = []
         by_muon = matrices(model) if config.optimizer == "muon" else {}
         if by_muon:
             self.parts.append(
-                torch.optim.Muon(
-                    list(by_muon.values()),
+                Muon(
+                    by_muon.values(),
                     lr=config.muon_learning_rate,
                     momentum=config.momentum,
                     weight_decay=config.weight_decay,
+                    dtype=model.compute_dtype,
                 )
             )
         rest = [p for name, p in model.named_parameters() if name not in by_muon]

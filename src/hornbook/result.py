@@ -7,17 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from hornbook import checkpoint
+from hornbook.arrays import Tokens
 from hornbook.counting import NGramModel
 from hornbook.data import Dataset
 from hornbook.errors import DataError
 from hornbook.evaluation import Evaluation, per_char
 from hornbook.run import RunFolder, load
+from hornbook.storage import write_atomically
 from hornbook.training import Training
 from hornbook.tuning import tune
 
 SAMPLE_TOKENS = 500
 LONGEST_NGRAM = 8
+# A large text's end is measured in bounded time and memory. Counting 4 million characters took
+# 250 MB; a million positions take the default model well under a minute on two cores.
+MOST_COUNTED = 5_000_000
+MOST_EVALUATED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Result:
     parameters: int
     evaluation: Evaluation
     baselines: Baselines
+    counted_tokens: int
     sample: str
     peak_memory_mib: float | None
 
@@ -59,12 +65,14 @@ class Result:
             "peak_memory_mib": self.peak_memory_mib,
             **{f"val_{name}": value for name, value in self.evaluation.as_dict().items()},
             "baselines_nats_per_char": asdict(self.baselines),
+            "baselines_counted_tokens": self.counted_tokens,
         }
 
 
 def conclude(training: Training, baselines: Baselines | None = None) -> Result:
     """Measure the best weights exactly, count the baselines, write sample, picture and figures.
 
+    Of a large text the loss is an estimate, and the baselines count what comes last in training.
     `baselines` are those of the same text and tokens, where they have been counted already.
     Raises: CheckpointError when the run cannot be read back.
     """
@@ -78,13 +86,14 @@ def conclude(training: Training, baselines: Baselines | None = None) -> Result:
         tokens=training.step * training.tokens_per_step,
         seconds=training.seconds,
         parameters=training.model.parameter_count,
-        evaluation=best.evaluate_tokens(training.dataset.validation),
+        evaluation=best.evaluate_tokens(training.dataset.validation, max_positions=MOST_EVALUATED),
         baselines=baselines or count_baselines(training.dataset),
+        counted_tokens=min(len(training.dataset.train), MOST_COUNTED),
         sample=best.generate(max_new_tokens=SAMPLE_TOKENS, temperature=0.8),
         peak_memory_mib=peak_memory_mib(),
     )
-    checkpoint.write_atomically(folder.sample, (result.sample + "\n").encode())
-    checkpoint.write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
+    write_atomically(folder.sample, (result.sample + "\n").encode())
+    write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
     draw(result, folder.picture)
     return result
 
@@ -93,16 +102,17 @@ def count_baselines(dataset: Dataset) -> Baselines:
     """Bigram counts, and the best n-gram model; order and discounts chosen on training text."""
     size = dataset.tokenizer.vocab_size
     scale = per_char(dataset.tokenizer, dataset.validation)
+    train, validation = dataset.train[-MOST_COUNTED:], spread(dataset.validation, MOST_EVALUATED)
 
     def nats(model: NGramModel) -> float:
         # Like the network: every token but the first, which it can read but not be asked.
-        first, rest = dataset.validation[:1], dataset.validation[1:]
+        first, rest = validation[:1], validation[1:]
         return scale * model.cross_entropy(rest, context=first)
 
-    bigram = NGramModel.fit(dataset.train, size, order=2)
+    bigram = NGramModel.fit(train, size, order=2)
     try:
-        order, discounts, _ = tune(dataset.train, size, max_order=LONGEST_NGRAM)
-        best = NGramModel.fit(dataset.train, size, order=order, discounts=discounts)
+        order, discounts, _ = tune(train, size, max_order=LONGEST_NGRAM)
+        best = NGramModel.fit(train, size, order=order, discounts=discounts)
     except DataError:
         # Too little text to hold any out: the bigram is all that can be counted.
         order, best = 2, bigram
@@ -112,6 +122,15 @@ def count_baselines(dataset: Dataset) -> Baselines:
         ngram=nats(best),
         ngram_order=order,
     )
+
+
+def spread(tokens: Tokens, most: int, stretches: int = 100) -> Tokens:
+    """The tokens, or of many as few as `most`, in evenly spaced stretches joined."""
+    if len(tokens) <= most:
+        return tokens
+    length = most // stretches
+    starts = [i * (len(tokens) - length) // (stretches - 1) for i in range(stretches)]
+    return np.concatenate([tokens[start : start + length] for start in starts])
 
 
 def peak_memory_mib() -> float | None:

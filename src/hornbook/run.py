@@ -1,17 +1,21 @@
 """The run folder: all that a training leaves behind, and the trained model loaded from it.
 
 config.toml  environment.json  tokenizer.json  metrics.jsonl  checkpoints/  sample.txt  result.json
-loss.png
+loss.png; run.json, the manifest of the first three; .lock, held by the run's one writer; input.txt,
+where the text came on standard input
 """
 
 import json
 import os
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import torch
 
@@ -21,9 +25,29 @@ from hornbook.counting import NGramModel
 from hornbook.data import Tokens, prepare
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.evaluation import Evaluation, evaluate
+from hornbook.lock import LOCK, Lock
 from hornbook.models import LanguageModel, build
+from hornbook.storage import DISK, UNFINISHED, Disk, write_atomically
 from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import Tokenizer, load_tokenizer
+
+# Format 2 added run.json.
+FORMAT = 2
+
+
+class Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A file's size and SHA-256."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What `run.json` records; `before` are files that are just being replaced."""
+
+    format: int
+    files: dict[str, Entry]
+    before: dict[str, Entry] = {}
 
 
 @dataclass(frozen=True)
@@ -48,6 +72,16 @@ class RunFolder:
         return self.path / "tokenizer.json"
 
     @property
+    def manifest(self) -> Path:
+        """Size and SHA-256 of the three files above."""
+        return self.path / "run.json"
+
+    @property
+    def text(self) -> Path:
+        """The text, where it came on standard input."""
+        return self.path / "input.txt"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a step."""
         return self.path / "metrics.jsonl"
@@ -56,6 +90,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """The last and the best weights."""
         return self.path / "checkpoints"
+
+    @property
+    def counts(self) -> Path:
+        """What a model made from counts has counted."""
+        return self.checkpoints / "counts-00000000"
 
     @property
     def sample(self) -> Path:
@@ -72,21 +111,118 @@ class RunFolder:
         """The loss curves."""
         return self.path / "loss.png"
 
-    def create(self) -> None:
-        """Make the folder.
+    @property
+    def own_files(self) -> list[Path]:
+        """What the manifest lists: written when the run begins, and the settings last."""
+        return [self.tokenizer, self.environment, self.config]
 
-        Raises: ConfigError when it holds a run already, or cannot be made.
+    def create(self, disk: Disk = DISK) -> Lock:
+        """Make the folder, or take one whose beginning was cut short; the caller is its writer.
+
+        Raises: ConfigError when it holds anything else, or cannot be made; CheckpointError when
+        another process is at it.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            occupied = any(self.path.iterdir())
+            disk.make_folder(self.path)
+            occupied = self.occupied()
         except OSError as error:
             raise ConfigError(f"--out {self.path}: {error.strerror}") from None
+        lock = Lock(self.path)
+        if not occupied:
+            lock.acquire()
+            occupied = self.config.exists()  # The one before us may have finished it just now.
         if occupied:
             raise ConfigError(
                 f"--out {self.path}: the folder is not empty; name a new one, or go on with its "
                 f"run by hornbook train --resume {self.path}"
             )
+        return lock
+
+    def occupied(self) -> bool:
+        """Whether there is more here than a beginning cut short leaves."""
+        names = {path.name for path in self.path.iterdir()}
+        own = {path.name for path in (*self.own_files, self.manifest, self.text)} - {"config.toml"}
+        others = {name for name in names - own if not name.startswith(UNFINISHED)}
+        # Without our lock in it, a tokenizer.json may be anybody's.
+        return bool(names) and others != {LOCK}
+
+    def establish(self, contents: dict[Path, bytes], disk: Disk = DISK) -> None:
+        """Write the run's own files and their manifest, and the settings last: they make it a run.
+
+        Raises: CheckpointError when the disk refuses.
+        """
+        entries = checkpoint.manifest_of({path.name: data for path, data in contents.items()})
+        manifest = {"format": FORMAT, "files": entries}
+        contents = {self.manifest: json.dumps(manifest, indent=1).encode()} | contents
+        for path in (self.manifest, *self.own_files):
+            write_atomically(path, contents[path], disk)
+
+    def replace_config(self, config: Config, disk: Disk = DISK) -> None:
+        """Other settings for the run; a crash in between leaves the old ones or the new.
+
+        Raises: CheckpointError when the disk refuses.
+        """
+        data = config.to_toml().encode()
+        known = self.read_manifest()
+        if known is not None:
+            name = self.config.name
+            new = msgspec.convert(checkpoint.manifest_of({name: data})[name], Entry)
+            known = msgspec.structs.replace(
+                known, files=known.files | {name: new}, before={name: known.files[name]}
+            )
+            text = msgspec.json.format(msgspec.json.encode(known), indent=1)
+            write_atomically(self.manifest, text, disk)
+        write_atomically(self.config, data, disk)
+
+    def read_manifest(self) -> Manifest | None:
+        """What `run.json` says; None for a run of the first format, which had none.
+
+        Raises: CheckpointError when it is missing, damaged, or of another version.
+        """
+        try:
+            found = msgspec.json.decode(self.manifest.read_bytes(), type=Manifest)
+        except FileNotFoundError:
+            if self.environment_facts().get("format", 1) == 1:
+                return None
+            raise CheckpointError(f"{self.manifest}: missing") from None
+        except OSError as error:
+            raise CheckpointError(f"{self.manifest}: cannot be read: {error.strerror}") from None
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise CheckpointError(f"{self.manifest}: damaged: {error}") from None
+        if found.format != FORMAT:
+            raise CheckpointError(
+                f"{self.manifest}: in the run format {found.format}, which this version of "
+                f"hornbook ({FORMAT}) cannot read; use the version that wrote it"
+            )
+        if set(found.files) != {path.name for path in self.own_files}:
+            raise CheckpointError(f"{self.manifest}: damaged: it does not list the run's files")
+        return found
+
+    def check(self, path: Path) -> None:
+        """See that one of the run's own files is as `run.json` has it.
+
+        Raises: CheckpointError saying how it is not.
+        """
+        manifest = self.read_manifest()
+        if manifest is None:
+            return
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror}") from None
+        entry = msgspec.convert(checkpoint.manifest_of({path.name: data})[path.name], Entry)
+        if entry in (manifest.files[path.name], manifest.before.get(path.name)):
+            return
+        if path == self.config:
+            raise CheckpointError(
+                f"{path}: edited or damaged since the run began (its SHA-256 is not the one in "
+                "run.json); a run keeps its settings: undo the change, or train a new run with "
+                f"hornbook train --config {path}"
+            )
+        if entry.bytes != manifest.files[path.name].bytes:
+            expected = manifest.files[path.name].bytes
+            raise CheckpointError(f"{path}: {entry.bytes} bytes, expected {expected}")
+        raise CheckpointError(f"{path}: its SHA-256 is not the one recorded in run.json")
 
     def environment_facts(self) -> dict[str, Any]:
         """What `environment.json` says.
@@ -116,18 +252,23 @@ class RunFolder:
 
 
 def new_run_path(corpus_name: str, parent: Path = Path("runs")) -> Path:
-    """The first free ``runs/<corpus>-<n>``."""
-    return next(path for n in count(1) if not (path := parent / f"{corpus_name}-{n}").exists())
+    """The first free ``runs/<corpus>-<n>``; a name cannot lead out of `parent`."""
+    name = re.sub(r"[^\w.-]+", "-", corpus_name).strip(".-")[:50] or "text"
+    return next(path for n in count(1) if not (path := parent / f"{name}-{n}").exists())
 
 
 def open_run(path: str | os.PathLike[str]) -> RunFolder:
-    """A run folder that exists.
+    """A run folder that exists, its own files as they were written.
 
     Raises: CheckpointError saying what was expected, and which runs are near.
     """
     folder = RunFolder(Path(path))
     if folder.config.is_file():
+        for file in folder.own_files:
+            folder.check(file)
         return folder
+    if folder.checkpoints.is_dir():
+        raise CheckpointError(f"{folder.config}: missing from this run")
     near = [
         p.parent for p in (*folder.path.glob("*/config.toml"), *Path("runs").glob("*/config.toml"))
     ]
@@ -200,9 +341,15 @@ class TrainedModel:
         """
         return self.evaluate_tokens(self.tokenizer.encode_array(text))
 
-    def evaluate_tokens(self, tokens: Tokens) -> Evaluation:
-        """The exact loss on tokens of this model's tokenizer."""
-        return evaluate(self.model, self.tokenizer, tokens, block_size=self.config.model.block_size)
+    def evaluate_tokens(self, tokens: Tokens, *, max_positions: int | None = None) -> Evaluation:
+        """The loss on tokens of this model's tokenizer: exact up to `max_positions` of them."""
+        return evaluate(
+            self.model,
+            self.tokenizer,
+            tokens,
+            block_size=self.config.model.block_size,
+            max_positions=max_positions,
+        )
 
 
 def check_same_text(corpus: Corpus, folder: RunFolder) -> None:
@@ -239,8 +386,8 @@ def load(
     return TrainedModel(model.eval().to(device), tokenizer, config, found.step, folder)
 
 
-def save_counts(folder: RunFolder, counted: NGramModel) -> None:
-    """Keep what was counted: once a run, in a checkpoint of its own.
+def save_counts(folder: RunFolder, counted: NGramModel, disk: Disk = DISK) -> None:
+    """Keep what was counted: once a run, as a checkpoint of step 0.
 
     Raises: CheckpointError when the disk refuses.
     """
@@ -249,7 +396,8 @@ def save_counts(folder: RunFolder, counted: NGramModel) -> None:
         name: torch.from_numpy(array.astype(np.float32) if array.dtype.kind == "f" else array)
         for name, array in counted.arrays().items()
     }
-    checkpoint.save(folder.checkpoints, "counts", checkpoint.Checkpoint(0, {"counts": tensors}, {}))
+    made = checkpoint.Checkpoint(0, {"counts": tensors}, {})
+    checkpoint.save(folder.checkpoints, "counts", made, disk=disk)
 
 
 def load_counts(folder: RunFolder, tokenizer: Tokenizer) -> NGramModel:
@@ -257,26 +405,32 @@ def load_counts(folder: RunFolder, tokenizer: Tokenizer) -> NGramModel:
 
     Raises: CheckpointError when it is missing, damaged, or not of this tokenizer.
     """
-    tensors = checkpoint.load(folder.checkpoints, "counts").tensors.get("counts", {})
+    tensors = checkpoint.read(folder.counts).tensors.get("counts", {})
     try:
         counted = NGramModel.from_arrays({name: each.numpy() for name, each in tensors.items()})
     except DataError as error:
-        raise CheckpointError(f"{folder.checkpoints}: {error}") from None
+        raise CheckpointError(f"{folder.counts}: {error}") from None
     if counted.vocab_size != tokenizer.vocab_size:
         raise CheckpointError(
-            f"{folder.checkpoints}: the counts are of {counted.vocab_size} different tokens, but "
+            f"{folder.counts}: the counts are of {counted.vocab_size} different tokens, but "
             f"tokenizer.json has {tokenizer.vocab_size}"
         )
     return counted
 
 
 def load_checkpoint(folder: RunFolder, which: Literal["best", "last"]) -> checkpoint.Checkpoint:
-    """The best or last checkpoint; the last one also stands in for a best not yet chosen.
+    """The best or last checkpoint; the last one stands in for a best not yet chosen, or damaged.
 
     Raises: CheckpointError when there is none.
     """
     if which == "best" and checkpoint.folders(folder.checkpoints, "best"):
-        return checkpoint.load(folder.checkpoints, "best")
+        try:
+            return checkpoint.load(folder.checkpoints, "best")
+        except CheckpointError as error:
+            last = checkpoint.load(folder.checkpoints, "step")
+            said = f"{error}; the last weights, of step {last.step}, are used instead"
+            warnings.warn(said, checkpoint.DamagedCheckpointWarning, stacklevel=2)
+            return last
     return checkpoint.load(folder.checkpoints, "step")
 
 

@@ -1,108 +1,72 @@
-"""Reads any text (a named corpus, a file, a folder, standard input, a URL), or says why not."""
+"""Reads any text (a named corpus, a file, a folder, standard input, a URL), or says why not.
+
+A text can be larger than memory: it is read a chunk at a time, from its files, as often as it is
+needed. Small ones are held, and cannot change under their reader; of a large one a change is told.
+"""
 
 from __future__ import annotations
 
-import codecs
 import difflib
-import hashlib
-import importlib
 import os
 import re
 import stat
 import sys
 import tempfile
-import time
 import unicodedata
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from hornbook.errors import ConfigError, DataError
+from hornbook.corpora import CATALOGUE, DEFAULT, DownloadError, data_file, download, fetch
+from hornbook.decoding import expect_encoding
+from hornbook.errors import DataError, reason, shown
+from hornbook.sources import (
+    MOST_HELD_BYTES,
+    Held,
+    Source,
+    Stored,
+    cannot_read,
+    held,
+    kept,
+    status_of,
+    stored,
+)
+from hornbook.survey import joined, survey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    Progress = Callable[[int, int | None], None]
+    from hornbook.corpora import KnownCorpus, Progress
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text and where it came from; ``notes`` are things its reader should be told."""
+    """A text and where it came from; ``notes`` are things its reader should be told.
+
+    ``sha256`` is that of the text in UTF-8, ``source`` what messages call it.
+    """
 
     name: str
-    text: str
     sha256: str
+    characters: int
     source: str
     notes: tuple[str, ...] = ()
+    parts: tuple[Source, ...] = field(default=(), repr=False, compare=False)
+    encoding: str | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def text(self) -> str:
+        """The whole text, as one string in memory. Raises: DataError if a file has changed."""
+        return "".join(self.chunks())
+
+    def chunks(self) -> Iterator[str]:
+        """The text, a chunk at a time. Raises: DataError if a file has changed meanwhile."""
+        return joined(self.parts, self.encoding)
 
 
-@dataclass(frozen=True)
-class KnownCorpus:
-    """A corpus that goes by a name; ``location`` is where a copy lies now, or None."""
-
-    name: str
-    description: str
-    aliases: tuple[str, ...] = ()
-    characters: int | None = None
-    sha256: str | None = None
-    url: str | None = None
-    location: str | None = None
-
-
-CATALOGUE: Final = (
-    KnownCorpus(
-        name="python-docs",
-        description="The help topics of the Python language, which come with Python itself",
-    ),
-    KnownCorpus(
-        name="shakespeare",
-        aliases=("tinyshakespeare",),
-        description="A third of Shakespeare's plays, the corpus of Karpathy's lecture",
-        characters=1_115_394,
-        sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-        url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
-    ),
-    KnownCorpus(
-        name="korean-novels",
-        description="Korean prose of the 1920s-30s, half of the novels of the KoCoNovel corpus, "
-        "from Wikisource; CC BY-SA 4.0",
-        characters=312_604,
-        sha256="43c92891392ba23ae1aff10144b491411b02b60208c54bed2576fc104881872a",
-    ),
-)
-
-_EMBEDDED = "python-docs"
-_EMBEDDED_MODULE = "pydoc_data.topics"
-_RETRY_WAITS_SECONDS = (0.2, 0.5, 1.0)
-_CONNECT_TIMEOUT_SECONDS = 10
-_READ_TIMEOUT_SECONDS = 30
-# UTF-32's little-endian mark begins with UTF-16's, so it is looked for first.
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF32_LE, "UTF-32"),
-    (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
-
-
-def known_corpora(catalogue: Sequence[KnownCorpus] = CATALOGUE) -> list[KnownCorpus]:
-    """The corpora that can be asked for by name, each with where it lies on this machine."""
-    found: list[KnownCorpus] = []
-    for known in catalogue:
-        if known.name == _EMBEDDED:
-            text = _embedded_text()
-            here = None if text is None else _EMBEDDED_MODULE
-            found.append(replace(known, characters=len(text or "") or None, location=here))
-        else:
-            places = [str(p) for p in (*_data_copies(known), _cached_copy(known)) if _stat(p)]
-            found.append(replace(known, location=places[0] if places else None))
-    return found
-
-
-def load_text(corpus: str = _EMBEDDED, *, encoding: str | None = None) -> str:
+def load_text(corpus: str = DEFAULT, *, encoding: str | None = None) -> str:
     """The text of a corpus, as ``read_corpus`` reads it. Raises: DataError, ConfigError."""
     return read_corpus(corpus, encoding=encoding).text
 
@@ -122,7 +86,7 @@ def read_corpus(
     Raises: DataError if there is no text to be had; ConfigError for an unknown encoding.
     """
     if encoding is not None:
-        _expect_encoding(encoding)
+        expect_encoding(encoding)
     if not isinstance(corpus, str):
         return _read_path(Path(corpus), encoding)
     if not corpus or "\0" in corpus:
@@ -135,71 +99,88 @@ def read_corpus(
     path = Path(os.path.expanduser(corpus))  # noqa: PTH111 - Path.expanduser raises without a home
     known = next((k for k in catalogue if corpus in (k.name, *k.aliases)), None)
     if known is not None:
-        found = _read_known(known, on_progress)
+        data, source = fetch(known, on_progress)
+        found = _corpus(known.name, Held(source, data), "utf-8", source)
         note = f"./{corpus} is here too: say ./{corpus} to read that instead"
         return replace(found, notes=(note,)) if os.path.lexists(corpus) else found
-    named = _data_file(corpus)
-    if _stat(path) is None and named is not None and _stat(named) is not None:
-        return _corpus(_slug(corpus), _read_file(named), encoding, str(named))
-    if _stat(path) is None and not path.is_symlink():
+    named = data_file(corpus)
+    if status_of(path) is None and named is not None and status_of(named) is not None:
+        return _corpus(_slug(corpus), stored(named), encoding, str(named))
+    if status_of(path) is None and not path.is_symlink():
         raise _missing(corpus, path, catalogue)
     return _read_path(path, encoding)
 
 
 def _read_path(path: Path, encoding: str | None) -> Corpus:
-    shown = _shown(path)
-    status = _stat(path)
+    status = status_of(path)
     if status is None:
         kind = "a symbolic link to nothing" if path.is_symlink() else "no file or folder"
-        raise DataError(f"cannot read {shown}: there is {kind} of that name")
+        raise DataError(f"cannot read {shown(path)}: there is {kind} of that name")
     if stat.S_ISDIR(status.st_mode):
         return _read_folder(path, encoding)
     whole = path.resolve()
     name = whole.parent.name if path.stem == "input" else path.stem
-    return _corpus(_slug(name), _read_file(path), encoding, shown)
+    return _corpus(_slug(name), stored(path), encoding, str(path))
 
 
 def _read_folder(folder: Path, encoding: str | None) -> Corpus:
     """Join the text files below a folder, in order of their paths; name what was left out."""
-    texts: list[str] = []
+    names: list[str] = []
     skipped: list[str] = []
-    notes: Counter[str] = Counter()
     for name in sorted(_files_below(folder)):
-        path = folder / name
         try:
-            status = path.stat()
+            regular = stat.S_ISREG((folder / name).stat().st_mode)
         except OSError:  # a link to nothing, or to itself
-            status = None
-        if status is None or not stat.S_ISREG(status.st_mode):
-            skipped.append(name)
-            continue
-        data = _read_file(path)
-        try:
-            text, told = _decode(data, _shown(path), encoding)
-        except DataError:
-            skipped.append(name)
-        else:
-            texts += [text] if text else []
-            notes.update(told)
-    told = [f"{note} (in {n:,} file{'s' * (n > 1)})" for note, n in notes.items()]
+            regular = False
+        (names if regular else skipped).append(name)
+    sources = _held_if_small([stored(folder / name) for name in names])
+    found = survey(sources, encoding, lenient=True)
+    skipped = sorted([*skipped, *(names[number] for number in found.skipped)])
+    told = [f"{note} (in {n:,} file{'s' * (n > 1)})" for note, n in found.notes.items()]
     if skipped:
         plural = "s that are" if len(skipped) > 1 else " that is"
-        names = ", ".join(_shown(name) for name in skipped[:3])
+        first = ", ".join(shown(name) for name in skipped[:3])
         more = f" and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
-        told.append(f"skipped {len(skipped):,} file{plural} not text: {names}{more}")
-    if not texts:
+        told.append(f"skipped {len(skipped):,} file{plural} not text: {first}{more}")
+    if not found.texts:
         why = f" ({told[0]})" if told else ""
-        raise DataError(f"expected text files in the folder {_shown(folder)}, found none{why}")
-    lines = (text if text.endswith("\n") else text + "\n" for text in texts[:-1])
-    joined = "".join(lines) + texts[-1]
-    return _whole(_slug(folder.resolve().name), joined, _shown(folder), told)
+        raise DataError(f"expected text files in the folder {shown(folder)}, found none{why}")
+    return Corpus(
+        name=_slug(folder.resolve().name),
+        sha256=found.sha256,
+        characters=found.characters,
+        source=shown(folder),
+        notes=tuple(told),
+        parts=tuple(sources[number] for number in found.texts),
+        encoding=encoding,
+    )
+
+
+def _corpus(name: str, source: Source, encoding: str | None, called: str) -> Corpus:
+    """The text of one source."""
+    sources = _held_if_small([source])
+    found = survey(sources, encoding, lenient=False)
+    if not found.characters:
+        raise DataError(f"{shown(called)} is empty: expected text")
+    return Corpus(
+        name, found.sha256, found.characters, called, tuple(found.notes), tuple(sources), encoding
+    )
+
+
+def _held_if_small(sources: Sequence[Source]) -> list[Source]:
+    """The files read into memory, unless all together are large."""
+    size = sum(source.signature[0] for source in sources if isinstance(source, Stored))
+    return [
+        held(source) if isinstance(source, Stored) and size <= MOST_HELD_BYTES else source
+        for source in sources
+    ]
 
 
 def _files_below(folder: Path) -> Iterator[str]:
     """Relative POSIX paths of what is not a folder; hidden names left out, links not entered."""
 
     def refuse(error: OSError) -> None:
-        raise _cannot_read(Path(error.filename), error) from None
+        raise cannot_read(Path(error.filename), error) from None
 
     for root, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -208,180 +189,31 @@ def _files_below(folder: Path) -> Iterator[str]:
                 yield (Path(root) / name).relative_to(folder).as_posix()
 
 
-def _read_file(path: Path) -> bytes:
-    """The bytes of a regular file. Raises: DataError for all that is not one."""
-    status = _stat(path)
-    if status is None:
-        raise DataError(f"cannot read {_shown(path)}: it is not there any more")
-    if stat.S_ISFIFO(status.st_mode):
-        # Opening a pipe that nobody writes to would wait for ever.
-        raise DataError(f"{_shown(path)} is a pipe, not a file: pipe it into standard input with -")
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"expected a file of text, but {_shown(path)} is a device or a socket")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _cannot_read(path, error) from None
-
-
-def _read_stdin() -> bytes:
+def _read_stdin() -> Source:
     stream = getattr(sys.stdin, "buffer", None)
     if stream is None:
         raise DataError("expected text on standard input, but there is no standard input")
     try:
-        return stream.read()
+        return kept(stream, "standard input")
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read standard input: {_reason(error)}") from None
+        raise DataError(f"cannot read standard input: {reason(error)}") from None
 
 
 def _read_url(url: str, encoding: str | None, on_progress: Progress | None) -> Corpus:
     try:
         with tempfile.TemporaryDirectory(prefix="hornbook-") as folder:
             target = Path(folder) / "download"
-            _download(url, target, on_progress)
-            data = _read_file(target)
+            download(url, target, on_progress)
+            with target.open("rb") as file:
+                source = kept(file, shown(url))
     except OSError as error:
-        raise DataError(f"cannot keep the download of {_shown(url)}: {_reason(error)}") from None
-    except _DownloadError as error:
-        raise DataError(f"cannot download {_shown(url)}: {error}") from None
+        raise DataError(f"cannot keep the download of {shown(url)}: {reason(error)}") from None
+    except DownloadError as error:
+        raise DataError(f"cannot download {shown(url)}: {error}") from None
     # Cut by hand: a URL that urllib would refuse may still be one of fsspec's.
     address = PurePosixPath(unquote(re.split(r"[?#]", url.split("://", 1)[1])[0]))
     name = address.parent.name if address.stem == "input" else address.stem
-    return _corpus(_slug(name), data, encoding, url)
-
-
-def _read_known(known: KnownCorpus, on_progress: Progress | None) -> Corpus:
-    """A known corpus from the data folder, the cache or the network, its hash checked."""
-    if known.name == _EMBEDDED:
-        text = _embedded_text()
-        if text is None:
-            raise DataError(
-                f"this Python comes without {_EMBEDDED_MODULE}, the text of {_EMBEDDED}: "
-                "take shakespeare, or a file of your own"
-            )
-        return _whole(known.name, text, _EMBEDDED_MODULE, [])
-    cached = _cached_copy(known)
-    for path in (*_data_copies(known), cached):
-        if _stat(path) is None:
-            continue
-        data = _read_file(path)
-        if _is_intact(known, data):
-            return _corpus(known.name, data, "utf-8", str(path))
-        if path != cached or known.url is None:
-            raise DataError(
-                f"{_shown(path)} is not {known.name}: expected sha256 {known.sha256}, got "
-                f"{hashlib.sha256(data).hexdigest()}; replace the file, or remove it"
-            )
-    remedy = f"put it at {_shown(next(_data_copies(known), cached))}"
-    if known.url is None:
-        raise DataError(f"{known.name} is not on this machine and cannot be downloaded: {remedy}")
-    try:
-        data = _download_into(cached, known, on_progress)
-    except OSError as error:
-        raise DataError(
-            f"cannot keep {known.name} in {_shown(cached.parent)} ({_reason(error)}): "
-            "set HORNBOOK_CACHE_DIR to a folder that can be written"
-        ) from None
-    except _DownloadError as error:
-        raise DataError(
-            f"cannot download {known.name} ({error}): get {known.url} and {remedy}"
-        ) from None
-    return _corpus(known.name, data, "utf-8", str(cached))
-
-
-def _is_intact(known: KnownCorpus, data: bytes) -> bool:
-    return known.sha256 in (None, hashlib.sha256(data).hexdigest())
-
-
-def _download_into(cached: Path, known: KnownCorpus, on_progress: Progress | None) -> bytes:
-    """Download a known corpus; its file appears whole and right, or not at all."""
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=cached.parent) as folder:
-        target = Path(folder) / cached.name
-        _download(known.url or "", target, on_progress)
-        data = _read_file(target)
-        if not _is_intact(known, data):
-            raise _DownloadError(f"what came has not the sha256 {known.sha256}")
-        with target.open("rb+") as file:
-            os.fsync(file.fileno())
-        target.replace(cached)
-    return data
-
-
-class _DownloadError(Exception):
-    """Why a download failed; its callers know what was wanted, and what else to try."""
-
-
-def _download(url: str, target: Path, on_progress: Progress | None) -> None:
-    """Fetch a URL into a file, trying again where that may help. Raises: _DownloadError."""
-    from fsspec.callbacks import Callback
-    from fsspec.core import url_to_fs
-
-    def report(size: int | None, value: int, **_: object) -> None:
-        if on_progress is not None:
-            on_progress(value, size)
-
-    for wait_seconds in (*_RETRY_WAITS_SECONDS, None):
-        try:
-            filesystem, path = url_to_fs(url, **_http_options(url))
-            filesystem.get_file(path, str(target), callback=Callback(hooks={"report": report}))
-        except Exception as error:  # noqa: BLE001 - every back end of fsspec raises its own kinds
-            final = isinstance(
-                error, FileNotFoundError | PermissionError | ImportError | ValueError
-            )
-            refused = 400 <= (getattr(error, "status", None) or 0) < 500
-            if final or refused or wait_seconds is None:
-                missing = isinstance(error, FileNotFoundError)
-                reason = "there is nothing at that address" if missing else _reason(error)
-                raise _DownloadError(reason) from None
-            time.sleep(wait_seconds)
-        else:
-            if target.is_file():
-                return
-            raise _DownloadError("it is a folder; copy it here and name that")
-
-
-def _http_options(url: str) -> dict[str, object]:
-    if not url.startswith(("http://", "https://")):
-        return {}
-    from aiohttp import ClientTimeout
-
-    timeout = ClientTimeout(
-        total=None, connect=_CONNECT_TIMEOUT_SECONDS, sock_read=_READ_TIMEOUT_SECONDS
-    )
-    return {"client_kwargs": {"trust_env": True, "timeout": timeout}}
-
-
-def _embedded_text() -> str | None:
-    try:
-        topics: dict[str, str] = importlib.import_module(_EMBEDDED_MODULE).topics
-    except ImportError:
-        return None
-    return "\n".join(topics[name] for name in sorted(topics))
-
-
-def _data_file(name: str) -> Path | None:
-    """``input.txt`` in the data folder of a name, where there is one and the name stays in it."""
-    data_dir = os.environ.get("HORNBOOK_DATA_DIR")
-    if not data_dir or not name or name.startswith(".") or re.search(r"[/\\:]", name):
-        return None
-    return Path(data_dir) / name / "input.txt"
-
-
-def _data_copies(known: KnownCorpus) -> Iterator[Path]:
-    return (p for name in (known.name, *known.aliases) if (p := _data_file(name)) is not None)
-
-
-def _cached_copy(known: KnownCorpus) -> Path:
-    return cache_folder() / "corpora" / known.name / "input.txt"
-
-
-def cache_folder() -> Path:
-    """Where downloads and token arrays are kept: $HORNBOOK_CACHE_DIR, or the user's cache."""
-    from platformdirs import user_cache_path
-
-    named = os.environ.get("HORNBOOK_CACHE_DIR")
-    return Path(named) if named else user_cache_path("hornbook")
+    return _corpus(_slug(name), source, encoding, url)
 
 
 def _missing(corpus: str, path: Path, catalogue: Iterable[KnownCorpus]) -> DataError:
@@ -395,10 +227,10 @@ def _missing(corpus: str, path: Path, catalogue: Iterable[KnownCorpus]) -> DataE
     if not close:
         near = difflib.get_close_matches(path.name, _names_in(path.parent), 1)
         close = [str(path.with_name(name)) for name in near]
-    hint = f" (did you mean {_shown(close[0])}?)" if close else ""
+    hint = f" (did you mean {shown(close[0])}?)" if close else ""
     known_names = ", ".join(known.name for known in catalogue)
     return DataError(
-        f"there is no corpus, file or folder {_shown(corpus)}{hint}: "
+        f"there is no corpus, file or folder {shown(corpus)}{hint}: "
         f"expected one of {known_names}, or a file, a folder, a URL, or - for standard input"
     )
 
@@ -410,95 +242,6 @@ def _names_in(folder: Path) -> list[str]:
         return []
 
 
-def _stat(path: Path) -> os.stat_result | None:
-    """What a path leads to, or None for nothing. Raises: DataError where that cannot be told."""
-    try:
-        return path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise _cannot_read(path, error) from None
-
-
-def _corpus(name: str, data: bytes, encoding: str | None, source: str) -> Corpus:
-    text, notes = _decode(data, _shown(source), encoding)
-    return _whole(name, text, source, notes)
-
-
-def _whole(name: str, text: str, source: str, notes: Iterable[str]) -> Corpus:
-    if not text:
-        raise DataError(f"{_shown(source)} is empty: expected text")
-    return Corpus(name, text, hashlib.sha256(text.encode()).hexdigest(), source, tuple(notes))
-
-
-def _decode(data: bytes, shown: str, encoding: str | None) -> tuple[str, list[str]]:
-    """Text and notes from bytes: by the encoding, else the byte order mark, else as UTF-8."""
-    notes: list[str] = []
-    marked = next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
-    if encoding is None and marked is not None:
-        notes.append(f"read as {marked} (by its byte order mark)")
-    try:
-        text = data.decode(encoding or marked or "utf-8")
-        text.encode()  # UTF-7 and escapes can spell half a surrogate pair
-    except UnicodeError as error:
-        raise DataError(_undecodable(data, shown, encoding or marked or "UTF-8", error)) from None
-    if text.startswith("\ufeff"):
-        text = text[1:]
-        notes.append("removed a byte order mark")
-    if "\0" in text:
-        raise DataError(
-            f"{shown} holds a NUL character at offset {text.index(chr(0)):,}: it is not text, or "
-            "it is UTF-16 without its mark (then say --encoding utf-16-le)"
-        )
-    return text, notes
-
-
-def _undecodable(data: bytes, shown: str, encoding: str, error: UnicodeError) -> str:
-    if isinstance(error, UnicodeEncodeError):
-        return f"{shown} read as {encoding} holds half a surrogate pair at offset {error.start:,}"
-    if not isinstance(error, UnicodeDecodeError):
-        return f"{shown} is not {encoding}: {_reason(error)}"
-    bad = data[error.start : error.start + 1].hex()
-    place = f"byte 0x{bad} at offset {error.start:,}"
-    guess = _likely_encoding(data, error.start)
-    hint = f"it looks like {guess}: say --encoding {guess}" if guess else "is it text at all?"
-    if guess is None and b"\0" not in data:
-        hint = "say which it is with --encoding NAME"
-    return f"{shown} is not {encoding} text, by {place}; {hint}"
-
-
-def _likely_encoding(data: bytes, near: int) -> str | None:
-    """The guess of charset-normalizer, from the bytes around a place, if all the bytes fit it."""
-    if b"\0" in data:
-        return None
-    from charset_normalizer import from_bytes
-
-    best = from_bytes(data[max(0, near - 16_384) : near + 16_384]).best()
-    for guess in ("utf-8", best.encoding if best is not None else "utf-8"):
-        try:
-            data.decode(guess)
-        except UnicodeError:
-            continue
-        return guess
-    return None
-
-
-def _expect_encoding(encoding: str) -> None:
-    try:
-        b"a".decode(encoding if encoding.isascii() else "?")
-    except UnicodeError:
-        return  # known, but a lone byte means nothing in it
-    except (LookupError, ValueError):
-        from encodings.aliases import aliases
-
-        names = {*aliases, *aliases.values()} - {encoding}  # a codec of bytes, such as hex
-        close = difflib.get_close_matches(encoding.lower(), names, 1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ConfigError(
-            f"expected the name of an encoding, such as utf-8 or cp949; got {encoding!r}{hint}"
-        ) from None
-
-
 def _slug(name: str) -> str:
     """A name that is safe as a folder's, its letters kept whatever their script."""
     kept = "".join(
@@ -506,19 +249,3 @@ def _slug(name: str) -> str:
         for c in unicodedata.normalize("NFC", name)
     )
     return re.sub("--+", "-", kept).strip("._-")[:60].rstrip("._-") or "text"
-
-
-def _cannot_read(path: Path, error: OSError) -> DataError:
-    return DataError(f"cannot read {_shown(path)}: {_reason(error)}")
-
-
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())
-
-
-def _shown(path: str | os.PathLike[str]) -> str:
-    """A path for a message of one line: escaped where it could break it, shortened if long."""
-    text = os.fspath(path)
-    text = text if text.isprintable() else repr(text)
-    return text if len(text) <= 200 else f"{text[:150]}...{text[-45:]}"

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import re
+import sys
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -36,6 +37,7 @@ UNKNOWN_POLICIES: Final = ("error", "skip", "replace")
 _LARGEST_FILE_BYTES = 1 << 26
 _ARRAY_CHUNK_CHARACTERS = 1 << 18  # long enough to hide the loop, short enough for the cache
 _BPE_CHUNK_CHARACTERS = 1 << 14
+_BPE_BATCH_CHARACTERS = 1 << 20  # enough chunks for many cores; the library takes 150 B a token
 _WORD_END = re.compile(r"(?<=\S)(?=[ \n])")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN = str.maketrans("‘’‚‛“”„‐‑‒–—―−", "''''\"\"\"-------")
@@ -69,6 +71,27 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         """The ids of a text. Raises: UnknownCharacterError."""
         return self.encode_array(text).tolist()
+
+    def encode_chunks(self, chunks: Iterable[str]) -> Iterator[tuple[int, IdArray]]:
+        """The ids of a text that comes in chunks: arrays, each with how many characters it spells.
+
+        Joined, the arrays are the ids of the joined chunks; and what follows any of them is encoded
+        the same by itself, so that one can stop between two and go on later.
+        Raises: UnknownCharacterError, placed in the whole text.
+        """
+        characters = lines = 0
+        for chunk in self._regrouped(chunks):
+            try:
+                ids = self.encode_array(chunk)
+            except UnknownCharacterError:
+                raise self._unknown_character(chunk, characters, lines) from None
+            yield len(chunk), ids
+            characters += len(chunk)
+            lines += chunk.count("\n")
+
+    def _regrouped(self, chunks: Iterable[str]) -> Iterable[str]:
+        """The chunks, cut anew where their ids would depend on each other."""
+        return chunks
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids: a list, a 1-D array or a 1-D tensor; broken UTF-8 becomes U+FFFD.
@@ -149,12 +172,15 @@ class Tokenizer(ABC):
         known = (t for t in tries if all(self._knows(c) for c in t))
         return next(known, self.decode([0]))
 
-    def _unknown_character(self, text: str) -> UnknownCharacterError:
+    def _unknown_character(
+        self, text: str, characters: int = 0, lines: int = 0
+    ) -> UnknownCharacterError:
+        """The error for a text's first stranger; before it came so many characters and lines."""
         at = next(i for i, c in enumerate(text) if not self._knows(c))
-        line = text.count("\n", 0, at) + 1
+        line = lines + text.count("\n", 0, at) + 1
         return UnknownCharacterError(
-            f"the tokenizer does not know {_named(text[at])}, character {at + 1:,} of the text, "
-            f"on line {line:,}:\n{_excerpt(text, at)}\n"
+            f"the tokenizer does not know {_named(text[at])}, character {characters + at + 1:,} of "
+            f"the text, on line {line:,}:\n{_excerpt(text, at)}\n"
             "leave such characters out with --unknown skip, take the closest known ones with "
             "--unknown replace, or train on a text that has them"
         )
@@ -191,7 +217,26 @@ class CharTokenizer(Tokenizer):
     @classmethod
     def from_text(cls, text: str) -> CharTokenizer:
         """The tokenizer of a text's own characters. Raises: DataError if there are none."""
-        return cls(text)
+        return cls.from_chunks(
+            text[start : start + _ARRAY_CHUNK_CHARACTERS]
+            for start in range(0, len(text), _ARRAY_CHUNK_CHARACTERS)
+        )
+
+    @classmethod
+    def from_chunks(cls, chunks: Iterable[str]) -> CharTokenizer:
+        """The tokenizer of all chunks' characters. Raises: DataError if there are none."""
+        ascii_bytes = b""
+        seen = np.zeros(sys.maxunicode + 1, np.bool_)
+        for chunk in chunks:
+            # Deleting what is known already and looking at the rest is ten times as fast as a set.
+            if chunk.isascii():
+                ascii_bytes += bytes(set(chunk.encode().translate(None, ascii_bytes)))
+            else:
+                codes = np.frombuffer(chunk.encode("utf-32-le", "surrogatepass"), "<u4")
+                known = seen.take(codes, mode="clip")  # a third of the time of writing them all
+                if not known.all():
+                    seen[codes[~known]] = True
+        return cls(ascii_bytes.decode() + "".join(map(chr, np.flatnonzero(seen).tolist())))
 
     def encode_array(self, text: str) -> IdArray:
         ids = np.empty(len(text), _id_type(self.vocab_size))
@@ -266,15 +311,14 @@ class BPETokenizer(Tokenizer):
         self._merges = [list(pair) for pair in merges]
 
     @classmethod
-    def train(cls, text: str, vocab_size: int) -> BPETokenizer:
-        """Learn merges from a text; fewer than ``vocab_size`` tokens where pairs run out.
+    def train(cls, text: str | Iterable[str], vocab_size: int) -> BPETokenizer:
+        """Learn merges from a text or its chunks: ``vocab_size`` tokens, or fewer if pairs run out.
 
         Raises: ConfigError if ``vocab_size`` is below 256, the number of bytes.
         """
         if vocab_size < 256:
             raise ConfigError(f"expected a vocab_size of at least 256 (bytes), got {vocab_size}")
-        if lone := _SURROGATE.search(text):
-            raise DataError(f"expected characters, got {_named(lone[0])}: decode the text first")
+        chunks = _without_surrogates([text] if isinstance(text, str) else text)
         from tokenizers import Tokenizer as LibraryTokenizer
         from tokenizers import models, trainers
 
@@ -288,17 +332,21 @@ class BPETokenizer(Tokenizer):
             show_progress=False,
             initial_alphabet=list(_BYTE_VALUES),
         )
-        library.train_from_iterator(_chunks(text), trainer)
+        library.train_from_iterator(_between_words(chunks, _BPE_CHUNK_CHARACTERS), trainer)
         learned = json.loads(library.to_str())["model"]
         return cls(learned["vocab"], [(a, b) for a, b in learned["merges"]])
 
     def encode_array(self, text: str) -> IdArray:
-        if _SURROGATE.search(text):
+        if not _is_encodable(text):
             raise self._unknown_character(text)
         id_type = _id_type(self.vocab_size)
-        encodings = self._library.encode_batch_fast(list(_chunks(text)), add_special_tokens=False)
+        pieces = list(_between_words([text], _BPE_CHUNK_CHARACTERS))
+        encodings = self._library.encode_batch_fast(pieces, add_special_tokens=False)
         parts = [np.array(encoding.ids, id_type) for encoding in encodings]
         return np.concatenate([np.empty(0, id_type), *parts])
+
+    def _regrouped(self, chunks: Iterable[str]) -> Iterable[str]:
+        return _between_words(chunks, _BPE_BATCH_CHARACTERS)
 
     def token_bytes(self) -> list[bytes]:
         return [bytes(_BYTE_VALUES[c] for c in token) for token in self._vocab]
@@ -316,14 +364,15 @@ class BPETokenizer(Tokenizer):
         return LibraryTokenizer.from_str(self.to_json())
 
 
-def build_tokenizer(kind: str, text: str, *, vocab_size: int = 1024) -> Tokenizer:
-    """The tokenizer of a kind for a text; ``vocab_size`` counts for "bpe" alone.
+def build_tokenizer(kind: str, text: str | Iterable[str], *, vocab_size: int = 1024) -> Tokenizer:
+    """The tokenizer of a kind for a text, or its chunks; ``vocab_size`` counts for "bpe" alone.
 
     Raises: ConfigError for another kind or a vocabulary below 256; DataError for an empty text.
     """
     _expect_one_of(kind, KINDS, "a tokenizer")
     if kind == "char":
-        return CharTokenizer.from_text(text)
+        whole = isinstance(text, str)
+        return CharTokenizer.from_text(text) if whole else CharTokenizer.from_chunks(text)
     return ByteTokenizer() if kind == "byte" else BPETokenizer.train(text, vocab_size)
 
 
@@ -433,18 +482,40 @@ def _id_type(vocab_size: int) -> np.dtype[np.unsignedinteger[Any]]:
     return np.min_scalar_type(vocab_size - 1)
 
 
-def _chunks(text: str) -> Iterator[str]:
-    """Cut a text where byte-level pre-tokenisation is sure to cut it too: after a word.
+def _between_words(chunks: Iterable[str], size: int) -> Iterator[str]:
+    """Cut a text anew where byte-level pre-tokenisation is sure to cut it too: after a word.
 
     GPT-2's pattern never looks back, and whatever ends in a character that is not a space ends
     there when white space follows; so the ids are those of the whole text, at a fraction of the
-    memory and on all cores.
+    memory and on all cores. Pieces have ``size`` characters or a little more, the last any number.
     """
-    start = 0
-    while cut := _WORD_END.search(text, start + _BPE_CHUNK_CHARACTERS):
-        yield text[start : cut.start()]
-        start = cut.start()
-    yield text[start:]
+    rest, searched = "", 0
+    for chunk in chunks:
+        rest += chunk
+        start = 0
+        while cut := _WORD_END.search(rest, max(start + size, searched)):
+            yield rest[start : cut.start()]
+            start = cut.start()
+        rest = rest[start:]
+        # A line of 100 MB without a space is not searched again with every chunk of it.
+        searched = len(rest) if len(rest) > size else 0
+    yield rest
+
+
+def _without_surrogates(chunks: Iterable[str]) -> Iterator[str]:
+    for chunk in chunks:
+        if not _is_encodable(chunk) and (lone := _SURROGATE.search(chunk)):
+            raise DataError(f"expected characters, got {_named(lone[0])}: decode the text first")
+        yield chunk
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether no half of a surrogate pair is in a text; encoding finds it fastest."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _changes(counts: Counter[str], stand_ins: dict[str, str], policy: str) -> str:

@@ -5,8 +5,9 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Collection, Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hornbook import checkpoint, generate, machine
+from hornbook import budget, checkpoint, generate, machine
 from hornbook.config import Config, SamplingConfig, laptop, load_config
+from hornbook.corpora import CATALOGUE
 from hornbook.counting import NGramModel
 from hornbook.data import Dataset, batch, batch_starts, check_length, prepare
-from hornbook.errors import ConfigError, NonFiniteLossError
+from hornbook.errors import (
+    CheckpointError,
+    ConfigError,
+    HornbookWarning,
+    NonFiniteLossError,
+)
 from hornbook.evaluation import estimate
+from hornbook.lock import Lock
 from hornbook.models import GPT, LanguageModel, build
 from hornbook.models.crossfit import CrossFit
 from hornbook.models.ngram import Counted
 from hornbook.optimizer import Optimizers, learning_rate_scale
 from hornbook.run import (
+    FORMAT,
     RunFolder,
     check_same_text,
     load_checkpoint,
@@ -33,9 +42,14 @@ from hornbook.run import (
     open_run,
     save_counts,
 )
-from hornbook.text import CATALOGUE, Corpus, read_corpus
+from hornbook.storage import DISK, Disk, refused, write_atomically
+from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import load_tokenizer
 from hornbook.tuning import choose
+
+
+class OtherMachineWarning(HornbookWarning):
+    """A run goes on where its arithmetic may come out otherwise in the last bits."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +79,17 @@ class Training:
     model: LanguageModel
     optimizers: Optimizers
     random_state: Tensor
+    lock: Lock
     step: int = 0
     seconds: float = 0.0
     best_loss: float = math.inf
     cuda_random_state: Tensor | None = None
     cross_fit: CrossFit | None = None
+    # The last step's, until its evaluation is done and its row written.
+    unfinished: StepMetrics | None = None
+    disk: Disk = DISK
+    plan: budget.Plan | None = None
+    pace: budget.Pace | None = None
 
     @property
     def tokens_per_step(self) -> int:
@@ -79,87 +99,216 @@ class Training:
 
 
 def begin(
-    config: Config | None = None, *, out: str | Path | None = None, corpus: Corpus | None = None
+    config: Config | None = None,
+    *,
+    out: str | Path | None = None,
+    corpus: Corpus | None = None,
+    started: float | None = None,
+    asked: Collection[str] = (),
+    disk: Disk = DISK,
 ) -> Training:
     """Read the text, make the run folder, build the model: all but the first step.
 
-    `corpus` is the text that the settings name, where it has been read already.
+    `corpus` is the text that the settings name, where it has been read already. With the setting
+    `minutes` the model is the best for a run that ends so long after `started` (on the clock of
+    time.monotonic; now, unless given), the settings named in `asked` staying as they are.
     Raises: ConfigError, DataError.
     """
+    started = time.monotonic() if started is None else started
     config = config or laptop()
     corpus = corpus or read_corpus(config.data.corpus, encoding=config.data.encoding)
     if config.model.model == "ngram" and config.train.steps > 1:
         raise ConfigError(f"steps = {config.train.steps}: counting is done in 1 step")
     chosen = machine.choose(config.train)
     dataset = prepare(corpus, config.data)
+    plan = plan_minutes(config, dataset, chosen, started, asked)
+    if plan:
+        config = plan.config
+        chosen = machine.choose(config.train)
     for tokens, part in ((dataset.train, "training"), (dataset.validation, "validation")):
         check_length(tokens, config.model.block_size if part == "training" else 1, part)
     folder = RunFolder(Path(out) if out else new_run_path(corpus.name))
-    folder.create()
+    lock = folder.create(disk)
     config = config.override(
-        corpus=lasting_reference(config.data.corpus, corpus, folder),
+        corpus=lasting_reference(config.data.corpus, corpus, folder, disk),
         device=chosen.device.value,
         precision=chosen.precision.value,
         compile=chosen.compile.value,
         threads=chosen.threads,
     )
-    training = assemble(config, chosen, corpus, dataset, folder)
+    training = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
     environment = {
+        "format": FORMAT,
         **machine.describe(),
         "corpus": corpus.name,
         "corpus_sha256": corpus.sha256,
         "data_fingerprint": dataset.fingerprint,
         "parameters": training.model.parameter_count,
     }
-    checkpoint.write_atomically(folder.tokenizer, dataset.tokenizer.to_json().encode())
-    checkpoint.write_atomically(folder.environment, json.dumps(environment, indent=1).encode())
-    # Last, because its presence is what makes the folder a run.
-    checkpoint.write_atomically(folder.config, config.to_toml().encode())
+    contents = {
+        folder.tokenizer: dataset.tokenizer.to_json().encode(),
+        folder.environment: json.dumps(environment, indent=1).encode(),
+        folder.config: config.to_toml().encode(),
+    }
+    folder.establish(contents, disk)
+    if plan:
+        training.plan = plan
+        training.pace = budget.Pace(
+            started + 60 * config.train.minutes - budget.concluding_seconds(size_of(dataset))
+        )
     return training
 
 
-def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder) -> str:
+def dry_run(
+    config: Config, corpus: Corpus, *, started: float, asked: Collection[str] = ()
+) -> budget.Plan:
+    """The plan that `begin` would follow, and nothing made of it.
+
+    Raises: ConfigError, DataError.
+    """
+    chosen = machine.choose(config.train)
+    dataset = prepare(corpus, config.data)
+    plan = plan_minutes(config, dataset, chosen, started, asked)
+    return plan or budget.unplanned(config, size_of(dataset))
+
+
+def plan_minutes(
+    config: Config,
+    dataset: Dataset,
+    chosen: machine.Machine,
+    started: float,
+    asked: Collection[str],
+) -> budget.Plan | None:
+    """The plan for `minutes` counted from `started`; None where none are set.
+
+    Raises: ConfigError when they are too few.
+    """
+    if not config.train.minutes or config.model.model == "ngram":
+        return None
+    seconds = started + 60 * config.train.minutes - time.monotonic()
+    return budget.plan(config, size_of(dataset), chosen, seconds, asked=asked)
+
+
+def size_of(dataset: Dataset) -> budget.Text:
+    """What a plan needs to know of a text."""
+    return budget.Text(len(dataset.train), len(dataset.validation), dataset.tokenizer.vocab_size)
+
+
+def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK) -> str:
     """A name for the text that finds it again later, from any directory.
 
     What came on standard input cannot be read twice, so the run keeps a copy.
     """
     if asked == "-":
-        kept = folder.path / "input.txt"
-        checkpoint.write_atomically(kept, corpus.text.encode())
-        return str(kept.resolve())
+        # In chunks: what comes through a pipe may be larger than memory.
+        write_atomically(folder.text, (chunk.encode() for chunk in corpus.chunks()), disk)
+        return str(folder.text.resolve())
     by_name = any(asked in (known.name, *known.aliases) for known in CATALOGUE)
     path = Path(asked).expanduser()
     return asked if by_name or not path.exists() else str(path.resolve())
 
 
-def resume(path: str | Path) -> Training:
-    """A run as its last checkpoint left it.
+def resume(
+    path: str | Path,
+    *,
+    steps: int | None = None,
+    strict: bool = False,
+    disk: Disk = DISK,
+) -> Training:
+    """A run as its last checkpoint left it; `steps` lets it go on for longer than was planned.
 
-    Raises: CheckpointError when the run is missing or damaged, or its text has changed.
+    The schedule of the learning rate follows the new total from there on. Where the machine may
+    compute other bits than the one before, an OtherMachineWarning says so; `strict` refuses.
+    Raises: CheckpointError when the run is missing, damaged or in use, or its text has changed;
+    ConfigError for fewer steps than planned.
     """
     folder = open_run(path)
-    config = load_config(folder.config)
+    lock = Lock(folder.path)
+    lock.acquire()
+    with suppress(OSError):  # Leftovers of a crash, in nobody's way.
+        disk.sweep(folder.path)
+        disk.sweep(folder.checkpoints)
+    planned = load_config(folder.config)
+    if steps is not None and steps < planned.train.steps:
+        raise ConfigError(
+            f"--steps {steps}: the run is planned for {planned.train.steps} steps, and a plan can "
+            "only be made longer"
+        )
+    config = planned if steps is None else planned.override(steps=steps, minutes=0.0)
     corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
     check_same_text(corpus, folder)
     dataset = prepare(corpus, config.data, load_tokenizer(folder.tokenizer))
-    training = assemble(config, machine.choose(config.train), corpus, dataset, folder)
+    chosen = machine.choose(config.train)
+    training = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
     if checkpoint.folders(folder.checkpoints, "step"):
         found = load_checkpoint(folder, "last")
-        load_weights(training.model, found.tensors["model"], folder)
-        training.optimizers.load_tensors(found.tensors["optimizer"])
-        training.step = found.step
-        training.seconds = found.state["seconds"]
-        training.best_loss = found.state["best_loss"] or math.inf
-        training.random_state = torch.tensor(found.state["random_state"], dtype=torch.uint8)
-        if found.state["cuda_random_state"]:
-            training.cuda_random_state = torch.tensor(
-                found.state["cuda_random_state"], dtype=torch.uint8
-            )
-    rows = [row for row in folder.metrics_rows() if row["step"] <= training.step]
-    checkpoint.write_atomically(
-        folder.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode()
-    )
+        restore(training, found, strict=strict)
+        if config.train.minutes:
+            # As many as the pace had settled on: the time that is gone by says nothing any more.
+            training.config = config.override(steps=found.state["steps"])
+    done = training.step - (training.unfinished is not None)
+    rows = [row for row in folder.metrics_rows() if row["step"] <= done]
+    write_atomically(folder.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode(), disk)
+    if config != planned:
+        folder.replace_config(config, disk)
     return training
+
+
+def restore(training: Training, found: checkpoint.Checkpoint, *, strict: bool = False) -> None:
+    """Put a run back into a checkpoint's state.
+
+    Raises: CheckpointError when it is another run's, or `strict` and from an unlike machine.
+    """
+    state, folder = found.state, training.folder
+    if state["data_fingerprint"] != training.dataset.fingerprint:
+        raise CheckpointError(
+            f"{folder.checkpoints}: the checkpoint of step {found.step} belongs to a run on "
+            "another text or tokenizer"
+        )
+    unlike = differences(state["machine"], circumstances(training))
+    if unlike and strict:
+        raise CheckpointError(f"{folder.path}: --strict, and {unlike}")
+    if unlike:
+        said = f"the bits may differ from here on: {unlike} (--strict refuses)"
+        warnings.warn(said, OtherMachineWarning, stacklevel=3)
+    load_weights(training.model, found.tensors["model"], folder)
+    training.optimizers.load_tensors(found.tensors["optimizer"])
+    training.step = found.step
+    training.seconds = state["seconds"]
+    training.random_state = torch.tensor(state["random_state"], dtype=torch.uint8)
+    if state["cuda_random_state"]:
+        training.cuda_random_state = torch.tensor(state["cuda_random_state"], dtype=torch.uint8)
+    if state.get("unfinished"):
+        training.unfinished = StepMetrics(**state["unfinished"])
+    # A best that is damaged is chosen anew.
+    best = checkpoint.folders(folder.checkpoints, "best")
+    if state["best_loss"] is not None and any(map(checkpoint.is_sound, best)):
+        training.best_loss = state["best_loss"]
+
+
+def circumstances(training: Training) -> dict[str, str]:
+    """All that the last bits of a run's arithmetic may hang on, beside its settings."""
+    chosen, config = training.machine, training.config
+    return {
+        **machine.describe(),
+        "device": chosen.device.value,
+        "precision": chosen.precision.value,
+        "compile": chosen.compile.value,
+        "threads": str(torch.get_num_threads()),
+        "deterministic": str(config.train.deterministic),
+        "optimizer": config.optimizer.optimizer,
+    }
+
+
+def differences(then: dict[str, str], now: dict[str, str]) -> str:
+    """What of two machines may change bits and is not alike, in words; empty where all is."""
+    harmless = {"python", "safetensors", "tokenizers", "system", "cores"}
+    if now["device"] != "cuda":
+        harmless.add("gpu")
+    unlike = (
+        name for name in now if name not in harmless and now[name] != then.get(name, now[name])
+    )
+    return ", ".join(f"{name} was {then[name]}, is {now[name]}" for name in unlike)
 
 
 def assemble(
@@ -168,6 +317,9 @@ def assemble(
     corpus: Corpus,
     dataset: Dataset,
     folder: RunFolder,
+    *,
+    lock: Lock,
+    disk: Disk,
 ) -> Training:
     """Model and optimizers at step 0, on the chosen device, compiled if chosen.
 
@@ -175,7 +327,7 @@ def assemble(
     """
     counted, cross_fit = count(config, dataset) if config.model.reads_counts else (None, None)
     if counted:
-        save_counts(folder, counted)
+        save_counts(folder, counted, disk)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     with torch.random.fork_rng(devices=[]):
@@ -200,6 +352,8 @@ def assemble(
         model=model,
         optimizers=Optimizers(model, config.optimizer),
         random_state=random_state,
+        lock=lock,
+        disk=disk,
         cross_fit=cross_fit,
     )
 
@@ -238,39 +392,65 @@ def read_batch(training: Training, index: int) -> tuple[Tensor | Counted, ...]:
     return *pair, Counted(*(each.to(device) for each in counted))
 
 
-def train_step(training: Training) -> tuple[float, float]:
-    """One update from one batch (several, when gradients accumulate): mean loss, gradient norm.
+def train_step(training: Training) -> StepMetrics:
+    """One update from one batch (several, when gradients accumulate).
 
     Until the update itself nothing of the state is touched, and the update runs with signals
     held back: whenever an interrupt strikes, the state is that of a whole number of steps.
     Raises: NonFiniteLossError before the update.
     """
+    started = time.perf_counter()
     config, model = training.config, training.model
     parts = config.train.gradient_accumulation
+    scale = scale_at(config, training.step)
     model.train()
     model.zero_grad(set_to_none=True)
-    with training_stream(training) as stream:
-        total = torch.zeros((), device=model.device)
+    losses: list[Tensor] = []
+    with training_stream(training) as stream, machine.repeatable(config.train.deterministic):
         for part in range(parts):
             _, loss = model(*read_batch(training, training.step * parts + part))
             if loss.requires_grad:  # counting alone has nothing to learn
                 (loss / parts).backward()
-            total += loss.detach() / parts
+            losses.append(loss.detach())
         clip = config.optimizer.gradient_clip
         moved = list(model.parameters())
         norm = nn.utils.clip_grad_norm_(moved, clip or math.inf) if moved else torch.zeros(())
-        loss_nats, gradient_norm = total.item(), norm.item()
+        loss_nats, gradient_norm = (torch.stack(losses).sum() / parts).item(), norm.item()
         if not (math.isfinite(loss_nats) and math.isfinite(gradient_norm)):
-            raise NonFiniteLossError(
-                f"step {training.step + 1}: the loss is {loss_nats} and the gradient norm "
-                f"{gradient_norm}; nothing was updated, and what was saved before is kept. "
-                "Try a lower learning_rate and muon_learning_rate, or precision = 'float32'"
-            )
+            raise broken_step(training, losses, gradient_norm)
         with signals_held():
-            training.optimizers.step(scale_at(training.config, training.step))
+            training.optimizers.step(scale)
             training.step += 1
             stream.keep()
-    return loss_nats, gradient_norm
+            seconds = time.perf_counter() - started
+            training.seconds += seconds
+            metrics = training.unfinished = StepMetrics(
+                step=training.step,
+                tokens=training.step * training.tokens_per_step,
+                seconds=round(training.seconds, 4),
+                train_loss=loss_nats,
+                learning_rate_scale=scale,
+                gradient_norm=gradient_norm,
+                tokens_per_second=training.tokens_per_step / seconds,
+            )
+    return metrics
+
+
+def broken_step(training: Training, losses: list[Tensor], norm: float) -> NonFiniteLossError:
+    """The error of a step whose loss or gradient is NaN or infinite: where, and how to see it."""
+    first = training.step * len(losses)
+    found = [loss.item() for loss in losses]
+    bad = next((i for i, loss in enumerate(found) if not math.isfinite(loss)), None)
+    if bad is not None:
+        where = f"batch {first + bad}: the loss is {found[bad]}"
+    else:
+        last = f" to {first + len(losses) - 1}" if len(losses) > 1 else ""
+        where = f"batch {first}{last}: the gradient norm is {norm}"
+    return NonFiniteLossError(
+        f"step {training.step + 1}, {where}; nothing was updated, and the last good state is kept. "
+        f"hornbook train --resume {training.folder.path} meets it again. Try a lower learning_rate "
+        "and muon_learning_rate, or precision = 'float32'"
+    )
 
 
 def scale_at(config: Config, step: int) -> float:
@@ -283,7 +463,7 @@ def scale_at(config: Config, step: int) -> float:
     )
 
 
-def steps(training: Training) -> Iterator[StepMetrics]:
+def steps(training: Training) -> Generator[StepMetrics, None, None]:
     """Train to the end, yielding each step's metrics.
 
     Validation loss and a sample come every `eval_interval` steps and at the end, a checkpoint
@@ -291,42 +471,44 @@ def steps(training: Training) -> Iterator[StepMetrics]:
     caller's) the state is saved, and `resume` goes on from the very step.
     Raises: NonFiniteLossError; CheckpointError when the disk refuses.
     """
-    config, folder = training.config, training.folder
-    saved = -1
-    with folder.metrics.open("a", encoding="utf-8") as log:
-        try:
-            while training.step < config.train.steps:
-                started = time.perf_counter()
-                scale = scale_at(config, training.step)
-                train_loss, gradient_norm = train_step(training)
-                step_seconds = time.perf_counter() - started
-                training.seconds += step_seconds
-                at_end = training.step == config.train.steps
-                metrics = StepMetrics(
-                    step=training.step,
-                    tokens=training.step * training.tokens_per_step,
-                    seconds=round(training.seconds, 4),
-                    train_loss=train_loss,
-                    learning_rate_scale=scale,
-                    gradient_norm=gradient_norm,
-                    tokens_per_second=training.tokens_per_step / step_seconds,
+    intervals = training.config.train
+    training.lock.acquire()
+    # What a resumed run stands on is saved, and at step 0 there is nothing to save.
+    saved = training.step
+    try:
+        while training.unfinished or training.step < training.config.train.steps:
+            metrics = training.unfinished or train_step(training)
+            keep_pace(training, metrics)
+            finished = time.perf_counter()
+            at_end = training.step >= training.config.train.steps
+            if at_end or training.step % intervals.eval_interval == 0:
+                metrics = replace(
+                    metrics, val_loss=validation_loss(training), sample=write_sample(training)
                 )
-                if at_end or training.step % config.train.eval_interval == 0:
-                    metrics = replace(
-                        metrics, val_loss=validation_loss(training), sample=write_sample(training)
-                    )
-                log.write(json.dumps(asdict(metrics)) + "\n")
-                if metrics.val_loss is not None:
-                    log.flush()
-                    save_if_best(training, metrics.val_loss)
-                if at_end or training.step % config.train.checkpoint_interval == 0:
-                    save_last(training)
-                    saved = training.step
-                yield metrics
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            if training.step != saved:
+                save_if_best(training, metrics.val_loss)
+            record(training, metrics)
+            if at_end or training.step % intervals.checkpoint_interval == 0:
                 save_last(training)
-            raise
+                saved = training.step
+            if training.pace and metrics.val_loss is not None:
+                training.pace.evaluation_seconds = time.perf_counter() - finished
+            yield metrics
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, NonFiniteLossError):
+        if training.step != saved:
+            save_last(training)
+        raise
+    finally:
+        training.lock.release()
+
+
+def keep_pace(training: Training, metrics: StepMetrics) -> None:
+    """Plan more steps or fewer, where the run has a time to end at."""
+    if training.pace is None:
+        return
+    training.pace.step_seconds.append(training.tokens_per_step / metrics.tokens_per_second)
+    train = training.config.train
+    planned = training.pace.steps(training.step, train.steps, train.eval_interval)
+    training.config = training.config.override(steps=max(1, planned))
 
 
 def train(
@@ -334,13 +516,29 @@ def train(
     *,
     out: str | Path | None = None,
     resume_from: str | Path | None = None,
-) -> Iterator[StepMetrics]:
+    disk: Disk = DISK,
+) -> Generator[StepMetrics, None, None]:
     """Train a model, or go on training one: a generator of step metrics.
 
     `out` names the run folder (``runs/<corpus>-<n>`` unless given), for `hornbook.load`.
     Raises: ConfigError, DataError, CheckpointError, NonFiniteLossError.
     """
-    yield from steps(resume(resume_from) if resume_from else begin(config, out=out))
+    training = resume(resume_from, disk=disk) if resume_from else begin(config, out=out, disk=disk)
+    yield from steps(training)
+
+
+def record(training: Training, metrics: StepMetrics) -> None:
+    """Add a step's row to `metrics.jsonl`.
+
+    Raises: CheckpointError when the disk refuses.
+    """
+    row = (json.dumps(asdict(metrics)) + "\n").encode()
+    with signals_held():
+        try:
+            training.disk.append(training.folder.metrics, row)
+        except OSError as error:
+            raise refused(training.folder.metrics, len(row), error) from None
+        training.unfinished = None
 
 
 def validation_loss(training: Training) -> float:
@@ -365,9 +563,9 @@ def write_sample(training: Training) -> str:
     return "".join(pieces)
 
 
-def save_if_best(training: Training, val_loss: float) -> None:
+def save_if_best(training: Training, val_loss: float | None) -> None:
     """Keep the weights when their validation loss is the least so far."""
-    if not val_loss < training.best_loss:
+    if val_loss is None or not val_loss < training.best_loss:
         return
     with signals_held():
         training.best_loss = val_loss
@@ -377,26 +575,43 @@ def save_if_best(training: Training, val_loss: float) -> None:
             checkpoint.Checkpoint(
                 training.step, {"model": model_tensors(training)}, {"val_loss": val_loss}
             ),
+            disk=training.disk,
         )
 
 
 def save_last(training: Training) -> None:
-    """Keep all that an exact resume needs."""
-    cuda = training.cuda_random_state
-    state: dict[str, Any] = {
-        "seconds": training.seconds,
-        "best_loss": training.best_loss if math.isfinite(training.best_loss) else None,
-        "random_state": training.random_state.tolist(),
-        "cuda_random_state": None if cuda is None else cuda.tolist(),
-        "data_fingerprint": training.dataset.fingerprint,
-        "machine": machine.describe(),
-    }
-    tensors = {"model": model_tensors(training), "optimizer": training.optimizers.tensors()}
+    """Keep all that an exact resume needs.
+
+    Raises: NonFiniteLossError, and saves nothing, when the update has made the weights infinite:
+    the state before is the last good one. CheckpointError when the disk refuses.
+    """
     with signals_held():
+        tensors = {"model": model_tensors(training), "optimizer": training.optimizers.tensors()}
+        if not all(value.isfinite().all() for part in tensors.values() for value in part.values()):
+            raise NonFiniteLossError(
+                f"step {training.step}: the update left weights that are not finite; what was "
+                f"saved before is kept. hornbook train --resume {training.folder.path} meets it "
+                "again. Try a lower learning_rate and muon_learning_rate"
+            )
+        cuda, unfinished = training.cuda_random_state, training.unfinished
+        state: dict[str, Any] = {
+            "seconds": training.seconds,
+            "steps": training.config.train.steps,
+            "best_loss": training.best_loss if math.isfinite(training.best_loss) else None,
+            "random_state": training.random_state.tolist(),
+            "cuda_random_state": None if cuda is None else cuda.tolist(),
+            "data_fingerprint": training.dataset.fingerprint,
+            "machine": circumstances(training),
+            "unfinished": None if unfinished is None else asdict(unfinished),
+        }
+        with suppress(OSError):  # Its rows are as durable as the state that they led to.
+            training.disk.sync(training.folder.metrics)
         checkpoint.save(
             training.folder.checkpoints,
             "step",
             checkpoint.Checkpoint(training.step, tensors, state),
+            keep_last=training.config.train.keep_last,
+            disk=training.disk,
         )
 
 

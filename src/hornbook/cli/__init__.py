@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -11,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from hornbook import __version__
-from hornbook.errors import HornbookError
+from hornbook.errors import HornbookError, HornbookWarning
 
+as_python_does = warnings.formatwarning
 app = App(
     name="hornbook",
     help="Language models from letters up, that you can see through.",
@@ -26,6 +28,7 @@ for command, summary in {
     "train": "Train a model on a text.",
     "sample": "Let a trained model write.",
     "eval": "Measure a trained model's exact loss.",
+    "verify": "Check every file of a run.",
     "ladder": "Train every rung between a bigram and a GPT, and compare them.",
     "explain": "Show an idea at work, in its own figures.",
     "corpora": "List the texts known by name, and which are here.",
@@ -35,26 +38,24 @@ for command, summary in {
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 1 failed, 2 asked wrongly, 3 diverged, 130 interrupted."""
+    """Run one command and exit: 0 done, 1 failed, 2 asked wrongly, 3 diverged, 128 + a signal."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; the exit status. Every error is one message on stderr."""
-    # A service manager's SIGTERM, or a closed terminal, leaves like an error does: files closed,
-    # state saved.
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), exit_on_signal)
+    status = 0
+    listen()
+    warnings.formatwarning = format_warning
     try:
-        app(list(arguments))
+        status = app(list(arguments))
         sys.stdout.flush()
     except CycloptsError as error:
         return complain(" ".join(str(error).split()), 2, hint="hornbook --help shows how")
     except HornbookError as error:
         return complain(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader has seen enough. Python would flush stdout once more at exit and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -65,12 +66,51 @@ def run(arguments: Sequence[str]) -> int:
             raise
         where = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return complain(f"a bug in hornbook: {where}", 1, "HORNBOOK_DEBUG=1 shows the traceback")
-    return 0
+    return status if isinstance(status, int) else 0
 
 
-def exit_on_signal(number: int, _frame: object) -> NoReturn:
-    """Leave with the status a shell expects: 128 + the signal's number."""
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+def listen() -> None:
+    """Let Ctrl-C, a service manager's SIGTERM and a closed terminal end us as an error would.
+
+    Files closed, state saved. A signal that is ignored, as under nohup, stays so.
+    """
+    for name in STOPPING:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, leave)
+
+
+def leave(number: int, _frame: object) -> NoReturn:
+    """Leave with the status a shell expects: 128 + the signal's number.
+
+    From here on another signal waits: it must not tear what is being saved, and the end is near.
+    """
+    for name in STOPPING:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda _number, _frame: None)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     sys.exit(128 + number)
+
+
+def format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning of ours as one line; others as Python has them."""
+    if not issubclass(category, HornbookWarning):
+        return as_python_does(message, category, filename, lineno, line)
+    style = "bold yellow" if category.label == "warning" else "dim"
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    with console.capture() as written:
+        console.print(f"[{style}]{category.label}:[/] {escape(str(message))}")
+    return written.get()
 
 
 def complain(message: str, status: int, hint: str = "") -> int:

@@ -28,7 +28,7 @@ class Display:
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False)
         self.live: Live | None = None
-        self.steps = 0
+        self.training: Training | None = None
         self.curve: list[tuple[int, float, float]] = []
         self.sample = ""
         self.smoothed_loss = 0.0
@@ -55,6 +55,11 @@ class Display:
             self.live.stop()
             self.live = None
 
+    @property
+    def steps(self) -> int:
+        """How many steps there are to be, as planned by now."""
+        return self.training.config.train.steps if self.training else 0
+
     def say(self, message: str) -> None:
         """A line for the user, whole even where it is long."""
         if not self.quiet:
@@ -63,7 +68,7 @@ class Display:
     def announce(self, training: Training) -> None:
         """What is about to be trained, on what, and why so."""
         config = training.config
-        self.steps = config.train.steps
+        self.training = training
         self.first_step = training.step
         if self.quiet:
             return
@@ -80,12 +85,13 @@ class Display:
             f"{len(data.validation):,} to be tested on, {data.tokenizer.vocab_size:,} distinct"
         )
         self.say(f"model    {config.model.kind}: {training.model.summary}")
-        self.say(f"plan     {plan}")
-        for name, choice in (
-            ("device", chosen.device),
-            ("numbers", chosen.precision),
-            ("compile", chosen.compile),
-        ):
+        if training.plan:
+            for reason in training.plan.reasons:
+                self.say(f"{reason.value:<8} {reason.why}")
+        else:
+            self.say(f"plan     {plan}")
+            self.say(f"compile  {chosen.compile.value}: {chosen.compile.why}")
+        for name, choice in (("device", chosen.device), ("numbers", chosen.precision)):
             self.say(f"{name:<8} {choice.value}: {choice.why}")
         if training.step:
             self.say(f"resumed  at step {training.step:,}")
@@ -170,7 +176,9 @@ class Display:
         out = Console(highlight=False)
         found, baselines = result.evaluation, result.baselines
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("validation loss, exact")
+        error = found.standard_error
+        kind = "exact" if error is None else f"estimated (standard error {error:.4f})"
+        table.add_column(f"validation loss, {kind}")
         for heading in ("nats/char", "bits/char", ""):
             table.add_column(heading, justify="left" if not heading else "right")
         this = f"this model, {result.model}"

@@ -17,8 +17,8 @@ def run(*, json: bool = False) -> None:
         Print one JSON object instead.
     """
     from hornbook import machine
+    from hornbook.cache import cache_folder
     from hornbook.config import laptop
-    from hornbook.text import cache_folder
 
     chosen = machine.choose(laptop().train)
     facts = machine.describe() | {"cache": str(cache_folder())}

@@ -2,23 +2,31 @@
 
 import json as json_format
 import sys
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from hornbook.cli.terminal import CorpusArgument, read
+from hornbook.cli.terminal import STARTED, CorpusArgument, note, read, say
 from hornbook.config import (
+    FIELDS,
     PRESETS,
     Config,
     environment_settings,
     load_config,
+    locate,
     parse_assignments,
 )
 from hornbook.config import (
     preset as named_preset,
 )
 from hornbook.errors import ConfigError, HornbookError
+
+if TYPE_CHECKING:
+    from hornbook.budget import Plan
+
+DEFAULT_MINUTES = 2.0
 
 
 def run(
@@ -33,11 +41,15 @@ def run(
     with_counts: Annotated[bool, Parameter(negative="")] = False,
     config: Path | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
+    minutes: float | None = None,
     steps: int | None = None,
+    keep_last: int | None = None,
     seed: int | None = None,
     tokenizer: str | None = None,
     encoding: str | None = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
     json: bool = False,
+    strict: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False,
 ) -> None:
     """Train a model on a text.
@@ -53,7 +65,8 @@ def run(
     out
         The run folder to make; runs/CORPUS-N when left out.
     resume
-        Go on with the run in this folder.
+        Go on with the run in this folder, by its own settings; with a higher --steps, for longer
+        than was planned.
     preset
         Where the settings start from: laptop (two minutes on two cores), quick (twenty
         seconds), or a rung of the ladder by its name, as --model takes it.
@@ -70,16 +83,25 @@ def run(
         A TOML file of settings; a run's config.toml is one.
     set_
         Any setting as key=value, for example --set n_layer=6; may be given several times.
+    minutes
+        How long the whole command may take: size, batch, steps and the rest are then chosen for
+        this text and this machine, but for what is set here. 2 when nothing else says how long.
     steps
-        How many steps to train.
+        How many steps to train, instead of minutes.
+    keep_last
+        How many of the last checkpoints to keep, beside the best; 1 when left out.
     seed
         Fixes everything that is random.
     tokenizer
         What a token is: char, byte, or bpe.
     encoding
         The text's encoding, where it is not UTF-8.
+    dry_run
+        Say what would be trained and why, and stop there.
     json
         End with one JSON object on stdout, and nothing else there.
+    strict
+        With --resume: refuse where the machine may compute other bits than the one before.
     quiet
         No display, only the result.
     """
@@ -88,22 +110,34 @@ def run(
         "corpus": corpus,
         "order": order,
         "with_counts": with_counts or None,
+        "minutes": minutes,
         "steps": steps,
+        "keep_last": keep_last,
         "seed": seed,
         "tokenizer": tokenizer,
         "encoding": encoding,
     }
     given = {name: value for name, value in flags.items() if value is not None}
     others = {"config": config, "out": out, "preset": preset, "model": model}
-    named = [*given, *assignments, *(name for name, value in others.items() if value is not None)]
-    if resume is not None and named:
+    named = {*given, *assignments, *(name for name, value in others.items() if value is not None)}
+    longer = named & {"steps", "train.steps"}
+    if resume is not None and named - longer:
         raise ConfigError(
-            f"--resume goes on with the run's own settings, so {', '.join(named)} cannot be given "
-            "too; train a new run for other settings"
+            f"--resume goes on with the run's own settings, so {', '.join(sorted(named - longer))} "
+            "cannot be given too (--steps can, to go on for longer); train a new run for other "
+            "settings"
         )
-    settings = resolve(preset, model, config, environment_settings() | assignments).override(
-        **given
-    )
+    if strict and resume is None:
+        raise ConfigError("--strict compares a run's machine with this one: it needs --resume RUN")
+    loose = environment_settings() | assignments
+    settings = resolve(preset, model, config, loose).override(**given)
+    asked = {locate(name)[1] for name in (*loose, *given)}
+    if "minutes" in asked and "steps" in asked:
+        raise ConfigError("--minutes and --steps both say how long to train; give one of them")
+    says_how_long = {"minutes", "steps"} & asked or preset or model or config
+    if not says_how_long:
+        settings = settings.override(minutes=DEFAULT_MINUTES)
+    asked |= {name for name in FIELDS if differs(settings, name)}
 
     # Only now: a wrong setting should not wait for torch.
     from hornbook import training as engine
@@ -112,29 +146,52 @@ def run(
 
     display = Display(quiet=quiet)
     if resume is not None:
-        training = engine.resume(resume)
+        raised = settings.train.steps if longer else None
+        training = engine.resume(resume, steps=raised, strict=strict)
+        if raised is not None:
+            note(
+                f"planned for {raised:,} steps now; from step {training.step:,} on the learning "
+                "rates follow the longer plan"
+            )
     else:
         text = read(settings.data.corpus, settings.data.encoding)
-        training = engine.begin(settings, out=out, corpus=text)
-    display.announce(training)
+        if dry_run:
+            show_plan(engine.dry_run(settings, text, started=STARTED, asked=asked), json=json)
+            return
+        training = engine.begin(settings, out=out, corpus=text, started=STARTED, asked=asked)
     try:
-        with display:
-            for metrics in engine.steps(training):
+        display.announce(training)
+        # Closed by hand: leaving the loop saves, and a disk that refuses then must be heard.
+        with display, closing(engine.steps(training)) as taken:
+            for metrics in taken:
                 display.show(metrics)
+        result = conclude(training)
     except (KeyboardInterrupt, SystemExit):
-        display.say(
-            f"stopped at step {training.step} of {training.config.train.steps}, saved; go on with:"
-            f"\n  hornbook train --resume {training.folder.path}"
-        )
+        say(f"stopped at step {training.step} of {training.config.train.steps}, saved; go on with:")
+        say(f"  hornbook train --resume {training.folder.path}")
         raise
     except HornbookError:
-        display.say(f"the run so far is in {training.folder.path}")
+        say(f"the run so far is in {training.folder.path}")
         raise
-    result = conclude(training)
     if json:
         sys.stdout.write(json_format.dumps(result.as_dict()) + "\n")
     else:
         display.conclude(result)
+
+
+def show_plan(plan: "Plan", *, json: bool) -> None:
+    """A plan on stdout: four lines, or one JSON object."""
+    if json:
+        sys.stdout.write(json_format.dumps(plan.as_dict()) + "\n")
+        return
+    for reason in plan.reasons:
+        sys.stdout.write(f"{reason.value:<8} {reason.why}\n")
+
+
+def differs(settings: Config, name: str) -> bool:
+    """Whether a setting is not the default one: a preset or a file has chosen it."""
+    section = FIELDS[name]
+    return getattr(getattr(settings, section), name) != getattr(getattr(Config(), section), name)
 
 
 def resolve(

@@ -1,0 +1,1 @@
+"""What is measured against whom; `hornbook bench` runs these modules and writes RESULTS.md."""

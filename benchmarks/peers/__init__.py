@@ -1,0 +1,1 @@
+"""The programs we compare ourselves with, rebuilt from their published settings."""

@@ -1,0 +1,105 @@
+"""Training: tokens a second at nanoGPT's own shapes, the share of the machine's peak, memory, and
+the loss after so many seconds, each beside nanoGPT's recipe in the same run."""
+
+import sys
+from dataclasses import replace
+from itertools import islice
+
+import torch
+
+from benchmarks.peers.nanogpt import CPU_RECIPE, GPU_RECIPE, NanoGPT, Recipe, train
+from benchmarks.table import Row, median_seconds, process
+from hornbook import machine
+from hornbook.config import Config
+from hornbook.models import GPT
+from hornbook.optimizer import Optimizers
+
+VOCABULARY = 65
+
+
+def measure(*, short: bool = False) -> list[Row]:
+    """Steps at both of nanoGPT's shapes, eager and compiled, and memory at the larger."""
+    peak = matrix_peak(torch.bfloat16, 256 if short else 2048)
+    rows = [Row("matrix products, bfloat16", "GFLOP/s", peak / 1e9)]
+    small = replace(CPU_RECIPE, n_layer=1, n_embd=32) if short else CPU_RECIPE
+    for name, recipe, runs in (
+        ("nanoGPT's CPU shape", small, 3 if short else 20),
+        ("nanoGPT's GPU shape", GPU_RECIPE, 3),
+    )[: 1 if short else 2]:
+        for compiled in (False,) if short else (False, True):
+            how = "compiled" if compiled else "eager"
+            ours, flops = our_speed(recipe, compiled=compiled, runs=runs)
+            theirs = peer_speed(recipe, compiled=compiled, runs=runs)
+            rows.append(Row(f"{name}, {how}", "tokens/s", ours, theirs, f"nanoGPT, {how}"))
+            rows.append(
+                Row(
+                    f"{name}, {how}: of the peak",
+                    "share of peak",
+                    ours * flops / peak,
+                    theirs * flops / peak,
+                    f"nanoGPT, {how}",
+                    1.0,
+                    "the peak above",
+                )
+            )
+    if not short:
+        ours, theirs = (
+            process(["python", "-m", "benchmarks.train", which]).peak_mib
+            for which in ("ours", "peer")
+        )
+        rows.append(
+            Row("nanoGPT's GPU shape, eager: memory", "MiB", ours, theirs, "nanoGPT, eager")
+        )
+    return rows
+
+
+def matrix_peak(dtype: torch.dtype, size: int) -> float:
+    """Operations a second of a large square product."""
+    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    return 2 * size**3 / median_seconds(lambda: a @ b, runs=5)
+
+
+def our_speed(recipe: Recipe, *, compiled: bool, runs: int) -> tuple[float, float]:
+    """Tokens a second of whole training steps of our GPT at a peer's shape; FLOPs a token."""
+    config = Config().override(
+        n_layer=recipe.n_layer,
+        n_head=recipe.n_head,
+        n_embd=recipe.n_embd,
+        block_size=recipe.block_size,
+        batch_size=recipe.batch_size,
+        dropout=recipe.dropout,
+    )
+    model = GPT(config.model, VOCABULARY)
+    model.compute_dtype = machine.choose(config.train).compute_dtype
+    if compiled:
+        for block in model.blocks:
+            block.compile()
+    optimizers = Optimizers(model, config.optimizer)
+    idx = torch.randint(VOCABULARY, (recipe.batch_size, recipe.block_size))
+
+    def step() -> None:
+        _, loss = model(idx, idx)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizers.step(1e-6)
+
+    seconds = median_seconds(step, runs)
+    attention = 12 * recipe.n_layer * recipe.n_embd * recipe.block_size
+    return idx.numel() / seconds, 6 * model.parameter_count + attention
+
+
+def peer_speed(recipe: Recipe, *, compiled: bool, runs: int) -> float:
+    """Tokens a second of nanoGPT's steps at the same shape and batch, float32 as on its CPU."""
+    model = NanoGPT(recipe, VOCABULARY)
+    if compiled:
+        model.compile()
+    steps = train(model, torch.randint(VOCABULARY, (100_000,)))
+    seconds = median_seconds(lambda: list(islice(steps, 1)), runs)
+    return recipe.batch_size * recipe.block_size / seconds
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "ours":
+        our_speed(GPU_RECIPE, compiled=False, runs=1)
+    else:
+        peer_speed(GPU_RECIPE, compiled=False, runs=1)

@@ -1,0 +1,366 @@
+"""Minutes, machine and text to settings: which model, in what portions, for how long.
+
+How good a shape gets is read off a scaling law; how many tokens it can learn from in the time, off
+steps of the real thing timed on this machine. The shape with the least predicted loss is taken.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from hornbook.config import Config
+from hornbook.errors import ConfigError
+from hornbook.machine import Choice, Machine, choose_compile
+from hornbook.models import build
+from hornbook.optimizer import Optimizers
+
+# Layers, heads, width: from 0.1 million parameters to 300 million.
+SHAPES = (
+    (2, 2, 64),
+    (3, 3, 96),
+    (4, 4, 128),
+    (4, 6, 192),
+    (6, 8, 256),
+    (6, 6, 384),
+    (8, 8, 512),
+    (12, 12, 768),
+    (24, 16, 1024),
+)
+SHAPE_FIELDS = ("n_layer", "n_head", "n_embd")
+SHORTEST_SECONDS = 3.0
+# What comes after the last step: exact loss, sample and report, and counting the training text.
+CONCLUDING_SECONDS = 5.0
+COUNTING_SECONDS_A_TOKEN = 6e-6
+# What counts beside the network add to a token of training: 50 ms to 4,096 tokens, one thread.
+JOINING_SECONDS_A_TOKEN = 1.2e-5
+MOST_COUNTED = 20_000_000
+# The share of the time that may go into timing the machine.
+TIMING_SHARE = 0.03
+# Compiling the default's block on two cores (docs/experiments.md), and what is left of a step then.
+COMPILE_SECONDS = 24.0
+COMPILED_SHARE = 0.65
+MOST_PARAMETERS_A_TOKEN = 10
+# The scaling law of `predicted_loss`.
+FLOOR, SIZE_TERM, SIZE_POWER, TEXT_TERM, TEXT_POWER = 1.0, 0.3, 0.3, 0.3, 0.4
+STEPS_HALF_WORTH = 270
+WARM_UP_STEPS = 3
+RECENT_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a plan needs to know of a prepared text."""
+
+    train_tokens: int
+    validation_tokens: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """What a step takes: so much for each token read, and so much for the update."""
+
+    token_seconds: float
+    update_seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings for a budget, and why they were chosen."""
+
+    config: Config
+    parameters: int
+    predicted_loss: float
+    reasons: tuple[Choice, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """The plan as `train --dry-run --json` prints it."""
+        return {
+            "parameters": self.parameters,
+            "settings": dataclasses.asdict(self.config),
+            "reasons": {reason.value: reason.why for reason in self.reasons},
+        }
+
+
+Timer = Callable[[Config, int, Machine], StepTime]
+
+
+def plan(
+    config: Config,
+    text: Text,
+    machine: Machine,
+    seconds: float,
+    *,
+    asked: Collection[str] = (),
+    timer: Timer | None = None,
+) -> Plan:
+    """The settings of the best model for `seconds` from now; those `asked` for stay as they are.
+
+    `timer` tells what a step of some settings takes on this machine (`time_step` unless given).
+    Raises: ConfigError for a time too short to train in.
+    """
+    started = time.monotonic()
+    left = seconds - concluding_seconds(text)
+    if config.model.with_counts:
+        # Counted once more, with each part left out in turn.
+        left -= text.train_tokens * COUNTING_SECONDS_A_TOKEN
+    if left < SHORTEST_SECONDS:
+        raise ConfigError(
+            f"{max(0.0, seconds):.0f} seconds are too few for this text: about "
+            f"{concluding_seconds(text) + SHORTEST_SECONDS:.0f} are needed once it is read; "
+            "give more --minutes"
+        )
+    search = Search(config, text, machine, frozenset(asked), timer or time_step)
+    times = list(search.timed(TIMING_SHARE * seconds))
+    left -= time.monotonic() - started
+    plans = [each for shaped, step in times for each in search.candidates(shaped, step, left)]
+    if not plans:
+        raise ConfigError(
+            f"not one step fits into {left:.0f} seconds; give more --minutes or a smaller model"
+        )
+    best = min(plans, key=lambda each: each.predicted_loss)
+    return dataclasses.replace(best, reasons=tuple(explain(best, plans, text)))
+
+
+@dataclass(frozen=True)
+class Search:
+    """All plans that there are for one text on one machine."""
+
+    config: Config
+    text: Text
+    machine: Machine
+    asked: frozenset[str]
+    timer: Timer
+
+    def timed(self, seconds: float) -> Iterator[tuple[Config, StepTime]]:
+        """Each shape and what its step takes: timed while the seconds last, then extrapolated."""
+        started = time.monotonic()
+        last, last_size = StepTime(0.0, 0.0), 0
+        for shaped in self.shapes():
+            size = parameter_count(shaped, self.text.vocab_size)
+            growth = size / last_size if last_size else 1.0
+            # The timing's four small steps, and as much again to set up.
+            expected = 8 * growth * (1000 * last.token_seconds + last.update_seconds)
+            if time.monotonic() - started + expected < seconds or not last_size:
+                last = self.timer(shaped, self.text.vocab_size, self.machine)
+            else:
+                last = StepTime(growth * last.token_seconds, growth * last.update_seconds)
+            last_size = size
+            yield shaped, last
+
+    def shapes(self) -> list[Config]:
+        """The settings in every shape, or in the one asked for."""
+        if self.config.model.model != "gpt" or self.asked & set(SHAPE_FIELDS):
+            return [self.config]
+        most = max(MOST_PARAMETERS_A_TOKEN * self.text.train_tokens, 1.5e5)
+        shaped = [
+            self.config.override(**dict(zip(SHAPE_FIELDS, shape, strict=True))) for shape in SHAPES
+        ]
+        return shaped[:1] + [
+            each for each in shaped[1:] if parameter_count(each, self.text.vocab_size) < most
+        ]
+
+    def candidates(self, config: Config, step: StepTime, seconds: float) -> Iterator[Plan]:
+        """Every batch size and compile choice of one shape: the steps that fit, their loss."""
+        size = parameter_count(config, self.text.vocab_size)
+        block = self.block_size()
+        evaluations = 5 if seconds < 60 else 10
+        rows = [2**n for n in range(1, 12)]
+        if "batch_size" in self.asked or config.model.model != "gpt":
+            rows = [config.train.batch_size]
+        for compiled in self.compile_choices():
+            token_seconds = step.token_seconds * (COMPILED_SHARE if compiled else 1.0)
+            training_seconds = seconds - (COMPILE_SECONDS if compiled else 0.0)
+            for batch_size in rows:
+                step_tokens = batch_size * block * config.train.gradient_accumulation
+                step_seconds = step_tokens * token_seconds + step.update_seconds
+                steps = int(training_seconds / step_seconds)
+                if steps < 1:
+                    continue
+                tokens = steps * step_tokens
+                values = {
+                    "block_size": block,
+                    "batch_size": batch_size,
+                    "steps": steps,
+                    "dropout": dropout(config, size, tokens, self.text),
+                    "compile": "on" if compiled else "off",
+                    "eval_interval": max(1, steps // evaluations),
+                    "checkpoint_interval": max(1, steps // evaluations),
+                    "sample_tokens": min(config.train.sample_tokens, int(seconds)),
+                }
+                yield Plan(
+                    config.override(**{k: v for k, v in values.items() if k not in self.asked}),
+                    size,
+                    predicted_loss(size, tokens, steps, self.text.train_tokens),
+                )
+
+    def block_size(self) -> int:
+        """The block asked for, or the usual one, halved until a short text holds a few."""
+        block = self.config.model.block_size
+        if "block_size" not in self.asked and self.config.model.model == "gpt":
+            while block > 8 and block * 4 > self.text.train_tokens:
+                block //= 2
+        return block
+
+    def compile_choices(self) -> list[bool]:
+        """Which of eager and compiled can be had: both, where nothing was asked for."""
+        if self.config.train.compile != "auto" or self.config.model.model != "gpt":
+            return [self.config.train.compile == "on"]
+        possible = choose_compile(self.machine.device.value, "auto", steps=2**40).value == "on"
+        return [False, True] if possible else [False]
+
+
+def predicted_loss(parameters: int, tokens: int, steps: int, unique_tokens: int) -> float:
+    """Loss in nats per character at the end: a guide for choosing, not a promise.
+
+    Few large steps teach less than many small ones from the same tokens (the form is McCandlish
+    et al. 2018's, arXiv:1812.06162), and tokens read again less than new ones, a share of 1/e
+    after 15 epochs (Muennighoff et al. 2023, arXiv:2305.16264). What is left enters Hoffmann et
+    al. 2022's law, arXiv:2203.15556. The constants are fitted to the runs under "Which size for
+    which time" in docs/experiments.md.
+    """
+    again = max(0.0, tokens / unique_tokens - 1)
+    fresh = min(tokens, unique_tokens) + unique_tokens * 15 * (1 - math.exp(-again / 15))
+    worth = fresh / (1 + STEPS_HALF_WORTH / steps)
+    return (
+        FLOOR
+        + SIZE_TERM * (1e6 / parameters) ** SIZE_POWER
+        + TEXT_TERM * (1e6 / worth) ** TEXT_POWER
+    )
+
+
+def dropout(config: Config, parameters: int, tokens: int, text: Text) -> float:
+    """More of it the more often a model that is large for its text reads it.
+
+    Measured (docs/experiments.md): 0.1 gains 0.08 nats on a text of 0.28 million characters read
+    4.4 times by 0.8 million parameters; on one of a million read twice it costs.
+    """
+    if config.model.model != "gpt":
+        return config.model.dropout
+    strain = parameters * tokens / text.train_tokens**2
+    return 0.0 if strain < 5 else 0.1 if strain < 50 else 0.2
+
+
+def concluding_seconds(text: Text) -> float:
+    """What the exact loss, the counting and the report take after the last step."""
+    return CONCLUDING_SECONDS + min(text.train_tokens, MOST_COUNTED) * COUNTING_SECONDS_A_TOKEN
+
+
+def parameter_count(config: Config, vocab_size: int) -> int:
+    """A model's distinct numbers, without making them."""
+    model = config.model
+    if model.model != "gpt":
+        with torch.device("meta"):
+            return build(model, vocab_size).parameter_count
+    width = model.n_embd
+    block = 4 * width**2 + 3 * width * model.mlp_width + 2 * width + 2 * model.head_width
+    return model.n_layer * block + width + vocab_size * width * (1 if model.tie_embeddings else 2)
+
+
+def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
+    """Time the reading and the update of a small step: a few of each, the quickest counted."""
+    device = machine.device.value
+    with torch.random.fork_rng(devices=[]):
+        network = dataclasses.replace(config.model, with_counts=False)
+        model = build(network, vocab_size).to(device)
+        model.compute_dtype = machine.compute_dtype
+        optimizers = Optimizers(model, config.optimizer)
+        idx_BT = torch.randint(vocab_size, (8, config.model.block_size), device=device)
+        reading: list[float] = []
+        updating: list[float] = []
+        for _ in range(4):
+            begun = clock(device)
+            _, loss = model(idx_BT, idx_BT)
+            loss.backward()
+            read = clock(device)
+            optimizers.step(0.0)
+            reading.append(read - begun)
+            updating.append(clock(device) - read)
+    joining = JOINING_SECONDS_A_TOKEN if config.model.with_counts else 0.0
+    return StepTime(min(reading) / idx_BT.numel() + joining, min(updating))
+
+
+def clock(device: str) -> float:
+    """The time, once the device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def explain(best: Plan, plans: list[Plan], text: Text) -> Iterator[Choice]:
+    """The plan in four lines, each decision with its reason."""
+    model, train = best.config.model, best.config.train
+    tokens = train.steps * train.batch_size * train.gradient_accumulation * model.block_size
+    others = sorted({each.parameters for each in plans})
+    at = others.index(best.parameters)
+
+    def margin(size: int) -> str:
+        least = min(each.predicted_loss for each in plans if each.parameters == size)
+        return f"{least - best.predicted_loss:.3f} nats better than {size / 1e6:.2f} million"
+
+    beside = [margin(others[i]) for i in (at - 1, at + 1) if 0 <= i < len(others)]
+    yield Choice(
+        "size",
+        f"{model.n_layer} layers, {model.n_embd} wide: {best.parameters / 1e6:.2f} million "
+        f"parameters{'; expected to be ' + ' and '.join(beside) if beside else ''}",
+    )
+    yield Choice(
+        "portions",
+        f"about {train.steps:,} steps of {train.batch_size} x {model.block_size} tokens: the text "
+        f"{tokens / text.train_tokens:.1f} times over",
+    )
+    yield Choice(
+        "compile",
+        f"on: {COMPILE_SECONDS:.0f} s to compile, and a step takes {COMPILED_SHARE:.0%} of the time"
+        if train.compile == "on"
+        else "off: it would not pay in this time",
+    )
+    yield Choice(
+        "dropout",
+        f"{model.dropout:g}: "
+        + (
+            "the text is read often enough to be learned by heart"
+            if model.dropout
+            else "the text is large enough not to be learned by heart"
+        ),
+    )
+
+
+class Pace:
+    """Keeps the number of steps such that training ends when its time does.
+
+    `deadline` is on the clock of time.monotonic. The plan is looked at anew at steps 4, 8, 16 and
+    so on, after each evaluation, and at each of the last steps: the learning rate then follows
+    the new total from where it is.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.step_seconds: list[float] = []
+        self.evaluation_seconds = 0.0
+
+    def steps(self, step: int, total: int, eval_interval: int) -> int:
+        """How many steps there should be in all, `step` of a planned `total` being done."""
+        recent = self.step_seconds[WARM_UP_STEPS:][-RECENT_STEPS:]
+        left = self.deadline - time.monotonic() - self.evaluation_seconds
+        if left <= 0:
+            return step
+        power_of_two = step & (step - 1) == 0
+        due = power_of_two or step % eval_interval == 1 or step > 0.9 * total
+        if not recent or not due:
+            return total
+        seconds = sum(recent) / len(recent) + self.evaluation_seconds / eval_interval
+        return step + int(left / seconds)
+
+
+def unplanned(config: Config, text: Text) -> Plan:
+    """Settings that say themselves how long to train, as a plan."""
+    size = parameter_count(config, text.vocab_size)
+    tokens = config.train.steps * config.train.batch_size * config.model.block_size
+    loss = predicted_loss(size, tokens, config.train.steps, text.train_tokens)
+    made = Plan(config, size, loss)
+    return dataclasses.replace(made, reasons=tuple(explain(made, [made], text)))

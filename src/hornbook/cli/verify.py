@@ -1,0 +1,39 @@
+"""`hornbook verify`."""
+
+import json as json_format
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+
+def run(run: Path, /, *, json: bool = False) -> int:
+    """Check every file of a run; exit status 1 when anything is unsound.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    json
+        Print one JSON object instead of a list: each file and checkpoint, whether it is sound, and
+        the SHA-256 of a checkpoint's weights and optimizer files.
+    """
+    from hornbook.verification import Finding, verify
+
+    verdict = verify(run)
+    if json:
+        sys.stdout.write(json_format.dumps(verdict.as_dict()) + "\n")
+        return 0 if verdict.sound else 1
+    console = Console(soft_wrap=True, highlight=False)
+    findings: list[Finding] = [*verdict.files, *verdict.checkpoints]
+    names = [str(each.path.relative_to(run)) for each in findings]
+    width = max(map(len, names))
+    for name, each in zip(names, findings, strict=True):
+        mark = "[green]sound  [/]" if each.sound else "[bold red]UNSOUND[/]"
+        console.print(f"{mark}  {name:<{width}}  {escape(each.fault or each.holds)}")
+    unsound = sum(not each.sound for each in findings)
+    if not verdict.checkpoints:
+        console.print("no checkpoint yet: going on with it begins at step 0")
+    console.print(f"{run}: {unsound} of {len(findings)} unsound" if unsound else f"{run}: sound")
+    return 1 if unsound else 0

@@ -1,0 +1,83 @@
+"""Muon: momentum, then the nearest semi-orthogonal matrix as the step.
+
+Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. The same arithmetic as torch's own
+Muon (a test holds one to the other), with all matrices of one shape orthogonalised together.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+# The quintic of the post above: its slope at zero is as steep as convergence allows.
+LINEAR, CUBIC, QUINTIC = 3.4445, -4.7750, 2.0315
+ITERATIONS = 5
+EPSILON = 1e-7
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon over matrices. `dtype` is the precision of the orthogonalisation.
+
+    One after another, the matrices of a small model cost more in calls than in arithmetic: of the
+    2-layer 64-wide model's 14, stacked, a step takes 2.0 ms instead of 7.2 (one thread).
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    # pyrefly: ignore[bad-override]  (torch's optional closure is of no use here)
+    def step(self) -> None:
+        """Move every matrix by its orthogonalised momentum."""
+        for group in self.param_groups:
+            stacks: dict[tuple[int, int], list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    # A tall matrix is worked on lying on its side.
+                    short, long = sorted(parameter.shape)
+                    stacks.setdefault((short, long), []).append(parameter)
+            for matrices in stacks.values():
+                self.move(matrices, group["lr"], group["momentum"], group["weight_decay"])
+
+    def move(self, matrices: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+        """One step of matrices of one shape, or its transpose."""
+        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
+        buffers = [
+            self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+            for matrix in matrices
+        ]
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        ahead = torch._foreach_lerp(gradients, buffers, momentum)
+        steps = orthogonalize(torch.stack([lying(step).to(self.dtype) for step in ahead]))
+        torch._foreach_mul_(matrices, 1 - lr * weight_decay)
+        for matrix, step in zip(matrices, steps.unbind(), strict=True):
+            rows, columns = matrix.shape
+            scale = max(1.0, rows / columns) ** 0.5
+            matrix.add_(step.T if rows > columns else step, alpha=-lr * scale)
+
+
+def lying(matrix: Tensor) -> Tensor:
+    """A matrix with no more rows than columns: itself or its transpose."""
+    return matrix.T if matrix.size(0) > matrix.size(1) else matrix
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Push all singular values of each matrix towards 1 (into about 0.7 to 1.2).
+
+    Shapes: [N,R,C] -> [N,R,C], R <= C. By Newton-Schulz iteration: matrix products alone.
+    """
+    x = matrices / matrices.norm(dim=(-2, -1), keepdim=True).clamp(min=EPSILON)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=CUBIC, alpha=QUINTIC)
+        x = torch.baddbmm(x, polynomial, x, beta=LINEAR)
+    return x

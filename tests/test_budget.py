@@ -1,0 +1,149 @@
+"""Minutes to settings: what a plan must hold whatever the machine, and how a pace is kept."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hornbook as hb
+import hornbook.models
+from hornbook import budget, machine
+from hornbook.budget import Pace, StepTime, Text, parameter_count, plan, predicted_loss
+from hornbook.config import Config
+from hornbook.errors import ConfigError
+
+SHAKESPEARE = Text(train_tokens=1_003_854, validation_tokens=111_540, vocab_size=65)
+
+
+def on_a_machine(flops: float, update_flops: float | None = None):
+    """A timer for a machine that does so many operations a second, and never has to run."""
+
+    def timer(config: Config, vocab_size: int, _: machine.Machine) -> StepTime:
+        size = parameter_count(config, vocab_size)
+        return StepTime(6 * size / flops, 20 * size / (update_flops or flops))
+
+    return timer
+
+
+def planned(seconds: float, *, flops: float = 1e11, text: Text = SHAKESPEARE, **settings) -> Config:
+    config = Config().override(**settings)
+    chosen = machine.choose(config.train)
+    return plan(
+        config, text, chosen, seconds, asked=set(settings), timer=on_a_machine(flops)
+    ).config
+
+
+def tokens(config: Config) -> int:
+    return config.train.steps * config.train.batch_size * config.model.block_size
+
+
+@given(
+    minutes=st.floats(0.5, 1440),
+    flops=st.floats(1e9, 1e15),
+    train_tokens=st.integers(3_000, 2**36),
+    vocab_size=st.integers(2, 50_000),
+)
+def test_every_machine_and_text_gets_a_plan_that_fits(
+    minutes: float, flops: float, train_tokens: int, vocab_size: int
+) -> None:
+    text = Text(train_tokens, train_tokens // 9, vocab_size)
+    if budget.concluding_seconds(text) + budget.SHORTEST_SECONDS > 60 * minutes * 0.9:
+        return
+    try:
+        config = planned(60 * minutes, flops=flops, text=text)
+    except ConfigError:
+        # Not one step of the smallest shape fits.
+        assert 20e5 * 6 * 128 * 2 / flops > 20 * minutes
+        return
+    size = parameter_count(config, vocab_size)
+    assert tokens(config) * 6 * size / flops < 60 * minutes * 1.05 / budget.COMPILED_SHARE
+    assert config.model.block_size < train_tokens
+
+
+def test_more_time_never_means_a_smaller_model_or_less_work() -> None:
+    plans = [planned(seconds) for seconds in (20, 60, 300, 1800, 36_000)]
+    sizes = [parameter_count(config, 65) for config in plans]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+    work = [size * tokens(config) for size, config in zip(sizes, plans, strict=True)]
+    assert work == sorted(work)
+
+
+def test_a_faster_machine_gets_a_larger_model() -> None:
+    slow, fast = planned(120, flops=2e10), planned(120, flops=1e13)
+    assert parameter_count(slow, 65) < parameter_count(fast, 65)
+
+
+def test_a_small_text_read_often_gets_dropout_and_a_large_one_none() -> None:
+    small = Text(train_tokens=100_000, validation_tokens=10_000, vocab_size=65)
+    large = Text(train_tokens=10**9, validation_tokens=10**6, vocab_size=65)
+    assert planned(600, text=small).model.dropout > 0
+    assert planned(600, text=large).model.dropout == 0
+
+
+def test_what_was_asked_for_stays() -> None:
+    config = planned(120, n_layer=3, n_head=2, n_embd=48, batch_size=5, dropout=0.3, block_size=40)
+    assert (config.model.n_layer, config.model.n_head, config.model.n_embd) == (3, 2, 48)
+    assert (config.train.batch_size, config.model.dropout, config.model.block_size) == (5, 0.3, 40)
+
+
+def test_another_rung_keeps_its_shape_and_gets_its_steps() -> None:
+    config = hb.preset("bigram")
+    found = plan(
+        config, SHAKESPEARE, machine.choose(config.train), 60, timer=on_a_machine(1e10)
+    ).config
+    assert found.model == config.model
+    assert found.train.steps != config.train.steps
+
+
+def test_too_little_time_is_refused_with_what_is_needed() -> None:
+    with pytest.raises(ConfigError, match="give more --minutes"):
+        planned(5)
+
+
+def test_the_timer_times_real_steps() -> None:
+    config = hb.preset("quick").override(compile="off")
+    found = budget.time_step(config, 65, machine.choose(config.train))
+    assert 0 < found.token_seconds < 0.1
+    assert 0 < found.update_seconds < 10
+
+
+@given(
+    size=st.integers(10**4, 10**9),
+    tokens=st.integers(10**4, 10**10),
+    steps=st.integers(1, 10**6),
+    unique=st.integers(10**4, 10**10),
+)
+def test_more_of_anything_is_never_predicted_to_hurt(
+    size: int, tokens: int, steps: int, unique: int
+) -> None:
+    loss = predicted_loss(size, tokens, steps, unique)
+    for more in (
+        predicted_loss(2 * size, tokens, steps, unique),
+        predicted_loss(size, 2 * tokens, steps, unique),
+        predicted_loss(size, tokens, 2 * steps, unique),
+        predicted_loss(size, tokens, steps, 2 * unique),
+    ):
+        assert more <= loss + 1e-9
+
+
+def test_a_slow_machine_gets_fewer_steps_and_a_quick_one_more() -> None:
+    for step_seconds, expected in ((0.1, 100), (0.2, 50), (0.05, 200)):
+        pace = Pace(time.monotonic() + 10)
+        pace.step_seconds = [step_seconds] * 20
+        assert pace.steps(step=16, total=120, eval_interval=10) == pytest.approx(
+            16 + expected, rel=0.02
+        )
+
+
+def test_when_the_time_is_up_no_step_is_left() -> None:
+    pace = Pace(time.monotonic() - 1)
+    pace.step_seconds = [0.1] * 20
+    assert pace.steps(step=20, total=120, eval_interval=10) == 20
+
+
+@pytest.mark.parametrize("rung", ["laptop", "quick", "head", "bigram"])
+def test_parameters_are_counted_as_the_model_counts_them(rung: str) -> None:
+    config = hb.preset(rung)
+    assert parameter_count(config, 65) == hb.models.build(config.model, 65).parameter_count
