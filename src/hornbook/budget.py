@@ -37,6 +37,8 @@ CONCLUDING_SECONDS = 5.0
 COUNTING_SECONDS_A_TOKEN = 6e-6
 # What counts beside the network add to a token of training: 50 ms to 4,096 tokens, one thread.
 JOINING_SECONDS_A_TOKEN = 1.2e-5
+# Counts know more the longer the block (docs/experiments.md, "Counts and a network together").
+BLOCK_WITH_COUNTS = 512
 MOST_COUNTED = 20_000_000
 # The share of the time that may go into timing the machine.
 TIMING_SHARE = 0.03
@@ -201,6 +203,8 @@ class Search:
     def block_size(self) -> int:
         """The block asked for, or the usual one, halved until a short text holds a few."""
         block = self.config.model.block_size
+        if self.config.model.with_counts and "block_size" not in self.asked:
+            block = BLOCK_WITH_COUNTS
         if "block_size" not in self.asked and self.config.model.model == "gpt":
             while block > 8 and block * 4 > self.text.train_tokens:
                 block //= 2

@@ -47,6 +47,9 @@ from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import load_tokenizer
 from hornbook.tuning import choose
 
+# Beside a network the end of a large text is counted: some 1.5 GB at 60 bytes a token.
+MOST_COUNTED = 5_000_000
+
 
 class OtherMachineWarning(HornbookWarning):
     """A run goes on where its arithmetic may come out otherwise in the last bits."""
@@ -364,7 +367,9 @@ def count(config: Config, dataset: Dataset) -> tuple[NGramModel, CrossFit | None
     A function of settings and text: a resumed run counts again.
     Raises: DataError for a text too short.
     """
-    tokens, vocab_size, asked = dataset.train, dataset.tokenizer.vocab_size, config.model
+    vocab_size, asked = dataset.tokenizer.vocab_size, config.model
+    # A network's counts are counted six times over and held in memory.
+    tokens = dataset.train[-MOST_COUNTED:] if asked.with_counts else dataset.train
     recipe = choose(
         tokens, vocab_size, order=asked.order, smoothing=asked.smoothing, add_k=asked.add_k
     )
@@ -388,6 +393,7 @@ def read_batch(training: Training, index: int) -> tuple[Tensor | Counted, ...]:
     if training.cross_fit is None:
         return pair
     starts_B = batch_starts(len(tokens) - block_size, index, **where)
+    starts_B -= max(0, len(tokens) - MOST_COUNTED)
     counted = training.cross_fit.counted(idx_BT, starts_B)
     return *pair, Counted(*(each.to(device) for each in counted))
 

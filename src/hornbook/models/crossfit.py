@@ -48,8 +48,11 @@ class CrossFit:
         ]
 
     def counted(self, idx_BT: Tensor, starts_B: Ids) -> Counted:
-        """What the counts without them say of blocks that start at these places of the text."""
-        part_B = self.edges.searchsorted(starts_B, side="right") - 1
+        """What the counts without them say of blocks that start at these places of the text.
+
+        Negative places are those of a text before it, which was not counted.
+        """
+        part_B = np.maximum(0, self.edges.searchsorted(starts_B, side="right") - 1)
         rows = [torch.from_numpy((part_B == part).nonzero()[0]) for part in range(len(self.parts))]
         found = [
             part.counted(idx_BT[row])
