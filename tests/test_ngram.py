@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 import hornbook as hb
 from hornbook import checkpoint
-from hornbook import training as engine
 from hornbook.cli import run as hornbook_command
 from hornbook.config import Config, ModelConfig
 from hornbook.counting import NGramModel
@@ -72,7 +71,7 @@ def test_the_exact_loss_is_the_counted_model_s_own_across_blocks() -> None:
 
 def test_counting_is_a_run_like_any_other(text_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    (metrics,) = hb.train(ngrams(text_path, order=4), out=out)
+    (metrics,) = hb.train(ngrams(text_path, order=4, steps=7), out=out)
     assert metrics.step == 1
     assert metrics.val_loss is not None
     trained = hb.load(out)
@@ -86,6 +85,19 @@ def test_counting_is_a_run_like_any_other(text_path: Path, tmp_path: Path) -> No
     assert len(trained.generate("to be", max_new_tokens=20, seed=3)) == 20
     assert list(hb.train(resume_from=out)) == []
     assert verify(out).sound
+
+
+def test_maximum_likelihood_may_be_infinitely_surprised(
+    text_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text_path.write_text(TEXT + "to be. to be! to be; whether!", encoding="utf-8")
+    out = str(tmp_path / "run")
+    asked = ["train", str(text_path), "--model", "ngram", "--set", "smoothing=mle", "--order", "3"]
+    assert hornbook_command([*asked, "--out", out]) == 0
+    assert "inf" in capsys.readouterr().out
+    assert hornbook_command(["eval", out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["nats_per_char"] is None
+    assert hornbook_command(["sample", out, "--prompt", "to be!", "--max-new-tokens", "9"]) == 0
 
 
 def test_counts_in_a_language_of_many_characters(tmp_path: Path, text_path: Path) -> None:
@@ -168,8 +180,6 @@ def test_settings_that_cannot_be(text_path: Path) -> None:
         ModelConfig(model="ngram", order=9, block_size=8)
     with pytest.raises(ConfigError, match="with_counts"):
         ModelConfig(model="ngram", with_counts=True)
-    with pytest.raises(ConfigError, match="1 step"):
-        engine.begin(ngrams(text_path, steps=2))
     with pytest.raises(ConfigError, match="NGramModel"):
         build(hb.preset("ngram").model, 65)
     with pytest.raises(DataError):

@@ -1,6 +1,7 @@
 """How a run ended: the exact loss, the baselines beside it, a sample and a picture."""
 
 import json
+import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -150,6 +151,8 @@ def draw(result: Result, path: Path) -> None:
 
     rows = list(result.folder.metrics_rows())
     scale = result.evaluation.nats_per_char / result.evaluation.nats_per_token
+    if not math.isfinite(scale):
+        return  # "mle" counts alone can have an infinite loss, and no curve
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     train = np.array([[row["step"], row["train_loss"] * scale] for row in rows])

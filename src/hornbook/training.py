@@ -120,8 +120,8 @@ def begin(
     started = time.monotonic() if started is None else started
     config = config or laptop()
     corpus = corpus or read_corpus(config.data.corpus, encoding=config.data.encoding)
-    if config.model.model == "ngram" and config.train.steps > 1:
-        raise ConfigError(f"steps = {config.train.steps}: counting is done in 1 step")
+    if config.model.model == "ngram":  # counted before the first step, and the better for no other
+        config = config.override(steps=1)
     chosen = machine.choose(config.train)
     dataset = prepare(corpus, config.data)
     plan = plan_minutes(config, dataset, chosen, started, asked)

@@ -187,7 +187,7 @@ class Display:
             rows.append((f"{baselines.ngram_order}-gram counts, the best", baselines.ngram))
         rows += [("bigram counts", baselines.bigram), ("knowing nothing", baselines.uniform)]
         for name, nats in sorted(rows, key=lambda row: row[1]):
-            bar = "█" * round(40 * nats / baselines.uniform)
+            bar = "█" * round(40 * min(1.0, nats / baselines.uniform))
             style = "bold green" if name == this else ""
             table.add_row(name, f"{nats:.4f}", f"{nats / math.log(2):.4f}", bar, style=style)
         out.print(table)
