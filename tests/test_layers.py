@@ -10,11 +10,11 @@ import hornbook
 SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
-    {"errors"},
+    {"errors", "documents"},
     {"config", "storage", "lock", "cache", "sources"},
     {"decoding", "corpora"},
     {"survey"},
-    {"text", "tokenizer", "counting"},
+    {"text", "tokenizer", "counting", "memory"},
     {"tuning", "arrays"},
     {"data", "models", "machine", "checkpoint"},
     {"muon"},

@@ -127,20 +127,18 @@ def test_decoding_with_the_cache_is_rereading() -> None:
 def test_no_block_is_asked_of_counts_that_have_seen_it(seed: int, n_parts: int) -> None:
     """Each token's followers are all different, so that to have seen a place is to know it."""
     block_size, length = 8, 200
+    before = np.arange(length, length + 2 * block_size)  # what was not counted at all
+    vocab_size = length + len(before)
     text = np.random.default_rng(seed).permutation(length)
-    cross_fit = CrossFit(text, length, Recipe(3), block_size=block_size, n_parts=n_parts)
-    # Also blocks that begin before what was counted.
-    starts_B = np.arange(-2 * block_size, length - block_size)
-    before = np.random.default_rng(seed + 1).integers(0, length, 2 * block_size)
-    whole = np.concatenate([before, text])
-    windows = torch.from_numpy(
-        whole[starts_B[:, None] + 2 * block_size + np.arange(block_size + 1)]
-    )
+    cross_fit = CrossFit(text, vocab_size, Recipe(3), block_size=block_size, n_parts=n_parts)
+    starts_B = np.arange(-len(before), length - block_size)
+    places = starts_B[:, None] + len(before) + np.arange(block_size + 1)
+    windows = torch.from_numpy(np.concatenate([before, text])[places])
     p_BTV = cross_fit.counted(windows[:, :-1], starts_B).probabilities
     p_BT = p_BTV.gather(-1, windows[:, 1:, None])[..., 0]
-    knowing = NGramLanguageModel(NGramModel.fit(text, length, order=3), block_size)
+    knowing = NGramLanguageModel(NGramModel.fit(text, vocab_size, order=3), block_size)
     known_BTV = knowing.counted(windows[:, :-1]).probabilities
-    known_BT = known_BTV.gather(-1, windows[:, 1:, None])[2 * block_size :]
+    known_BT = known_BTV.gather(-1, windows[:, 1:, None])[len(before) :]
     assert p_BT.max() < 2 / length < 0.1 < known_BT.min()
     torch.testing.assert_close(p_BTV.sum(-1), torch.ones(len(starts_B), block_size))
 

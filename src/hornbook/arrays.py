@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook import cache
+from hornbook.documents import open_regular
 from hornbook.tokenizer import Tokenizer
 
 Tokens = NDArray[np.unsignedinteger]
@@ -32,14 +33,15 @@ class Progress:
     sha256: str = hashlib.sha256().hexdigest()
 
 
-def open_arrays(folder: Path, names: Iterable[str]) -> list[Tokens] | None:
+def open_arrays(folder: Path, names: Iterable[str], vocab_size: int) -> list[Tokens] | None:
     """The arrays of a folder in the cache, checked and memory-mapped; None where there are none."""
     if not cache.is_sound(folder):
         return None
     try:
-        return [_mapped(folder, name) for name in names]
-    except (OSError, ValueError, EOFError):
+        arrays = [_mapped(folder / f"{name}.npy", vocab_size) for name in names]
+    except (OSError, ValueError):
         return None
+    return arrays if all(_are_tokens(array, vocab_size) for array in arrays) else None
 
 
 def write_arrays(
@@ -56,11 +58,27 @@ def write_arrays(
             _write_array(place / f"{name}.npy", chunks, tokenizer, save_bytes)
         for name in parts:
             _progress_file(place / f"{name}.npy").unlink()
-    return [_mapped(folder, name) for name in parts]
+    return [_mapped(folder / f"{name}.npy", tokenizer.vocab_size) for name in parts]
 
 
-def _mapped(folder: Path, name: str) -> Tokens:
-    return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+def _mapped(path: Path, vocab_size: int) -> Tokens:
+    """An array of ours, memory-mapped. Raises: OSError, ValueError for any other file."""
+    dtype = np.min_scalar_type(vocab_size - 1)
+    with open_regular(path) as file:
+        length = (os.fstat(file.fileno()).st_size - _HEADER_BYTES) // dtype.itemsize
+        # Compared, where np.load would parse: it knows pickles, archives and nested headers too.
+        if length < 1 or file.read(_HEADER_BYTES) != _header(dtype, length):
+            raise ValueError(f"{path}: not an array of {length} tokens")
+    return np.memmap(path, dtype, "r", _HEADER_BYTES, (length,))
+
+
+def _are_tokens(array: Tokens, vocab_size: int) -> bool:
+    """Whether every id is one: any other would end training badly."""
+    for start in range(0, len(array), SAVE_BYTES):
+        if array[start : start + SAVE_BYTES].max() >= vocab_size:
+            return False
+        release(array)
+    return True
 
 
 def _write_array(path: Path, chunks: Chunks, tokenizer: Tokenizer, save_bytes: int) -> None:

@@ -257,6 +257,8 @@ def concluding_seconds(text: Text) -> float:
 def parameter_count(config: Config, vocab_size: int) -> int:
     """A model's distinct numbers, without making them."""
     model = config.model
+    if model.model == "ngram":
+        return 0
     if model.model != "gpt":
         with torch.device("meta"):
             return build(model, vocab_size).parameter_count
@@ -363,6 +365,9 @@ class Pace:
 
 def unplanned(config: Config, text: Text) -> Plan:
     """Settings that say themselves how long to train, as a plan."""
+    if config.model.model == "ngram":
+        counting = Choice("counting", "the whole text, once; there is nothing to train")
+        return Plan(config, 0, math.nan, (counting,))
     size = parameter_count(config, text.vocab_size)
     tokens = config.train.steps * config.train.batch_size * config.model.block_size
     loss = predicted_loss(size, tokens, config.train.steps, text.train_tokens)

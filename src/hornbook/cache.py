@@ -19,14 +19,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from hornbook.documents import open_regular, read_json
+from hornbook.errors import HornbookWarning
+
 MOST_BYTES = 10 * 10**9
 MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
 _LOCK = ".lock"
 
 
-class DamagedCacheWarning(UserWarning):
+class DamagedCacheWarning(HornbookWarning):
     """A folder of the cache failed its check and is made again."""
+
+    label = "warning"
 
 
 def cache_folder() -> Path:
@@ -99,17 +104,17 @@ def prune(newest: Path, most_bytes: int = MOST_BYTES) -> None:
 def _damage(folder: Path) -> str:
     """What is wrong with a folder, in a few words; "" for nothing."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = read_json(folder / MANIFEST)
         wrong = [name for name in manifest if _facts(folder / name) != manifest[name]]
     except OSError as error:
         return f"{Path(error.filename or folder).name}: {error.strerror}"
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, KeyError):
         return f"{MANIFEST} is not one"
     return f"{wrong[0]} is not what was written" if wrong else "" if manifest else "nothing in it"
 
 
 def _facts(path: Path) -> dict[str, object]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"bytes": file.tell(), "sha256": digest}
 

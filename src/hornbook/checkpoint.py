@@ -22,7 +22,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from hornbook.errors import CheckpointError, HornbookWarning
+from hornbook.documents import open_regular, parse_json, read_json, read_regular
+from hornbook.errors import CheckpointError, HornbookWarning, reason
 from hornbook.storage import DISK, UNFINISHED, Disk
 
 # Format 2 added a checkpoint's own kind to its state.
@@ -55,18 +56,12 @@ def save(
     Raises: CheckpointError with the path when the disk refuses; the older ones are then intact.
     """
     final = folder / f"{kind}-{checkpoint.step:08d}"
-    if not is_sound(final):
-        contents = packed(kind, checkpoint)
-        try:
-            write_folder(final, contents, disk)
-        except OSError as error:
-            size = sum(map(len, contents.values()))
-            raise CheckpointError(
-                f"{final}: cannot save the checkpoint's {size:,} bytes: "
-                f"{error.strerror or error}; the one before it is intact. Free some space or name "
-                "another place with --out"
-            ) from None
-        read_verified(final)
+    if is_sound(final):
+        # Who wrote it may have been killed before the disk was sure of its name.
+        make_sure(final, disk)
+    else:
+        write(final, kind, checkpoint, disk)
+        verify(final)
     # The new one is good, so one newer than it can only be damaged, and was passed over.
     others = [path for path in folders(folder, kind) if path != final]
     newer = [path for path in others if step_of(path) > checkpoint.step]
@@ -89,6 +84,37 @@ def packed(kind: str, checkpoint: Checkpoint) -> dict[str, bytes]:
     contents["state.json"] = json.dumps(state).encode()
     contents[MANIFEST] = json.dumps(manifest_of(contents), indent=1).encode()
     return contents
+
+
+def make_sure(final: Path, disk: Disk) -> None:
+    """See that a folder's name is on the disk.
+
+    Raises: CheckpointError with the path when the disk refuses.
+    """
+    try:
+        disk.sync_folder(final.parent)
+    except OSError as error:
+        raise refusal(final, 0, error) from None
+
+
+def write(final: Path, kind: str, checkpoint: Checkpoint, disk: Disk) -> None:
+    """Write a checkpoint's folder; one of the name that is there, and damaged, gives way to it.
+
+    Raises: CheckpointError with the path and the bytes when the disk refuses.
+    """
+    contents = packed(kind, checkpoint)
+    try:
+        write_folder(final, contents, disk)
+    except OSError as error:
+        raise refusal(final, sum(map(len, contents.values())), error) from None
+
+
+def refusal(final: Path, size: int, error: OSError) -> CheckpointError:
+    """What a disk's refusal means to the user."""
+    return CheckpointError(
+        f"{final}: cannot save the checkpoint's {size:,} bytes: {reason(error)}; what was saved "
+        "before is intact. Free some space or name another place with --out"
+    )
 
 
 def write_folder(final: Path, contents: dict[str, bytes], disk: Disk) -> None:
@@ -167,9 +193,9 @@ def read(path: Path) -> Checkpoint:
     """
     contents = read_verified(path)
     try:
-        state = json.loads(contents.pop("state.json"))
+        state = parse_json(contents.pop("state.json"))
         known = state["format"] in READABLE
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: state.json is unreadable: {error}") from None
     if not known:
         raise CheckpointError(
@@ -188,8 +214,8 @@ def read(path: Path) -> Checkpoint:
             name.removesuffix(".safetensors"): safetensors.torch.load(data)
             for name, data in contents.items()
         }
-    except (ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: unreadable: {error}") from None
+    except (ValueError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: unreadable: {reason(error)[:200]}") from None
     return Checkpoint(state["step"], tensors, state)
 
 
@@ -198,28 +224,56 @@ def read_verified(path: Path) -> dict[str, bytes]:
 
     Raises: CheckpointError saying which file is wrong and how.
     """
+    contents = {}
+    for file, (size, sha256) in recorded(path).items():
+        try:
+            found = file.stat().st_size
+            data = read_regular(file, size) if found == size else b""
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file}: {reason(error)}") from None
+        compare(file, (found, hashlib.sha256(data).hexdigest()), (size, sha256))
+        contents[file.name] = data
+    return contents
+
+
+def verify(path: Path) -> None:
+    """`read_verified` for its errors alone: no file is held in memory.
+
+    Raises: CheckpointError saying which file is wrong and how.
+    """
+    for file, expected in recorded(path).items():
+        try:
+            with open_regular(file) as opened:
+                sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+            compare(file, (file.stat().st_size, sha256), expected)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file}: {reason(error)}") from None
+
+
+def recorded(path: Path) -> dict[Path, tuple[int, str]]:
+    """Size and SHA-256 of each file by the folder's manifest.
+
+    Raises: CheckpointError when there is no manifest, or it is none.
+    """
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        expected = {
-            name: (entry["bytes"], entry["sha256"])
+        manifest = read_json(path / MANIFEST)
+        return {
+            path / name: (int(entry["bytes"]), entry["sha256"])
             for name, entry in manifest.items()
             if Path(name).name == name
         }
     except OSError as error:
         raise CheckpointError(f"{path / MANIFEST}: {error.strerror}") from None
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
         raise CheckpointError(f"{path / MANIFEST}: not a manifest") from None
-    contents = {}
-    for name, (size, sha256) in expected.items():
-        try:
-            found = (path / name).stat().st_size
-            data = (path / name).read_bytes() if found == size else b""
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise CheckpointError(f"{path / name}: {why}") from None
-        if found != size:
-            raise CheckpointError(f"{path / name}: {found} bytes, expected {size}")
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise CheckpointError(f"{path / name}: its SHA-256 is not the one recorded")
-        contents[name] = data
-    return contents
+
+
+def compare(file: Path, found: tuple[int, str], expected: tuple[int, str]) -> None:
+    """See that a file's size and SHA-256 are those recorded.
+
+    Raises: CheckpointError saying which is not.
+    """
+    if found[0] != expected[0]:
+        raise CheckpointError(f"{file}: {found[0]} bytes, expected {expected[0]}")
+    if found[1] != expected[1]:
+        raise CheckpointError(f"{file}: its SHA-256 is not the one recorded")

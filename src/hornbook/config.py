@@ -10,13 +10,13 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import msgspec
 import tomli_w
 from msgspec import Meta
 
+from hornbook.documents import SETTINGS_BYTES, read_regular
 from hornbook.errors import ConfigError
 
 Count = Annotated[int, Meta(ge=1, le=2**40)]
@@ -274,10 +274,12 @@ def load_config(path: str | os.PathLike[str], base: Config | None = None) -> Con
     Raises: ConfigError naming the file, for one that is missing, malformed or has unknown keys.
     """
     try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        tables = tomllib.loads(read_regular(path, SETTINGS_BYTES).decode())
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the settings: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid TOML: nested too deep") from None
+    except ValueError as error:  # bad TOML, bad UTF-8, or a number of too many digits
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     values: dict[str, Any] = {}
     for name, value in tables.items():

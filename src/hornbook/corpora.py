@@ -145,6 +145,9 @@ class DownloadError(Exception):
 
 def download(url: str, target: Path, on_progress: Progress | None) -> None:
     """Fetch a URL into a file, trying again where that may help. Raises: DownloadError."""
+    # fsspec's chains and references open further addresses, or templates, that a file names.
+    if "::" in url or url.startswith("reference:"):
+        raise DownloadError("expected one plain address, without ::")
     from fsspec.callbacks import Callback
     from fsspec.core import url_to_fs
 

@@ -72,7 +72,9 @@ def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = No
         FORMAT, corpus.sha256, config.validation_fraction, tokenizer.to_json()
     )
     folder = cache.cache_folder() / "tokens" / fingerprint[:32]
-    arrays = open_arrays(folder, PARTS) or encode(corpus, tokenizer, cut, folder)
+    arrays = open_arrays(folder, PARTS, tokenizer.vocab_size) or encode(
+        corpus, tokenizer, cut, folder
+    )
     train, validation = arrays
     return Dataset(tokenizer, train, validation, fingerprint)
 

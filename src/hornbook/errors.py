@@ -6,6 +6,7 @@ it could not be carried out, 3 when training itself broke down.
 """
 
 import os
+import re
 
 
 class HornbookError(Exception):
@@ -47,11 +48,28 @@ class HornbookWarning(UserWarning):
 def reason(error: BaseException) -> str:
     """What an error says, on one line; its class's name where it says nothing."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())
+    return redacted(" ".join(str(text).split()))
 
 
 def shown(path: str | os.PathLike[str]) -> str:
     """A path for a message of one line: escaped where it could break it, shortened if long."""
-    text = os.fspath(path)
+    text = redacted(os.fspath(path))
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= 200 else f"{text[:150]}...{text[-45:]}"
+
+
+# One slash too: a path made of an address has lost the other.
+_URL = re.compile(r"""(\w[\w+.-]+:/{1,2})([^/\s?#]*@)?([^\s?#]*)([?#][^\s'")\]>]*)?""")
+
+
+def redacted(text: str) -> str:
+    """The same text, but in every URL without the user, the password and the query's values.
+
+    A token can go by any name in a query, so none of it is shown or kept.
+    """
+
+    def hide(url: re.Match[str]) -> str:
+        scheme, user, place, query = url.groups()
+        return scheme + ("***@" if user else "") + place + (f"{query[0]}***" if query else "")
+
+    return _URL.sub(hide, text)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hornbook.config import SamplingConfig
+from hornbook.errors import CheckpointError
 from hornbook.models import GPT, GPTWithCounts, LanguageModel
 from hornbook.tokenizer import Tokenizer
 
@@ -101,6 +102,11 @@ def tokens(
         logits_V = next(read)
         while True:
             p_V = probabilities(logits_V, sampling, history[-model.block_size :])
+            if not p_V.isfinite().all():
+                raise CheckpointError(
+                    "the model's probabilities are not numbers: its weights are damaged, or its "
+                    "training diverged"
+                )
             token = int(torch.multinomial(p_V.cpu(), 1, generator=generator))
             history.append(token)
             yield token

@@ -7,8 +7,10 @@ import json
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -318,7 +320,7 @@ def measure(plan: Plan) -> Ladder:
     counted: dict[str, float] = {}
     for name in plan.rungs:
         runs = [each.folder for each in plan.climbs if each.rung == name]
-        results = [json.loads(folder.result.read_bytes()) for folder in runs]
+        results = [folder.figures() for folder in runs]
         counted = results[0]["baselines_nats_per_char"]
         losses_by_rung[name] = [validation_losses(plan.corpus, folder) for folder in runs]
         loss_by_seed = [float(each.mean()) for each in losses_by_rung[name]]
@@ -417,6 +419,10 @@ def draw(ladder: Ladder) -> None:
     axes.set_title(f"The ladder on {ladder.corpus}: {ladder.budget}")
     axes.grid(alpha=0.25)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    with mpl.rc_context({"svg.hashsalt": "hornbook"}):
-        figure.savefig(ladder.folder / "ladder.svg", metadata={"Date": None})
-    figure.savefig(ladder.folder / "ladder.png", dpi=120)
+    for kind in ("svg", "png"):
+        picture = BytesIO()
+        metadata: dict[str, None] = {"Date": None} if kind == "svg" else {}
+        with mpl.rc_context({"svg.hashsalt": "hornbook"}), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a glyph that the font lacks is drawn as a box
+            figure.savefig(picture, format=kind, dpi=120, metadata=metadata)
+        write_atomically(ladder.folder / f"ladder.{kind}", picture.getvalue())

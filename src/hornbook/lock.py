@@ -37,7 +37,9 @@ class Lock:
         if self.held is not None and self.held.alive:
             return
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            # Whoever made the folder may have made this a link to something of ours.
+            how = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            descriptor = os.open(self.path, how, 0o666)
         except OSError as error:
             raise CheckpointError(
                 f"{self.path.parent}: cannot write here: {error.strerror}"

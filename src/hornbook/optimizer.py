@@ -95,6 +95,8 @@ class Optimizers:
 
         Raises: CheckpointError when a parameter's state is missing or has another shape.
         """
+        if not tensors:
+            return  # saved before the first update, when there is no state yet
         for part in self.parts:
             for parameter in (p for group in part.param_groups for p in group["params"]):
                 name = self.names[id(parameter)]
@@ -105,7 +107,8 @@ class Optimizers:
                     if key.startswith(prefix)
                 }
                 if not state or any(
-                    value.ndim and value.shape != parameter.shape for value in state.values()
+                    (value.ndim and value.shape != parameter.shape) or not value.is_floating_point()
+                    for value in state.values()
                 ):
                     raise CheckpointError(
                         f"the optimizer's state does not fit this model: {name} is missing or has "

@@ -3,7 +3,9 @@
 import json
 import math
 import sys
+import warnings
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +152,8 @@ def draw(result: Result, path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = list(result.folder.metrics_rows())
+    if all(row["val_loss"] is None for row in rows):
+        return  # the log was lost, and there is no curve
     scale = result.evaluation.nats_per_char / result.evaluation.nats_per_token
     if not math.isfinite(scale):
         return  # "mle" counts alone can have an infinite loss, and no curve
@@ -173,4 +177,8 @@ def draw(result: Result, path: Path) -> None:
     axes.set_ylabel("loss (nats per character)")
     axes.set_title(f"{result.folder.path.name}: {result.evaluation.nats_per_char:.4f} nats/char")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    picture = BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a glyph that the font lacks is drawn as a box
+        figure.savefig(picture, dpi=120)
+    write_atomically(path, picture.getvalue())

@@ -10,19 +10,21 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 import numpy as np
 import torch
+from msgspec import Meta
 
 from hornbook import checkpoint, generate
-from hornbook.config import Config, SamplingConfig, load_config
+from hornbook.config import Config, ModelConfig, SamplingConfig, load_config
 from hornbook.counting import NGramModel
 from hornbook.data import Tokens, prepare
+from hornbook.documents import JSON_BYTES, read_json, read_log, read_regular
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.evaluation import Evaluation, evaluate
 from hornbook.lock import LOCK, Lock
@@ -48,6 +50,38 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     format: int
     files: dict[str, Entry]
     before: dict[str, Entry] = {}
+
+
+Number = Annotated[float, Meta(ge=-1e300, le=1e300)]  # neither NaN nor infinite
+Whole = Annotated[int, Meta(ge=0, le=2**62)]
+
+
+class MetricsRow(TypedDict):
+    """What every row of `metrics.jsonl` has, among other things."""
+
+    step: Whole
+    seconds: Number
+    train_loss: Number
+    val_loss: Number | None
+
+
+class Figures(TypedDict):
+    """What `result.json` has, among other things."""
+
+    steps: Whole
+    tokens: Whole
+    seconds: Number
+    parameters: Whole
+    baselines_nats_per_char: dict[str, Number]
+
+
+def is_like(value: object, kind: type[Any]) -> bool:
+    """Whether a value read from JSON has what a TypedDict asks for."""
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -180,14 +214,15 @@ class RunFolder:
         Raises: CheckpointError when it is missing, damaged, or of another version.
         """
         try:
-            found = msgspec.json.decode(self.manifest.read_bytes(), type=Manifest)
+            found = msgspec.json.decode(read_regular(self.manifest, JSON_BYTES), type=Manifest)
         except FileNotFoundError:
             if self.environment_facts().get("format", 1) == 1:
                 return None
             raise CheckpointError(f"{self.manifest}: missing") from None
         except OSError as error:
             raise CheckpointError(f"{self.manifest}: cannot be read: {error.strerror}") from None
-        except (msgspec.DecodeError, RecursionError) as error:
+        # UnicodeDecodeError: msgspec lets it through, for bytes that are not UTF-8.
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise CheckpointError(f"{self.manifest}: damaged: {error}") from None
         if found.format != FORMAT:
             raise CheckpointError(
@@ -207,7 +242,7 @@ class RunFolder:
         if manifest is None:
             return
         try:
-            data = path.read_bytes()
+            data = read_regular(path, JSON_BYTES)
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror}") from None
         entry = msgspec.convert(checkpoint.manifest_of({path.name: data})[path.name], Entry)
@@ -230,7 +265,7 @@ class RunFolder:
         Raises: CheckpointError when it cannot be read.
         """
         try:
-            facts = json.loads(self.environment.read_bytes())
+            facts = read_json(self.environment)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.environment}: cannot be read: {error}") from None
         if not isinstance(facts, dict):
@@ -238,17 +273,33 @@ class RunFolder:
         return facts
 
     def metrics_rows(self) -> Iterator[dict[str, Any]]:
-        """The rows of `metrics.jsonl`; a line torn by a crash is passed over."""
+        """The rows of `metrics.jsonl`; a line torn by a crash is passed over.
+
+        Raises: CheckpointError when it cannot be read.
+        """
         if not self.metrics.exists():
             return
-        with self.metrics.open(encoding="utf-8") as lines:
-            for line in lines:
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(row, dict) and isinstance(row.get("step"), int):
+        try:
+            for row in read_log(self.metrics):
+                if is_like(row, MetricsRow):
                     yield row
+        except OSError as error:
+            raise CheckpointError(f"{self.metrics}: cannot be read: {error.strerror}") from None
+
+    def figures(self) -> Figures:
+        """What `result.json` says.
+
+        Raises: CheckpointError when it cannot be read.
+        """
+        try:
+            figures = read_json(self.result)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.result}: cannot be read: {error}") from None
+        if not is_like(figures, Figures):
+            raise CheckpointError(
+                f"{self.result}: not the figures of a run; remove it to have them measured again"
+            )
+        return figures
 
 
 def new_run_path(corpus_name: str, parent: Path = Path("runs")) -> Path:
@@ -381,6 +432,7 @@ def load(
     tokenizer = load_tokenizer(folder.tokenizer)
     found = load_checkpoint(folder, which)
     counted = load_counts(folder, tokenizer) if config.model.reads_counts else None
+    check_shapes(config.model, tokenizer, found.tensors["model"], folder, counted)
     model = build(config.model, tokenizer.vocab_size, counted)
     load_weights(model, found.tensors["model"], folder)
     return TrainedModel(model.eval().to(device), tokenizer, config, found.step, folder)
@@ -425,13 +477,54 @@ def load_checkpoint(folder: RunFolder, which: Literal["best", "last"]) -> checkp
     """
     if which == "best" and checkpoint.folders(folder.checkpoints, "best"):
         try:
-            return checkpoint.load(folder.checkpoints, "best")
+            return complete(checkpoint.load(folder.checkpoints, "best"), folder, "model")
         except CheckpointError as error:
-            last = checkpoint.load(folder.checkpoints, "step")
+            last = complete(checkpoint.load(folder.checkpoints, "step"), folder, "model")
             said = f"{error}; the last weights, of step {last.step}, are used instead"
             warnings.warn(said, checkpoint.DamagedCheckpointWarning, stacklevel=2)
             return last
-    return checkpoint.load(folder.checkpoints, "step")
+    return complete(checkpoint.load(folder.checkpoints, "step"), folder, "model", "optimizer")
+
+
+def complete(found: checkpoint.Checkpoint, folder: RunFolder, *names: str) -> checkpoint.Checkpoint:
+    """The same checkpoint.
+
+    Raises: CheckpointError when a file of tensors is not among those its manifest names.
+    """
+    for name in names:
+        if name not in found.tensors:
+            raise CheckpointError(f"{folder.checkpoints}: no {name}.safetensors in the checkpoint")
+    return found
+
+
+def check_shapes(
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    tensors: dict[str, torch.Tensor],
+    folder: RunFolder,
+    counted: NGramModel | None = None,
+) -> None:
+    """See that weights are those of the model that the settings describe, before it takes memory.
+
+    Raises: CheckpointError with the first that differs.
+    """
+    # One layer more than there are tensors is wrong already, however many more there should be.
+    config = replace(config, n_layer=min(config.n_layer, len(tensors) + 1))
+    try:
+        with torch.device("meta"):
+            model = build(config, tokenizer.vocab_size, counted)
+    except RuntimeError:  # more elements than 64 bits can count
+        raise CheckpointError(
+            f"{folder.path}: config.toml describes a model too large for any machine"
+        ) from None
+    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    found = {name: list(value.shape) for name, value in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{folder.path}: the weights do not fit config.toml: expected {name!r} of shape "
+                f"{expected.get(name)}, found {found.get(name)}"
+            )
 
 
 def load_weights(model: LanguageModel, tensors: dict[str, torch.Tensor], folder: RunFolder) -> None:

@@ -97,8 +97,9 @@ class Disk:
                     self.remove(path)
 
     def _put(self, path: Path, data: bytes, how: int) -> None:
-        binary = getattr(os, "O_BINARY", 0)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how | binary, 0o666)
+        # A link is never written through: a run folder from elsewhere could aim it at any file.
+        how |= getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o666)
         try:
             rest = memoryview(data)
             while rest:

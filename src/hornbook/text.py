@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 from hornbook.corpora import CATALOGUE, DEFAULT, DownloadError, data_file, download, fetch
 from hornbook.decoding import expect_encoding
-from hornbook.errors import DataError, reason, shown
+from hornbook.errors import DataError, reason, redacted, shown
 from hornbook.sources import (
     MOST_HELD_BYTES,
     Held,
@@ -213,7 +213,7 @@ def _read_url(url: str, encoding: str | None, on_progress: Progress | None) -> C
     # Cut by hand: a URL that urllib would refuse may still be one of fsspec's.
     address = PurePosixPath(unquote(re.split(r"[?#]", url.split("://", 1)[1])[0]))
     name = address.parent.name if address.stem == "input" else address.stem
-    return _corpus(_slug(name), source, encoding, url)
+    return _corpus(_slug(name), source, encoding, redacted(url))
 
 
 def _missing(corpus: str, path: Path, catalogue: Iterable[KnownCorpus]) -> DataError:

@@ -10,12 +10,14 @@ from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
+import msgspec
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
-from hornbook import budget, checkpoint, generate, machine
+from hornbook import budget, checkpoint, generate, machine, memory
 from hornbook.config import Config, SamplingConfig, laptop, load_config
 from hornbook.corpora import CATALOGUE
 from hornbook.counting import NGramModel
@@ -25,6 +27,7 @@ from hornbook.errors import (
     ConfigError,
     HornbookWarning,
     NonFiniteLossError,
+    redacted,
 )
 from hornbook.evaluation import estimate
 from hornbook.lock import Lock
@@ -34,8 +37,10 @@ from hornbook.models.ngram import Counted
 from hornbook.optimizer import Optimizers, learning_rate_scale
 from hornbook.run import (
     FORMAT,
+    Number,
     RunFolder,
     check_same_text,
+    is_like,
     load_checkpoint,
     load_weights,
     new_run_path,
@@ -130,6 +135,7 @@ def begin(
         chosen = machine.choose(config.train)
     for tokens, part in ((dataset.train, "training"), (dataset.validation, "validation")):
         check_length(tokens, config.model.block_size if part == "training" else 1, part)
+    check_memory(config, chosen, dataset)
     folder = RunFolder(Path(out) if out else new_run_path(corpus.name))
     lock = folder.create(disk)
     config = config.override(
@@ -200,9 +206,10 @@ def size_of(dataset: Dataset) -> budget.Text:
 def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK) -> str:
     """A name for the text that finds it again later, from any directory.
 
-    What came on standard input cannot be read twice, so the run keeps a copy.
+    What came on standard input cannot be read twice, and an address with a password or a token in
+    it must not be written down, so the run keeps a copy.
     """
-    if asked == "-":
+    if asked == "-" or redacted(asked) != asked:
         # In chunks: what comes through a pipe may be larger than memory.
         write_atomically(folder.text, (chunk.encode() for chunk in corpus.chunks()), disk)
         return str(folder.text.resolve())
@@ -226,6 +233,11 @@ def resume(
     ConfigError for fewer steps than planned.
     """
     folder = open_run(path)
+    if folder.checkpoints.is_symlink():
+        raise CheckpointError(
+            f"{folder.checkpoints}: a symbolic link, and a run writes only inside its own folder: "
+            "move the checkpoints there"
+        )
     lock = Lock(folder.path)
     lock.acquire()
     with suppress(OSError):  # Leftovers of a crash, in nobody's way.
@@ -242,6 +254,7 @@ def resume(
     check_same_text(corpus, folder)
     dataset = prepare(corpus, config.data, load_tokenizer(folder.tokenizer))
     chosen = machine.choose(config.train)
+    check_memory(config, chosen, dataset)
     training = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
     if checkpoint.folders(folder.checkpoints, "step"):
         found = load_checkpoint(folder, "last")
@@ -257,12 +270,45 @@ def resume(
     return training
 
 
+Byte = Annotated[int, Meta(ge=0, le=255)]
+
+
+class SavedState(TypedDict):
+    """What a checkpoint's `state.json` has for `resume`, among other things."""
+
+    seconds: Number
+    best_loss: Number | None
+    data_fingerprint: str
+    machine: dict[str, str]
+    random_state: list[Byte]
+    cuda_random_state: list[Byte] | None
+    unfinished: NotRequired[StepMetrics | None]
+
+
+def check_state(state: dict[str, Any], folder: RunFolder) -> None:
+    """See that a checkpoint's state can be gone on from.
+
+    Raises: CheckpointError.
+    """
+    sound = is_like(state, SavedState)
+    if sound:
+        try:
+            torch.Generator().set_state(torch.tensor(state["random_state"], dtype=torch.uint8))
+        except (RuntimeError, TypeError):
+            sound = False
+    if not sound:
+        raise CheckpointError(
+            f"{folder.checkpoints}: the state of the last checkpoint is not one to go on from"
+        )
+
+
 def restore(training: Training, found: checkpoint.Checkpoint, *, strict: bool = False) -> None:
     """Put a run back into a checkpoint's state.
 
     Raises: CheckpointError when it is another run's, or `strict` and from an unlike machine.
     """
     state, folder = found.state, training.folder
+    check_state(state, folder)
     if state["data_fingerprint"] != training.dataset.fingerprint:
         raise CheckpointError(
             f"{folder.checkpoints}: the checkpoint of step {found.step} belongs to a run on "
@@ -282,7 +328,7 @@ def restore(training: Training, found: checkpoint.Checkpoint, *, strict: bool = 
     if state["cuda_random_state"]:
         training.cuda_random_state = torch.tensor(state["cuda_random_state"], dtype=torch.uint8)
     if state.get("unfinished"):
-        training.unfinished = StepMetrics(**state["unfinished"])
+        training.unfinished = msgspec.convert(state["unfinished"], StepMetrics)
     # A best that is damaged is chosen anew.
     best = checkpoint.folders(folder.checkpoints, "best")
     if state["best_loss"] is not None and any(map(checkpoint.is_sound, best)):
@@ -312,6 +358,15 @@ def differences(then: dict[str, str], now: dict[str, str]) -> str:
         name for name in now if name not in harmless and now[name] != then.get(name, now[name])
     )
     return ", ".join(f"{name} was {then[name]}, is {now[name]}" for name in unlike)
+
+
+def check_memory(config: Config, chosen: machine.Machine, dataset: Dataset) -> None:
+    """See that the run fits, where the estimate was measured: on a CPU.
+
+    Raises: ConfigError with the size that would fit.
+    """
+    if chosen.device.value == "cpu":
+        memory.check(config, dataset.tokenizer.vocab_size, memory.available_bytes())
 
 
 def assemble(

@@ -1,7 +1,6 @@
 """Is a run sound? Every file of its folder is checked and named."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import Any
 
 from hornbook import checkpoint
 from hornbook.config import load_config
+from hornbook.documents import LOG_BYTES, LOG_LINE_BYTES, open_regular, read_json
 from hornbook.errors import CheckpointError, HornbookError
 from hornbook.models import build
 from hornbook.optimizer import Optimizers
-from hornbook.run import RunFolder, load_counts, load_weights
+from hornbook.run import RunFolder, check_shapes, load_counts, load_weights
 from hornbook.tokenizer import load_tokenizer
 
 
@@ -154,11 +154,12 @@ def check_text(folder: RunFolder) -> str:
 def check_metrics(folder: RunFolder) -> str:
     """`metrics.jsonl`: a row a step, in order; a crash may have cut the last one short."""
     try:
-        lines = folder.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+        with open_regular(folder.metrics, LOG_BYTES) as file:
+            lines = sum(1 for _ in iter(lambda: file.readline(LOG_LINE_BYTES), b""))
     except OSError as error:
         raise CheckpointError(f"{folder.metrics}: {error.strerror}") from None
     steps = [row["step"] for row in folder.metrics_rows()]
-    torn = len(lines) - len(steps)
+    torn = lines - len(steps)
     if steps != list(range(1, len(steps) + 1)) or torn > 1:
         raise CheckpointError(f"{folder.metrics}: rows are missing, out of order or damaged")
     return f"{len(steps):,} steps" + (", and one cut short by a crash" if torn else "")
@@ -167,7 +168,7 @@ def check_metrics(folder: RunFolder) -> str:
 def check_result(folder: RunFolder) -> str:
     """`result.json`."""
     try:
-        json.loads(folder.result.read_bytes())
+        read_json(folder.result)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder.result}: cannot be read: {error}") from None
     return "the finished run's figures"
@@ -186,10 +187,11 @@ def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFi
         found = checkpoint.read(path)
         config = load_config(folder.config)
         tokenizer = load_tokenizer(folder.tokenizer)
-        counted = load_counts(folder, tokenizer) if config.model.reads_counts else None
-        model = build(config.model, tokenizer.vocab_size, counted)
         if "model" not in found.tensors or (kind == "step" and "optimizer" not in found.tensors):
             raise CheckpointError(f"{path}: holds no weights, or no optimizer's state")
+        counted = load_counts(folder, tokenizer) if config.model.reads_counts else None
+        check_shapes(config.model, tokenizer, found.tensors["model"], folder, counted)
+        model = build(config.model, tokenizer.vocab_size, counted)
         load_weights(model, found.tensors["model"], folder)
         if kind == "step":
             Optimizers(model, config.optimizer).load_tensors(found.tensors["optimizer"])
@@ -209,7 +211,7 @@ def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFi
 def file_sha256(path: Path) -> str | None:
     """A file's SHA-256; None where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hornbook import __version__
-from hornbook.errors import HornbookError, HornbookWarning
+from hornbook.errors import HornbookError, HornbookWarning, redacted
 
 as_python_does = warnings.formatwarning
 app = App(
@@ -32,9 +32,14 @@ for command, summary in {
     "ladder": "Train every rung between a bigram and a GPT, and compare them.",
     "explain": "Show an idea at work, in its own figures.",
     "corpora": "List the texts known by name, and which are here.",
+    "bench": "Measure this machine, beside other programs on it.",
     "doctor": "Say what this machine offers and what training will use.",
 }.items():
     app.command(f"hornbook.cli.{command}:run", name=command, help=summary)
+
+
+OUT_OF_MEMORY = "this takes more memory than there is; a smaller model, batch or text takes less"
+LONGEST_MESSAGE = 900
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -61,12 +66,22 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         return complain(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
-    except Exception as error:
-        if os.environ.get("HORNBOOK_DEBUG"):
-            raise
-        where = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return complain(f"a bug in hornbook: {where}", 1, "HORNBOOK_DEBUG=1 shows the traceback")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the user gets a line
+        return surprised(error)
     return status if isinstance(status, int) else 0
+
+
+def surprised(error: Exception) -> int:
+    """One line for what no part of hornbook foresaw; the exit status."""
+    # torch has kinds of its own for a full memory; importing it for their names would be slow.
+    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if full or "can't allocate memory" in str(error):
+        error.__traceback__ = None  # its frames hold what filled the memory
+        return complain(OUT_OF_MEMORY, 1)
+    if os.environ.get("HORNBOOK_DEBUG"):
+        raise error
+    where = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return complain(f"a bug in hornbook: {where}", 1, "HORNBOOK_DEBUG=1 shows the traceback")
 
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -114,7 +129,14 @@ def format_warning(
 
 
 def complain(message: str, status: int, hint: str = "") -> int:
-    """Print an error for a person to stderr; gives `status` back."""
+    """Print an error for a person to stderr; gives `status` back.
+
+    What came from outside is made fit for a terminal: no control codes, no endless lines.
+    """
+    message = redacted(message)
+    if len(message) > LONGEST_MESSAGE:
+        message = message[:LONGEST_MESSAGE] + " ..."
+    message = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
     Console(stderr=True, soft_wrap=True, highlight=False).print(
         f"[bold red]hornbook:[/] {escape(message)}" + (f" ({escape(hint)})" if hint else "")
     )

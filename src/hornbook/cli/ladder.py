@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from hornbook.cli.terminal import CorpusArgument, note, read
+from hornbook.cli.terminal import CorpusArgument, Whole, note, read
 
 if TYPE_CHECKING:
     from hornbook.ladder import Ladder, Plan, Rung
@@ -28,9 +28,9 @@ def run(
     /,
     *,
     minutes: float | None = None,
-    steps: int | None = None,
+    steps: Whole | None = None,
     quick: bool = False,
-    seeds: int = 1,
+    seeds: Whole = 1,
     rungs: str = "",
     out: Path | None = None,
     json: bool = False,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from hornbook.cli.terminal import FreeText, fit_text
+from hornbook.cli.terminal import FreeText, Whole, fit_text
 
 
 def run(
@@ -15,15 +15,15 @@ def run(
     /,
     *,
     prompt: FreeText = "",
-    max_new_tokens: int = 500,
+    max_new_tokens: Whole = 500,
     temperature: float = 1.0,
-    top_k: int = 0,
+    top_k: Whole = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
     stop: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True)] = (),
-    seed: int = 0,
-    num_samples: int = 1,
+    seed: Whole = 0,
+    num_samples: Whole = 1,
     checkpoint: Literal["best", "last"] = "best",
     unknown: Literal["error", "skip", "replace"] = "error",
     json: bool = False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from hornbook.cli.terminal import STARTED, CorpusArgument, note, read, say
+from hornbook.cli.terminal import STARTED, CorpusArgument, Whole, note, read, say
 from hornbook.config import (
     FIELDS,
     PRESETS,
@@ -42,9 +42,9 @@ def run(
     config: Path | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     minutes: float | None = None,
-    steps: int | None = None,
-    keep_last: int | None = None,
-    seed: int | None = None,
+    steps: Whole | None = None,
+    keep_last: Whole | None = None,
+    seed: Whole | None = None,
     tokenizer: str | None = None,
     encoding: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
@@ -131,13 +131,9 @@ def run(
         raise ConfigError("--strict compares a run's machine with this one: it needs --resume RUN")
     loose = environment_settings() | assignments
     settings = resolve(preset, model, config, loose).override(**given)
-    asked = {locate(name)[1] for name in (*loose, *given)}
-    if "minutes" in asked and "steps" in asked:
-        raise ConfigError("--minutes and --steps both say how long to train; give one of them")
-    says_how_long = {"minutes", "steps"} & asked or preset or model or config
-    if not says_how_long:
-        settings = settings.override(minutes=DEFAULT_MINUTES)
-    asked |= {name for name in FIELDS if differs(settings, name)}
+    settings, asked = with_minutes(
+        settings, {locate(name)[1] for name in (*loose, *given)}, bool(preset or model or config)
+    )
 
     # Only now: a wrong setting should not wait for torch.
     from hornbook import training as engine
@@ -186,6 +182,21 @@ def show_plan(plan: "Plan", *, json: bool) -> None:
         return
     for reason in plan.reasons:
         sys.stdout.write(f"{reason.value:<8} {reason.why}\n")
+
+
+def with_minutes(
+    settings: Config, asked: set[str], from_elsewhere: bool
+) -> tuple[Config, set[str]]:
+    """Two minutes where nothing says how long to train, and the settings that a plan must keep.
+
+    `asked` are those named one by one; `from_elsewhere`, whether a preset or file names others.
+    Raises: ConfigError when both minutes and steps are asked for.
+    """
+    if {"minutes", "steps"} <= asked:
+        raise ConfigError("--minutes and --steps both say how long to train; give one of them")
+    if not (from_elsewhere or {"minutes", "steps"} & asked):
+        settings = settings.override(minutes=DEFAULT_MINUTES)
+    return settings, asked | {name for name in FIELDS if differs(settings, name)}
 
 
 def differs(settings: Config, name: str) -> bool:

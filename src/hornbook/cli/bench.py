@@ -1,0 +1,118 @@
+"""`hornbook bench`."""
+
+import importlib
+import json as json_format
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from subprocess import run as call
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+import hornbook
+from hornbook.cli.terminal import say
+from hornbook.errors import ConfigError
+
+SUBJECTS = ("train", "sample", "text", "startup")
+ROOT = Path(hornbook.__file__).parents[2]
+
+
+def run(
+    subject: Literal["train", "sample", "text", "startup"] | None = None,
+    /,
+    *,
+    short: Annotated[bool, Parameter(negative="")] = False,
+    write: Annotated[bool, Parameter(negative="")] = False,
+    json: bool = False,
+) -> None:
+    """Measure this machine: our figures beside a peer's and the ceiling, all from one run.
+
+    Needs a clone of the repository, where the peers are. Run it on a machine that does nothing
+    else: two programs at once slow each other many times over.
+
+    Parameters
+    ----------
+    subject
+        What to measure: train, sample, text or startup; all four when left out.
+    short
+        Only see that it works, in seconds: the figures mean little.
+    write
+        Write the tables, with machine, commit and date, to benchmarks/RESULTS.md.
+    json
+        Print one JSON object instead of tables.
+    """
+    if not (ROOT / "benchmarks" / "table.py").is_file():
+        raise ConfigError(
+            "hornbook bench needs the repository, where the programs it compares with are: run it "
+            "from a clone installed with pip install -e ."
+        )
+    sys.path.insert(0, str(ROOT))
+    found: dict[str, list[Any]] = {}
+    for name in [subject] if subject else SUBJECTS:
+        say(f"measuring {name} ...")
+        found[name] = importlib.import_module(f"benchmarks.{name}").measure(short=short)
+    if json:
+        rows = {
+            name: [row._asdict() | {"ratio": row.ratio} for row in found[name]] for name in found
+        }
+        sys.stdout.write(json_format.dumps(rows) + "\n")
+    else:
+        for name, rows in found.items():
+            show(name, rows)
+    if write:
+        record(found)
+
+
+def show(name: str, rows: Iterable[Any]) -> None:
+    """One subject's table on stdout."""
+    table = Table(title=name, title_justify="left", box=None, pad_edge=False)
+    for heading in ("", "ours", "peer", "ratio", "ceiling", ""):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in rows:
+        table.add_row(*cells(row))
+    Console(soft_wrap=not sys.stdout.isatty(), highlight=False).print(table)
+
+
+def cells(row: Any) -> tuple[str, ...]:
+    """A row's six cells as text."""
+    return (
+        row.what,
+        f"{row.ours:,.4g} {row.unit}",
+        "" if row.peer is None else f"{row.peer:,.4g} ({row.peer_name})",
+        "" if row.ratio is None else f"{row.ratio:.2f}",
+        "" if row.ceiling is None else f"{row.ceiling:,.4g} ({row.ceiling_name})",
+        row.note,
+    )
+
+
+def record(found: dict[str, list[Any]]) -> None:
+    """Write every table to benchmarks/RESULTS.md, those not measured now staying as they were."""
+    from hornbook.machine import describe
+
+    path = ROOT / "benchmarks" / "RESULTS.md"
+    sections: dict[str, str] = {}
+    if path.exists():
+        for part in path.read_text(encoding="utf-8").split("\n## ")[1:]:
+            sections[part.partition("\n")[0]] = part.partition("\n")[2].strip()
+    facts = describe()
+    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    commit = call(git, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+    for name, rows in found.items():
+        lines = [
+            f"`hornbook bench {name}`, {datetime.now(UTC):%Y-%m-%d}, commit {commit or 'unknown'}: "
+            f"{facts['processor']}, {facts['cores']} cores ({facts['cpu_capability']}), torch "
+            f"{facts['torch']}.",
+            "",
+            "| what | ours | peer | ratio | ceiling | |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *("| " + " | ".join(cells(row)) + " |" for row in rows),
+        ]
+        sections[name] = "\n".join(lines)
+    written = "# Results\n\nWritten by `hornbook bench --write`; each table is one run.\n"
+    for name, body in sections.items():
+        written += f"\n## {name}\n\n{body}\n"
+    path.write_text(written, encoding="utf-8")

@@ -1,0 +1,135 @@
+"""Coverage-guided fuzzing of every loader: the long form of test_malicious.py.
+
+    pip install atheris
+    python tests/faults/fuzz.py tokenizer --minutes 10
+    for loader in tokenizer config metrics manifest state weights tokens text; do
+        python tests/faults/fuzz.py $loader --minutes 10; done
+
+A find is whatever is not a HornbookError: atheris prints it and leaves the input in a crash-* file
+of the folder it was started in. The same events that the sandbox forbids end the run as a find.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import atheris
+from sandbox import Watch
+
+with atheris.instrument_imports(include=["hornbook", "json", "tomllib", "safetensors"]):
+    from hornbook import arrays, cache, checkpoint
+    from hornbook.config import load_config
+    from hornbook.errors import HornbookError
+    from hornbook.run import RunFolder
+    from hornbook.text import read_corpus
+    from hornbook.tokenizer import ByteTokenizer, load_tokenizer
+
+SEEDS = Path(__file__).parent.parent / "fixtures" / "run-format-1"
+
+
+def sealed(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files and a manifest that says they are right."""
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    manifest = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in files.items()
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def tokenizer(home: Path, data: bytes) -> None:
+    (home / "tokenizer.json").write_bytes(data)
+    load_tokenizer(home / "tokenizer.json")
+
+
+def config(home: Path, data: bytes) -> None:
+    (home / "config.toml").write_bytes(data)
+    load_config(home / "config.toml")
+
+
+def metrics(home: Path, data: bytes) -> None:
+    (home / "metrics.jsonl").write_bytes(data)
+    list(RunFolder(home).metrics_rows())
+
+
+def manifest(home: Path, data: bytes) -> None:
+    (home / "step-00000004").mkdir(exist_ok=True)
+    (home / "step-00000004" / "manifest.json").write_bytes(data)
+    checkpoint.read(home / "step-00000004")
+
+
+def state(home: Path, data: bytes) -> None:
+    (home / "step-00000004").mkdir(exist_ok=True)
+    sealed(home / "step-00000004", {"state.json": data})
+    checkpoint.read(home / "step-00000004")
+
+
+def weights(home: Path, data: bytes) -> None:
+    (home / "step-00000004").mkdir(exist_ok=True)
+    known = b'{"format": 2, "kind": "step", "step": 4}'
+    sealed(home / "step-00000004", {"state.json": known, "model.safetensors": data})
+    checkpoint.read(home / "step-00000004")
+
+
+def tokens(home: Path, data: bytes) -> None:
+    sealed(home, {"train.npy": data})
+    assert cache.is_sound(home)
+    arrays.open_arrays(home, ["train"], ByteTokenizer.vocab_size)
+
+
+def text(home: Path, data: bytes) -> None:
+    (home / "text.txt").write_bytes(data)
+    read_corpus(home / "text.txt")
+
+
+LOADERS: dict[str, tuple[Callable[[Path, bytes], None], str]] = {
+    "tokenizer": (tokenizer, "tokenizer.json"),
+    "config": (config, "config.toml"),
+    "metrics": (metrics, "metrics.jsonl"),
+    "manifest": (manifest, "checkpoints/step-*/manifest.json"),
+    "state": (state, "checkpoints/step-*/state.json"),
+    "weights": (weights, "checkpoints/step-*/model.safetensors"),
+    "tokens": (tokens, "*.npy"),
+    "text": (text, "config.toml"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("loader", choices=LOADERS)
+    parser.add_argument("--minutes", type=float, default=10)
+    asked = parser.parse_args()
+    load, seeds = LOADERS[asked.loader]
+    home = Path(tempfile.mkdtemp(prefix="hornbook-fuzz-")).resolve()
+    corpus = Path(tempfile.mkdtemp(prefix="hornbook-seeds-"))
+    for number, path in enumerate(SEEDS.glob(seeds)):
+        shutil.copy(path, corpus / str(number))
+    watch = Watch(home)
+    sys.addaudithook(watch)
+
+    def once(data: bytes) -> None:
+        watch.armed = True
+        try:
+            load(home, data)
+        except HornbookError as error:
+            if "\n" in str(error):
+                raise AssertionError("a message of several lines") from error
+        finally:
+            watch.armed = False
+        assert not watch.seen, watch.seen
+
+    options = [f"-max_total_time={int(60 * asked.minutes)}", "-rss_limit_mb=2048", "-timeout=20"]
+    atheris.Setup([sys.argv[0], *options, str(corpus)], once)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

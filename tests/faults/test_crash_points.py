@@ -1,0 +1,94 @@
+"""A crash before, midway through and after every operation of a save: a good checkpoint loads."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from disks import Breaking
+from jobs import made
+from processes import Processes
+
+from hornbook import checkpoint
+from hornbook.checkpoint import Checkpoint, DamagedCheckpointWarning
+from hornbook.errors import CheckpointError
+from hornbook.storage import Disk
+
+
+def test_a_crash_at_every_operation_of_a_save(
+    tmp_path: Path, processes: Processes, tell: Callable[[str, str], None]
+) -> None:
+    counted = Breaking()
+    checkpoint.save(tmp_path / "counted", "step", made(1))
+    checkpoint.save(tmp_path / "counted", "step", made(2), disk=counted)
+    names = [operation.split()[0] for operation in counted.operations]
+    assert {"open", "write", "sync", "sync_folder", "rename", "unlink"} <= set(names)
+    found = []
+    for at, name in enumerate(names):
+        for when in ("before", "midway", "after") if name == "write" else ("before", "after"):
+            folder = tmp_path / f"{at}-{when}"
+            checkpoint.save(folder, "step", made(1))
+            ended = processes.run("save", folder=folder, step=2, at=at, when=when)
+            assert ended.status == -9
+            found.append(good(folder, (1, 2)))
+            # And the next save tidies up, whatever was left behind.
+            checkpoint.save(folder, "step", made(3))
+            assert good(folder, (3,)) == 3
+    assert found[0] == 1
+    assert found[-1] == 2
+    tell(
+        "a crash at every operation of a save",
+        f"{len(found)} crashes at {len(names)} operations: a good checkpoint loads after each",
+    )
+
+
+def good(folder: Path, steps: tuple[int, ...]) -> int:
+    """The step of the checkpoint that loads: one of `steps`, and just as it was saved."""
+    found = checkpoint.load(folder, "step")
+    assert found.step in steps
+    for part, tensors in made(found.step).tensors.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(found.tensors[part][name], tensor)
+    return found.step
+
+
+def overwriting(folder: Path, saved: Checkpoint, disk: Disk) -> None:
+    """A save that many a script makes: new files over the old ones."""
+    contents = checkpoint.packed("step", saved)
+    for name, data in contents.items():
+        disk.write(folder / "step-00000001" / name, data)
+
+
+def pruning_first(folder: Path, saved: Checkpoint, disk: Disk) -> None:
+    """A save that makes room before it writes."""
+    disk.remove(folder / "step-00000001")
+    checkpoint.save(folder, "step", saved, disk=disk)
+
+
+@pytest.mark.parametrize("careless", [overwriting, pruning_first])
+@pytest.mark.filterwarnings(
+    f"ignore::{DamagedCheckpointWarning.__module__}.DamagedCheckpointWarning"
+)
+def test_careless_saves_are_caught(
+    careless: Callable[[Path, Checkpoint, Disk], None], tmp_path: Path
+) -> None:
+    # The control: what stops at an exception stands in for the process that dies.
+    class CrashError(Exception):
+        pass
+
+    def crash(_: Path) -> None:
+        raise CrashError
+
+    lost = 0
+    for at in range(8):
+        folder = tmp_path / str(at)
+        checkpoint.save(folder, "step", made(1))
+        with pytest.raises(CrashError):
+            careless(folder, made(2), Breaking(crash, at))
+        try:
+            good(folder, (1, 2))
+        except CheckpointError:
+            lost += 1
+        shutil.rmtree(folder)
+    assert lost >= 4

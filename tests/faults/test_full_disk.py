@@ -1,0 +1,161 @@
+"""A disk that is full, breaks, or takes a little at a time, at every size and every operation."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from disks import Breaking, Small, Stingy, fail
+from jobs import config, flags, hashes, write_text
+from processes import Processes
+
+import hornbook as hb
+from hornbook import checkpoint
+from hornbook import training as engine
+from hornbook.errors import CheckpointError, HornbookError
+from hornbook.run import RunFolder
+from hornbook.storage import Disk
+
+KIB_64 = 2**16
+SHORT = {"steps": 4, "eval_interval": 2}
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
+    return write_text(tmp_path)
+
+
+def finish(text: Path, run: Path, disk: Disk, **changes: object) -> None:
+    """Train to the end, from wherever the folder's run is."""
+    if (run / "config.toml").exists():
+        training = engine.resume(run, disk=disk)
+    else:
+        training = engine.begin(config(text, **SHORT | changes), out=run, disk=disk)
+    for _ in engine.steps(training):
+        pass
+
+
+def check_refusal(error: HornbookError, place: Path, says: str) -> None:
+    """See that an error is one line, with the path and what went wrong."""
+    message = str(error)
+    assert "\n" not in message
+    assert str(place) in message
+    assert says in message
+    # A run folder that cannot even be made is a wrong request: --out names a bad place.
+    assert error.exit_code == (2 if message.startswith("--out ") else 1)
+
+
+def check_kept(run: Path) -> None:
+    """See that what was saved before is sound."""
+    checkpoints = RunFolder(run).checkpoints
+    for kind in ("step", "best"):
+        for path in checkpoint.folders(checkpoints, kind):
+            assert checkpoint.read(path)
+
+
+def test_full_at_every_size(
+    text: Path,
+    tmp_path: Path,
+    processes: Processes,
+    count: Callable[[int, int], int],
+    tell: Callable[[str, str], None],
+) -> None:
+    width = count(32, 96)
+    finish(text, tmp_path / "whole", Disk(), n_embd=width)
+    expected = hashes(tmp_path / "whole")
+    refused, size, ended = 0, 0, False
+    while not ended:
+        size += KIB_64
+        root = tmp_path / f"{size}"
+        root.mkdir()
+        try:
+            finish(text, root / "run", Small(size, root), n_embd=width)
+            ended = True
+        except CheckpointError as error:
+            check_refusal(error, root, " bytes")
+            refused += 1
+        check_kept(root / "run")
+        finish(text, root / "run", Disk(), n_embd=width)
+        assert hashes(root / "run") == expected
+    assert refused >= 3
+    tell(
+        "a full disk (simulated), in steps of 64 KiB",
+        f"{refused} sizes up to {size // 1024} KiB: one line with path and bytes, exit 1, the old "
+        "checkpoint intact, and with room again the uninterrupted run's bytes",
+    )
+
+
+def test_full_for_real_at_every_size(
+    text: Path,
+    tmp_path: Path,
+    count: Callable[[int, int], int],
+    mounting: Processes,
+    tell: Callable[[str, str], None],
+) -> None:
+    place = tmp_path / "disk"
+    place.mkdir()
+    settings = SHORT | {"n_embd": count(32, 96)}
+    start = ["train", str(text), "--out", str(tmp_path / "whole"), "-q", *flags(**settings)]
+    assert mounting.run("command", arguments=start).status == 0
+    expected, refused, size = hashes(tmp_path / "whole"), 0, 0
+    while True:
+        size += KIB_64
+        done = mounting.run("full_disk", text=text, place=place, size=size, **settings)
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert found["rest"] == 0, done.stderr
+        assert found["hashes"] == expected
+        if found["status"] == 0:
+            break
+        assert found["status"] == 1
+        (line,) = (line for line in done.stderr.splitlines() if line.startswith("hornbook: "))
+        assert str(place) in line
+        assert " bytes" in line
+        refused += 1
+    assert refused >= 3
+    tell(
+        "a full disk (a real file system), in steps of 64 KiB",
+        f"{refused} sizes up to {size // 1024} KiB: as above",
+    )
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_an_error_at_every_operation(
+    number: int, text: Path, tmp_path: Path, tell: Callable[[str, str], None]
+) -> None:
+    tiny = {"model": "bigram", "steps": 2, "checkpoint_interval": 1, "eval_interval": 2}
+    counted = Breaking()
+    finish(text, tmp_path / "whole", counted, **tiny)
+    expected = hashes(tmp_path / "whole")
+    refused = 0
+    for at in range(len(counted.operations)):
+        run = tmp_path / f"{at}" / "run"
+        run.parent.mkdir()
+        try:
+            finish(text, run, Breaking(fail(number), at), **tiny)
+        except HornbookError as error:
+            check_refusal(error, run, os.strerror(number))
+            refused += 1
+        check_kept(run)
+        finish(text, run, Disk(), **tiny)
+        assert hashes(run) == expected
+    assert refused > len(counted.operations) / 2
+    tell(
+        f"{errno.errorcode[number]} at every operation",
+        f"{len(counted.operations)} operations: {refused} refused in one line, the rest done "
+        "without (the tidying of what is old); all went on to the same bytes",
+    )
+
+
+@pytest.mark.parametrize("most", [1, 1000])
+def test_short_writes_are_carried_on_with(
+    most: int, text: Path, tmp_path: Path, tell: Callable[[str, str], None]
+) -> None:
+    tiny = {"model": "bigram", "steps": 2, "checkpoint_interval": 1, "eval_interval": 2}
+    finish(text, tmp_path / "whole", Disk(), **tiny)
+    finish(text, tmp_path / "short", Stingy(most), **tiny)
+    assert hashes(tmp_path / "short") == hashes(tmp_path / "whole")
+    assert len(list(hb.load(tmp_path / "short").folder.metrics_rows())) == 2
+    tell(f"short writes of {most} bytes, all of them", "the same bytes at the end")
