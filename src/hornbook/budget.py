@@ -37,6 +37,10 @@ SHORTEST_SECONDS = 3.0
 # Compressors beside it on the report card take 2 s of two cores, the rest of the card 1 s.
 CONCLUDING_SECONDS = 8.0
 COUNTING_SECONDS_A_TOKEN = 6e-6
+# What counts beside the network add to a token of training: 50 ms to 4,096 tokens, one thread.
+JOINING_SECONDS_A_TOKEN = 1.2e-5
+# Counts know more the longer the block (docs/experiments.md, "Counts and a network together").
+BLOCK_WITH_COUNTS = 512
 MOST_COUNTED = 20_000_000
 # The share of the time that may go into timing the machine.
 TIMING_SHARE = 0.03
@@ -105,6 +109,9 @@ def plan(
     """
     started = time.monotonic()
     left = seconds - concluding_seconds(text)
+    if config.model.with_counts:
+        # Counted once more, with each part left out in turn.
+        left -= text.train_tokens * COUNTING_SECONDS_A_TOKEN
     if left < SHORTEST_SECONDS:
         raise ConfigError(
             f"{max(0.0, seconds):.0f} seconds are too few for this text: about "
@@ -209,6 +216,8 @@ class Search:
     def block_size(self) -> int:
         """The block asked for, or the usual one, halved until a short text holds a few."""
         block = self.config.model.block_size
+        if self.config.model.with_counts and "block_size" not in self.asked:
+            block = BLOCK_WITH_COUNTS
         if "block_size" not in self.asked and self.config.model.model == "gpt":
             while block > 8 and block * 4 > self.text.train_tokens:
                 block //= 2
@@ -261,6 +270,8 @@ def concluding_seconds(text: Text) -> float:
 def parameter_count(config: Config, vocab_size: int) -> int:
     """A model's distinct numbers, without making them."""
     model = config.model
+    if model.model == "ngram":
+        return 0
     if model.model != "gpt":
         with torch.device("meta"):
             return build(model, vocab_size).parameter_count
@@ -271,7 +282,8 @@ def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
     """Time the reading and the update of a small step: a few of each, the quickest counted."""
     device = machine.device.value
     with torch.random.fork_rng(devices=[]):
-        model = build(config.model, vocab_size).to(device)
+        network = dataclasses.replace(config.model, with_counts=False)
+        model = build(network, vocab_size).to(device)
         model.compute_dtype = machine.compute_dtype
         optimizers = Optimizers(model, config.optimizer)
         block_size = config.model.block_size
@@ -287,7 +299,8 @@ def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
             optimizers.step(0.0)
             reading.append(read - begun)
             updating.append(clock(device) - read)
-    return StepTime(min(reading) / idx_BT.numel(), min(updating))
+    joining = JOINING_SECONDS_A_TOKEN if config.model.with_counts else 0.0
+    return StepTime(min(reading) / idx_BT.numel() + joining, min(updating))
 
 
 def clock(device: str) -> float:
@@ -365,6 +378,9 @@ class Pace:
 
 def unplanned(config: Config, text: Text) -> Plan:
     """Settings that say themselves how long to train, as a plan."""
+    if config.model.model == "ngram":
+        counting = Choice("counting", "the whole text, once; there is nothing to train")
+        return Plan(config, 0, math.nan, (counting,))
     size = parameter_count(config, text.vocab_size)
     tokens = config.train.steps * config.train.batch_size * config.model.block_size
     loss = predicted_loss(size, tokens, config.train.steps, text.train_tokens)
