@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import hornbook as hb
+from hornbook.native import compiler
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 60
 TINY = (
@@ -73,9 +74,9 @@ def test_the_run_folder_holds_what_it_should(place: Path) -> None:
     run = place / "runs" / "hamlet-1"
     assert {path.name for path in run.iterdir()} == {
         "config.toml", "metrics.jsonl", "environment.json", "tokenizer.json", "checkpoints",
-        "sample.txt", "loss.png", "result.json", "run.json", ".lock",
+        "sample.txt", "result.json", "report.html", "report.md", "report.json", "run.json",
+        ".lock",
     }  # fmt: skip
-    assert run.joinpath("loss.png").read_bytes().startswith(b"\x89PNG")
     assert len(run.joinpath("metrics.jsonl").read_text().splitlines()) == 30
     assert len(run.joinpath("sample.txt").read_text()) > 100
 
@@ -135,6 +136,43 @@ def test_sample_stops_where_it_is_told(place: Path) -> None:
         "--stop", "never appears", "--stop", stop, "--json", cwd=place,
     )  # fmt: skip
     assert json.loads(done.stdout)["text"] == whole[: whole.find(stop)]
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
+def test_sample_writes_the_same_with_a_compiler_and_without(place: Path) -> None:
+    arguments = ("sample", "runs/hamlet-1", "--temperature", "0", "--max-new-tokens", "40")
+    bare = {"PATH": "", "HORNBOOK_CACHE_DIR": str(place / "empty")}
+    done = hornbook(*arguments, cwd=place, **bare)
+    assert done.returncode == 0
+    assert done.stdout == hornbook(*arguments, cwd=place).stdout
+    refused = hornbook(*arguments, "--weights", "int8", cwd=place, **bare)
+    assert refused.returncode == 2
+    assert "no C compiler" in refused.stderr.decode()
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
+def test_sample_does_not_import_torch(place: Path) -> None:
+    code = (
+        "import sys, hornbook.cli\n"
+        "assert hornbook.cli.run(['sample', 'runs/hamlet-1', '--max-new-tokens', '5']) == 0\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=place, env=environment(place), check=True)
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
+def test_what_int8_weights_cost_is_measured_and_told(place: Path) -> None:
+    arguments = ("sample", "runs/hamlet-1", "--weights", "int8", "--max-new-tokens", "5")
+    told = hornbook(*arguments, cwd=place).stderr.decode()
+    exact = float(told.split(" nats a token, ")[1].split()[0])
+    expected = json.loads(hornbook("eval", "runs/hamlet-1", "--json", cwd=place).stdout)
+    # Spread over so short a text, the blocks overlap; the exact loss reads each position once.
+    assert exact == pytest.approx(expected["nats_per_token"], abs=0.05)
+    (place / "hamlet.txt").rename(place / "elsewhere.txt")
+    done = hornbook(*arguments, cwd=place)
+    (place / "elsewhere.txt").rename(place / "hamlet.txt")
+    assert done.returncode == 0
+    assert "not measured" in done.stderr.decode()
 
 
 def test_a_reader_that_leaves_early_is_no_error(place: Path) -> None:
@@ -304,6 +342,7 @@ def test_corpora_and_doctor_speak_to_people_and_programs(place: Path) -> None:
     found = json.loads(hornbook("doctor", "--json", cwd=place).stdout)
     assert found["chosen"]["device"]["value"] in ("cpu", "cuda", "mps")
     assert found["chosen"]["compile"]["why"]
+    assert found["chosen"]["writing"]["value"] == ("C" if compiler() else "torch")
     assert b"precision" in hornbook("doctor", cwd=place).stdout
 
 

@@ -1,7 +1,9 @@
 """Writing: cached equals uncached, samplers keep their promises, stop strings are found."""
 
 import itertools
+from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +13,8 @@ from test_gpt import small_gpt
 import hornbook as hb
 from hornbook import generate
 from hornbook.config import SamplingConfig
-from hornbook.errors import UnknownCharacterError
-from hornbook.generate import probabilities, spell, stream, tokens, until
+from hornbook.errors import CheckpointError, UnknownCharacterError
+from hornbook.generate import draw, in_order, probabilities, spell, stream, streams, tokens, until
 
 GREEDY = SamplingConfig(temperature=0)
 
@@ -64,45 +66,70 @@ logit_lists = st.lists(st.floats(-20, 20), min_size=2, max_size=30)
 @given(logits=logit_lists, k=st.integers(1, 30))
 @settings(deadline=None)
 def test_top_k_keeps_the_k_likeliest(logits: list[float], k: int) -> None:
-    p = probabilities(torch.tensor(logits), SamplingConfig(top_k=k))
-    assert p.sum().item() == pytest.approx(1, abs=1e-5)
-    kept = (p > 0).sum().item()
+    p = probabilities(logits, SamplingConfig(top_k=k))
+    assert p.sum() == pytest.approx(1)
+    kept = (p > 0).sum()
     assert kept <= min(k, len(logits))
-    whole = torch.tensor(logits).softmax(-1)
+    whole = probabilities(logits, SamplingConfig())
     assert whole[p > 0].min() >= whole[p == 0].max() if (p == 0).any() else kept == len(logits)
 
 
 @given(logits=logit_lists, share=st.floats(0.05, 0.99))
 @settings(deadline=None)
 def test_top_p_keeps_the_fewest_that_reach_p(logits: list[float], share: float) -> None:
-    whole = torch.tensor(logits).softmax(-1)
-    p = probabilities(torch.tensor(logits), SamplingConfig(top_p=share))
-    mass = whole[p > 0].sum().item()
-    assert mass >= share - 1e-4
-    assert mass - whole[p > 0].min().item() <= share + 1e-4
+    whole = probabilities(logits, SamplingConfig())
+    p = probabilities(logits, SamplingConfig(top_p=share))
+    mass = whole[p > 0].sum()
+    assert mass >= share - 1e-9
+    assert mass - whole[p > 0].min() <= share + 1e-9
 
 
 @given(logits=logit_lists, floor=st.floats(0, 1))
 @settings(deadline=None)
 def test_min_p_drops_what_is_far_below_the_likeliest(logits: list[float], floor: float) -> None:
-    whole = torch.tensor(logits).softmax(-1)
-    p = probabilities(torch.tensor(logits), SamplingConfig(min_p=floor))
-    assert torch.equal(p > 0, (whole >= floor * whole.max()) & (whole > 0))
+    whole = probabilities(logits, SamplingConfig())
+    p = probabilities(logits, SamplingConfig(min_p=floor))
+    # Asked within rounding: the two were divided by their sums at different moments.
+    assert (whole[p > 0] >= floor * whole.max() * (1 - 1e-9)).all()
+    assert (whole[p == 0] <= floor * whole.max() * (1 + 1e-9)).all()
+
+
+@given(logits=logit_lists, temperature=st.floats(0.1, 10))
+@settings(deadline=None)
+def test_probabilities_are_torchs_softmax(logits: list[float], temperature: float) -> None:
+    expected = torch.softmax(torch.tensor(logits, dtype=torch.float64) / temperature, dim=-1)
+    ours = probabilities(logits, SamplingConfig(temperature=temperature))
+    torch.testing.assert_close(torch.from_numpy(ours), expected)
 
 
 def test_temperature_zero_is_the_likeliest_and_temperature_flattens() -> None:
-    logits = torch.tensor([1.0, 3.0, 2.0])
+    logits = [1.0, 3.0, 2.0]
     assert probabilities(logits, GREEDY).tolist() == [0, 1, 0]
-    cold, warm = (probabilities(logits, SamplingConfig(temperature=t)).max() for t in (0.5, 2.0))
-    assert cold > torch.softmax(logits, -1).max() > warm
+    cold, plain, warm = (
+        probabilities(logits, SamplingConfig(temperature=t)).max() for t in (0.5, 1.0, 2.0)
+    )
+    assert cold > plain > warm
+    assert probabilities(logits, SamplingConfig(temperature=1e-300)).tolist() == [0, 1, 0]
 
 
 def test_repetition_penalty_makes_what_was_said_less_likely() -> None:
-    logits = torch.tensor([2.0, -1.0, 1.0])
+    logits = [2.0, -1.0, 1.0]
     plain = probabilities(logits, SamplingConfig())
     shy = probabilities(logits, SamplingConfig(repetition_penalty=1.5), context=[0, 1, 0])
     assert shy[0] < plain[0]
     assert shy[1] / shy[2] < plain[1] / plain[2]
+
+
+def test_drawing_never_takes_what_has_no_probability() -> None:
+    class AlwaysHighest(np.random.Generator):
+        def random(self, *_arguments: object, **_settings: object) -> float:  # type: ignore[override]
+            return np.nextafter(1.0, 0.0)
+
+    highest = AlwaysHighest(np.random.PCG64())
+    assert draw(np.array([0.0, 0.3, 0.0, 0.7, 0.0]), highest) == 3
+    assert draw(np.full(1000, 1e-3), highest) == 999
+    with pytest.raises(CheckpointError, match="not numbers"):
+        draw(np.full(3, np.nan), highest)
 
 
 @given(
@@ -159,3 +186,46 @@ def test_an_empty_prompt_goes_on_from_a_line_end() -> None:
     written = "".join(stream(model, tokenizer, max_new_tokens=20, seed=3))
     assert written == "".join(stream(model, tokenizer, "\n", max_new_tokens=20, seed=3))
     assert len(written) == 20
+
+
+def test_texts_written_side_by_side_are_those_written_alone() -> None:
+    tokenizer = hb.CharTokenizer.from_text("abcdefghijk")
+    model = small_gpt()
+    asked = {"prompt": "abc", "max_new_tokens": 50, "stop": ["ab", "k"]}
+    together = streams(model, tokenizer, seeds=range(6), **asked)
+    alone = ["".join(stream(model, tokenizer, seed=seed, **asked)) for seed in range(6)]
+    assert len(set(map(len, alone))) > 1
+    pieces = list(in_order(together))
+    assert ["".join(piece for n, piece in pieces if n == number) for number in range(6)] == alone
+    assert [number for number, _ in pieces] == sorted(number for number, _ in pieces)
+
+
+def test_a_text_no_longer_wanted_takes_no_more_reading() -> None:
+    class Counting:
+        block_size = 8
+        rows_read = 0
+
+        def read(self, tokens_RT: object, rows: list[int], start: int = 0) -> np.ndarray:
+            self.rows_read += len(rows)
+            return np.zeros((len(rows), 3), np.float32)
+
+    reader = Counting()
+    tokenizer = hb.CharTokenizer.from_text("abc")
+    first, second = streams(reader, tokenizer, max_new_tokens=10, seeds=(0, 1))
+    next(first)
+    first.close()
+    assert len("".join(second)) == 10
+    assert reader.rows_read == 2 + 9
+
+
+def test_the_first_text_comes_before_the_others_are_done() -> None:
+    def text(letters: str) -> Iterator[str]:
+        for letter in letters:
+            taken.append(letter)
+            yield letter
+
+    taken: list[str] = []
+    pieces = in_order([text("abc"), text(""), text("xyz")])
+    assert list(itertools.islice(pieces, 3)) == [(0, ""), (0, "a"), (0, "b")]
+    assert taken == ["a", "x", "b"]
+    assert list(pieces) == [(0, "c"), (1, ""), (2, "xyz")]

@@ -231,7 +231,9 @@ def sentences(page: Path) -> list[str]:
     return [block for block in taken if block and not block.startswith("%")] + pictures
 
 
-@pytest.mark.parametrize("page", [DOCS / "index.md", *PAGES], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [DOCS / "index.md", DOCS / "report.md", *PAGES], ids=lambda page: page.stem
+)
 def test_every_sentence_is_translated(page: Path) -> None:
     known = entries(CATALOGUES / page.relative_to(DOCS).with_suffix(".po"))
     assert [source for source, translation, fuzzy in known if fuzzy or not translation] == []

@@ -2,15 +2,23 @@
 
 import dataclasses
 import itertools
+import json
+import shutil
+import warnings
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 
 import hornbook as hb
+from hornbook import checkpoint, machine
 from hornbook import training as engine
-from hornbook.config import Config
+from hornbook.config import PRESETS, Config, ModelConfig
 from hornbook.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
+from hornbook.run import new_run_path
+from hornbook.storage import Disk
+from hornbook.verification import verify
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
 
@@ -44,6 +52,14 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return hb.load(run, which="last").model.state_dict()
 
 
+def hashes(run: Path) -> tuple[str | None, str | None]:
+    """SHA-256 of the last weights and optimizer state, and all of the run sound."""
+    verdict = verify(run)
+    assert verdict.sound
+    last = next(each for each in verdict.checkpoints if each.kind == "step")
+    return last.weights_sha256, last.optimizer_sha256
+
+
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
@@ -64,6 +80,8 @@ def test_a_run_learns_and_leaves_a_whole_folder(text_path: Path, tmp_path: Path)
     assert kinds == ["best", "step"]
 
 
+FIXTURES = Path(__file__).parent / "fixtures"
+RUNGS = set(get_args(get_type_hints(ModelConfig)["model"])) - {"gpt"}
 VARIANTS: dict[str, dict[str, object]] = {
     "plain": {},
     "dropout": {"dropout": 0.3},
@@ -72,7 +90,14 @@ VARIANTS: dict[str, dict[str, object]] = {
     "adamw": {"optimizer": "adamw", "learning_rate": 1e-3},
     "tied": {"tie_embeddings": True, "learning_rate": 1e-3},
     "bytes": {"tokenizer": "byte"},
-    "bigram": {"model": "bigram"},
+    **{name: {"model": name, "dropout": 0.1} for name in PRESETS if name in RUNGS},
+    "bfloat16 rung": {"model": "layernorm", "precision": "bfloat16", "gradient_accumulation": 2},
+    "everything": {
+        "dropout": 0.2,
+        "gradient_accumulation": 2,
+        "precision": "bfloat16",
+        "keep_last": 3,
+    },
 }
 
 
@@ -90,23 +115,192 @@ def test_interrupted_and_resumed_is_uninterrupted_to_the_bit(
         torch.randn(3)  # the world goes on in between
         rest = list(hb.train(resume_from=run))
         assert [each.step for each in rest] == list(range(stop + 1, 9))
-        assert equal(weights(run), weights(tmp_path / "whole"))
+        assert hashes(run) == hashes(tmp_path / "whole")
         rows = (run / "metrics.jsonl").read_text().splitlines()
         assert len(rows) == 8
 
 
-def test_optimizer_state_is_the_same_to_the_bit_too(text_path: Path, tmp_path: Path) -> None:
-    config = small(text_path)
+# What torch's compiler warns of in itself would otherwise end it.
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_compiled_too_a_resumed_run_is_uninterrupted_to_the_bit(
+    text_path: Path, tmp_path: Path
+) -> None:
+    if machine.compiler() is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    config = small(text_path, compile="on", dropout=0.2, n_layer=1, gradient_accumulation=2)
     list(hb.train(config, out=tmp_path / "whole"))
     steps = hb.train(config, out=tmp_path / "stopped")
     list(itertools.islice(steps, 5))
     steps.close()
     list(hb.train(resume_from=tmp_path / "stopped"))
-    files = [
-        next((tmp_path / name / "checkpoints").glob("step-*")) / "optimizer.safetensors"
-        for name in ("whole", "stopped")
+    assert hashes(tmp_path / "stopped") == hashes(tmp_path / "whole")
+
+
+class Interrupted:
+    """A model that an interrupt strikes while it evaluates, once."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.hook = model.register_forward_pre_hook(self.strike)
+
+    def strike(self, model: torch.nn.Module, _: object) -> None:
+        if not model.training:
+            self.hook.remove()
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_while_evaluating_loses_no_row_and_no_best(
+    text_path: Path, tmp_path: Path
+) -> None:
+    config = small(text_path)
+    list(hb.train(config, out=tmp_path / "whole"))
+    training = engine.begin(config, out=tmp_path / "stopped")
+    steps = engine.steps(training)
+    list(itertools.islice(steps, 5))
+    Interrupted(training.model)
+    with pytest.raises(KeyboardInterrupt):
+        next(steps)
+    assert training.step == 6
+    rest = list(hb.train(resume_from=tmp_path / "stopped"))
+    assert [each.step for each in rest] == [6, 7, 8]
+    assert rest[0].val_loss is not None
+    assert hashes(tmp_path / "stopped") == hashes(tmp_path / "whole")
+    found = [
+        [(row["step"], row["train_loss"], row["val_loss"]) for row in map(json.loads, lines)]
+        for lines in (
+            (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+            for name in ("whole", "stopped")
+        )
     ]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    assert found[0] == found[1]
+    best = [[each.weights_sha256 for each in verify(tmp_path / name).checkpoints] for name in
+            ("whole", "stopped")]  # fmt: skip
+    assert best[0] == best[1]
+
+
+def test_an_interrupt_before_the_first_step_can_be_resumed_from(
+    text_path: Path, tmp_path: Path
+) -> None:
+    config = small(text_path)
+    training = engine.begin(config, out=tmp_path / "run")
+    steps = engine.steps(training)
+    hook = training.model.register_forward_pre_hook(raise_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        next(steps)
+    hook.remove()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    list(hb.train(resume_from=tmp_path / "run"))
+    list(hb.train(config, out=tmp_path / "whole"))
+    assert hashes(tmp_path / "run") == hashes(tmp_path / "whole")
+
+
+def raise_interrupt(_model: torch.nn.Module, _inputs: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_keep_last_keeps_so_many_and_the_best(text_path: Path, tmp_path: Path) -> None:
+    list(hb.train(small(text_path, checkpoint_interval=2, keep_last=3), out=tmp_path / "run"))
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names[1:] == ["step-00000004", "step-00000006", "step-00000008"]
+    assert names[0].startswith("best-")
+
+
+def test_a_run_goes_on_for_longer_than_was_planned(text_path: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    list(hb.train(small(text_path), out=run))
+    with pytest.raises(ConfigError, match="planned for 8 steps"):
+        engine.resume(run, steps=7)
+    longer = list(engine.steps(engine.resume(run, steps=12)))
+    assert [each.step for each in longer] == [9, 10, 11, 12]
+    assert longer[0].learning_rate_scale > longer[-1].learning_rate_scale
+    assert hb.load_config(run / "config.toml").train.steps == 12
+    assert verify(run).sound
+    assert hb.load(run, which="last").step == 12
+
+
+def test_a_second_trainer_is_kept_out(text_path: Path, tmp_path: Path) -> None:
+    steps = hb.train(small(text_path), out=tmp_path / "run")
+    next(steps)
+    with pytest.raises(CheckpointError, match="is training it; a run has one writer"):
+        engine.resume(tmp_path / "run")
+    steps.close()
+    assert engine.resume(tmp_path / "run").step == 1
+
+
+def test_a_beginning_cut_short_leaves_a_folder_that_can_be_taken(
+    text_path: Path, tmp_path: Path
+) -> None:
+    class CutShort(Disk):
+        def rename(self, old: Path, new: Path) -> None:
+            if new.name == "config.toml":
+                raise SystemExit(9)
+            super().rename(old, new)
+
+    with pytest.raises(SystemExit):
+        engine.begin(small(text_path), out=tmp_path / "run", disk=CutShort())
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"tokenizer.json", ".lock", ".writing-config.toml"} <= left
+    assert engine.begin(small(text_path), out=tmp_path / "run").step == 0
+    # Without our lock it may be anybody's tokenizer.
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "run" / "tokenizer.json", tmp_path / "other")
+    with pytest.raises(ConfigError, match="not empty"):
+        engine.begin(small(text_path), out=tmp_path / "other")
+
+
+def test_another_machine_is_named_and_strict_refuses(text_path: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    steps = hb.train(small(text_path), out=run)
+    next(steps)
+    steps.close()
+    folder = run / "checkpoints" / "step-00000001"
+    state = json.loads((folder / "state.json").read_text())
+    state["machine"] |= {"torch": "1.0", "system": "elsewhere"}
+    found = checkpoint.read(folder)
+    shutil.rmtree(folder)
+    changed = dataclasses.replace(found, state=state)
+    checkpoint.save(run / "checkpoints", "step", changed)
+    with pytest.raises(CheckpointError, match=r"--strict, and torch was 1\.0, is "):
+        engine.resume(run, strict=True)
+    with pytest.warns(engine.OtherMachineWarning, match="torch was 1") as caught:
+        engine.resume(run)
+    assert "system" not in str(caught[0].message)
+
+
+def test_a_run_of_the_first_format_is_read_and_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
+    shutil.copytree(FIXTURES, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run-format-1"
+    assert verify(run).sound
+    assert hb.load(run).step == 4
+    assert hb.load(run).evaluate().positions == 54
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", engine.OtherMachineWarning)
+        rest = list(hb.train(resume_from=run))
+    assert [each.step for each in rest] == [5, 6]
+    assert verify(run).sound
+
+
+def test_a_damaged_best_is_said_and_the_last_stands_in(text_path: Path, tmp_path: Path) -> None:
+    list(hb.train(small(text_path), out=tmp_path / "run"))
+    best = next((tmp_path / "run" / "checkpoints").glob("best-*")) / "model.safetensors"
+    best.write_bytes(b"")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert hb.load(tmp_path / "run").step == 8
+    said = [str(each.message) for each in caught]
+    assert "skipped a damaged checkpoint" in said[0]
+    assert "last weights, of step 8, are used instead" in said[1]
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "..", "a/b", "", ".hidden", "x" * 400])
+def test_a_corpus_name_cannot_lead_out_of_the_runs(name: str) -> None:
+    path = new_run_path(name)
+    assert path.parent == Path("runs")
+    assert not path.name.startswith(".")
+    assert len(path.name) < 100
 
 
 def test_a_crash_loses_at_most_one_interval(text_path: Path, tmp_path: Path) -> None:
@@ -286,3 +480,24 @@ def test_korean_trains_and_samples_as_well(data_dir: Path, tmp_path: Path) -> No
     written = trained.generate("나는 ", max_new_tokens=60, temperature=0.8)
     assert len(written) == 60
     assert sum("가" <= letter <= "힣" for letter in written) > 20
+
+
+def test_patience_stops_after_evaluations_that_bring_nothing(
+    text_path: Path, tmp_path: Path
+) -> None:
+    # A rate far too high, so that the loss soon goes up; and one evaluation every two steps.
+    hot = {"steps": 200, "eval_interval": 2, "learning_rate": 1.0, "muon_learning_rate": 1.0}
+    config = small(text_path, patience=3, **hot)
+    metrics = list(hb.train(config, out=tmp_path / "run"))
+    losses = [each.val_loss for each in metrics if each.val_loss is not None]
+    assert len(metrics) < 200
+    assert losses.index(min(losses)) == len(losses) - 4
+    assert hb.load(tmp_path / "run").step == 2 * (len(losses) - 3)
+    assert hb.load(tmp_path / "run", which="last").step == metrics[-1].step
+    # The same rule on going on: it has ended.
+    assert list(hb.train(resume_from=tmp_path / "run")) == []
+    # Until then nothing is different, and without it there is more.
+    patient = hb.train(config.override(patience=0), out=tmp_path / "patient")
+    longer = [each.train_loss for each in itertools.islice(patient, len(metrics) + 1)]
+    assert longer[:-1] == [each.train_loss for each in metrics]
+    assert len(longer) == len(metrics) + 1

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from hornbook.tokenizer import ByteTokenizer as ByteTokenizer
     from hornbook.tokenizer import CharTokenizer as CharTokenizer
     from hornbook.tokenizer import load_tokenizer as load_tokenizer
+    from hornbook.tracing import trace as trace
     from hornbook.training import train as train
 
 # Where each public name lives; a name is imported when it is first used.
@@ -79,6 +80,7 @@ HOMES = {
     "load_text": "text",
     "load_tokenizer": "tokenizer",
     "preset": "config",
+    "trace": "tracing",
     "train": "training",
 }
 

@@ -9,6 +9,8 @@ size and SHA-256; they are checked before anything is used, and a damaged checkp
 over for the one before it, loudly.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import re
@@ -16,15 +18,21 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from hornbook.documents import open_regular, parse_json, read_json, read_regular
 from hornbook.errors import CheckpointError, HornbookWarning, reason
 from hornbook.storage import DISK, UNFINISHED, Disk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Found = TypeVar("Found")
 
 # Format 2 added a checkpoint's own kind to its state.
 FORMAT, READABLE = 2, (1, 2)
@@ -44,6 +52,14 @@ class Checkpoint:
     step: int
     tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A checkpoint's model alone, as numpy arrays by name."""
+
+    step: int
+    model: dict[str, NDArray[Any]]
 
 
 def save(
@@ -74,6 +90,8 @@ def save(
 
 def packed(kind: str, checkpoint: Checkpoint) -> dict[str, bytes]:
     """The bytes of every file of a checkpoint folder, the manifest last."""
+    import safetensors.torch
+
     contents = {
         f"{name}.safetensors": safetensors.torch.save(
             {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
@@ -163,12 +181,28 @@ def load(folder: Path, kind: str) -> Checkpoint:
 
     Raises: CheckpointError when there is none.
     """
+    return newest_sound(folder, kind, read)
+
+
+def load_arrays(folder: Path, kind: str) -> Arrays:
+    """The model's weights alone, from the same checkpoint, as numpy arrays and without torch.
+
+    Raises: CheckpointError when there is none.
+    """
+    return newest_sound(folder, kind, read_arrays)
+
+
+def newest_sound(folder: Path, kind: str, read_one: Callable[[Path], Found]) -> Found:
+    """What the newest sound checkpoint gives; the damaged ones are warned of.
+
+    Raises: CheckpointError when there is none.
+    """
     found = folders(folder, kind)
     for path in found:
         try:
-            return read(path)
+            return read_one(path)
         except CheckpointError as error:
-            warnings.warn(f"skipped a damaged checkpoint: {error}", DamagedCheckpointWarning, 2)
+            warnings.warn(f"skipped a damaged checkpoint: {error}", DamagedCheckpointWarning, 3)
     if found:
         raise CheckpointError(f"{folder}: no sound {kind!r} checkpoint among {len(found)}")
     raise CheckpointError(f"{folder}: no {kind!r} checkpoint here")
@@ -191,6 +225,42 @@ def read(path: Path) -> Checkpoint:
 
     Raises: CheckpointError saying which file is wrong and how.
     """
+    import safetensors.torch
+
+    state, files = read_files(path)
+    tensors = {name: parse(path, safetensors.torch.load, data) for name, data in files.items()}
+    return Checkpoint(state["step"], tensors, state)
+
+
+def read_arrays(path: Path) -> Arrays:
+    """The model's weights of one checkpoint folder, verified.
+
+    Raises: CheckpointError saying which file is wrong and how.
+    """
+    import safetensors.numpy
+
+    state, files = read_files(path)
+    if "model" not in files:
+        raise CheckpointError(f"{path}: no model.safetensors in the checkpoint")
+    return Arrays(state["step"], parse(path, safetensors.numpy.load, files["model"]))
+
+
+def parse(path: Path, load_bytes: Callable[[bytes], Found], data: bytes) -> Found:
+    """One file's tensors.
+
+    Raises: CheckpointError when it is no safetensors file.
+    """
+    try:
+        return load_bytes(data)
+    except (KeyError, ValueError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: unreadable: {reason(error)[:200]}") from None
+
+
+def read_files(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The state, and the bytes of each file of tensors by its name without the ending; verified.
+
+    Raises: CheckpointError saying which file is wrong and how.
+    """
     contents = read_verified(path)
     try:
         state = parse_json(contents.pop("state.json"))
@@ -209,14 +279,7 @@ def read(path: Path) -> Checkpoint:
             f"{path}: holds {state.get('kind', 'a checkpoint')} of step {state.get('step')}: the "
             "folder was renamed or exchanged"
         )
-    try:
-        tensors = {
-            name.removesuffix(".safetensors"): safetensors.torch.load(data)
-            for name, data in contents.items()
-        }
-    except (ValueError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: unreadable: {reason(error)[:200]}") from None
-    return Checkpoint(state["step"], tensors, state)
+    return state, {name.removesuffix(".safetensors"): data for name, data in contents.items()}
 
 
 def read_verified(path: Path) -> dict[str, bytes]:
@@ -257,10 +320,10 @@ def recorded(path: Path) -> dict[Path, tuple[int, str]]:
     """
     try:
         manifest = read_json(path / MANIFEST)
+        if any(Path(name).name != name for name in manifest):
+            raise CheckpointError(f"{path / MANIFEST}: names a file outside its folder")
         return {
-            path / name: (int(entry["bytes"]), entry["sha256"])
-            for name, entry in manifest.items()
-            if Path(name).name == name
+            path / name: (int(entry["bytes"]), entry["sha256"]) for name, entry in manifest.items()
         }
     except OSError as error:
         raise CheckpointError(f"{path / MANIFEST}: {error.strerror}") from None

@@ -149,6 +149,7 @@ class TrainConfig(Section):
     eval_positions: Count = 16_384
     checkpoint_interval: Count = 60
     keep_last: Count = 1
+    patience: Index = 0
     sample_tokens: Index = 200
     seed: Index = 1337
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -30,11 +30,8 @@ class Evaluation:
     standard_error: float | None = None
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """The figures as JSON has them; an infinite one, which only "mle" counts have, is null."""
-        return {
-            name: value if value is not None and math.isfinite(value) else None
-            for name, value in asdict(self).items()
-        }
+        """The figures as JSON has them."""
+        return asdict(self)
 
 
 @torch.no_grad()
@@ -118,6 +115,18 @@ def evaluate(
         stride=max(1, block_size // 2),
         max_positions=max_positions,
     )
+    return summarise(tokenizer, tokens, block, sliding, block_size=block_size)
+
+
+def summarise(
+    tokenizer: Tokenizer,
+    tokens: Tokens,
+    block: np.ndarray,
+    sliding: np.ndarray,
+    *,
+    block_size: int,
+) -> Evaluation:
+    """The figures of a split's losses, in blocks and sliding by half; estimates if not of all."""
     chars, bytes_ = lengths(tokenizer, tokens[1:])
     mean, positions = float(block.mean()), len(tokens) - 1
     standard_error = None

@@ -1,22 +1,28 @@
-"""How a run ended: the exact loss, the baselines beside it, a sample and a picture."""
+"""How a run ended, in figures: the exact loss, what counting reaches, a sample, a diagnosis."""
 
 import json
-import math
+import os
 import sys
-import warnings
-from dataclasses import asdict, dataclass
-from io import BytesIO
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hornbook.arrays import Tokens
+from hornbook.config import Config, SamplingConfig
 from hornbook.counting import NGramModel
-from hornbook.data import Dataset
+from hornbook.data import Dataset, prepare
+from hornbook.diagnosis import Diagnosis, curve, diagnose
+from hornbook.documents import read_json
 from hornbook.errors import DataError
-from hornbook.evaluation import Evaluation, per_char
-from hornbook.run import RunFolder, load
+from hornbook.evaluation import Evaluation, losses, per_char, summarise
+from hornbook.generate import stream
+from hornbook.models.reader import snapshot
+from hornbook.run import RunFolder, TrainedModel, check_same_text, load
 from hornbook.storage import write_atomically
+from hornbook.text import Corpus, read_corpus
 from hornbook.training import Training
 from hornbook.tuning import tune
 
@@ -27,90 +33,241 @@ LONGEST_NGRAM = 8
 MOST_COUNTED = 5_000_000
 MOST_EVALUATED = 1_000_000
 
+Floats = NDArray[np.float64]
+ModelKind = Literal["network", "counts", "network and counts"]
+
 
 @dataclass(frozen=True)
 class Baselines:
-    """What needs no network: nats per character on the same validation text, by counting."""
+    """What needs no network: nats per character on the same validation text, by counting.
+
+    `ngram_nats` has the best n-gram model's loss at every token, where it has been counted.
+    """
 
     uniform: float
+    unigram: float
     bigram: float
     ngram: float
     ngram_order: int
+    ngram_nats: Floats | None = field(default=None, repr=False, compare=False)
+
+    def as_dict(self) -> dict[str, float | int]:
+        """The figures as JSON has them."""
+        return {
+            "uniform": self.uniform,
+            "unigram": self.unigram,
+            "bigram": self.bigram,
+            "ngram": self.ngram,
+            "ngram_order": self.ngram_order,
+        }
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run in figures."""
+    """A run in figures, with all that they were taken from.
 
-    folder: RunFolder
-    model: str
-    step: int
+    `nats` are the losses of the tokens in `measured`, all but the first: the validation part, or
+    evenly spaced stretches of a large one.
+    """
+
+    trained: TrainedModel
+    corpus: Corpus
+    dataset: Dataset
     steps: int
-    tokens: int
     seconds: float
-    parameters: int
     evaluation: Evaluation
+    measured: Tokens
+    nats: Floats
     baselines: Baselines
-    counted_tokens: int
     sample: str
-    peak_memory_mib: float | None
+    peak_memory_mib: float | None = None
+    energy_joules: float | None = None
+    finished: bool = True
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the run is."""
+        return self.trained.folder
+
+    @property
+    def step(self) -> int:
+        """The step of the weights that were measured: the best."""
+        return self.trained.step
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were read in training."""
+        config = self.trained.config
+        per_step = config.train.batch_size * config.train.gradient_accumulation
+        return self.steps * per_step * config.model.block_size
+
+    @property
+    def parameters(self) -> int:
+        """Distinct trainable numbers."""
+        return self.trained.model.parameter_count
+
+    @property
+    def kind(self) -> ModelKind:
+        """Whether the figures are a network's, those of counts, or of both."""
+        return kind_of(self.trained.config)
+
+    @property
+    def tokens_per_char(self) -> float:
+        """Turns losses per token into losses per character."""
+        return per_char(self.trained.tokenizer, self.dataset.validation)
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """What the curve says."""
+        baselines = self.baselines
+        return diagnose(
+            curve(self.folder.metrics_rows()),
+            self.trained.config,
+            tokens_per_char=self.tokens_per_char,
+            passes=self.tokens / len(self.dataset.train),
+            ahead_of_counts=baselines.ngram - self.evaluation.nats_per_char,
+            order=baselines.ngram_order,
+        )
 
     def as_dict(self) -> dict[str, object]:
         """The figures as `train --json` prints them."""
         return {
             "run": str(self.folder.path),
-            "model": self.model,
+            "kind": self.kind,
+            "finished": self.finished,
             "steps": self.steps,
             "best_step": self.step,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 2),
             "parameters": self.parameters,
             "peak_memory_mib": self.peak_memory_mib,
+            "energy_joules": self.energy_joules,
             **{f"val_{name}": value for name, value in self.evaluation.as_dict().items()},
-            "baselines_nats_per_char": asdict(self.baselines),
-            "baselines_counted_tokens": self.counted_tokens,
+            "baselines_nats_per_char": self.baselines.as_dict(),
+            "baselines_counted_tokens": min(len(self.dataset.train), MOST_COUNTED),
+            "diagnosis": self.diagnosis.as_dict(),
         }
 
 
-def conclude(training: Training, baselines: Baselines | None = None) -> Result:
-    """Measure the best weights exactly, count the baselines, write sample, picture and figures.
+def kind_of(config: Config) -> ModelKind:
+    """Whether settings make a network, a counting model, or both in one."""
+    if config.model.model == "ngram":
+        return "counts"
+    return "network and counts" if getattr(config.model, "with_counts", False) else "network"
+
+
+def conclude(
+    training: Training, baselines: Baselines | None = None, *, energy_joules: float | None = None
+) -> Result:
+    """Measure the best weights exactly, count the baselines, write sample and figures.
 
     Of a large text the loss is an estimate, and the baselines count what comes last in training.
     `baselines` are those of the same text and tokens, where they have been counted already.
     Raises: CheckpointError when the run cannot be read back.
     """
     folder = training.folder
-    best = load(folder.path, device=training.machine.device.value)
-    result = Result(
-        folder=folder,
-        model=training.config.model.kind,
-        step=best.step,
+    result = measure(
+        load(folder.path, device=training.machine.device.value),
+        training.corpus,
+        training.dataset,
         steps=training.step,
-        tokens=training.step * training.tokens_per_step,
         seconds=training.seconds,
-        parameters=training.model.parameter_count,
-        evaluation=best.evaluate_tokens(training.dataset.validation, max_positions=MOST_EVALUATED),
-        baselines=baselines or count_baselines(training.dataset),
-        counted_tokens=min(len(training.dataset.train), MOST_COUNTED),
-        sample=best.generate(max_new_tokens=SAMPLE_TOKENS, temperature=0.8),
+        baselines=baselines,
         peak_memory_mib=peak_memory_mib(),
+        energy_joules=energy_joules,
     )
     write_atomically(folder.sample, (result.sample + "\n").encode())
     write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
-    draw(result, folder.picture)
     return result
 
 
+def write_sample(best: TrainedModel) -> str:
+    """What the finished model writes; `hornbook sample --temperature 0.8` writes the same."""
+    pieces = stream(
+        snapshot(best.model),
+        best.tokenizer,
+        max_new_tokens=SAMPLE_TOKENS,
+        sampling=SamplingConfig(temperature=0.8),
+    )
+    return "".join(pieces)
+
+
+def revisit(path: str | os.PathLike[str], *, device: str = "cpu") -> Result:
+    """Measure a run again from its folder, finished or not.
+
+    Raises: CheckpointError when there is no run, nothing of it is saved, or its text has changed.
+    """
+    trained = load(path, device=device)
+    folder, config = trained.folder, trained.config
+    corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
+    check_same_text(corpus, folder)
+    rows = list(folder.metrics_rows())
+    kept = kept_figures(folder)
+    peak, energy = kept.get("peak_memory_mib"), kept.get("energy_joules")
+    return measure(
+        trained,
+        corpus,
+        prepare(corpus, config.data, trained.tokenizer),
+        steps=rows[-1]["step"] if rows else trained.step,
+        seconds=rows[-1]["seconds"] if rows else 0.0,
+        peak_memory_mib=peak if isinstance(peak, (int, float)) else None,
+        energy_joules=energy if isinstance(energy, (int, float)) else None,
+        finished=bool(kept),
+    )
+
+
+def kept_figures(folder: RunFolder) -> dict[str, object]:
+    """What `result.json` says; nothing for a run that has not ended."""
+    try:
+        figures = read_json(folder.result)
+    except (OSError, ValueError):
+        return {}
+    return figures if isinstance(figures, dict) else {}
+
+
+def measure(
+    trained: TrainedModel,
+    corpus: Corpus,
+    dataset: Dataset,
+    *,
+    steps: int,
+    seconds: float,
+    baselines: Baselines | None = None,
+    peak_memory_mib: float | None = None,
+    energy_joules: float | None = None,
+    finished: bool = True,
+) -> Result:
+    """A model's exact loss at every token of the validation part, and a sample of its writing."""
+    size, tokens = trained.config.model.block_size, spread(dataset.validation, MOST_EVALUATED)
+    nats = losses(trained.model, tokens, block_size=size)
+    sliding = losses(trained.model, tokens, block_size=size, stride=max(1, size // 2))
+    return Result(
+        trained=trained,
+        corpus=corpus,
+        dataset=dataset,
+        steps=steps,
+        seconds=seconds,
+        evaluation=summarise(trained.tokenizer, dataset.validation, nats, sliding, block_size=size),
+        measured=tokens,
+        nats=nats,
+        baselines=baselines or count_baselines(dataset),
+        sample=write_sample(trained),
+        peak_memory_mib=peak_memory_mib,
+        energy_joules=energy_joules,
+        finished=finished,
+    )
+
+
 def count_baselines(dataset: Dataset) -> Baselines:
-    """Bigram counts, and the best n-gram model; order and discounts chosen on training text."""
+    """Unigram and bigram counts, and the best n-gram model; tuned on training text alone."""
     size = dataset.tokenizer.vocab_size
     scale = per_char(dataset.tokenizer, dataset.validation)
     train, validation = dataset.train[-MOST_COUNTED:], spread(dataset.validation, MOST_EVALUATED)
 
-    def nats(model: NGramModel) -> float:
+    def nats(model: NGramModel) -> Floats:
         # Like the network: every token but the first, which it can read but not be asked.
         first, rest = validation[:1], validation[1:]
-        return scale * model.cross_entropy(rest, context=first)
+        return -model.log_probs(rest, context=first)
 
     bigram = NGramModel.fit(train, size, order=2)
     try:
@@ -119,11 +276,15 @@ def count_baselines(dataset: Dataset) -> Baselines:
     except DataError:
         # Too little text to hold any out: the bigram is all that can be counted.
         order, best = 2, bigram
+    by_token = nats(best)
+    unigram = NGramModel.fit(train, size, order=1)
     return Baselines(
         uniform=scale * float(np.log(size)),
-        bigram=nats(bigram),
-        ngram=nats(best),
+        unigram=scale * float(nats(unigram).mean()),
+        bigram=scale * float(nats(bigram).mean()),
+        ngram=scale * float(by_token.mean()),
         ngram_order=order,
+        ngram_nats=by_token,
     )
 
 
@@ -145,40 +306,3 @@ def peak_memory_mib() -> float | None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Kilobytes on Linux, bytes on macOS.
     return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)
-
-
-def draw(result: Result, path: Path) -> None:
-    """The loss curves of a run as a picture, with the counted baselines as levels."""
-    from matplotlib.figure import Figure
-
-    rows = list(result.folder.metrics_rows())
-    if all(row["val_loss"] is None for row in rows):
-        return  # the log was lost, and there is no curve
-    scale = result.evaluation.nats_per_char / result.evaluation.nats_per_token
-    if not math.isfinite(scale):
-        return  # "mle" counts alone can have an infinite loss, and no curve
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    train = np.array([[row["step"], row["train_loss"] * scale] for row in rows])
-    validation = np.array(
-        [[row["step"], row["val_loss"] * scale] for row in rows if row["val_loss"] is not None]
-    )
-    axes.plot(*train.T, color="tab:blue", alpha=0.35, linewidth=0.8, label="training batch")
-    axes.plot(*validation.T, color="tab:orange", marker="o", markersize=3, label="validation")
-    baselines = result.baselines
-    levels = {"bigram counts": baselines.bigram}
-    if baselines.ngram_order != 2:
-        levels[f"{baselines.ngram_order}-gram counts"] = baselines.ngram
-    for style, (name, value) in zip((":", "--"), levels.items(), strict=False):
-        axes.axhline(value, color="tab:gray", linestyle=style, linewidth=1, label=name)
-    lowest = min(validation[:, 1].min(), train[:, 1].min(), baselines.ngram)
-    axes.set_ylim(lowest - 0.1, baselines.uniform + 0.1)
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per character)")
-    axes.set_title(f"{result.folder.path.name}: {result.evaluation.nats_per_char:.4f} nats/char")
-    axes.legend()
-    picture = BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a glyph that the font lacks is drawn as a box
-        figure.savefig(picture, dpi=120)
-    write_atomically(path, picture.getvalue())

@@ -1,37 +1,45 @@
 """The run folder: all that a training leaves behind, and the trained model loaded from it.
 
 config.toml  environment.json  tokenizer.json  metrics.jsonl  checkpoints/  sample.txt  result.json
-loss.png; run.json, the manifest of the first three; .lock, held by the run's one writer; input.txt,
-where the text came on standard input
+report.html  report.md  report.json; run.json, the manifest of the first three; .lock, held by the
+run's one writer; input.txt, where the text came on standard input
 """
 
+from __future__ import annotations
+
 import json
-import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 
 import msgspec
-import numpy as np
-import torch
 from msgspec import Meta
 
 from hornbook import checkpoint, generate
 from hornbook.config import Config, ModelConfig, SamplingConfig, load_config
-from hornbook.counting import NGramModel
-from hornbook.data import Tokens, prepare
 from hornbook.documents import JSON_BYTES, read_json, read_log, read_regular
 from hornbook.errors import CheckpointError, ConfigError, DataError
-from hornbook.evaluation import Evaluation, evaluate
 from hornbook.lock import LOCK, Lock
-from hornbook.models import LanguageModel, build
 from hornbook.storage import DISK, UNFINISHED, Disk, write_atomically
 from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import Tokenizer, load_tokenizer
+
+# Imported where they are used: a run can be written from without torch.
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator, Sequence
+
+    import torch
+
+    from hornbook.arrays import Tokens
+    from hornbook.counting import NGramModel
+    from hornbook.evaluation import Evaluation
+    from hornbook.models import LanguageModel
+
+Found = TypeVar("Found", checkpoint.Checkpoint, checkpoint.Arrays)
 
 # Format 2 added run.json.
 FORMAT = 2
@@ -139,11 +147,6 @@ class RunFolder:
     def result(self) -> Path:
         """The figures of the finished run, as `train --json` prints them."""
         return self.path / "result.json"
-
-    @property
-    def picture(self) -> Path:
-        """The loss curves."""
-        return self.path / "loss.png"
 
     @property
     def own_files(self) -> list[Path]:
@@ -380,6 +383,8 @@ class TrainedModel:
 
         Raises: DataError; CheckpointError when the text has changed.
         """
+        from hornbook.data import prepare
+
         corpus = read_corpus(self.config.data.corpus, encoding=self.config.data.encoding)
         check_same_text(corpus, self.folder)
         tokens = prepare(corpus, self.config.data, self.tokenizer).validation
@@ -394,6 +399,8 @@ class TrainedModel:
 
     def evaluate_tokens(self, tokens: Tokens, *, max_positions: int | None = None) -> Evaluation:
         """The loss on tokens of this model's tokenizer: exact up to `max_positions` of them."""
+        from hornbook.evaluation import evaluate
+
         return evaluate(
             self.model,
             self.tokenizer,
@@ -427,6 +434,8 @@ def load(
 
     Raises: CheckpointError when the run is missing, unfinished or damaged.
     """
+    from hornbook.models import build
+
     folder = open_run(path)
     config = load_config(folder.config)
     tokenizer = load_tokenizer(folder.tokenizer)
@@ -443,6 +452,9 @@ def save_counts(folder: RunFolder, counted: NGramModel, disk: Disk = DISK) -> No
 
     Raises: CheckpointError when the disk refuses.
     """
+    import numpy as np
+    import torch
+
     # The tables are read in float32; shares kept more exactly would only take more room.
     tensors = {
         name: torch.from_numpy(array.astype(np.float32) if array.dtype.kind == "f" else array)
@@ -457,6 +469,8 @@ def load_counts(folder: RunFolder, tokenizer: Tokenizer) -> NGramModel:
 
     Raises: CheckpointError when it is missing, damaged, or not of this tokenizer.
     """
+    from hornbook.counting import NGramModel
+
     tensors = checkpoint.read(folder.counts).tensors.get("counts", {})
     try:
         counted = NGramModel.from_arrays({name: each.numpy() for name, each in tensors.items()})
@@ -475,15 +489,36 @@ def load_checkpoint(folder: RunFolder, which: Literal["best", "last"]) -> checkp
 
     Raises: CheckpointError when there is none.
     """
+    names = ("model",) if which == "best" else ("model", "optimizer")
+    return best_or_last(
+        folder, which, lambda place, kind: complete(checkpoint.load(place, kind), folder, *names)
+    )
+
+
+def load_arrays(folder: RunFolder, which: Literal["best", "last"]) -> checkpoint.Arrays:
+    """The weights of the same checkpoint as numpy arrays, without torch.
+
+    Raises: CheckpointError when there is none.
+    """
+    return best_or_last(folder, which, checkpoint.load_arrays)
+
+
+def best_or_last(
+    folder: RunFolder, which: Literal["best", "last"], load_kind: Callable[[Path, str], Found]
+) -> Found:
+    """What is meant, or the last for a best not yet chosen; for a damaged best with a warning.
+
+    Raises: CheckpointError when there is none.
+    """
     if which == "best" and checkpoint.folders(folder.checkpoints, "best"):
         try:
-            return complete(checkpoint.load(folder.checkpoints, "best"), folder, "model")
+            return load_kind(folder.checkpoints, "best")
         except CheckpointError as error:
-            last = complete(checkpoint.load(folder.checkpoints, "step"), folder, "model")
+            last = load_kind(folder.checkpoints, "step")
             said = f"{error}; the last weights, of step {last.step}, are used instead"
-            warnings.warn(said, checkpoint.DamagedCheckpointWarning, stacklevel=2)
+            warnings.warn(said, checkpoint.DamagedCheckpointWarning, stacklevel=3)
             return last
-    return complete(checkpoint.load(folder.checkpoints, "step"), folder, "model", "optimizer")
+    return load_kind(folder.checkpoints, "step")
 
 
 def complete(found: checkpoint.Checkpoint, folder: RunFolder, *names: str) -> checkpoint.Checkpoint:
@@ -508,6 +543,10 @@ def check_shapes(
 
     Raises: CheckpointError with the first that differs.
     """
+    import torch
+
+    from hornbook.models import build
+
     # One layer more than there are tensors is wrong already, however many more there should be.
     config = replace(config, n_layer=min(config.n_layer, len(tensors) + 1))
     try:

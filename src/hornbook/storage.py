@@ -24,7 +24,7 @@ class Disk:
     Raises: OSError, as the system gives it.
     """
 
-    def write(self, path: Path, data: bytes) -> None:
+    def write(self, path: Path, data: bytes | memoryview) -> None:
         """Create or overwrite a file. The system has the bytes then; the disk may not yet."""
         self._put(path, data, os.O_TRUNC)
 
@@ -96,7 +96,7 @@ class Disk:
                 if path.name.startswith((UNFINISHED, DISCARDED)):
                     self.remove(path)
 
-    def _put(self, path: Path, data: bytes, how: int) -> None:
+    def _put(self, path: Path, data: bytes | memoryview, how: int) -> None:
         # A link is never written through: a run folder from elsewhere could aim it at any file.
         how |= getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o666)

@@ -52,6 +52,17 @@ def joined(sources: Sequence[Source], encoding: str | None) -> Iterator[str]:
             ending = text[-1]
 
 
+def beginnings(sources: Sequence[Source], encoding: str | None) -> Iterator[int]:
+    """Where in the joined text each source's own begins, in characters."""
+    characters, ending = 0, "\n"
+    for source in sources:
+        characters += ending != "\n"
+        yield characters
+        for text in decode(source, encoding, []):
+            characters += len(text)
+            ending = text[-1]
+
+
 def survey(sources: Sequence[Source], encoding: str | None, *, lenient: bool) -> Survey:
     """Read all sources, or remember what was found of the same large files.
 

@@ -33,7 +33,7 @@ from hornbook.sources import (
     status_of,
     stored,
 )
-from hornbook.survey import joined, survey
+from hornbook.survey import beginnings, joined, survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -64,6 +64,16 @@ class Corpus:
     def chunks(self) -> Iterator[str]:
         """The text, a chunk at a time. Raises: DataError if a file has changed meanwhile."""
         return joined(self.parts, self.encoding)
+
+    def files(self) -> list[tuple[int, str]]:
+        """Where in the text each file begins, and what it is called within the corpus.
+
+        A folder's files go by their paths within it. Raises: DataError if a file has changed.
+        """
+        if len(self.parts) < 2:
+            return [(0, self.source)]
+        names = (part.shown.removeprefix(f"{self.source}{os.sep}") for part in self.parts)
+        return list(zip(beginnings(self.parts, self.encoding), names, strict=True))
 
 
 def load_text(corpus: str = DEFAULT, *, encoding: str | None = None) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -22,6 +23,7 @@ from hornbook.config import Config, SamplingConfig, laptop, load_config
 from hornbook.corpora import CATALOGUE
 from hornbook.counting import NGramModel
 from hornbook.data import Dataset, batch, batch_starts, check_length, prepare
+from hornbook.diagnosis import curve, evaluations_since_best
 from hornbook.errors import (
     CheckpointError,
     ConfigError,
@@ -34,6 +36,7 @@ from hornbook.lock import Lock
 from hornbook.models import GPT, LanguageModel, build
 from hornbook.models.crossfit import CrossFit
 from hornbook.models.ngram import Counted
+from hornbook.models.reader import snapshot
 from hornbook.optimizer import Optimizers, learning_rate_scale
 from hornbook.run import (
     FORMAT,
@@ -149,6 +152,7 @@ def begin(
     environment = {
         "format": FORMAT,
         **machine.describe(),
+        "commit": machine.source_commit(),
         "corpus": corpus.name,
         "corpus_sha256": corpus.sha256,
         "data_fingerprint": dataset.fingerprint,
@@ -194,6 +198,11 @@ def plan_minutes(
     """
     if not config.train.minutes or config.model.model == "ngram":
         return None
+    # What no plan may change must fit before a step of it is timed.
+    if "block_size" in asked or config.model.model != "gpt":
+        check_length(dataset.train, config.model.block_size, "training")
+    smallest = config if "batch_size" in asked else config.override(batch_size=1)
+    check_memory(smallest, chosen, dataset)
     seconds = started + 60 * config.train.minutes - time.monotonic()
     return budget.plan(config, size_of(dataset), chosen, seconds, asked=asked)
 
@@ -309,7 +318,8 @@ def restore(training: Training, found: checkpoint.Checkpoint, *, strict: bool = 
     """
     state, folder = found.state, training.folder
     check_state(state, folder)
-    if state["data_fingerprint"] != training.dataset.fingerprint:
+    # As recorded, both: a later version may take another fingerprint of the same data.
+    if state["data_fingerprint"] != folder.environment_facts().get("data_fingerprint"):
         raise CheckpointError(
             f"{folder.checkpoints}: the checkpoint of step {found.step} belongs to a run on "
             "another text or tokenizer"
@@ -386,6 +396,9 @@ def assemble(
     counted, cross_fit = count(config, dataset) if config.model.reads_counts else (None, None)
     if counted:
         save_counts(folder, counted, disk)
+    if chosen.device.value == "cuda" and config.train.deterministic:
+        # cuBLAS reads it when it starts, and refuses deterministic products without it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     with torch.random.fork_rng(devices=[]):
@@ -537,7 +550,7 @@ def steps(training: Training) -> Generator[StepMetrics, None, None]:
     # What a resumed run stands on is saved, and at step 0 there is nothing to save.
     saved = training.step
     try:
-        while training.unfinished or training.step < training.config.train.steps:
+        while training.unfinished or not ended(training):
             metrics = training.unfinished or train_step(training)
             keep_pace(training, metrics)
             finished = time.perf_counter()
@@ -554,12 +567,22 @@ def steps(training: Training) -> Generator[StepMetrics, None, None]:
             if training.pace and metrics.val_loss is not None:
                 training.pace.evaluation_seconds = time.perf_counter() - finished
             yield metrics
+        if training.step != saved:
+            save_last(training)
     except (KeyboardInterrupt, SystemExit, GeneratorExit, NonFiniteLossError):
         if training.step != saved:
             save_last(training)
         raise
     finally:
         training.lock.release()
+
+
+def ended(training: Training) -> bool:
+    """Whether all steps are taken, or the last `patience` evaluations brought nothing better."""
+    train = training.config.train
+    if training.step >= train.steps or not train.patience or training.step % train.eval_interval:
+        return training.step >= train.steps
+    return evaluations_since_best(curve(training.folder.metrics_rows())) >= train.patience
 
 
 def keep_pace(training: Training, metrics: StepMetrics) -> None:
@@ -615,7 +638,7 @@ def validation_loss(training: Training) -> float:
 def write_sample(training: Training) -> str:
     """A short sample of the present model; the training stream is not disturbed."""
     pieces = generate.stream(
-        training.model,
+        snapshot(training.model),
         training.dataset.tokenizer,
         max_new_tokens=training.config.train.sample_tokens,
         sampling=SamplingConfig(temperature=0.8),
@@ -661,7 +684,7 @@ def save_last(training: Training) -> None:
             "best_loss": training.best_loss if math.isfinite(training.best_loss) else None,
             "random_state": training.random_state.tolist(),
             "cuda_random_state": None if cuda is None else cuda.tolist(),
-            "data_fingerprint": training.dataset.fingerprint,
+            "data_fingerprint": training.folder.environment_facts().get("data_fingerprint"),
             "machine": circumstances(training),
             "unfinished": None if unfinished is None else asdict(unfinished),
         }

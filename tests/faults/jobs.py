@@ -141,12 +141,13 @@ def command_signalled(
     entries: int = 0,
     events: int = 0,
     again: float | None = None,
+    destroying: bool = False,
 ) -> int:
     """A command that gets a signal in a chosen phase, and with `again` a second one.
 
     `at` is "module:function", and `entries` how many times it is entered before; the signal comes
     `events` calls and returns later, the second one `again` seconds after it. A profile function
-    watches, and changes nothing.
+    watches, and changes nothing. With `destroying` it comes while an object is being destroyed.
     """
     module, _, function = at.partition(":")
     inside = False
@@ -164,10 +165,23 @@ def command_signalled(
                 say(f"signalled in {where}:{code.co_name}")
                 if again is not None:
                     signal_later(os.getpid(), number, again)
-                os.kill(os.getpid(), number)
+                if destroying:
+                    Dying(number)
+                else:
+                    os.kill(os.getpid(), number)
 
     sys.setprofile(watch)
     return cli.run(arguments)
+
+
+class Dying:
+    """An object during whose end a signal comes."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), self.number)
 
 
 def signal_later(pid: int, number: int, seconds: float) -> None:

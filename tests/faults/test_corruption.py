@@ -19,7 +19,15 @@ from hornbook.errors import HornbookError
 from hornbook.text import read_corpus
 
 # The log of a run and what is written at its end are read by people: nothing is computed on them.
-NOT_USED = {".lock", "metrics.jsonl", "sample.txt", "result.json", "loss.png"}
+NOT_USED = {
+    ".lock",
+    "metrics.jsonl",
+    "sample.txt",
+    "result.json",
+    "report.html",
+    "report.md",
+    "report.json",
+}
 Damage = Callable[[Path, list[Path], random.Random], list[Path]]
 
 

@@ -29,19 +29,26 @@ def test_killed_at_random_instants(
     duration = time.perf_counter() - started
     expected = hashes(tmp_path / "whole")
     trials, killed, most_lost = count(13, 100), 0, 0
-    for number in range(trials):
+    for number in range(10 * trials):
         run = tmp_path / f"run-{number}"
+        started = time.perf_counter()
         trial = processes.start("train", text=text, run=run)
         time.sleep(chance.uniform(0, duration))
         trial.send(signal.SIGKILL)
         ended = trial.wait()
-        killed += ended.status == -signal.SIGKILL
+        if ended.status == 0:
+            # It was quicker than we knew; the machine has other work now and then.
+            duration = min(duration, time.perf_counter() - started)
+            continue
+        killed += 1
         most_lost = max(most_lost, goes_on(processes, text, run, ended, expected))
-    assert killed > trials / 2, "most of them were killed before they ended"
+        if killed == trials:
+            break
+    assert killed == trials
     tell(
         "SIGKILL at a random instant",
-        f"{killed} of {trials} killed; all ended in the uninterrupted run's bytes; "
-        f"at most {most_lost} of {STEPS} steps lost, an interval being {INTERVAL}",
+        f"{killed} killed; all ended in the uninterrupted run's bytes; at most {most_lost} of "
+        f"{STEPS} steps lost, an interval being {INTERVAL}",
     )
 
 
@@ -64,8 +71,8 @@ def test_killed_during_a_save(
         most_lost = max(most_lost, goes_on(processes, text, run, ended, expected))
     tell(
         "SIGKILL during a save",
-        f"{trials} of {trials} killed at one of {operations} operations on the disk; all ended in "
-        f"the uninterrupted run's bytes; at most {most_lost} of {STEPS} steps lost",
+        f"{trials} killed, at any of {operations} operations on the disk; all ended in the "
+        f"uninterrupted run's bytes; at most {most_lost} of {STEPS} steps lost",
     )
 
 

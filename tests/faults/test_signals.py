@@ -117,6 +117,27 @@ def test_a_signal_while_compiling(
     tell("a signal while compiling", f"{trials}: as above")
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_an_object_is_destroyed(
+    number: signal.Signals, whole: tuple[Path, dict[str, str]], run: Path, processes: Processes
+) -> None:
+    # What a handler raises there Python drops; a Ctrl-C was lost so, in torch's own generators.
+    text, expected = whole
+    ended = processes.run(
+        "command_signalled",
+        arguments=["train", str(text), "--out", str(run), *flags()],
+        at="hornbook.training:train_step",
+        number=int(number),
+        entries=2,
+        destroying=True,
+    )
+    assert ended.status == 128 + number
+    assert_leaves_in_order(ended)
+    assert steps_unsaved(run) == 0
+    assert processes.run("command", arguments=["train", "--resume", str(run)]).status == 0
+    assert hashes(run) == expected
+
+
 def test_without_handlers_a_signal_costs_steps(run: Path, processes: Processes) -> None:
     # The control: a training that does not heed signals loses steps, and its status shows it.
     text = write_text(run.parent)

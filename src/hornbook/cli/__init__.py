@@ -3,8 +3,9 @@
 import os
 import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hornbook import __version__
-from hornbook.errors import HornbookError, HornbookWarning, redacted
+from hornbook.errors import HornbookError, HornbookWarning, for_terminal
 
 as_python_does = warnings.formatwarning
 app = App(
@@ -28,6 +29,8 @@ for command, summary in {
     "train": "Train a model on a text.",
     "sample": "Let a trained model write.",
     "eval": "Measure a trained model's exact loss.",
+    "report": "Make a run's report card again, or compare runs.",
+    "trace": "Show what a model's words are copied from, and from where.",
     "verify": "Check every file of a run.",
     "ladder": "Train every rung between a bigram and a GPT, and compare them.",
     "explain": "Show an idea at work, in its own figures.",
@@ -39,7 +42,6 @@ for command, summary in {
 
 
 OUT_OF_MEMORY = "this takes more memory than there is; a smaller model, batch or text takes less"
-LONGEST_MESSAGE = 900
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -96,6 +98,30 @@ def listen() -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)
+    if sys.unraisablehook is not come_again:
+        dropped.append(sys.unraisablehook)
+        sys.unraisablehook = come_again
+
+
+dropped: "list[Callable[[sys.UnraisableHookArgs], object]]" = []
+
+
+def come_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Send a signal once more that struck while an object was being destroyed.
+
+    What is raised there Python prints and drops, and Ctrl-C would have done nothing.
+    """
+    error = lost.exc_value
+    if isinstance(error, KeyboardInterrupt):
+        number = int(signal.SIGINT)
+    elif isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:
+        number = error.code - 128
+    else:
+        dropped[-1](lost)
+        return
+    listen()
+    # Not from here: it would be dropped again.
+    threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
 
 
 def leave(number: int, _frame: object) -> NoReturn:
@@ -124,19 +150,13 @@ def format_warning(
     style = "bold yellow" if category.label == "warning" else "dim"
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     with console.capture() as written:
-        console.print(f"[{style}]{category.label}:[/] {escape(str(message))}")
+        console.print(f"[{style}]{category.label}:[/] {escape(for_terminal(str(message)))}")
     return written.get()
 
 
 def complain(message: str, status: int, hint: str = "") -> int:
-    """Print an error for a person to stderr; gives `status` back.
-
-    What came from outside is made fit for a terminal: no control codes, no endless lines.
-    """
-    message = redacted(message)
-    if len(message) > LONGEST_MESSAGE:
-        message = message[:LONGEST_MESSAGE] + " ..."
-    message = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
+    """Print an error for a person to stderr; gives `status` back."""
+    message = for_terminal(message)
     Console(stderr=True, soft_wrap=True, highlight=False).print(
         f"[bold red]hornbook:[/] {escape(message)}" + (f" ({escape(hint)})" if hint else "")
     )

@@ -14,7 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hornbook.result import Result
+from hornbook.report import Card
+from hornbook.report.words import duration, uncertainty
 from hornbook.training import StepMetrics, Training
 
 REFRESH_SECONDS = 0.25
@@ -171,51 +172,65 @@ class Display:
             color=self.console.color_system is not None,
         )
 
-    def conclude(self, result: Result) -> None:
-        """The exact figures beside what counting gives, a sample, and what to do next."""
+    def conclude(self, card: Card) -> None:
+        """The short form of the report card, a sample, and what to do next."""
         out = Console(highlight=False)
-        found, baselines = result.evaluation, result.baselines
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        error = found.standard_error
-        kind = "exact" if error is None else f"estimated (standard error {error:.4f})"
-        table.add_column(f"validation loss, {kind}")
-        for heading in ("nats/char", "bits/char", ""):
-            table.add_column(heading, justify="left" if not heading else "right")
-        this = f"this model, {result.model}"
-        rows = [(this, found.nats_per_char)]
-        if baselines.ngram_order != 2:
-            rows.append((f"{baselines.ngram_order}-gram counts, the best", baselines.ngram))
-        rows += [("bigram counts", baselines.bigram), ("knowing nothing", baselines.uniform)]
-        for name, nats in sorted(rows, key=lambda row: row[1]):
-            bar = "█" * round(40 * min(1.0, nats / baselines.uniform))
-            style = "bold green" if name == this else ""
-            table.add_row(name, f"{nats:.4f}", f"{nats / math.log(2):.4f}", bar, style=style)
-        out.print(table)
-        margin = baselines.ngram - found.nats_per_char
-        if margin < 0 and result.model != "ngram":
-            out.print(
-                f"Counting {baselines.ngram_order}-grams does better by {-margin:.3f} nats/char: "
-                "train longer, or give it more text."
-            )
-        minutes, seconds = divmod(round(result.seconds), 60)
-        memory = f", {result.peak_memory_mib:,.0f} MiB at most" if result.peak_memory_mib else ""
-        out.print(
-            f"{result.steps:,} steps, {result.tokens:,} tokens, {minutes}:{seconds:02d} of training"
-            f"{memory}; best at step {result.step:,}.\n"
-        )
+        show_card(card, out)
+        result = card.result
         out.print(
             Panel(
                 Text(result.sample), title="a sample", title_align="left", width=min(80, out.width)
             )
         )
         run = result.folder.path
-        out.print(f"The run is in {run}. Next:", soft_wrap=True)
+        out.print(
+            f"The run is in {run}, its report card in {run / 'report.html'}. Next:", soft_wrap=True
+        )
         for command in (
             f'hornbook sample {run} --prompt "{prompt_from(result.sample)}"',
             f"hornbook eval {run}",
             "hornbook train YOUR_TEXT.txt",
         ):
             out.print(f"  {escape(command)}", soft_wrap=True)
+
+
+def show_card(card: Card, out: Console) -> None:
+    """The report card's short form: the common scale, the verdict, what to try next."""
+    result = card.result
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    error = result.evaluation.standard_error
+    kind = "exact" if error is None else f"estimated (standard error {error:.4f})"
+    table.add_column(f"validation loss, {kind}", no_wrap=True)
+    for heading in ("made of", "nats/char", "bits/char", ""):
+        table.add_column(heading, justify="right" if "/" in heading else "left", no_wrap=True)
+    worst = max(mark.nats_per_char for mark in card.marks)
+    for mark in card.marks:
+        nats = mark.nats_per_char
+        table.add_row(
+            mark.name,
+            mark.kind,
+            f"{nats:.4f}",
+            f"{nats / math.log(2):.4f}",
+            "█" * round(20 * nats / worst),
+            style="bold green" if mark.name == "this model" else "",
+        )
+    out.print(table)
+    out.print(
+        f"{card.nats_per_char:.4f} nats/char, {uncertainty(card.confidence)}; perplexity "
+        f"{card.perplexity:.2f} per character.\n"
+    )
+    for sentence in card.diagnosis.sentences:
+        out.print(escape(sentence))
+    if card.diagnosis.advice:
+        out.print("To try next:")
+    for advice in card.diagnosis.advice:
+        out.print(f"  - {escape(advice)}")
+    memory = f", {result.peak_memory_mib:,.0f} MiB at most" if result.peak_memory_mib else ""
+    spent = duration(result.seconds)
+    out.print(
+        f"\n{result.steps:,} steps, {result.tokens:,} tokens, {spent} of training"
+        f"{memory}; best at step {result.step:,}.\n"
+    )
 
 
 def prompt_from(sample: str) -> str:

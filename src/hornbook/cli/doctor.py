@@ -21,9 +21,11 @@ def run(*, json: bool = False) -> None:
     from hornbook.config import laptop
 
     chosen = machine.choose(laptop().train)
+    writing = machine.choose_writing()
     facts = machine.describe() | {"cache": str(cache_folder())}
     if json:
-        sys.stdout.write(json_format.dumps({"machine": facts, "chosen": asdict(chosen)}) + "\n")
+        chosen_facts = asdict(chosen) | {"writing": asdict(writing)}
+        sys.stdout.write(json_format.dumps({"machine": facts, "chosen": chosen_facts}) + "\n")
         return
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -36,4 +38,8 @@ def run(*, json: bool = False) -> None:
     table.add_row("precision", chosen.precision.value, chosen.precision.why)
     table.add_row("compile", chosen.compile.value, chosen.compile.why)
     table.add_row("threads", str(chosen.threads), "as PyTorch counts this machine's cores")
+    console.print(table)
+    console.print("\nhornbook sample will use")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_row("decoder", writing.value, writing.why)
     console.print(table)

@@ -43,6 +43,7 @@ def run(
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     minutes: float | None = None,
     steps: Whole | None = None,
+    patience: Whole | None = None,
     keep_last: Whole | None = None,
     seed: Whole | None = None,
     tokenizer: str | None = None,
@@ -88,6 +89,8 @@ def run(
         this text and this machine, but for what is set here. 2 when nothing else says how long.
     steps
         How many steps to train, instead of minutes.
+    patience
+        Stop once so many evaluations in a row bring nothing better; 0 never does.
     keep_last
         How many of the last checkpoints to keep, beside the best; 1 when left out.
     seed
@@ -112,6 +115,7 @@ def run(
         "with_counts": with_counts or None,
         "minutes": minutes,
         "steps": steps,
+        "patience": patience,
         "keep_last": keep_last,
         "seed": seed,
         "tokenizer": tokenizer,
@@ -136,8 +140,10 @@ def run(
     )
 
     # Only now: a wrong setting should not wait for torch.
+    from hornbook import report
     from hornbook import training as engine
     from hornbook.cli.display import Display
+    from hornbook.energy import EnergyMeter
     from hornbook.result import conclude
 
     display = Display(quiet=quiet)
@@ -155,13 +161,16 @@ def run(
             show_plan(engine.dry_run(settings, text, started=STARTED, asked=asked), json=json)
             return
         training = engine.begin(settings, out=out, corpus=text, started=STARTED, asked=asked)
+    energy = EnergyMeter()
     try:
         display.announce(training)
         # Closed by hand: leaving the loop saves, and a disk that refuses then must be heard.
         with display, closing(engine.steps(training)) as taken:
             for metrics in taken:
                 display.show(metrics)
-        result = conclude(training)
+                energy.read()
+        spent = None if resume else energy.read()
+        card = report.write(report.examine(conclude(training, energy_joules=spent)))
     except (KeyboardInterrupt, SystemExit):
         say(f"stopped at step {training.step} of {training.config.train.steps}, saved; go on with:")
         say(f"  hornbook train --resume {training.folder.path}")
@@ -170,9 +179,9 @@ def run(
         say(f"the run so far is in {training.folder.path}")
         raise
     if json:
-        sys.stdout.write(json_format.dumps(result.as_dict()) + "\n")
+        sys.stdout.write(json_format.dumps(card.result.as_dict()) + "\n")
     else:
-        display.conclude(result)
+        display.conclude(card)
 
 
 def show_plan(plan: "Plan", *, json: bool) -> None:

@@ -1,0 +1,97 @@
+"""How fast hornbook writes, and how soon, against nanoGPT's way of writing.
+
+Both write from models of the same shape with random weights, which costs what trained ones cost:
+0.8 and 10.65 million parameters, one text and 64 side by side. hornbook reads half a block and
+writes a whole one, so that letting go of a full block's older half is in the figure. The peer
+reads its whole context again for every token, so it is measured at the mean one, three quarters of
+a block.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.peers.nanogpt import CPU_RECIPE, GPU_RECIPE, NanoGPT, Recipe
+from benchmarks.table import Row, median_seconds
+from hornbook import checkpoint
+from hornbook.config import Config, ModelConfig
+from hornbook.generate import Rows
+from hornbook.models import GPT
+from hornbook.native import Decoder
+from hornbook.run import RunFolder
+from hornbook.tokenizer import CharTokenizer
+
+RECIPES = {"0.8M": CPU_RECIPE, "10.65M": GPU_RECIPE}
+CHARACTERS = "\n !$&',-.3:;?" + "".join(chr(65 + i) + chr(97 + i) for i in range(26))
+
+
+def measure(*, short: bool = False) -> list[Row]:
+    """Tokens a second by shape, precision and number of texts; seconds to the first character."""
+    runs = 1 if short else 5
+    found = []
+    for name, recipe in list(RECIPES.items())[: 1 if short else 2]:
+        shape = shape_of(recipe)
+        weights = {key: t.numpy() for key, t in GPT(shape, len(CHARACTERS)).state_dict().items()}
+        for rows in (1, 2 if short else 64):
+            peer = peer_speed(recipe, rows, runs)
+            texts = "one text" if rows == 1 else f"{rows} texts"
+            for precision in ("float32", "bfloat16", "int8"):
+                decoder = Decoder(shape, weights, precision=precision, rows=rows)
+                ours = our_speed(decoder, runs if rows == 1 else 1)
+                what = f"{name}, {texts}, {precision}"
+                found.append(Row(what, "tokens/s", ours, peer, "nanoGPT, float32"))
+        soon = first_character_seconds(shape, runs)
+        found.append(Row(f"{name}: hornbook sample, to the first character", "s", soon))
+    return found
+
+
+def shape_of(recipe: Recipe) -> ModelConfig:
+    """Our model of a peer's shape."""
+    return ModelConfig(
+        n_layer=recipe.n_layer,
+        n_head=recipe.n_head,
+        n_embd=recipe.n_embd,
+        block_size=recipe.block_size,
+    )
+
+
+def peer_speed(recipe: Recipe, rows: int, runs: int) -> float:
+    """Tokens a second of the peer, at three quarters of a block."""
+    peer = NanoGPT(recipe, len(CHARACTERS)).eval()
+    idx = torch.zeros(rows, recipe.block_size * 3 // 4, dtype=torch.long)
+    return rows / median_seconds(lambda: peer.write(idx), runs)
+
+
+def our_speed(decoder: Decoder, runs: int) -> float:
+    """Tokens a second of a decoder with all its rows, drawing included."""
+    block_size = decoder.block_size
+    prompt = [0] * (block_size // 2)
+
+    def write() -> None:
+        rows = Rows(decoder, prompt, seeds=range(decoder.rows))
+        for _ in range(block_size):
+            rows.advance()
+
+    return decoder.rows * block_size / median_seconds(write, runs)
+
+
+def first_character_seconds(shape: ModelConfig, runs: int) -> float:
+    """From starting the command to its first character, the compiled decoder in the cache."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = RunFolder(Path(place))
+        folder.config.write_text(Config(model=shape).to_toml(), encoding="utf-8")
+        CharTokenizer(CHARACTERS).save(folder.tokenizer)
+        model = GPT(shape, len(CHARACTERS))
+        saved = checkpoint.Checkpoint(1, {"model": model.state_dict()}, {})
+        checkpoint.save(folder.checkpoints, "best", saved)
+        command = [sys.executable, "-m", "hornbook", "sample", place, "--max-new-tokens", "1"]
+
+        def first_character() -> None:
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+                if process.stdout is None or not process.stdout.read(1):
+                    raise SystemExit(f"{' '.join(command)} wrote nothing")
+
+        return median_seconds(first_character, runs)

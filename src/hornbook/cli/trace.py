@@ -1,0 +1,140 @@
+"""`hornbook trace`."""
+
+import json as json_format
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from hornbook.cli.terminal import CorpusArgument, note, read
+from hornbook.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hornbook.tracing import Trace
+
+# For matches that reach none, one, two or all of the lengths of runs. Both colours of each are set,
+# which is legible on any background; where there are no colours the strokes tell them apart.
+STYLES = ("", "underline", "black on yellow", "bold underline white on red")
+
+# Passages listed on a screen; --json has them all.
+MOST_LISTED = 20
+
+
+def run(
+    run: Path,
+    text: CorpusArgument = None,
+    /,
+    *,
+    samples: int | None = None,
+    max_new_tokens: int = 500,
+    temperature: float = 1.0,
+    seed: int = 0,
+    checkpoint: Literal["best", "last"] = "best",
+    at_least: int = 20,
+    encoding: str | None = None,
+    json: bool = False,
+) -> None:
+    """Show what of a text stands word for word in a model's training text, and where.
+
+    Beside it stands the same figure for real text that the model was not trained on.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    text
+        The text to trace: a file, or - for standard input; new samples of the model's when left
+        out.
+    samples
+        How many samples to write; 3 where neither this nor a text is given.
+    max_new_tokens
+        The most tokens of each sample.
+    temperature
+        Below 1 safer, above 1 bolder; 0 always takes the likeliest token.
+    seed
+        The first sample's seed; the next sample takes the next one.
+    checkpoint
+        Which weights write: those with the least validation loss, or the last.
+    at_least
+        List passages of this many characters or more.
+    encoding
+        The encoding of the text given, where it is not UTF-8.
+    json
+        Print one JSON object with every passage and its offsets in characters.
+    """
+    from hornbook.tracing import trace
+
+    if text is not None and samples is not None:
+        raise ConfigError("trace either a text or --samples of the model's own")
+    found = trace(
+        run,
+        None if text is None else read(text, encoding).text,
+        samples=3 if samples is None else samples,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        at_least=at_least,
+        checkpoint=checkpoint,
+        on_note=note,
+    )
+    if json:
+        sys.stdout.write(json_format.dumps(found.as_dict(), ensure_ascii=False) + "\n")
+    else:
+        show(Console(soft_wrap=not sys.stdout.isatty(), highlight=False), found)
+
+
+def show(console: Console, found: "Trace") -> None:
+    """The texts coloured, what part is copied beside real text, and each passage's place."""
+    from hornbook.tracing import RUNS, on_one_line
+
+    for number, each in enumerate(found.texts):
+        # A text that was given is known; without colours there is nothing to see in it.
+        if not (found.sampled or console.is_terminal):
+            continue
+        if found.sampled:
+            name = f"sample {number + 1}, seed {each.seed}"
+            console.print(Text(name if number == 0 else f"\n{name}", style="dim"))
+        pieces = ((printable(piece), STYLES[level]) for piece, level in each.pieces())
+        console.print(Text.assemble(*pieces))
+    console.print()
+    shares = Table(box=None, pad_edge=False)
+    shares.add_column("in verbatim runs of", header_style="dim")
+    for length, style in zip(RUNS, STYLES[1:], strict=True):
+        shares.add_column(Text(f"{length}+", style=style), justify="right")
+    shares.add_column("longest", justify="right", header_style="dim")
+    for row in found.share_rows():
+        shares.add_row(*row)
+    console.print(shares)
+    passages = found.passages()
+    if passages:
+        listed = Table(box=None, pad_edge=False, header_style="dim")
+        listed.add_column("length", justify="right")
+        listed.add_column("words, and what stands around them", ratio=1)
+        listed.add_column("first at")
+        listed.add_column("times", justify="right")
+        for each in passages[:MOST_LISTED]:
+            words = Text.assemble(
+                (printable(on_one_line(each.before)), "dim"),
+                (f"[{printable(on_one_line(each.text))}]", "bold"),
+                (printable(on_one_line(each.after)), "dim"),
+            )
+            where = Text(printable(found.where(each)))
+            listed.add_row(f"{each.match.length:,}", words, where, f"{each.match.occurrences:,}")
+        console.print(Padding(listed, (1, 0, 0, 0)))
+        if len(passages) > MOST_LISTED:
+            console.print(f"and {len(passages) - MOST_LISTED:,} more, in --json")
+    else:
+        console.print(f"\nNo run of {found.at_least} characters stands in the training text.")
+    console.print(
+        f"\n[bold]{found.summary}[/] ({found.training_characters:,} characters of training text)"
+    )
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which would speak to the terminal."""
+    controls = {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}
+    return text.translate(dict.fromkeys(controls, "\ufffd"))

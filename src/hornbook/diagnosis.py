@@ -1,0 +1,195 @@
+"""What a run's curve says: still learning, done, or overfit since a step, and what to try next.
+
+Every verdict and every piece of advice rests on figures of the run itself, which it names.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from hornbook.config import Config
+
+Verdict = Literal["still learning", "done", "overfit", "too short to tell"]
+
+# The mean of this many batches stands for the training loss at an evaluation: a single batch of
+# the default model scatters by 0.03 nats, twenty by under 0.01.
+TRAIN_BATCHES = 20
+
+# Nats per character. Changes below these are lost in what another seed changes: 0.007 over seeds
+# of a full-grown model on tiny Shakespeare.
+WORTH_NAMING = 0.01
+SMALL_GAP = 0.05
+
+
+@dataclass(frozen=True)
+class Point:
+    """An evaluation on the way. Losses in nats per token."""
+
+    step: int
+    train: float
+    validation: float
+
+
+def curve(rows: Iterable[dict[str, Any]]) -> list[Point]:
+    """The evaluations among the rows of a run's metrics, each with the training loss around it."""
+    points: list[Point] = []
+    batches: list[float] = []
+    for row in rows:
+        batches.append(row["train_loss"])
+        if row.get("val_loss") is not None:
+            recent = batches[-TRAIN_BATCHES:]
+            points.append(Point(row["step"], sum(recent) / len(recent), row["val_loss"]))
+            batches = []
+    return points
+
+
+def best(points: Sequence[Point]) -> Point:
+    """The evaluation with the least validation loss, the first of equals."""
+    return min(points, key=lambda point: point.validation)
+
+
+def evaluations_since_best(points: Sequence[Point]) -> int:
+    """How many evaluations in a row were no better than the best before them."""
+    return len(points) - 1 - points.index(best(points)) if points else 0
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A verdict in a word, the same in sentences with their figures, and what to try next.
+
+    Losses in nats per character; `since_step` is the step after which validation only got worse.
+    """
+
+    verdict: Verdict
+    since_step: int | None = None
+    best_step: int | None = None
+    fall_in_last_quarter: float | None = None
+    rise_since_best: float | None = None
+    gap: float | None = None
+    ahead_of_counts: float | None = None
+    sentences: list[str] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, object]:
+        """The figures as JSON has them."""
+        return asdict(self)
+
+
+def diagnose(
+    points: Sequence[Point],
+    config: Config,
+    *,
+    tokens_per_char: float,
+    passes: float,
+    ahead_of_counts: float | None = None,
+    order: int = 0,
+) -> Diagnosis:
+    """Read a run's curve.
+
+    `passes` is how many times over the training text was read; `ahead_of_counts` by how many nats
+    per character the model does better than the best counts, which see `order` tokens at a time.
+    """
+    by_counts = [] if ahead_of_counts is None else [counts_in_words(ahead_of_counts, order)]
+    if len(points) < 2:
+        said = f"Too short to tell: a curve needs two evaluations, and this run has {len(points)}."
+        return Diagnosis(
+            "too short to tell", ahead_of_counts=ahead_of_counts, sentences=[said, *by_counts]
+        )
+    top, last = best(points), points[-1]
+    before = next((p for p in reversed(points) if 4 * p.step <= 3 * last.step), points[0])
+    fall = (before.validation - last.validation) * tokens_per_char
+    rise = (last.validation - top.validation) * tokens_per_char
+    gap = (last.validation - last.train) * tokens_per_char
+    larger = f"--set n_embd={2 * config.model.n_embd}"
+    verdict: Verdict = "done"
+    if rise > WORTH_NAMING and last.train < top.train:
+        verdict = "overfit"
+        said = (
+            f"Overfit since step {top.step:,}: from there to step {last.step:,} the validation "
+            f"loss rose by {rise:.3f} nats/char while the training loss went on falling. What it "
+            f"learned after that was this text by heart; the weights of step {top.step:,} are kept."
+        )
+        advice = against_overfitting(config, gap, points)
+    elif fall > WORTH_NAMING:
+        verdict = "still learning"
+        said = (
+            f"Still learning: from step {before.step:,} to the end at step {last.step:,} the "
+            f"validation loss fell by another {fall:.3f} nats/char."
+        )
+        minutes = config.train.minutes
+        longer = f"--minutes {2 * minutes:g}" if minutes else f"--steps {2 * last.step}"
+        advice = [f"more time: {longer}"]
+        if passes < 1:
+            advice.append(f"then a larger model too: {larger} ({passes:.0%} of its text is read)")
+        elif gap < SMALL_GAP:
+            advice.append(f"then a larger model too: {larger} (it knows nothing by heart yet)")
+    else:
+        said = (
+            f"Done: from step {before.step:,} to the end at step {last.step:,} the validation loss "
+            f"changed by {-fall:+.3f} nats/char, no more than another seed would change it."
+        )
+        deeper = f"--set n_layer={config.model.n_layer + 2}"
+        advice = (
+            against_overfitting(config, gap, points)
+            if passes >= 1 and gap >= SMALL_GAP
+            else [f"a larger model: {larger}, or {deeper}"]
+        )
+    # Where the settings know of it, and it is off: counts that do better can be had on top.
+    joined = getattr(config.model, "with_counts", True)
+    if ahead_of_counts is not None and ahead_of_counts < 0 and not joined:
+        advice.append("the counts on top of the network: --with-counts")
+    return Diagnosis(
+        verdict,
+        since_step=top.step if verdict == "overfit" else None,
+        best_step=top.step,
+        fall_in_last_quarter=fall,
+        rise_since_best=rise,
+        gap=gap,
+        ahead_of_counts=ahead_of_counts,
+        sentences=[said, gap_in_words(gap, passes), *by_counts],
+        advice=advice,
+    )
+
+
+def against_overfitting(config: Config, gap: float, points: Sequence[Point]) -> list[str]:
+    """What helps a model that knows its training text better than the language."""
+    dropout = config.model.dropout
+    more = 0.2 if dropout < 0.2 else min(0.5, round(dropout + 0.1, 2))
+    advice = [f"more text: training and validation loss are {gap:.3f} nats/char apart"]
+    if more > dropout:
+        advice.append(f"dropout: --set dropout={more} (it was {dropout:g})")
+    advice.append(f"a smaller model: --set n_embd={max(16, config.model.n_embd // 2)}")
+    wasted = evaluations_since_best(points)
+    if wasted > 3 and not config.train.patience:
+        advice.append(f"--patience 3 stops sooner: {wasted} evaluations brought nothing better")
+    return advice
+
+
+def gap_in_words(gap: float, passes: float) -> str:
+    """What lies between training and validation loss, and what that means."""
+    if gap < SMALL_GAP:
+        return (
+            f"Training and validation loss end {gap:+.3f} nats/char apart: it knows new text about "
+            "as well as what it has read."
+        )
+    if passes < 1:
+        return (
+            f"Training and validation loss end {gap:.3f} nats/char apart. Little of it can be "
+            f"learned by heart after {passes:.1f} readings: the validation text is a harder one."
+        )
+    return (
+        f"Training and validation loss end {gap:.3f} nats/char apart: what it knows by heart after "
+        f"{passes:.1f} readings, and by how much the validation text is harder."
+    )
+
+
+def counts_in_words(ahead: float, order: int) -> str:
+    """Whether the model was worth training, against counting."""
+    if ahead < 0:
+        return (
+            f"Counts beat it: counting which token follows the {order - 1} before it, with no "
+            f"network at all, is better by {-ahead:.3f} nats/char."
+        )
+    return (
+        f"It beats the best counts, which see {order} tokens at a time, by {ahead:.3f} nats/char."
+    )

@@ -1,0 +1,15 @@
+"""Decoding in C: the writing of a GPT without torch, compiled on first use."""
+
+from hornbook.native.decoder import Decoder, Precision, Weights, cache_bytes, weight_names
+from hornbook.native.library import NativeUnavailableError, compiler, shared_library
+
+__all__ = [
+    "Decoder",
+    "NativeUnavailableError",
+    "Precision",
+    "Weights",
+    "cache_bytes",
+    "compiler",
+    "shared_library",
+    "weight_names",
+]

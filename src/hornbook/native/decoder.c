@@ -1,0 +1,552 @@
+/* One step of hornbook's GPT, written out: what models/gpt.py does in 292 operations of torch
+ * (of four blocks), each with more overhead than arithmetic, is one call here. models/gpt.py is the reference
+ * and tests/test_native.py holds this file to it. Source of the mathematics: see there.
+ *
+ * Lanes. A lane is one token of one row (one text) at one position. Reading a prompt of T tokens is
+ * T lanes, writing one token in each of R rows is R lanes; up to LANES of them go through a layer
+ * together, so that a weight fetched from memory serves all. Every number of a lane is added up in
+ * an order of its own, which the other lanes cannot change: a text comes out the same to the last
+ * bit whether it is written alone or beside others, read at once or token by token.
+ *
+ * Panels. A matrix comes cut into panels of 64 outputs, input by input: 64 weights, and then those
+ * of the next input. So a product needs no sums across a vector. Three forms of weight, all
+ * multiplied and added in float32: float32; bfloat16, two to a word; int8, four to a word, with one
+ * scale an output. native/decoder.py packs them.
+ *
+ * Threads. Panels, or heads of lanes, are shared out evenly; a barrier stands where one thread
+ * reads what another wrote. Names: C width, H heads, D head width, F MLP width, V vocabulary; a
+ * trailing p means padded (D to 16, the others to 64), the padding zero.
+ */
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PANEL = 64, LANES = 64, FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
+
+/* Lanes that share one fetch of weights: 6 x 4 sums, 4 weights and an input take 29 of AVX-512's 32
+ * registers (68 GFLOP/s on one core whose matrix product in torch does 86; with 4 lanes 56 to 66). */
+#ifdef __AVX512F__
+enum { GROUP = 6 };
+#else
+enum { GROUP = 1 };
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Sixteen numbers; the compiler cuts them to the machine's width. */
+typedef float floats __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(64), aligned(4), may_alias));
+
+typedef struct {
+    const void *panels;
+    const float *scales; /* [outputs, padded], for int8 alone */
+    int32_t inputs, count; /* inputs of a panel; panels */
+} Matrix;
+
+typedef struct {
+    const float *attention_norm, *mlp_norm, *query_norm, *key_norm;
+    Matrix qkv, output, gate, up, down;
+} Layer;
+
+typedef struct {
+    int32_t vocab_size, block_size, n_layer, n_head, width, head_width, kind, threads, rows;
+    float epsilon;
+    const float *embedding; /* [V, Cp] */
+    const float *cosines, *sines; /* [block_size, D / 2] */
+    const float *norm;
+    const Layer *layers;
+    Matrix logits;
+    float *keys, *values; /* [n_layer, rows, H, Dp, block, padded] and [..., block, padded, Dp] */
+} Model;
+
+typedef struct Decoder Decoder;
+
+typedef struct {
+    Decoder *decoder;
+    int number;
+    float *normal; /* [LANES, Cp] this thread's normalised copy of the residual stream */
+    float *product; /* [2, LANES, PANEL] */
+    float *scores; /* [block, padded] */
+    pthread_t thread;
+} Worker;
+
+struct Decoder {
+    Model model;
+    int width, head_width, attention_width, qkv_width, mlp_width, positions; /* all padded */
+    int lanes; /* of the pass under way: its tokens, rows, positions, and where logits go */
+    int32_t tokens[LANES], rows[LANES], places[LANES];
+    float *wanted[LANES];
+    float *stream, *qkv, *mixed, *hidden; /* [LANES, ...]: what the threads share */
+    Worker *workers;
+    int wanted_threads; /* model.threads of them are there */
+    atomic_uint pass, arrived, round, sleepers;
+    atomic_int closing;
+    pthread_mutex_t lock;
+    pthread_cond_t awake;
+};
+
+/* ---- waiting ---- */
+
+/* Wait until a counter leaves `seen`: awake for about 0.1 ms, which is longer than drawing a token
+ * takes, and then asleep, so that a machine with other work gives this core to whom we wait for. */
+static void await(Decoder *d, atomic_uint *counter, unsigned seen)
+{
+    for (int tries = 0; tries < 4000; tries++) {
+        if (atomic_load(counter) != seen)
+            return;
+#if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+#endif
+    }
+    pthread_mutex_lock(&d->lock);
+    atomic_fetch_add(&d->sleepers, 1);
+    while (atomic_load(counter) == seen)
+        pthread_cond_wait(&d->awake, &d->lock);
+    atomic_fetch_sub(&d->sleepers, 1);
+    pthread_mutex_unlock(&d->lock);
+}
+
+/* Move a counter on, and wake who sleeps. The order of all these atomics lets nobody sleep on:
+ * a sleeper counts itself before it looks at the counter for the last time. */
+static void advance(Decoder *d, atomic_uint *counter)
+{
+    atomic_fetch_add(counter, 1);
+    if (atomic_load(&d->sleepers) == 0)
+        return;
+    pthread_mutex_lock(&d->lock);
+    pthread_cond_broadcast(&d->awake);
+    pthread_mutex_unlock(&d->lock);
+}
+
+static void barrier(Decoder *d)
+{
+    unsigned round = atomic_load(&d->round);
+    if (atomic_fetch_add(&d->arrived, 1) + 1 < (unsigned)d->model.threads) {
+        await(d, &d->round, round);
+    } else {
+        atomic_store(&d->arrived, 0);
+        advance(d, &d->round);
+    }
+}
+
+/* ---- products ---- */
+
+/* The weights of 64 outputs for one input. */
+INLINE void unpack(const int kind, const void *panel, int input, floats w[4])
+{
+    if (kind == FLOAT32) {
+        const float *from = (const float *)panel + (size_t)input * PANEL;
+        for (int j = 0; j < 4; j++)
+            w[j] = *(const floats *)(from + 16 * j);
+    } else if (kind == BFLOAT16) { /* the upper half of a float32 */
+        const uint32_t *from = (const uint32_t *)panel + (size_t)input * (PANEL / 2);
+        for (int j = 0; j < 2; j++) {
+            words pair = *(const words *)(from + 16 * j);
+            w[2 * j] = (floats)(pair << 16);
+            w[2 * j + 1] = (floats)(pair & 0xffff0000u);
+        }
+    } else {
+        words four = *(const words *)((const uint32_t *)panel + (size_t)input * (PANEL / 4));
+        for (int j = 0; j < 4; j++)
+            w[j] = __builtin_convertvector((ints)(four << (24 - 8 * j)) >> 24, floats);
+    }
+}
+
+/* y[lane, 64] = panel x[lane] for `lanes` lanes, each number summed in order of its inputs. */
+INLINE void multiply(const int kind, const int lanes, const void *panel, int inputs,
+                     const float *x, int stride, float *y)
+{
+    floats sum[GROUP > 2 ? GROUP : 2][4] = {0};
+    for (int i = 0; i < inputs; i++) {
+        floats w[4];
+        unpack(kind, panel, i, w);
+        for (int lane = 0; lane < lanes; lane++)
+            for (int j = 0; j < 4; j++)
+                sum[lane][j] += w[j] * x[lane * stride + i];
+    }
+    for (int lane = 0; lane < lanes; lane++)
+        for (int j = 0; j < 4; j++)
+            *(floats *)(y + lane * PANEL + 16 * j) = sum[lane][j];
+}
+
+/* The same for any number of lanes. The constants let the compiler keep all sums in registers. */
+INLINE void multiply_all(const int kind, int lanes, const void *panel, int inputs, const float *x,
+                         int stride, float *y)
+{
+    int lane = 0;
+    for (; lane + GROUP <= lanes; lane += GROUP)
+        multiply(kind, GROUP, panel, inputs, x + lane * stride, stride, y + lane * PANEL);
+    for (; GROUP > 2 && lane + 2 <= lanes; lane += 2)
+        multiply(kind, 2, panel, inputs, x + lane * stride, stride, y + lane * PANEL);
+    for (; lane < lanes; lane++)
+        multiply(kind, 1, panel, inputs, x + lane * stride, stride, y + lane * PANEL);
+}
+
+/* One panel of a matrix times every lane of x[lanes, stride] -> y[lanes, 64]. */
+static void product(const Decoder *d, const Matrix *m, int panel, int lanes, const float *x,
+                    int stride, float *y)
+{
+    static const int bytes[] = {4, 2, 1};
+    int kind = d->model.kind;
+    const char *from =
+        (const char *)m->panels + (size_t)panel * m->inputs * PANEL * bytes[kind];
+    if (kind == FLOAT32)
+        multiply_all(FLOAT32, lanes, from, m->inputs, x, stride, y);
+    else if (kind == BFLOAT16)
+        multiply_all(BFLOAT16, lanes, from, m->inputs, x, stride, y);
+    else {
+        multiply_all(INT8, lanes, from, m->inputs, x, stride, y);
+        for (int lane = 0; lane < lanes; lane++)
+            for (int i = 0; i < PANEL; i++)
+                y[lane * PANEL + i] *= m->scales[panel * PANEL + i];
+    }
+}
+
+/* ---- the small things ---- */
+
+static float total(floats x)
+{
+    float sum = 0;
+    for (int i = 0; i < 16; i++)
+        sum += x[i];
+    return sum;
+}
+
+INLINE floats choose(ints where, floats yes, floats no)
+{
+    return (floats)(((ints)yes & where) | ((ints)no & ~where));
+}
+
+/* e^x to about 1e-7: 2^n e^r with |r| <= ln(2) / 2, and the Taylor series of e^r. */
+INLINE floats exponential(floats x)
+{
+    const floats zero = {0}, low = zero - 87.0f, high = zero + 88.0f;
+    x = choose(x < low, low, choose(x > high, high, x));
+    /* Adding and taking away 1.5 x 2^23 rounds to a whole number. */
+    floats n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
+    floats r = x - n * 0.693359375f + n * 2.12194440e-4f; /* ln(2) in two parts */
+    floats e = zero + 1.0f / 5040;
+    e = e * r + 1.0f / 720;
+    e = e * r + 1.0f / 120;
+    e = e * r + 1.0f / 24;
+    e = e * r + 1.0f / 6;
+    e = e * r + 0.5f;
+    e = e * r + 1.0f;
+    e = e * r + 1.0f;
+    return e * (floats)((__builtin_convertvector(n, ints) + 127) << 23);
+}
+
+/* y = x / root mean square of x, times the gain: `width` numbers, in `padded`. */
+static void rms_norm(const float *x, const float *gain, int width, int padded, float epsilon,
+                     float *y)
+{
+    floats squares = {0};
+    for (int i = 0; i < padded; i += 16) {
+        floats part = *(const floats *)(x + i);
+        squares += part * part;
+    }
+    float scale = 1.0f / sqrtf(total(squares) / width + epsilon);
+    for (int i = 0; i < padded; i += 16)
+        *(floats *)(y + i) = *(const floats *)(x + i) * scale * *(const floats *)(gain + i);
+}
+
+/* Turn each pair (i, i + D/2) by the position's angle. */
+static void rotate(float *x, const float *cosines, const float *sines, int half)
+{
+    for (int i = 0; i < half; i++) {
+        float first = x[i], second = x[i + half];
+        x[i] = first * cosines[i] - second * sines[i];
+        x[i + half] = second * cosines[i] + first * sines[i];
+    }
+}
+
+/* ---- attention ---- */
+
+static size_t cache_offset(const Decoder *d, int layer, int lane, int head)
+{
+    size_t row = (size_t)layer * d->model.rows + d->rows[lane];
+    return (row * d->model.n_head + head) * d->positions * d->head_width;
+}
+
+/* One head of one lane: its query made ready, its key and value remembered. */
+static void remember(Decoder *d, int layer, int lane, int head)
+{
+    const Model *m = &d->model;
+    const Layer *weights = &m->layers[layer];
+    int place = d->places[lane], half = m->head_width / 2, wide = d->head_width;
+    float *query = d->qkv + (size_t)lane * d->qkv_width + head * wide;
+    float *key = query + m->n_head * wide, *value = key + m->n_head * wide;
+    const float *cosines = m->cosines + place * half, *sines = m->sines + place * half;
+    rms_norm(query, weights->query_norm, m->head_width, wide, m->epsilon, query);
+    rms_norm(key, weights->key_norm, m->head_width, wide, m->epsilon, key);
+    rotate(query, cosines, sines, half);
+    rotate(key, cosines, sines, half);
+    float scale = 1.0f / sqrtf((float)m->head_width);
+    size_t offset = cache_offset(d, layer, lane, head);
+    for (int i = 0; i < wide; i++) {
+        query[i] *= scale;
+        m->keys[offset + (size_t)i * d->positions + place] = key[i]; /* positions side by side */
+        m->values[offset + (size_t)place * wide + i] = value[i];
+    }
+}
+
+/* One head of one lane looks back over its row: softmax(q k) v, up to and with its own position. */
+static void attend(Decoder *d, int layer, int lane, int head, float *scores)
+{
+    int wide = d->head_width, length = d->places[lane] + 1;
+    int padded = (length + 63) & ~63; /* what lies between is computed, and then set to zero */
+    const float *query = d->qkv + (size_t)lane * d->qkv_width + head * wide;
+    const float *keys = d->model.keys + cache_offset(d, layer, lane, head);
+    const float *values = d->model.values + cache_offset(d, layer, lane, head);
+    float *mixed = d->mixed + (size_t)lane * d->attention_width + head * wide;
+
+    for (int s = 0; s < padded; s += 64) {
+        floats sum[4] = {0};
+        for (int i = 0; i < wide; i++)
+            for (int j = 0; j < 4; j++)
+                sum[j] += query[i] * *(const floats *)(keys + (size_t)i * d->positions + s + 16 * j);
+        for (int j = 0; j < 4; j++)
+            *(floats *)(scores + s + 16 * j) = sum[j];
+    }
+    for (int s = length; s < padded; s++)
+        scores[s] = scores[0];
+    floats highest = *(floats *)scores;
+    for (int s = 16; s < padded; s += 16) {
+        floats part = *(floats *)(scores + s);
+        highest = choose(part > highest, part, highest);
+    }
+    float most = highest[0];
+    for (int i = 1; i < 16; i++)
+        most = highest[i] > most ? highest[i] : most;
+    for (int s = 0; s < padded; s += 16)
+        *(floats *)(scores + s) = exponential(*(const floats *)(scores + s) - most);
+    memset(scores + length, 0, (padded - length) * sizeof(float));
+    floats sums = {0};
+    for (int s = 0; s < padded; s += 16)
+        sums += *(const floats *)(scores + s);
+    float share = 1.0f / total(sums);
+    for (int i = 0; i < wide; i += 16) {
+        floats sum[4] = {0};
+        for (int s = 0; s < length; s += 4) /* the last few may be weighed with zero */
+            for (int j = 0; j < 4; j++)
+                sum[j] += scores[s + j] * *(const floats *)(values + (size_t)(s + j) * wide + i);
+        *(floats *)(mixed + i) = ((sum[0] + sum[1]) + (sum[2] + sum[3])) * share;
+    }
+}
+
+/* ---- one pass ---- */
+
+/* A thread's part of `count` things: from [0] up to [1]. */
+#define EACH(item, count)                                                                          \
+    for (int item = (int)((int64_t)(count) * me->number / d->model.threads),                       \
+             item##_end = (int)((int64_t)(count) * (me->number + 1) / d->model.threads);           \
+         item < item##_end; item++)
+
+/* Add a product to the residual stream. */
+static void add_product(Decoder *d, Worker *me, const Matrix *matrix, const float *x, int stride)
+{
+    EACH(panel, matrix->count) {
+        product(d, matrix, panel, d->lanes, x, stride, me->product);
+        for (int lane = 0; lane < d->lanes; lane++)
+            for (int i = 0; i < PANEL; i += 16)
+                *(floats *)(d->stream + (size_t)lane * d->width + panel * PANEL + i) +=
+                    *(floats *)(me->product + lane * PANEL + i);
+    }
+}
+
+/* Every thread normalises all lanes for itself: less work than a barrier more. */
+static void normalise(Decoder *d, Worker *me, const float *gain)
+{
+    for (int lane = 0; lane < d->lanes; lane++)
+        rms_norm(d->stream + (size_t)lane * d->width, gain, d->model.width, d->width,
+                 d->model.epsilon, me->normal + (size_t)lane * d->width);
+}
+
+static void attention(Decoder *d, Worker *me, int layer)
+{
+    const Layer *weights = &d->model.layers[layer];
+    int lanes = d->lanes, heads = lanes * d->model.n_head;
+    normalise(d, me, weights->attention_norm);
+    EACH(panel, weights->qkv.count) {
+        product(d, &weights->qkv, panel, lanes, me->normal, d->width, me->product);
+        for (int lane = 0; lane < lanes; lane++)
+            memcpy(d->qkv + (size_t)lane * d->qkv_width + panel * PANEL,
+                   me->product + lane * PANEL, PANEL * sizeof(float));
+    }
+    barrier(d);
+    EACH(head, heads) remember(d, layer, head / d->model.n_head, head % d->model.n_head);
+    if (lanes > 1) /* a lane may look back on another that is read in this pass */
+        barrier(d);
+    EACH(head, heads)
+        attend(d, layer, head / d->model.n_head, head % d->model.n_head, me->scores);
+    barrier(d);
+    add_product(d, me, &weights->output, d->mixed, d->attention_width);
+    barrier(d);
+}
+
+static void mlp(Decoder *d, Worker *me, int layer)
+{
+    const Layer *weights = &d->model.layers[layer];
+    int lanes = d->lanes;
+    float *gate = me->product, *up = me->product + LANES * PANEL;
+    normalise(d, me, weights->mlp_norm);
+    EACH(panel, weights->gate.count) {
+        product(d, &weights->gate, panel, lanes, me->normal, d->width, gate);
+        product(d, &weights->up, panel, lanes, me->normal, d->width, up);
+        for (int lane = 0; lane < lanes; lane++)
+            for (int i = lane * PANEL; i < (lane + 1) * PANEL; i += 16) {
+                floats g = *(floats *)(gate + i), u = *(floats *)(up + i);
+                *(floats *)(d->hidden + (size_t)lane * d->mlp_width + panel * PANEL +
+                            (i - lane * PANEL)) = g / (1.0f + exponential(-g)) * u;
+            }
+    }
+    barrier(d);
+    add_product(d, me, &weights->down, d->hidden, d->mlp_width);
+    barrier(d);
+}
+
+static void read_lanes(Decoder *d, Worker *me)
+{
+    const Model *m = &d->model;
+    for (int layer = 0; layer < m->n_layer; layer++) {
+        attention(d, me, layer);
+        mlp(d, me, layer);
+    }
+    float *wanted[LANES];
+    int count = 0; /* the lanes whose logits are asked for, side by side */
+    for (int lane = 0; lane < d->lanes; lane++)
+        if (d->wanted[lane]) {
+            rms_norm(d->stream + (size_t)lane * d->width, m->norm, m->width, d->width, m->epsilon,
+                     me->normal + (size_t)count * d->width);
+            wanted[count++] = d->wanted[lane];
+        }
+    if (count)
+        EACH(panel, m->logits.count) {
+            product(d, &m->logits, panel, count, me->normal, d->width, me->product);
+            int first = panel * PANEL, rest = m->vocab_size - first;
+            for (int lane = 0; lane < count; lane++)
+                memcpy(wanted[lane] + first, me->product + lane * PANEL,
+                       (rest < PANEL ? rest : PANEL) * sizeof(float));
+        }
+    barrier(d);
+}
+
+static void *work(void *argument)
+{
+    Worker *me = argument;
+    Decoder *d = me->decoder;
+    for (unsigned seen = 0;; seen++) {
+        await(d, &d->pass, seen);
+        if (atomic_load(&d->closing))
+            return NULL;
+        read_lanes(d, me);
+    }
+}
+
+/* ---- what Python calls ---- */
+
+void hornbook_close(Decoder *d)
+{
+    atomic_store(&d->closing, 1);
+    advance(d, &d->pass);
+    for (int i = 1; i < d->model.threads; i++)
+        pthread_join(d->workers[i].thread, NULL);
+    for (int i = 0; d->workers && i < d->wanted_threads; i++) {
+        free(d->workers[i].normal);
+        free(d->workers[i].product);
+        free(d->workers[i].scores);
+    }
+    free(d->workers);
+    free(d->stream);
+    free(d->qkv);
+    free(d->mixed);
+    free(d->hidden);
+    free(d);
+}
+
+/* Buffers and threads for a model, whose arrays must outlive it; NULL when there is no memory. */
+Decoder *hornbook_open(const Model *model)
+{
+    Decoder *d = calloc(1, sizeof *d);
+    if (!d)
+        return NULL;
+    d->model = *model;
+    d->width = model->layers[0].output.count * PANEL;
+    d->head_width = (model->head_width + 15) & ~15;
+    d->attention_width = d->head_width * model->n_head;
+    d->qkv_width = model->layers[0].qkv.count * PANEL;
+    d->mlp_width = model->layers[0].gate.count * PANEL;
+    d->positions = (model->block_size + 63) & ~63;
+    d->stream = calloc((size_t)LANES * d->width, sizeof(float));
+    d->qkv = calloc((size_t)LANES * d->qkv_width, sizeof(float));
+    d->mixed = calloc((size_t)LANES * d->attention_width, sizeof(float));
+    d->hidden = calloc((size_t)LANES * d->mlp_width, sizeof(float));
+    d->workers = calloc(model->threads, sizeof(Worker));
+    d->wanted_threads = model->threads;
+    d->model.threads = 1;
+    pthread_mutex_init(&d->lock, NULL);
+    pthread_cond_init(&d->awake, NULL);
+    int ready = d->stream && d->qkv && d->mixed && d->hidden && d->workers;
+    for (int i = 0; ready && i < d->wanted_threads; i++) {
+        Worker *worker = &d->workers[i];
+        worker->decoder = d;
+        worker->number = i;
+        worker->normal = calloc((size_t)LANES * d->width, sizeof(float));
+        worker->product = calloc((size_t)2 * LANES * PANEL, sizeof(float));
+        worker->scores = calloc(d->positions, sizeof(float));
+        ready = worker->normal && worker->product && worker->scores;
+    }
+    if (!ready) {
+        hornbook_close(d);
+        return NULL;
+    }
+    /* The caller's thread is the first worker. Where the system grants no more, fewer will do. */
+    for (int i = 1; i < d->wanted_threads; i++) {
+        if (pthread_create(&d->workers[i].thread, NULL, work, &d->workers[i]))
+            break;
+        d->model.threads = i + 1;
+    }
+    return d;
+}
+
+/* Read tokens[rows, length] at positions start, start + 1, ... of the rows named in `row`.
+ *
+ * Positions before `start` are remembered from earlier calls. `logits` gets those after the last
+ * token of each row, [rows, V], or where `every` is set after each token, [rows, length, V].
+ * 0, or -1 where a token, a row or a position is outside the model: then nothing was read.
+ */
+int hornbook_read(Decoder *d, const int32_t *tokens, const int32_t *row, int32_t rows,
+                   int32_t length, int32_t start, int32_t every, float *logits)
+{
+    int64_t lanes = (int64_t)rows * length;
+    if (rows < 0 || length < 1 || start < 0 || length > d->model.block_size - start)
+        return -1;
+    for (int64_t i = 0; i < lanes; i++)
+        if (tokens[i] < 0 || tokens[i] >= d->model.vocab_size)
+            return -1;
+    for (int i = 0; i < rows; i++)
+        if (row[i] < 0 || row[i] >= d->model.rows)
+            return -1;
+    for (int64_t done = 0; done < lanes; done += d->lanes) {
+        d->lanes = lanes - done < LANES ? (int)(lanes - done) : LANES;
+        for (int lane = 0; lane < d->lanes; lane++) {
+            int64_t at = (done + lane) / length, step = (done + lane) % length;
+            int64_t place = every ? done + lane : at;
+            d->rows[lane] = row[at];
+            d->places[lane] = start + (int32_t)step;
+            d->wanted[lane] = every || step == length - 1
+                                  ? logits + (size_t)place * d->model.vocab_size
+                                  : NULL;
+            memcpy(d->stream + (size_t)lane * d->width,
+                   d->model.embedding + (size_t)tokens[done + lane] * d->width,
+                   d->width * sizeof(float));
+        }
+        advance(d, &d->pass);
+        read_lanes(d, &d->workers[0]);
+    }
+    return 0;
+}

@@ -1,0 +1,192 @@
+"""The report card: everything on it, measured, before any of it is drawn or written."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from math import exp, log
+from typing import Any
+
+import numpy as np
+
+from hornbook.copies import CopyIndex
+from hornbook.data import Reader
+from hornbook.diagnosis import Diagnosis, Point, curve
+from hornbook.report.compression import VALIDATION_BYTES, compress_all
+from hornbook.report.origin import Origin, trace
+from hornbook.report.reading import (
+    Interval,
+    Kind,
+    Passage,
+    Reach,
+    Reading,
+    interval,
+    kinds,
+    ordinary_passage,
+    passages,
+    reach,
+    read,
+)
+from hornbook.result import Result
+
+OTHER_TEMPERATURES = (0.5, 1.0)
+OTHER_SAMPLE_TOKENS = 300
+COPY_LENGTHS = (20, 50, 100)
+# The yardstick for copying: this much real validation text, matched like a sample.
+YARDSTICK_CHARACTERS = 20_000
+# What is looked through for copies: its end, where a text is larger. 0.1 s a million characters.
+INDEXED_CHARACTERS = 20_000_000
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A loss on the common scale; `kind` says what made it."""
+
+    name: str
+    kind: str
+    nats_per_char: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Something the model wrote; for each character the length of the copy it lies in."""
+
+    temperature: float
+    text: str
+    match_lengths: list[int]
+
+    def share_copied(self, at_least: int) -> float:
+        """How much of it lies in verbatim matches of so many characters or more."""
+        return share_copied(self.match_lengths, at_least)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A report card. Losses in nats per character, of the validation text, but for `points`."""
+
+    name: str
+    result: Result
+    confidence: Interval
+    ahead_of_counts: Interval
+    marks: list[Mark]
+    points: list[Point]
+    training_losses: list[tuple[int, float]]
+    reach: Reach | None
+    kinds: list[Kind]
+    passages: list[Passage]
+    ordinary: Passage
+    samples: list[Sample]
+    copied_in_real_text: dict[int, float]
+    origin: Origin
+    reading: Reading
+
+    @property
+    def nats_per_char(self) -> float:
+        """The headline."""
+        return self.result.evaluation.nats_per_char
+
+    @property
+    def perplexity(self) -> float:
+        """Of a character: as unsure as among so many equally likely ones."""
+        return exp(self.nats_per_char)
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        """What the curve says."""
+        return self.result.diagnosis
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures as `report.json` has them."""
+        return {
+            **self.result.as_dict(),
+            "val_nats_per_char_95": [self.confidence.low, self.confidence.high],
+            "val_perplexity_per_char": self.perplexity,
+            "bootstrap": {
+                "stretch_characters": self.confidence.stretch,
+                "stretches": self.confidence.stretches,
+            },
+            "ahead_of_counts_95": [self.ahead_of_counts.low, self.ahead_of_counts.high],
+            "scale": [asdict(mark) for mark in self.marks],
+            "curve_nats_per_token": [asdict(point) for point in self.points],
+            "reach": None if self.reach is None else asdict(self.reach),
+            "kinds_of_character": [asdict(kind) for kind in self.kinds],
+            "most_surprising": [asdict(passage) for passage in self.passages],
+            "samples": [
+                asdict(sample) | {"share_copied": {n: sample.share_copied(n) for n in COPY_LENGTHS}}
+                for sample in self.samples
+            ],
+            "share_copied_in_real_text": self.copied_in_real_text,
+            "made_from": self.origin.as_dict(),
+        }
+
+
+def examine(result: Result) -> Card:
+    """Everything on the report card of a measured run."""
+    trained, dataset = result.trained, result.dataset
+    tokenizer, tokens = trained.tokenizer, result.measured[1:]
+    origin = trace(result)
+    reading = read(tokenizer, tokens, result.nats)
+    counted_nats = result.baselines.ngram_nats
+    counted = reading if counted_nats is None else read(tokenizer, tokens, counted_nats)
+    # Of a text larger than memory no more is taken than is looked at.
+    text, cut = Reader(result.corpus), origin.training_characters
+    train_text = "".join(text.between(max(0, cut - INDEXED_CHARACTERS), cut))
+    beginning = min(result.corpus.characters, cut + VALIDATION_BYTES)
+    validation_text = "".join(text.between(cut, beginning))
+    index = CopyIndex.build(train_text)
+    real = index.match_lengths(validation_text[:YARDSTICK_CHARACTERS]).tolist()
+    # The first token is given, so the reading begins after it.
+    given = validation_text[: origin.validation_characters - len(reading.text)]
+    if len(result.measured) == len(dataset.validation):
+        reading = replace(reading, first_line=origin.training_lines + given.count("\n") + 1)
+    rows = list(result.folder.metrics_rows())
+    return Card(
+        name=result.folder.path.resolve().name,
+        result=result,
+        confidence=interval(reading.nats),
+        ahead_of_counts=interval(counted.nats - reading.nats),
+        marks=sorted(
+            marks(result, train_text, validation_text), key=lambda mark: mark.nats_per_char
+        ),
+        points=curve(rows),
+        training_losses=[(row["step"], row["train_loss"]) for row in rows],
+        # Counts look as far back at every place as they ever do.
+        reach=None
+        if result.kind == "counts"
+        else reach(result.nats, trained.config.model.block_size, result.tokens_per_char),
+        kinds=kinds(reading, counted),
+        passages=passages(reading),
+        ordinary=ordinary_passage(reading),
+        samples=sorted(write_samples(result, index), key=lambda sample: sample.temperature),
+        copied_in_real_text={n: share_copied(real, n) for n in COPY_LENGTHS},
+        origin=origin,
+        reading=reading,
+    )
+
+
+def marks(result: Result, train_text: str, validation_text: str) -> Iterator[Mark]:
+    """Everything that predicts this validation text: the model, counts, compressors, nothing."""
+    baselines = result.baselines
+    yield Mark("this model", result.kind, result.evaluation.nats_per_char)
+    if baselines.ngram_order != 2:
+        yield Mark(f"{baselines.ngram_order}-gram counts", "counts", baselines.ngram, "the best")
+    yield Mark("bigram counts", "counts", baselines.bigram)
+    yield Mark("unigram counts", "counts", baselines.unigram, "how frequent each token is")
+    yield Mark("knowing nothing", "chance", baselines.uniform, "all tokens equally likely")
+    for each in compress_all(train_text, validation_text):
+        yield Mark(each.name, "compressor", each.bits_per_char * log(2), each.settings)
+
+
+def write_samples(result: Result, index: CopyIndex) -> Iterator[Sample]:
+    """The run's own sample, and one at a lower and a higher temperature."""
+    texts = {0.8: result.sample}
+    for temperature in OTHER_TEMPERATURES:
+        texts[temperature] = result.trained.generate(
+            max_new_tokens=OTHER_SAMPLE_TOKENS, temperature=temperature
+        )
+    for temperature, text in texts.items():
+        yield Sample(temperature, text, index.match_lengths(text).tolist())
+
+
+def share_copied(match_lengths: list[int], at_least: int) -> float:
+    """The share of characters in verbatim matches of so many characters or more."""
+    return float((np.array(match_lengths) >= at_least).mean()) if match_lengths else 0.0

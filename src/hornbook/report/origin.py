@@ -1,0 +1,113 @@
+"""What a run was made from, and the command that makes it again."""
+
+import shlex
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+from hornbook.config import FIELDS, PRESETS, Config
+from hornbook.data import split_place
+from hornbook.errors import HornbookError
+from hornbook.report.reading import alphabet
+from hornbook.result import Result
+
+# Chosen by each machine for itself.
+OF_THE_MACHINE = ("device", "precision", "compile", "threads")
+# What was planned for a time was planned for one machine: the steps that came of it are named.
+PLANNED = ("minutes",)
+# Enough to find a text's letters, and which are frequent.
+COUNTED_CHARACTERS = 10_000_000
+FLAGS = ("steps", "patience", "seed", "tokenizer", "encoding")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Text, settings, machine and command of a run."""
+
+    corpus: str
+    corpus_sha256: str
+    characters: int
+    bytes: int
+    lines: int
+    training_lines: int
+    training_characters: int
+    validation_characters: int
+    validation_fraction: float
+    tokenizer: str
+    vocab_size: int
+    alphabet: list[str]
+    settings: dict[str, object]
+    environment: dict[str, str]
+    command: str
+
+    def as_dict(self) -> dict[str, object]:
+        """The facts as JSON has them."""
+        return asdict(self)
+
+
+def trace(result: Result) -> Origin:
+    """The facts of a run, from its settings, its text, and what its folder noted at the start."""
+    config, corpus = result.trained.config, result.corpus
+    cut = split_place(corpus.characters, config.data.validation_fraction)
+    size = lines = training_lines = place = 0
+    seen: Counter[str] = Counter()
+    ending = "\n"
+    for chunk in corpus.chunks():
+        size += len(chunk.encode("utf-8", "surrogatepass"))
+        lines += chunk.count("\n")
+        training_lines += chunk.count("\n", 0, max(0, cut - place))
+        if place < COUNTED_CHARACTERS:
+            seen.update(chunk)
+        place += len(chunk)
+        ending = chunk[-1:]
+    try:
+        environment = result.folder.environment_facts()
+    except HornbookError:
+        environment: dict[str, object] = {}
+    return Origin(
+        corpus=corpus.name,
+        corpus_sha256=corpus.sha256,
+        characters=corpus.characters,
+        bytes=size,
+        lines=lines + (ending != "\n"),
+        training_lines=training_lines,
+        training_characters=cut,
+        validation_characters=corpus.characters - cut,
+        validation_fraction=config.data.validation_fraction,
+        tokenizer=config.data.tokenizer,
+        vocab_size=result.trained.tokenizer.vocab_size,
+        alphabet=alphabet(seen),
+        settings=settings_of(config),
+        environment={str(key): str(value) for key, value in environment.items()},
+        command=command_for(config),
+    )
+
+
+def settings_of(config: Config) -> dict[str, object]:
+    """Every setting by its name."""
+    return {name: getattr(getattr(config, section), name) for name, section in FIELDS.items()}
+
+
+def command_for(config: Config) -> str:
+    """The shortest `hornbook train` that asks for these settings."""
+    settings = settings_of(config)
+
+    def differences(preset: Config) -> dict[str, object]:
+        usual = settings_of(preset)
+        return {
+            name: value
+            for name, value in settings.items()
+            if value != usual[name] and name not in (*OF_THE_MACHINE, *PLANNED, "corpus")
+        } | {"steps": settings["steps"]}
+
+    name, differing = min(
+        ((name, differences(make())) for name, make in PRESETS.items()),
+        key=lambda candidate: len(candidate[1]),
+    )
+    words = ["hornbook", "train", str(settings["corpus"])]
+    words += [] if name == "laptop" else ["--preset", name]
+    for key, value in differing.items():
+        if value is None:
+            continue
+        shown = str(value).lower() if isinstance(value, bool) else str(value)
+        words += [f"--{key}", shown] if key in FLAGS else ["--set", f"{key}={shown}"]
+    return shlex.join(words)

@@ -1,0 +1,173 @@
+"""Decoding in C, held to torch; and the library that it comes in."""
+
+import itertools
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_gpt import small_gpt
+
+import hornbook as hb
+from hornbook.cache import DamagedCacheWarning
+from hornbook.config import ModelConfig, SamplingConfig
+from hornbook.errors import CheckpointError
+from hornbook.generate import Rows, tokens
+from hornbook.native import Decoder, NativeUnavailableError, compiler
+from hornbook.native.library import load
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
+
+GREEDY = SamplingConfig(temperature=0)
+SHAPES = {
+    "heads of 64, more positions than a pass": ModelConfig(
+        block_size=150, n_layer=2, n_head=2, n_embd=128
+    ),
+    "nothing a multiple of anything": ModelConfig(block_size=21, n_layer=3, n_head=3, n_embd=30),
+    "one table for both ends": ModelConfig(
+        block_size=64, n_layer=1, n_head=1, n_embd=96, tie_embeddings=True
+    ),
+}
+shapes = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES.keys())
+
+
+def weights(model: hb.GPT) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def decoder(model: hb.GPT, precision: str = "float32", **settings: int) -> Decoder:
+    return Decoder(model.config, weights(model), precision=precision, **settings)
+
+
+def texts(model: hb.GPT, rows: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(model.vocab_size, size=(rows, model.block_size))
+
+
+@shapes
+def test_its_logits_are_torchs(config: ModelConfig) -> None:
+    model = small_gpt(vocab_size=70, config=config)
+    idx = texts(model, 2)
+    with torch.no_grad():
+        expected, _ = model(torch.from_numpy(idx))
+    found = torch.from_numpy(decoder(model, rows=2).read_all(idx))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@shapes
+def test_a_row_is_the_same_to_the_bit_whatever_is_beside_it(config: ModelConfig) -> None:
+    model = small_gpt(vocab_size=70, config=config)
+    idx = texts(model, 7)
+    for precision in ("float32", "bfloat16", "int8"):
+        whole = decoder(model, precision, rows=7).read_all(idx)
+        for threads, portion in ((1, 1), (2, 4), (3, config.block_size)):
+            alone = decoder(model, precision, rows=9, threads=threads)
+            for start in range(0, config.block_size, portion):
+                part = idx[3:4, start : start + portion]
+                logits_RV = alone.read(part, [8], start)
+                np.testing.assert_array_equal(logits_RV[0], whole[3, start + part.shape[1] - 1])
+
+
+@pytest.mark.parametrize("prompt_length", [1, 5, 16, 40])
+def test_greedy_text_is_torchs_past_the_block_size_too(prompt_length: int) -> None:
+    model = small_gpt()
+    prompt = texts(model, 3).flatten()[:prompt_length].tolist()
+    written = [
+        list(itertools.islice(tokens(source, prompt, sampling=GREEDY), 60))
+        for source in (model, decoder(model))
+    ]
+    assert written[0] == written[1]
+
+
+def test_seeded_text_does_not_depend_on_how_many_are_written() -> None:
+    model = small_gpt()
+    alone = [list(itertools.islice(tokens(decoder(model), [1], seed=n), 50)) for n in range(70)]
+    rows = Rows(decoder(model, rows=70, threads=2), [1], seeds=range(70))
+    together = [rows.tokens(row) for row in range(70)]
+    for expected in zip(*alone, strict=True):
+        assert tuple(next(row) for row in together) == expected
+
+
+def test_bfloat16_weights_are_rounded_weights_and_no_more() -> None:
+    model = small_gpt(vocab_size=70, config=SHAPES["nothing a multiple of anything"])
+    idx = texts(model, 2)
+    found = decoder(model, "bfloat16", rows=2).read_all(idx)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight.copy_(module.weight.bfloat16())
+    np.testing.assert_array_equal(found, decoder(model, rows=2).read_all(idx))
+
+
+def test_int8_weights_are_within_half_a_step_of_the_true_ones() -> None:
+    model = small_gpt(vocab_size=70, config=SHAPES["nothing a multiple of anything"])
+    idx = texts(model, 2)
+    found = decoder(model, "int8", rows=2).read_all(idx)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear):
+                step = module.weight.abs().amax(dim=1, keepdim=True) / 127
+                module.weight.copy_((module.weight / step).round() * step)
+    np.testing.assert_allclose(found, decoder(model, rows=2).read_all(idx), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("read", "row", "start"),
+    [([[11]], 0, 0), ([[-1]], 0, 0), ([[1]], 1, 0), ([[1]], -1, 0), ([[1]], 0, 16),
+     ([[1] * 17], 0, 0), ([[1]], 0, -1), ([[]], 0, 0), ([[2**31]], 0, 0)],
+)  # fmt: skip
+def test_what_is_outside_the_model_is_refused(read: list[list[int]], row: int, start: int) -> None:
+    with pytest.raises((IndexError, OverflowError)):
+        decoder(small_gpt()).read(read, [row], start)
+
+
+def test_weights_of_another_shape_are_refused_by_name() -> None:
+    model = small_gpt()
+    good = weights(model)
+    for change, named in (
+        ({"blocks.1.mlp.up.weight": np.zeros((3, 3), np.float32)}, "blocks.1.mlp.up"),
+        ({"norm.weight": None}, "norm"),
+        ({"blocks.7.mlp.up.weight": good["norm.weight"]}, "blocks.7"),
+        ({"norm.weight": good["norm.weight"].astype(np.float64)}, "float64"),
+    ):
+        bad = {name: array for name, array in (good | change).items() if array is not None}
+        with pytest.raises(CheckpointError, match=named):
+            Decoder(model.config, bad)
+
+
+def test_the_library_is_kept_and_made_again_when_damaged(tmp_path: Path) -> None:
+    load(tmp_path, compiler())
+    (folder,) = tmp_path.iterdir()
+    sound = (folder / "decoder.so").read_bytes()
+    made = (folder / "decoder.so").stat().st_mtime_ns
+    load(tmp_path, compiler())
+    assert (folder / "decoder.so").stat().st_mtime_ns == made
+
+    (folder / "decoder.so").unlink()  # what is mapped into this process must stay as it is
+    (folder / "decoder.so").write_bytes(sound[:-100] + bytes(100))
+    with pytest.warns(DamagedCacheWarning):
+        load(tmp_path, compiler())
+    assert len((folder / "decoder.so").read_bytes()) == len(sound)
+    load(tmp_path, compiler())
+
+
+def test_a_library_that_others_could_write_is_not_loaded(tmp_path: Path) -> None:
+    load(tmp_path / "kept", compiler())
+    assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o700
+    (tmp_path / "kept").chmod(0o777)
+    with pytest.raises(NativeUnavailableError, match="written by others"):
+        load(tmp_path / "kept", compiler())
+
+
+def test_a_compiler_that_fails_says_so_in_a_line(tmp_path: Path) -> None:
+    failing = tmp_path / "cc"
+    failing.write_text("#!/bin/sh\necho 'no such thing as -O3' >&2\nexit 1\n")
+    failing.chmod(0o755)
+    with pytest.raises(NativeUnavailableError, match="no such thing as -O3"):
+        load(tmp_path / "kept", str(failing))
+    assert not [*(tmp_path / "kept").iterdir()]
+    with pytest.raises(NativeUnavailableError, match="no C compiler"):
+        load(tmp_path / "kept", None)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(NativeUnavailableError, match="cannot keep"):
+        load(tmp_path / "file", compiler())

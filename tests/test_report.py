@@ -1,0 +1,333 @@
+"""The report card: its figures from known ones, and pages that hold whatever a text holds."""
+
+import json
+import random
+import re
+import shlex
+import string
+from html.parser import HTMLParser
+from math import log
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hornbook as hb
+from hornbook import report
+from hornbook.cli import run as command
+from hornbook.report import reading
+from hornbook.report.compression import (
+    BZIP2_BLOCK,
+    TRAINING_BYTES,
+    VALIDATION_BYTES,
+    compress_all,
+)
+from hornbook.report.page import visible
+from hornbook.result import revisit
+
+WORDS = ("to", "be", "or", "not", "that", "is", "the", "question", "whether", "nobler", "mind")
+HOSTILE = "<script>alert('1')</script> & </div></main> \" ]]> <!-- 나의 책 é \x01 \ufffe 🂡\n"
+SMALL = {
+    "block_size": 16,
+    "n_embd": 32,
+    "batch_size": 4,
+    "steps": 24,
+    "eval_interval": 6,
+    "checkpoint_interval": 6,
+    "sample_tokens": 5,
+    "precision": "float32",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text of plain and hostile lines, and two runs on it, of characters and of BPE."""
+    place = tmp_path_factory.mktemp("place")
+    draw = random.Random(1)
+    lines = (
+        HOSTILE if i % 9 == 0 else " ".join(draw.choices(WORDS, k=9)) + ".\n" for i in range(160)
+    )
+    (place / "hostile.txt").write_text("".join(lines), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HORNBOOK_CACHE_DIR", str(place / "cache"))
+        for name, more in (("chars", {}), ("pieces", {"tokenizer": "bpe", "bpe_vocab_size": 300})):
+            settings = {"corpus": str(place / "hostile.txt"), **SMALL, **more}
+            list(hb.train(hb.preset("quick").override(**settings), out=place / name))
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _cache(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(place / "cache"))
+
+
+@pytest.fixture(scope="module")
+def card(place: Path) -> report.Card:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HORNBOOK_CACHE_DIR", str(place / "cache"))
+        return report.examine(revisit(place / "chars"))
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
+def test_losses_by_character_mean_the_loss_per_character(kind: str) -> None:
+    text = "나의 책, my book: é.\n" * 30
+    tokenizer = {
+        "char": hb.CharTokenizer.from_text,
+        "byte": lambda _: hb.ByteTokenizer(),
+        "bpe": lambda text: hb.BPETokenizer.train(text, 280),
+    }[kind](text)
+    tokens = tokenizer.encode_array(text)[1:]
+    nats = np.random.default_rng(0).random(len(tokens))
+    found = reading.read(tokenizer, tokens, nats)
+    assert text.endswith(found.text)
+    assert len(found.nats) == len(found.text)
+    assert found.nats.sum() == pytest.approx(nats.sum())
+
+
+def test_a_characters_loss_is_the_sum_of_its_bytes() -> None:
+    tokenizer = hb.ByteTokenizer()
+    tokens = tokenizer.encode_array("a나b")
+    found = reading.read(tokenizer, tokens, np.array([1.0, 0.5, 0.25, 0.125, 2.0]))
+    assert found.text == "a나b"
+    assert found.nats.tolist() == [1.0, 0.875, 2.0]
+
+
+def test_stretches_of_bytes_put_together_keep_a_loss_for_each_character() -> None:
+    whole = "가나다라 ab".encode()
+    data = whole[:4] + whole[8:]  # 나 is cut short, and two bytes of 다 are without their first
+    tokens = np.frombuffer(data, np.uint8)
+    found = reading.read(hb.ByteTokenizer(), tokens, np.arange(len(tokens), dtype=float))
+    assert len(found.text) == len(found.nats)
+    assert found.nats.sum() == np.arange(len(tokens)).sum()
+    assert found.text[0] == "가"
+    assert found.text.endswith("라 ab")
+
+
+def test_the_interval_minds_that_neighbours_are_alike() -> None:
+    noise = np.random.default_rng(0).normal(size=60_000) ** 2
+    alike = np.repeat(noise[::1000], 1000)  # stretches of 1,000 that are wholly alike
+    narrow, wide = reading.interval(noise), reading.interval(alike)
+    assert narrow.low < noise.mean() < narrow.high
+    assert wide.half_width > 5 * narrow.half_width
+    assert reading.interval(alike) == wide
+    # 1.96 standard errors of the 60 independent stretches, within the bootstrap's own noise.
+    error = 1.96 * alike[::1000].std() / 60**0.5
+    assert wide.half_width == pytest.approx(error, rel=0.25)
+    assert reading.interval(np.full(500, 2.0)).half_width == pytest.approx(0)
+    assert reading.interval(np.array([2.0])).mean == 2.0
+
+
+def test_reach_is_read_off_the_positions_in_the_block() -> None:
+    nats = np.tile([8.0, 4, 2, 2, 1, 1, 1, 1], 50)
+    found = reading.reach(nats, 8, tokens_per_char=0.5)
+    assert [(each.first, each.last, each.nats_per_char) for each in found.depths] == [
+        (1, 1, 4.0),
+        (2, 2, 2.0),
+        (3, 4, 1.0),
+        (5, 8, 0.5),
+    ]
+    assert found.last_doubling == pytest.approx(0.5)
+    assert found.noise == pytest.approx(0)
+    assert reading.reach(nats, 1, 1.0).last_doubling is None
+    assert reading.reach(nats[:5], 8, 1.0).depths == []
+
+
+def test_kinds_of_character_by_hand() -> None:
+    read = reading.Reading("Ab, 나1\n", np.array([4.0, 1, 3, 1, 6, 2, 3]))
+    found = {kind.name: kind for kind in reading.kinds(read, read)}
+    assert set(found) == {
+        "capital letters", "small letters", "punctuation", "spaces", "Hangul letters", "digits",
+        "line ends",
+    }  # fmt: skip
+    assert found["Hangul letters"].share_of_loss == pytest.approx(0.3)
+    assert found["capital letters"].share_of_text == pytest.approx(1 / 7)
+    assert next(iter(found)) == "Hangul letters"
+    assert reading.kind_of("漢") == "Chinese characters"
+    assert reading.kind_of("あ") == "Hiragana letters"
+
+
+def test_a_planted_surprise_is_found_where_it_stands() -> None:
+    text = "an ordinary line of text\n" * 200
+    nats = np.ones(len(text))
+    nats[25 * 120 : 25 * 123] = 5
+    found = reading.passages(reading.Reading(text, nats, first_line=41))
+    assert found[0].line == 40 + 121
+    assert found[0].mean_nats == pytest.approx(5)
+    assert len(found[0].text) == len(found[0].nats)
+    starts = [passage.line for passage in found]
+    assert len(set(starts)) == len(starts)
+
+
+def test_compressors_use_the_training_text() -> None:
+    draw = random.Random(0)
+    train = "".join(draw.choices(string.ascii_lowercase, k=40_000))
+    told = {each.name: each for each in compress_all(train, train[10_000:14_000])}
+    untold = {each.name: each for each in compress_all(train[:5000], train[10_000:14_000])}
+    assert set(told) == {"xz", "bz2", "zstd", "brotli"}
+    for name, each in told.items():
+        assert untold[name].bits_per_char > log(26, 2)  # letters drawn evenly: no way below
+        if name != "bz2":  # which sorts, and copies nothing
+            assert each.bits_per_char < 0.2
+    assert told["bz2"].bits_per_char < untold["bz2"].bits_per_char
+
+
+def test_compressors_take_whole_characters_of_a_text_too_large_for_them() -> None:
+    text = "가나다라마 바사" * (VALIDATION_BYTES // 8)
+    found = compress_all("", text)
+    assert len(text[: found[0].characters].encode()) <= VALIDATION_BYTES
+    assert found[0].characters > VALIDATION_BYTES // 4
+    assert compress_all(text, "") == []
+    assert VALIDATION_BYTES < BZIP2_BLOCK < TRAINING_BYTES
+
+
+class Page(HTMLParser):
+    """What a page is made of; complains of tags that do not nest."""
+
+    EMPTY = frozenset({"meta", "br", "link", "img", "line", "rect", "circle", "polyline"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in self.EMPTY
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_comment(self, data: str) -> None:
+        raise AssertionError("a comment from the text")
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_the_page_holds_a_hostile_text_and_loads_nothing(card: report.Card) -> None:
+    page = report.html(card)
+    found = Page(page)
+    assert not found.tags & {"script", "link", "img", "iframe", "object", "form"}
+    assert not [name for name, _ in found.attributes if name in ("src", "href", "style")]
+    assert "http" not in page.replace("http-equiv", "")
+    assert "url(" not in page
+    assert "<script>" in found.words
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\ud800-\udfff]", page)
+
+
+def test_stand_ins_for_what_html_forbids() -> None:
+    assert visible("a\x00b\ud800c\ufffe<\n") == "a\ufffdb\ufffdc\ufffd&lt;\n"
+
+
+def test_the_card_has_every_figure(card: report.Card) -> None:
+    figures = json.loads(json.dumps(card.as_dict()))
+    names = {mark["name"]: mark for mark in figures["scale"]}
+    assert {"this model", "bigram counts", "unigram counts", "knowing nothing"} < set(names)
+    assert {"xz", "bz2", "zstd", "brotli"} < set(names)
+    assert names["this model"]["kind"] == "network"
+    assert names["this model"]["nats_per_char"] == figures["val_nats_per_char"]
+    low, high = figures["val_nats_per_char_95"]
+    assert low < figures["val_nats_per_char"] < high
+    assert names["knowing nothing"]["nats_per_char"] == pytest.approx(
+        log(figures["made_from"]["vocab_size"])
+    )
+    assert figures["val_perplexity_per_char"] == pytest.approx(
+        2.718281828 ** figures["val_nats_per_char"]
+    )
+    assert sum(kind["share_of_loss"] for kind in figures["kinds_of_character"]) == pytest.approx(1)
+    assert [sample["temperature"] for sample in figures["samples"]] == [0.5, 0.8, 1.0]
+    for sample in figures["samples"]:
+        assert len(sample["text"]) == len(sample["match_lengths"])
+    text = card.result.corpus.text
+    for passage in figures["most_surprising"]:
+        assert passage["text"] in text
+        assert text.count("\n", 0, text.rindex(passage["text"])) < passage["line"]
+        lines = text.splitlines(keepends=True)
+        around = "".join(lines[passage["line"] - 4 : passage["line"] + 4])
+        assert passage["text"].split("\n")[0] in around
+
+
+def test_the_same_in_markdown(card: report.Card, place: Path) -> None:
+    report.write(card)
+    text = (place / "chars" / "report.md").read_text(encoding="utf-8")
+    for mark in card.marks:
+        assert f"{mark.nats_per_char:.4f}" in text
+    assert card.diagnosis.sentences[0] in text
+    assert "\n    " in text  # the samples, indented: none of it is Markdown
+
+
+def test_the_command_makes_the_run_again(
+    card: report.Card, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(card.origin.command)
+    assert words[0] == "hornbook"
+    again = ["--out", str(place / "again"), "-q", "--json", "--set", "precision=float32"]
+    assert command([*words[1:], *again]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["val_nats_per_char"] == card.nats_per_char
+    assert (place / "again" / "report.html").is_file()
+
+
+def test_runs_are_compared_on_the_same_characters(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(place / "chars"), str(place / "pieces")]
+    assert command(["report", *runs, "--out", str(tmp_path / "compared"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0]["val_nats_per_char"] < rows[1]["val_nats_per_char"]
+    assert rows[0]["behind_best"] is None
+    # The first character is given to one and the first token to the other: nearly the same text.
+    gap = rows[1]["val_nats_per_char"] - rows[0]["val_nats_per_char"]
+    assert rows[1]["behind_best"] == pytest.approx(gap, abs=0.02)
+    low, high = rows[1]["behind_best_95"]
+    assert low < rows[1]["behind_best"] < high
+    page = (tmp_path / "compared" / "comparison.html").read_text(encoding="utf-8")
+    assert Page(page).tags.isdisjoint({"script", "link", "img"})
+    assert "pieces" in (tmp_path / "compared" / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_an_unfinished_run_has_a_report_that_says_so(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"corpus": str(place / "hostile.txt"), **SMALL}
+    steps = hb.train(hb.preset("quick").override(**settings), out=tmp_path / "half")
+    for metrics in steps:
+        if metrics.step == 8:
+            break
+    steps.close()
+    assert command(["report", str(tmp_path / "half")]) == 0
+    captured = capsys.readouterr()
+    assert "has not ended" in captured.err
+    assert "this model" in captured.out
+    page = (tmp_path / "half" / "report.html").read_text(encoding="utf-8")
+    assert "8 of 24 steps are done" in " ".join(Page(page).words.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["nowhere"], 1, "not a run folder"),
+        (["{run}", "{run}"], 2, "named twice"),
+        (["{run}", "--out", "x"], 2, "two runs or more"),
+        ([], 2, "run"),
+    ],
+)
+def test_a_wrong_request_is_one_line(
+    arguments: list[str], status: int, said: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [word.replace("{run}", str(place / "chars")) for word in arguments]
+    assert command(["report", *given]) == status
+    captured = capsys.readouterr()
+    assert said in captured.err.lower()
+    assert not captured.out
