@@ -30,8 +30,11 @@ class Evaluation:
     standard_error: float | None = None
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """The figures as JSON has them."""
-        return asdict(self)
+        """The figures as JSON has them; an infinite one, which only "mle" counts have, is null."""
+        return {
+            name: value if value is not None and math.isfinite(value) else None
+            for name, value in asdict(self).items()
+        }
 
 
 @torch.no_grad()

@@ -134,6 +134,7 @@ class Result:
         return {
             "run": str(self.folder.path),
             "kind": self.kind,
+            "model": self.trained.config.model.kind,
             "finished": self.finished,
             "steps": self.steps,
             "best_step": self.step,
@@ -153,7 +154,7 @@ def kind_of(config: Config) -> ModelKind:
     """Whether settings make a network, a counting model, or both in one."""
     if config.model.model == "ngram":
         return "counts"
-    return "network and counts" if getattr(config.model, "with_counts", False) else "network"
+    return "network and counts" if config.model.with_counts else "network"
 
 
 def conclude(

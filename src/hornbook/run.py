@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from hornbook import checkpoint, generate
 from hornbook.config import Config, ModelConfig, SamplingConfig, load_config
+from hornbook.counting import NGramModel
 from hornbook.documents import JSON_BYTES, read_json, read_log, read_regular
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.lock import LOCK, Lock
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     import torch
 
     from hornbook.arrays import Tokens
-    from hornbook.counting import NGramModel
     from hornbook.evaluation import Evaluation
     from hornbook.models import LanguageModel
 
@@ -452,12 +452,11 @@ def save_counts(folder: RunFolder, counted: NGramModel, disk: Disk = DISK) -> No
 
     Raises: CheckpointError when the disk refuses.
     """
-    import numpy as np
     import torch
 
     # The tables are read in float32; shares kept more exactly would only take more room.
     tensors = {
-        name: torch.from_numpy(array.astype(np.float32) if array.dtype.kind == "f" else array)
+        name: torch.from_numpy(array.astype("float32") if array.dtype.kind == "f" else array)
         for name, array in counted.arrays().items()
     }
     made = checkpoint.Checkpoint(0, {"counts": tensors}, {})
@@ -469,8 +468,6 @@ def load_counts(folder: RunFolder, tokenizer: Tokenizer) -> NGramModel:
 
     Raises: CheckpointError when it is missing, damaged, or not of this tokenizer.
     """
-    from hornbook.counting import NGramModel
-
     tensors = checkpoint.read(folder.counts).tensors.get("counts", {})
     try:
         counted = NGramModel.from_arrays({name: each.numpy() for name, each in tensors.items()})

@@ -16,9 +16,6 @@ from hornbook.models.language_model import LanguageModel
 
 # In place of a context's number: it was never seen; or there are too few tokens before it.
 UNSEEN, ABSENT = -1, -2
-# What stands for a probability of zero, which "mle" gives to all it has not seen: its loss on a new
-# text is infinite, and nothing could be read off that. One in a billion costs 20.7 nats.
-LEAST = 1e-9
 
 
 class Counted(NamedTuple):
@@ -31,7 +28,6 @@ class Counted(NamedTuple):
 class NGramLanguageModel(LanguageModel):
     """A counted `NGramModel` under the models' protocol: the logits are log-probabilities.
 
-    "mle" gives LEAST to what it has not seen.
     There is nothing in it to train, and nothing in its state_dict: the tables follow from the
     text, so that a run keeps them once, beside its checkpoints, and not in each.
     """
@@ -87,10 +83,7 @@ class NGramLanguageModel(LanguageModel):
     def forward(
         self, idx_BT: Tensor, targets_BT: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        p_BTV = self.counted(idx_BT).probabilities
-        if self.smoothing == "mle":
-            p_BTV = p_BTV.clamp_min(LEAST)
-        return self.logits_and_loss(p_BTV.log(), targets_BT)
+        return self.logits_and_loss(self.counted(idx_BT).probabilities.log(), targets_BT)
 
     def next_logits(self, idx_BT: Tensor) -> Tensor:
         """Log-probabilities of the token after the last one: [B,T] -> [B,V]."""

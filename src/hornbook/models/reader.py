@@ -41,9 +41,9 @@ def snapshot(model: LanguageModel) -> Decoder | ModelReader:
 class ModelReader:
     """Reads texts with a model as it is at that moment; see `hornbook.generate.Reader`.
 
-    A GPT, alone or beside counts, keeps keys and values; other rungs, and all with `cached=False`,
-    reread the text each time. Rows are read one after the other: side by side, torch would round
-    each row differently for each number of rows, and a text would depend on its neighbours.
+    A GPT keeps keys and values; other rungs, and all with `cached=False`, reread the text each
+    time. Rows are read one after the other: side by side, torch would round each row differently
+    for each number of rows, and a text would depend on its neighbours.
     """
 
     def __init__(self, model: LanguageModel, *, cached: bool = True) -> None:
