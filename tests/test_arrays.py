@@ -46,10 +46,10 @@ def test_who_is_interrupted_goes_on(
         parts = {"train": interrupted(TEXT, chunk), "validation": chunks("")}
         with pytest.raises(KeyboardInterrupt):
             write_arrays(folder, parts, tokenizer, save_bytes=save)
-        assert open_arrays(folder, ["train", "validation"]) is None
+        assert open_arrays(folder, ["train", "validation"], tokenizer.vocab_size) is None
     parts = {"train": chunks(TEXT), "validation": chunks(TEXT[:99])}
     write_arrays(folder, parts, tokenizer, save_bytes=save)
-    found = open_arrays(folder, ["train", "validation"])
+    found = open_arrays(folder, ["train", "validation"], tokenizer.vocab_size)
     assert found is not None
     train, validation = found
     assert np.array_equal(train, tokenizer.encode_array(TEXT))
@@ -111,13 +111,15 @@ def test_a_flipped_bit_is_found_before_use(
     data[min(int(place * len(data)), len(data) - 1)] ^= 1 << bit
     (folder / file).write_bytes(data)
     with pytest.warns(cache.DamagedCacheWarning, match="it is made again"):
-        assert open_arrays(folder, ["train"]) is None
+        assert open_arrays(folder, ["train"], CHAR.vocab_size) is None
 
 
 @pytest.mark.parametrize("case", ["gone", "longer", "no manifest", "empty manifest"])
 def test_whatever_is_not_as_written_is_found(case: str, tmp_path: Path) -> None:
     folder = tmp_path / "a"
-    assert open_arrays(folder, ["train"]) is None, "nothing there is nothing to warn of"
+    assert open_arrays(folder, ["train"], CHAR.vocab_size) is None, (
+        "nothing there is nothing to warn of"
+    )
     write_arrays(folder, {"train": chunks(TEXT)}, CHAR)
     manifest = folder / cache.MANIFEST
     if case == "gone":
@@ -130,7 +132,7 @@ def test_whatever_is_not_as_written_is_found(case: str, tmp_path: Path) -> None:
     else:
         manifest.write_text("{}")
     with pytest.warns(cache.DamagedCacheWarning):
-        assert open_arrays(folder, ["train"]) is None
+        assert open_arrays(folder, ["train"], CHAR.vocab_size) is None
 
 
 def test_of_two_at_once_neither_disturbs_the_other(tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ def test_the_longest_unused_goes_first(tmp_path: Path) -> None:
 
 
 def test_the_arrays_are_numpys_own(tmp_path: Path) -> None:
-    for size in (0, 1, 12345):
+    for size in (1, 12345):
         (train,) = write_arrays(tmp_path / str(size), {"t": chunks("가" * size)}, HANGUL)
         assert isinstance(train, np.memmap)
         assert (train.shape, train.dtype) == ((size,), np.uint16)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hornbook import memory
 from hornbook.config import Config
 from hornbook.errors import ConfigError
 from hornbook.machine import Choice, Machine, choose_compile
@@ -110,7 +111,8 @@ def plan(
             f"{concluding_seconds(text) + SHORTEST_SECONDS:.0f} are needed once it is read; "
             "give more --minutes"
         )
-    search = Search(config, text, machine, frozenset(asked), timer or time_step)
+    most_bytes = memory.available_bytes() if machine.device.value == "cpu" else None
+    search = Search(config, text, machine, frozenset(asked), timer or time_step, most_bytes)
     times = list(search.timed(TIMING_SHARE * seconds))
     left -= time.monotonic() - started
     plans = [each for shaped, step in times for each in search.candidates(shaped, step, left)]
@@ -131,6 +133,7 @@ class Search:
     machine: Machine
     asked: frozenset[str]
     timer: Timer
+    most_bytes: int | None
 
     def timed(self, seconds: float) -> Iterator[tuple[Config, StepTime]]:
         """Each shape and what its step takes: timed while the seconds last, then extrapolated."""
@@ -165,7 +168,7 @@ class Search:
         size = parameter_count(config, self.text.vocab_size)
         block = self.block_size()
         evaluations = 5 if seconds < 60 else 10
-        rows = [2**n for n in range(1, 12)]
+        rows = [2**n for n in range(12)]
         if "batch_size" in self.asked or config.model.model != "gpt":
             rows = [config.train.batch_size]
         for compiled in self.compile_choices():
@@ -188,11 +191,20 @@ class Search:
                     "checkpoint_interval": max(1, steps // evaluations),
                     "sample_tokens": min(config.train.sample_tokens, int(seconds)),
                 }
+                chosen = config.override(
+                    **{name: value for name, value in values.items() if name not in self.asked}
+                )
+                if self.most_bytes and self.needs(chosen) > self.most_bytes and batch_size > 1:
+                    continue
                 yield Plan(
-                    config.override(**{k: v for k, v in values.items() if k not in self.asked}),
+                    chosen,
                     size,
                     predicted_loss(size, tokens, steps, self.text.train_tokens),
                 )
+
+    def needs(self, config: Config) -> int:
+        """The memory that settings take."""
+        return memory.peak_bytes(config, self.text.vocab_size)
 
     def block_size(self) -> int:
         """The block asked for, or the usual one, halved until a short text holds a few."""
@@ -252,9 +264,7 @@ def parameter_count(config: Config, vocab_size: int) -> int:
     if model.model != "gpt":
         with torch.device("meta"):
             return build(model, vocab_size).parameter_count
-    width = model.n_embd
-    block = 4 * width**2 + 3 * width * model.mlp_width + 2 * width + 2 * model.head_width
-    return model.n_layer * block + width + vocab_size * width * (1 if model.tie_embeddings else 2)
+    return memory.parameters(model, vocab_size)
 
 
 def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
@@ -264,7 +274,9 @@ def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
         model = build(config.model, vocab_size).to(device)
         model.compute_dtype = machine.compute_dtype
         optimizers = Optimizers(model, config.optimizer)
-        idx_BT = torch.randint(vocab_size, (8, config.model.block_size), device=device)
+        block_size = config.model.block_size
+        rows = max(1, 1024 // block_size)
+        idx_BT = torch.randint(vocab_size, (rows, block_size), device=device)
         reading: list[float] = []
         updating: list[float] = []
         for _ in range(4):

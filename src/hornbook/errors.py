@@ -73,3 +73,14 @@ def redacted(text: str) -> str:
         return scheme + ("***@" if user else "") + place + (f"{query[0]}***" if query else "")
 
     return _URL.sub(hide, text)
+
+
+LONGEST_MESSAGE = 900
+
+
+def for_terminal(message: str) -> str:
+    """A message without control codes, secrets or endless lines, whoever wrote what it quotes."""
+    message = redacted(message)
+    if len(message) > LONGEST_MESSAGE:
+        message = message[:LONGEST_MESSAGE] + " ..."
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)

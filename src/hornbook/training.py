@@ -187,6 +187,11 @@ def plan_minutes(
     """
     if not config.train.minutes:
         return None
+    # What no plan may change must fit before a step of it is timed.
+    if "block_size" in asked or config.model.model != "gpt":
+        check_length(dataset.train, config.model.block_size, "training")
+    smallest = config if "batch_size" in asked else config.override(batch_size=1)
+    check_memory(smallest, chosen, dataset)
     seconds = started + 60 * config.train.minutes - time.monotonic()
     return budget.plan(config, size_of(dataset), chosen, seconds, asked=asked)
 

@@ -29,7 +29,7 @@ WALL_SECONDS = 40
 # among it: numpy reads a header with ast.literal_eval, and what is compiled cannot run unseen.
 FORBIDDEN = (
     "code.__new__",
-    "ctypes.",
+    "ctypes.dlopen",
     "exec",
     "ftplib.",
     "http.client.",
@@ -83,7 +83,9 @@ class Watch:
             if event.startswith(FORBIDDEN) and not importing():
                 self.seen.append(f"{event} {str(arguments)[:200]}")
             elif event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING:
-                self.check(event, arguments[:1])
+                # With O_NOFOLLOW nothing outside can be reached by a link.
+                refuses_links = bool(arguments[2] & getattr(os, "O_NOFOLLOW", 0))
+                self.check("create" if refuses_links else event, arguments[:1])
             elif event in CHANGES:
                 self.check(event, arguments[: CHANGES[event]])
         finally:
@@ -136,7 +138,8 @@ class Outcome:
         # `verify` says what it found as its result.
         if self.status > 0 and len(self.lines) != 1 and not self.stdout:
             found.append(f"expected one line of complaint: {self.stderr[-500:]}")
-        said = (self.stderr + self.stdout).splitlines()
+        # A model's own writing is not ours to judge; what a refusal quotes is.
+        said = (self.stderr + (self.stdout if self.status else "")).splitlines()
         if any(len(line) > 1000 or not line.isprintable() for line in said):
             found.append(f"said what a terminal should not be shown: {said!r:.500}")
         if self.grown_mib > SPARE_MIB:

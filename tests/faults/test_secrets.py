@@ -204,7 +204,7 @@ def test_a_run_is_named_within_its_folder(
 
 
 def test_reading_a_stranger_s_folder_imports_nothing_from_it(tmp_path: Path) -> None:
-    for module in ("torch", "numpy", "json", "sitecustomize", "hornbook"):
+    for module in ("torch", "numpy", "json", "hornbook"):
         (tmp_path / f"{module}.py").write_text("open('executed', 'w')\n")
     script = Path(sys.executable).with_name("hornbook")
     done = subprocess.run(

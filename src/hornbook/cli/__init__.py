@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hornbook import __version__
-from hornbook.errors import HornbookError, HornbookWarning, redacted
+from hornbook.errors import HornbookError, HornbookWarning, for_terminal
 
 as_python_does = warnings.formatwarning
 app = App(
@@ -42,7 +42,6 @@ for command, summary in {
 
 
 OUT_OF_MEMORY = "this takes more memory than there is; a smaller model, batch or text takes less"
-LONGEST_MESSAGE = 900
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -151,19 +150,13 @@ def format_warning(
     style = "bold yellow" if category.label == "warning" else "dim"
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     with console.capture() as written:
-        console.print(f"[{style}]{category.label}:[/] {escape(str(message))}")
+        console.print(f"[{style}]{category.label}:[/] {escape(for_terminal(str(message)))}")
     return written.get()
 
 
 def complain(message: str, status: int, hint: str = "") -> int:
-    """Print an error for a person to stderr; gives `status` back.
-
-    What came from outside is made fit for a terminal: no control codes, no endless lines.
-    """
-    message = redacted(message)
-    if len(message) > LONGEST_MESSAGE:
-        message = message[:LONGEST_MESSAGE] + " ..."
-    message = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
+    """Print an error for a person to stderr; gives `status` back."""
+    message = for_terminal(message)
     Console(stderr=True, soft_wrap=True, highlight=False).print(
         f"[bold red]hornbook:[/] {escape(message)}" + (f" ({escape(hint)})" if hint else "")
     )

@@ -17,12 +17,12 @@ import hornbook
 from hornbook.cli.terminal import say
 from hornbook.errors import ConfigError
 
-SUBJECTS = ("train", "sample", "text", "startup")
+SUBJECTS = ("train", "sample", "text", "trace", "startup")
 ROOT = Path(hornbook.__file__).parents[2]
 
 
 def run(
-    subject: Literal["train", "sample", "text", "startup"] | None = None,
+    subject: Literal["train", "sample", "text", "trace", "startup"] | None = None,
     /,
     *,
     short: Annotated[bool, Parameter(negative="")] = False,
@@ -37,7 +37,7 @@ def run(
     Parameters
     ----------
     subject
-        What to measure: train, sample, text or startup; all four when left out.
+        What to measure: train, sample, text, trace or startup; all five when left out.
     short
         Only see that it works, in seconds: the figures mean little.
     write

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
+from hornbook.errors import for_terminal
 from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import Tokenizer
 
@@ -64,7 +65,9 @@ def read(corpus: str, encoding: str | None) -> Corpus:
 
 def note(message: str) -> None:
     """A remark on stderr."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[dim]note: {escape(message)}[/]")
+    Console(stderr=True, soft_wrap=True, highlight=False).print(
+        f"[dim]note: {escape(for_terminal(message))}[/]"
+    )
 
 
 def say(message: str) -> None:

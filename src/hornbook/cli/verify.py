@@ -7,6 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from hornbook.errors import for_terminal
+
 
 def run(run: Path, /, *, json: bool = False) -> int:
     """Check every file of a run; exit status 1 when anything is unsound.
@@ -31,7 +33,8 @@ def run(run: Path, /, *, json: bool = False) -> int:
     width = max(map(len, names))
     for name, each in zip(names, findings, strict=True):
         mark = "[green]sound  [/]" if each.sound else "[bold red]UNSOUND[/]"
-        console.print(f"{mark}  {name:<{width}}  {escape(each.fault or each.holds)}")
+        said = f"{name:<{width}}  {each.fault or each.holds}"
+        console.print(f"{mark}  {escape(for_terminal(said))}")
     unsound = sum(not each.sound for each in findings)
     if not verdict.checkpoints:
         console.print("no checkpoint yet: going on with it begins at step 0")
