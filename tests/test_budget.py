@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hornbook as hb
@@ -38,6 +38,7 @@ def tokens(config: Config) -> int:
     return config.train.steps * config.train.batch_size * config.model.block_size
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     minutes=st.floats(0.5, 1440),
     flops=st.floats(1e9, 1e15),

@@ -16,9 +16,9 @@ from hornbook.counting import (
     best_bigram_loss,
     bigram_counts,
     estimate_discounts,
-    tune,
 )
 from hornbook.errors import ConfigError, DataError
+from hornbook.tuning import tune
 
 SMOOTHINGS = ("mle", "add-k", "witten-bell", "kneser-ney")
 ADD_K = 0.3

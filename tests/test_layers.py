@@ -16,7 +16,7 @@ LAYERS = [
     {"decoding", "corpora"},
     {"survey"},
     {"text", "tokenizer", "counting", "copies", "memory"},
-    {"arrays", "native"},
+    {"tuning", "arrays", "native"},
     {"data", "models", "machine", "checkpoint", "energy"},
     {"muon"},
     {"optimizer", "generate", "evaluation"},

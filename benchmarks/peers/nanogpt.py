@@ -94,19 +94,18 @@ class NanoGPT(nn.Module):
                 scale = math.sqrt(2 * recipe.n_layer) if ends else 1.0
                 nn.init.normal_(weight, std=0.02 / scale)
 
-    def forward(self, idx: Tensor) -> Tensor:
+    def forward(self, idx: Tensor, *, last: bool = False) -> Tensor:
+        """Logits of every position, or of the last alone, which is all that writing asks for."""
         x = self.drop(self.tokens(idx) + self.positions.weight[: idx.size(1)])
         for block in self.blocks:
             x = block(x)
-        return F.linear(self.norm(x), self.tokens.weight)
+        return F.linear(self.norm(x[:, -1:] if last else x), self.tokens.weight)
 
     @torch.no_grad()
-    def write(self, idx: Tensor, length: int) -> Iterator[Tensor]:
-        """One token after another, the whole context read anew for each: nanoGPT's generate."""
-        for _ in range(length):
-            logits = self(idx[:, -self.recipe.block_size :])[:, -1]
-            idx = torch.cat((idx, torch.multinomial(logits.softmax(-1), 1)), dim=1)
-            yield idx[:, -1]
+    def write(self, idx: Tensor) -> Tensor:
+        """One more token a row, the whole context read anew for it: nanoGPT's generate."""
+        logits = self(idx[:, -self.recipe.block_size :], last=True)[:, -1] / 0.8
+        return torch.cat((idx, torch.multinomial(logits.softmax(-1), 1)), dim=1)
 
 
 def optimizer_of(model: NanoGPT) -> torch.optim.AdamW:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hornbook import memory
 from hornbook.config import Config
 from hornbook.errors import ConfigError
 from hornbook.machine import Choice, Machine, choose_compile
@@ -36,6 +37,10 @@ SHORTEST_SECONDS = 3.0
 # Compressors beside it on the report card take 2 s of two cores, the rest of the card 1 s.
 CONCLUDING_SECONDS = 8.0
 COUNTING_SECONDS_A_TOKEN = 6e-6
+# What counts beside the network add to a token of training: 50 ms to 4,096 tokens, one thread.
+JOINING_SECONDS_A_TOKEN = 1.2e-5
+# Counts know more the longer the block (docs/experiments.md, "Counts and a network together").
+BLOCK_WITH_COUNTS = 512
 MOST_COUNTED = 20_000_000
 # The share of the time that may go into timing the machine.
 TIMING_SHARE = 0.03
@@ -104,13 +109,17 @@ def plan(
     """
     started = time.monotonic()
     left = seconds - concluding_seconds(text)
+    if config.model.with_counts:
+        # Counted once more, with each part left out in turn.
+        left -= text.train_tokens * COUNTING_SECONDS_A_TOKEN
     if left < SHORTEST_SECONDS:
         raise ConfigError(
             f"{max(0.0, seconds):.0f} seconds are too few for this text: about "
             f"{concluding_seconds(text) + SHORTEST_SECONDS:.0f} are needed once it is read; "
             "give more --minutes"
         )
-    search = Search(config, text, machine, frozenset(asked), timer or time_step)
+    most_bytes = memory.available_bytes() if machine.device.value == "cpu" else None
+    search = Search(config, text, machine, frozenset(asked), timer or time_step, most_bytes)
     times = list(search.timed(TIMING_SHARE * seconds))
     left -= time.monotonic() - started
     plans = [each for shaped, step in times for each in search.candidates(shaped, step, left)]
@@ -131,6 +140,7 @@ class Search:
     machine: Machine
     asked: frozenset[str]
     timer: Timer
+    most_bytes: int | None
 
     def timed(self, seconds: float) -> Iterator[tuple[Config, StepTime]]:
         """Each shape and what its step takes: timed while the seconds last, then extrapolated."""
@@ -165,7 +175,7 @@ class Search:
         size = parameter_count(config, self.text.vocab_size)
         block = self.block_size()
         evaluations = 5 if seconds < 60 else 10
-        rows = [2**n for n in range(1, 12)]
+        rows = [2**n for n in range(12)]
         if "batch_size" in self.asked or config.model.model != "gpt":
             rows = [config.train.batch_size]
         for compiled in self.compile_choices():
@@ -188,15 +198,26 @@ class Search:
                     "checkpoint_interval": max(1, steps // evaluations),
                     "sample_tokens": min(config.train.sample_tokens, int(seconds)),
                 }
+                chosen = config.override(
+                    **{name: value for name, value in values.items() if name not in self.asked}
+                )
+                if self.most_bytes and self.needs(chosen) > self.most_bytes and batch_size > 1:
+                    continue
                 yield Plan(
-                    config.override(**{k: v for k, v in values.items() if k not in self.asked}),
+                    chosen,
                     size,
                     predicted_loss(size, tokens, steps, self.text.train_tokens),
                 )
 
+    def needs(self, config: Config) -> int:
+        """The memory that settings take."""
+        return memory.peak_bytes(config, self.text.vocab_size)
+
     def block_size(self) -> int:
         """The block asked for, or the usual one, halved until a short text holds a few."""
         block = self.config.model.block_size
+        if self.config.model.with_counts and "block_size" not in self.asked:
+            block = BLOCK_WITH_COUNTS
         if "block_size" not in self.asked and self.config.model.model == "gpt":
             while block > 8 and block * 4 > self.text.train_tokens:
                 block //= 2
@@ -249,22 +270,25 @@ def concluding_seconds(text: Text) -> float:
 def parameter_count(config: Config, vocab_size: int) -> int:
     """A model's distinct numbers, without making them."""
     model = config.model
+    if model.model == "ngram":
+        return 0
     if model.model != "gpt":
         with torch.device("meta"):
             return build(model, vocab_size).parameter_count
-    width = model.n_embd
-    block = 4 * width**2 + 3 * width * model.mlp_width + 2 * width + 2 * model.head_width
-    return model.n_layer * block + width + vocab_size * width * (1 if model.tie_embeddings else 2)
+    return memory.parameters(model, vocab_size)
 
 
 def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
     """Time the reading and the update of a small step: a few of each, the quickest counted."""
     device = machine.device.value
     with torch.random.fork_rng(devices=[]):
-        model = build(config.model, vocab_size).to(device)
+        network = dataclasses.replace(config.model, with_counts=False)
+        model = build(network, vocab_size).to(device)
         model.compute_dtype = machine.compute_dtype
         optimizers = Optimizers(model, config.optimizer)
-        idx_BT = torch.randint(vocab_size, (8, config.model.block_size), device=device)
+        block_size = config.model.block_size
+        rows = max(1, 1024 // block_size)
+        idx_BT = torch.randint(vocab_size, (rows, block_size), device=device)
         reading: list[float] = []
         updating: list[float] = []
         for _ in range(4):
@@ -275,7 +299,8 @@ def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
             optimizers.step(0.0)
             reading.append(read - begun)
             updating.append(clock(device) - read)
-    return StepTime(min(reading) / idx_BT.numel(), min(updating))
+    joining = JOINING_SECONDS_A_TOKEN if config.model.with_counts else 0.0
+    return StepTime(min(reading) / idx_BT.numel() + joining, min(updating))
 
 
 def clock(device: str) -> float:
@@ -353,6 +378,9 @@ class Pace:
 
 def unplanned(config: Config, text: Text) -> Plan:
     """Settings that say themselves how long to train, as a plan."""
+    if config.model.model == "ngram":
+        counting = Choice("counting", "the whole text, once; there is nothing to train")
+        return Plan(config, 0, math.nan, (counting,))
     size = parameter_count(config, text.vocab_size)
     tokens = config.train.steps * config.train.batch_size * config.model.block_size
     loss = predicted_loss(size, tokens, config.train.steps, text.train_tokens)

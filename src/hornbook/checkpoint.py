@@ -320,10 +320,10 @@ def recorded(path: Path) -> dict[Path, tuple[int, str]]:
     """
     try:
         manifest = read_json(path / MANIFEST)
+        if any(Path(name).name != name for name in manifest):
+            raise CheckpointError(f"{path / MANIFEST}: names a file outside its folder")
         return {
-            path / name: (int(entry["bytes"]), entry["sha256"])
-            for name, entry in manifest.items()
-            if Path(name).name == name
+            path / name: (int(entry["bytes"]), entry["sha256"]) for name, entry in manifest.items()
         }
     except OSError as error:
         raise CheckpointError(f"{path / MANIFEST}: {error.strerror}") from None

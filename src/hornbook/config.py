@@ -62,8 +62,14 @@ class ModelConfig(Section):
     """The network's shape. The vocabulary's size is the tokenizer's."""
 
     model: Literal[
-        "bigram", "average", "head", "heads", "feedforward", "residual", "layernorm", "gpt"
+        "ngram", "bigram", "average", "head", "heads", "feedforward", "residual", "layernorm", "gpt"
     ] = "gpt"
+    with_counts: bool = False
+    # The counts' own settings; an order of 0 is chosen on held-out text.
+    order: Annotated[int, Meta(ge=0, le=64)] = 0
+    smoothing: Literal["mle", "add-k", "witten-bell", "kneser-ney"] = "kneser-ney"
+    # The best of those tried on tiny Shakespeare; see docs/experiments.md.
+    add_k: Annotated[float, Meta(gt=0, le=1e6)] = 0.01
     block_size: Count = 128
     n_layer: Count = 4
     n_head: Count = 4
@@ -73,6 +79,15 @@ class ModelConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.with_counts and self.model != "gpt":
+            raise ConfigError(
+                f"with_counts = true joins counts to a gpt, but model = {self.model!r}"
+            )
+        if self.reads_counts and self.order > self.block_size:
+            raise ConfigError(
+                f"order = {self.order} reads {self.order - 1} tokens back, but a block has "
+                f"{self.block_size}; lower the order or raise block_size"
+            )
         if self.model == "gpt" and self.n_embd % (2 * self.n_head):
             raise ConfigError(
                 f"n_embd = {self.n_embd} does not split into n_head = {self.n_head} heads of even "
@@ -84,6 +99,16 @@ class ModelConfig(Section):
                 f"n_embd = {self.n_embd} does not split into n_head = {self.n_head} heads; a "
                 f"multiple of {self.n_head} does"
             )
+
+    @property
+    def reads_counts(self) -> bool:
+        """Whether the model is made from counts, alone or beside a network."""
+        return self.with_counts or self.model == "ngram"
+
+    @property
+    def kind(self) -> str:
+        """What figures say they are of: a network, counts, or both."""
+        return f"{self.model}+counts" if self.with_counts else self.model
 
     @property
     def head_width(self) -> int:
@@ -301,6 +326,19 @@ def bigram() -> Config:
     )
 
 
+def ngram() -> Config:
+    """Counting alone: done in one step, with nothing to train."""
+    return Config().override(
+        model="ngram",
+        block_size=256,
+        steps=1,
+        eval_interval=1,
+        checkpoint_interval=1,
+        precision="float32",
+        compile="off",
+    )
+
+
 def average() -> Config:
     """The ladder's second rung, with the settings that the lecture's small models share."""
     return bigram().override(
@@ -359,6 +397,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
     for function in (
         laptop,
         quick,
+        ngram,
         bigram,
         average,
         head,

@@ -38,11 +38,8 @@ Smoothing = Literal["mle", "add-k", "witten-bell", "kneser-ney"]
 # them from: half of what they can be at most (kenlm's choice too).
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
-# Thirty discounts need no more text than this to be tuned on, and it bounds tune()'s memory.
-MOST_HELD_OUT = 200_000
 
-
-class _Counts(NamedTuple):
+class Counts(NamedTuple):
     """The n-grams of one order: their sorted keys, and two ways to count them."""
 
     keys: Ids
@@ -52,22 +49,38 @@ class _Counts(NamedTuple):
     predecessors: Integers
 
 
-class _Level(NamedTuple):
+class Level(NamedTuple):
     """One order's part of a model."""
 
     keys: Ids
     kept: Floats  # by n-gram: the share its context hands to its last token
     back: Floats  # by context: the share left to shorter contexts
 
+    def flaw(self, n_contexts: int, vocab_size: int) -> str:
+        """What is wrong with a level read from a file; empty for a sound one."""
+        keys, kept, back = self
+        if keys.ndim != 1 or keys.dtype != np.int64 or len(keys) < 1:
+            return "n-grams that are no numbers"
+        if kept.shape != keys.shape or back.shape != (n_contexts,):
+            return "shares that are not one for each n-gram and context"
+        if keys[0] < 0 or keys[-1] >= n_contexts * vocab_size or not (keys[1:] > keys[:-1]).all():
+            return "n-grams out of order"
+        if kept.dtype.kind != "f" or back.dtype.kind != "f" or not (kept >= 0).all():
+            return "shares that are no probabilities"
+        sums = back + np.bincount(keys // vocab_size, kept, minlength=n_contexts)
+        if not ((back >= 0).all() and (abs(sums - 1) < 1e-3).all()):
+            return "shares that do not add up to 1"
+        return ""
+
 
 class NGramModel:
     """An n-gram model: next-token probabilities from counts. Make one with ``fit``."""
 
-    def __init__(self, vocab_size: int, smoothing: Smoothing, levels: Sequence[_Level]) -> None:
+    def __init__(self, vocab_size: int, smoothing: Smoothing, levels: Sequence[Level]) -> None:
         self.order = len(levels)
         self.vocab_size = vocab_size
         self.smoothing: Smoothing = smoothing
-        self._levels = levels
+        self.levels = levels
 
     @classmethod
     def fit(
@@ -93,9 +106,9 @@ class NGramModel:
         if not add_k > 0:
             raise ConfigError(f"add_k: expected more than 0, got {add_k}; 0 is smoothing='mle'")
         table = None if discounts is None else _checked_discounts(discounts, order)
-        levels: list[_Level] = []
+        levels: list[Level] = []
         n_contexts = 1
-        for level in _count(_checked_tokens(tokens, vocab_size), vocab_size, order):
+        for level in count_ngrams(checked_tokens(tokens, vocab_size), vocab_size, order):
             # Shorter contexts are asked only what a longer one could not answer, so Kneser-Ney
             # counts for them in how many places a token is new, not how often it occurs.
             counts = level.predecessors if smoothing == "kneser-ney" else level.occurrences
@@ -112,9 +125,14 @@ class NGramModel:
             totals = np.bincount(contexts, counts, minlength=n_contexts) + rest
             # The text's last n-gram may go on nowhere: it leaves everything to shorter contexts.
             back = np.divide(rest, totals, out=np.ones(n_contexts), where=totals > 0)
-            levels.append(_Level(level.keys, counts / totals[contexts], back))
+            levels.append(Level(level.keys, counts / totals[contexts], back))
             n_contexts = len(level.keys)
         return cls(vocab_size, smoothing, levels)
+
+    @property
+    def n_grams(self) -> int:
+        """How many different n-grams of any order were counted."""
+        return sum(len(level.keys) for level in self.levels)
 
     def log_probs(self, tokens: ArrayLike, *, context: ArrayLike = ()) -> Floats:
         """Log-probability in nats of each token, given at most ``order - 1`` before it.
@@ -124,12 +142,12 @@ class NGramModel:
         Raises: DataError for tokens outside the vocabulary.
         """
         before = self._recent(context)
-        text = np.concatenate([before, _checked_tokens(tokens, self.vocab_size)])
+        text = np.concatenate([before, checked_tokens(tokens, self.vocab_size)])
         p = np.full(len(text), 1 / self.vocab_size)
         for n, (contexts, grams) in enumerate(self._walk(text)):
             # -1, never seen, picks the last entry: the wrong share, so put the right one.
-            back = np.where(contexts < 0, 1.0, self._levels[n].back[contexts])
-            kept = np.where(grams < 0, 0.0, self._levels[n].kept[grams])
+            back = np.where(contexts < 0, 1.0, self.levels[n].back[contexts])
+            kept = np.where(grams < 0, 0.0, self.levels[n].kept[grams])
             p[n:] = kept + back * self._below(p[n:])
         with np.errstate(divide="ignore"):
             return np.log(p[len(before) :])
@@ -188,31 +206,43 @@ class NGramModel:
         """Everything the model is, as flat arrays by name, fit to be saved and memory-mapped."""
         named: dict[str, NDArray[Any]] = {
             "vocab_size": np.array([self.vocab_size]),
-            "smoothing": np.frombuffer(self.smoothing.encode(), dtype=np.uint8),
+            "smoothing": np.array(list(self.smoothing.encode()), dtype=np.uint8),
         }
-        for n, level in enumerate(self._levels, start=1):
+        for n, level in enumerate(self.levels, start=1):
             named |= {f"{field}.{n}": array for field, array in level._asdict().items()}
         return named
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> NGramModel:
-        """The model that ``arrays`` came from. Raises: DataError if any are missing."""
+        """The model that ``arrays`` came from.
+
+        Raises: DataError if any are missing, or are not what an n-gram model can be.
+        """
         order = sum(name.startswith("keys.") for name in arrays)
         try:
             levels = [
-                _Level(*(arrays[f"{field}.{n}"] for field in _Level._fields))
+                Level(*(arrays[f"{field}.{n}"] for field in Level._fields))
                 for n in range(1, order + 1)
             ]
-            smoothing = _SMOOTHING_BY_NAME[arrays["smoothing"].tobytes().decode()]
-            return cls(int(arrays["vocab_size"][0]), smoothing, levels)
-        except KeyError as missing:
+            smoothing = _SMOOTHING_BY_NAME[bytes(arrays["smoothing"].astype(np.uint8)).decode()]
+            vocab_size = int(arrays["vocab_size"][0])
+        except (KeyError, IndexError, ValueError) as missing:
             raise DataError(f"these are not an n-gram model's arrays: no {missing}") from None
+        if not (levels and 1 <= vocab_size < 2**31):
+            raise DataError("these are not an n-gram model's arrays: no n-grams or no vocabulary")
+        n_contexts = 1
+        for n, level in enumerate(levels, start=1):
+            flaw = level.flaw(n_contexts, vocab_size)
+            if flaw:
+                raise DataError(f"these are not an n-gram model's arrays: {flaw} at order {n}")
+            n_contexts = len(level.keys)
+        return cls(vocab_size, smoothing, levels)
 
     def _walk(self, tokens: Integers) -> Iterator[tuple[Ids, Ids]]:
-        return _walk([level.keys for level in self._levels], self.vocab_size, tokens)
+        return walk([level.keys for level in self.levels], self.vocab_size, tokens)
 
     def _recent(self, context: ArrayLike) -> Integers:
-        tokens = _checked_tokens(context, self.vocab_size)
+        tokens = checked_tokens(context, self.vocab_size)
         return tokens[max(0, len(tokens) - (self.order - 1)) :]
 
     def _chain(self, context: ArrayLike) -> tuple[int, ...]:
@@ -224,7 +254,7 @@ class NGramModel:
         """The number of context + token among the (n + 1)-grams (-1: never seen)."""
         if context < 0:
             return -1
-        keys, key = self._levels[n].keys, context * self.vocab_size + token
+        keys, key = self.levels[n].keys, context * self.vocab_size + token
         at = int(keys.searchsorted(key))
         return at if at < len(keys) and keys[at] == key else -1
 
@@ -233,7 +263,7 @@ class NGramModel:
         below = self._below(shorter)
         if context < 0:
             return below
-        (keys, kept, back), first = self._levels[n], context * self.vocab_size
+        (keys, kept, back), first = self.levels[n], context * self.vocab_size
         start, stop = keys.searchsorted(first), keys.searchsorted(first + self.vocab_size)
         p = back[context] * below
         p[keys[start:stop] - first] += kept[start:stop]
@@ -245,108 +275,6 @@ class NGramModel:
 
 
 _SMOOTHING_BY_NAME: dict[str, Smoothing] = {name: name for name in get_args(Smoothing)}
-
-
-class Tuned(NamedTuple):
-    """The order that predicts held-out text best, its discounts, and every order's loss there."""
-
-    order: int
-    discounts: Floats  # [order, 3], as NGramModel.fit takes them
-    losses_nats: dict[int, float]
-
-
-def tune(
-    tokens: ArrayLike, vocab_size: int, *, max_order: int = 10, held_out: float = 0.1
-) -> Tuned:
-    """Choose Kneser-Ney's order and discounts on the last part of the text, counting the rest.
-
-    Fit the model on the whole text afterwards. ``held_out`` is a share of the text; at most
-    MOST_HELD_OUT tokens are used. On tiny Shakespeare this takes the validation loss from 1.5165
-    nats (estimated discounts, order 7) to 1.4906 (order 10), and makes long orders harmless.
-    Raises: ConfigError for a share outside (0, 1), DataError for a text too short.
-    """
-    text = _checked_tokens(tokens, vocab_size)
-    if not 0 < held_out < 1:
-        raise ConfigError(f"held_out: expected a share between 0 and 1, got {held_out}")
-    n_held_out = min(int(len(text) * held_out), MOST_HELD_OUT)
-    if n_held_out < max_order:
-        raise DataError(f"{len(text)} tokens leave only {n_held_out} to tune on; text is too short")
-    counted, unseen = text[:-n_held_out], text[-n_held_out:]
-    levels = list(_count(counted, vocab_size, max_order))
-    walk = _walk([level.keys for level in levels], vocab_size, unseen)
-    top: list[_Evidence] = []
-    lower: list[_Evidence] = []
-    for level, (contexts, grams) in zip(levels, walk, strict=True):
-        parents = level.keys // vocab_size
-        top.append(_Evidence.gather(parents, level.occurrences, contexts, grams))
-        lower.append(_Evidence.gather(parents, level.predecessors, contexts, grams))
-    results = {
-        order: _tune_discounts([*lower[: order - 1], top[order - 1]], len(unseen), vocab_size)
-        for order in range(1, max_order + 1)
-    }
-    losses = {order: loss for order, (_, loss) in results.items()}
-    best = min(losses, key=lambda order: losses[order])
-    return Tuned(best, results[best][0], losses)
-
-
-class _Evidence(NamedTuple):
-    """What one order says of each held-out token, in shares of its context's total count.
-
-    A class is a count of 1, 2, or 3 and more. Classes put i of each count (1, 2, 3) at stake, of
-    which a fraction is taken as discount; what lies above 3 is safe.
-    """
-
-    safe: Floats  # [T], of the token
-    own: Floats  # [3, T], at stake, of the token
-    all: Floats  # [3, T], at stake, of everything that followed the context
-    unseen: Floats  # [T], 1 where the context was never followed by anything
-
-    @classmethod
-    def gather(cls, parents: Ids, counts: Integers, contexts: Ids, grams: Ids) -> _Evidence:
-        n_contexts = int(max(parents.max(), contexts.max())) + 1
-        classes = np.minimum(counts, 3)
-        total = np.bincount(parents, counts, minlength=n_contexts)[contexts]
-        total[contexts < 0] = 0
-        share = np.divide(1.0, total, out=np.zeros(len(contexts)), where=total > 0)
-        count = np.where(grams < 0, 0, counts[grams])
-        own, everything = np.empty((3, len(contexts))), np.empty((3, len(contexts)))
-        for i in range(3):
-            followers = np.bincount(parents[classes == i + 1], minlength=n_contexts)[contexts]
-            everything[i] = (i + 1) * followers * share
-            own[i] = (i + 1) * (np.minimum(count, 3) == i + 1) * share
-        unseen = np.asarray(total == 0, dtype=np.float64)
-        return cls(np.maximum(count - 3, 0) * share, own, everything, unseen)
-
-
-def _tune_discounts(
-    levels: Sequence[_Evidence], n_tokens: int, vocab_size: int
-) -> tuple[Floats, float]:
-    """The discounts [order, 3] that make the held-out tokens likeliest, and the loss in nats.
-
-    Expectation maximisation. A count at stake is a coin: keep it, or give it back to the shorter
-    context. Each round weighs how much of the probability of the held-out text came by either
-    way, and moves each fraction to that share. 20 rounds come within 0.0002 nats of 60.
-    """
-    start = 0.6
-    fractions = np.full((len(levels), 3), start)
-    loss_nats = np.inf
-    for _ in range(20):
-        p = [np.full(n_tokens, 1 / vocab_size)]
-        back: list[Floats] = []
-        for n, (level, given) in enumerate(zip(levels, fractions, strict=True)):
-            back.append(given @ level.all + level.unseen)
-            kept = level.safe + (1 - given) @ level.own
-            p.append(np.concatenate([p[n][:n], kept + back[n] * p[n][n:]]))
-        loss_nats = -float(np.log(p[-1]).mean())
-        reached = 1 / p[-1]
-        for n in reversed(range(len(levels))):
-            level, given = levels[n], fractions[n]
-            gave = given * (level.all @ (reached[n:] * p[n][n:]))
-            kept = (1 - given) * (level.own @ reached[n:])
-            # One imagined coin keeps a fraction off 0 and 1, where a text says little or nothing.
-            fractions[n] = (gave + start) / (gave + kept + 1)
-            reached[n:] *= back[n]
-    return fractions * [1, 2, 3], loss_nats
 
 
 def estimate_discounts(counts: Integers) -> Floats:
@@ -383,11 +311,11 @@ def best_bigram_loss(tokens: ArrayLike, vocab_size: int) -> float:
 
 
 def _pairs(tokens: ArrayLike, vocab_size: int) -> Ids:
-    text = _checked_tokens(tokens, vocab_size)
+    text = checked_tokens(tokens, vocab_size)
     return text[:-1].astype(np.int64) * vocab_size + text[1:]
 
 
-def _count(tokens: Integers, vocab_size: int, order: int) -> Iterator[_Counts]:
+def count_ngrams(tokens: Integers, vocab_size: int, order: int) -> Iterator[Counts]:
     """Yield the counts of all 1-grams, 2-grams, ... up to ``order``.
 
     The places of the text are sorted once, by the ``order`` tokens that start there; the
@@ -418,12 +346,12 @@ def _count(tokens: Integers, vocab_size: int, order: int) -> Iterator[_Counts]:
             # Without its first token an n-gram is one of the order before.
             predecessors = np.bincount(number_at[places[firsts] + 1], minlength=len(keys))
             predecessors[number_at[0]] += 1
-            yield _Counts(keys, occurrences, predecessors)
+            yield Counts(keys, occurrences, predecessors)
         keys = parents[firsts].astype(np.int64) * vocab_size + last[firsts] - 1
         occurrences = np.diff(firsts, append=len(places))
         parents = np.cumsum(starts, dtype=places.dtype) - 1
         number_at[places] = parents
-    yield _Counts(keys, occurrences, occurrences)
+    yield Counts(keys, occurrences, occurrences)
 
 
 def _sorted_places(text: Integers, n_tokens: int, vocab_size: int, order: int) -> Integers:
@@ -441,7 +369,7 @@ def _sorted_places(text: Integers, n_tokens: int, vocab_size: int, order: int) -
     return np.argsort(key).astype(np.int32 if n_tokens < 2**31 - 1 else np.int64)
 
 
-def _walk(
+def walk(
     keys_by_order: Sequence[Ids], vocab_size: int, tokens: Integers
 ) -> Iterator[tuple[Ids, Ids]]:
     """Yield for n = 0, 1, ... the numbers of context and n-gram at each of tokens[n:].
@@ -457,7 +385,7 @@ def _walk(
         yield contexts, grams
 
 
-def _checked_tokens(tokens: ArrayLike, vocab_size: int) -> Integers:
+def checked_tokens(tokens: ArrayLike, vocab_size: int) -> Integers:
     """The tokens in the smallest type that holds the vocabulary, or an error that says why not."""
     if not 1 <= vocab_size < 2**31:
         raise ConfigError(f"vocab_size: expected 1 to 2**31 - 1, got {vocab_size}")

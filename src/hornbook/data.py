@@ -183,13 +183,20 @@ def batch(
     `batch_size * world`.
     Shapes: tokens [N] -> inputs and targets, int64 [batch_size, block_size].
     """
-    # The counter's top word is the batch's number: streams of different batches cannot meet.
-    random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, index]))
-    starts = random.integers(len(tokens) - block_size, size=batch_size * world)[rank::world]
+    starts = batch_starts(
+        len(tokens) - block_size, index, batch_size=batch_size * world, seed=seed
+    )[rank::world]
     windows = tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)
     release(tokens)
     pairs = torch.from_numpy(windows)
     return pairs[:, :-1].contiguous(), pairs[:, 1:].contiguous()
+
+
+def batch_starts(n_places: int, index: int, *, batch_size: int, seed: int) -> np.ndarray:
+    """Where the blocks of the index-th batch start, each below `n_places`; shape [batch_size]."""
+    # The counter's top word is the batch's number: streams of different batches cannot meet.
+    random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, index]))
+    return random.integers(n_places, size=batch_size)
 
 
 def get_batch(

@@ -29,9 +29,12 @@ class Evaluation:
     positions: int
     standard_error: float | None = None
 
-    def as_dict(self) -> dict[str, float | int]:
-        """The figures as JSON has them."""
-        return asdict(self)
+    def as_dict(self) -> dict[str, float | int | None]:
+        """The figures as JSON has them; an infinite one, which only "mle" counts have, is null."""
+        return {
+            name: value if value is not None and math.isfinite(value) else None
+            for name, value in asdict(self).items()
+        }
 
 
 @torch.no_grad()
@@ -45,21 +48,22 @@ def losses(
 ) -> np.ndarray:
     """Loss in nats of each predicted token: all but the first, each exactly once.
 
-    Windows of `block_size` start every `stride` tokens (every `block_size` unless given) and
-    score only what the window before did not, so that with a smaller stride every position but
-    the first few sees at least ``block_size - stride`` tokens of context. `max_positions` takes
-    evenly spaced windows only, for an estimate.
+    Windows of `block_size` start every `stride` tokens and score only what the window before did
+    not, so that with a smaller stride every position but the first few sees at least
+    ``block_size - stride`` tokens of context. Unless given, the stride is `block_size`, less the
+    model's own overlap: only an n-gram model has one, and sees all its context everywhere.
+    `max_positions` takes evenly spaced windows only, for an estimate.
     Shapes: tokens [N] -> float64 [N-1], or fewer with `max_positions`.
     Raises: DataError when there are not two tokens.
     """
     check_length(tokens, 1, "evaluated")
-    stride = stride or block_size
+    stride = stride or block_size - model.overlap
     total = len(tokens) - 1
     starts = list(range(0, max(1, total - block_size + stride), stride))
     if max_positions is not None and max_positions < total:
         keep = max(1, max_positions // block_size)
         starts = [starts[i * len(starts) // keep] for i in range(min(keep, len(starts)))]
-    device = next(model.parameters()).device
+    device = model.device
     rows = max(1, EVAL_BATCH_TOKENS // block_size)
     was_training = model.training
     model.eval()

@@ -29,6 +29,7 @@ from hornbook.text import Corpus, read_corpus
 # From the bottom to the top.
 IDEAS = {
     "bigram": "a table of logits",
+    "ngram": "counting, no network",
     "average": "the mean of the past",
     "head": "one attention head",
     "heads": "several heads",
@@ -38,8 +39,8 @@ IDEAS = {
     "gpt": "today's block",
     "lecture": "scale, dropout",
 }
-# Each of these goes on from layernorm, in its own way.
-BRANCHES = ("gpt", "lecture")
+# Each of these goes on from the rung below it in its own way; no other rung stands on one.
+BRANCHES = ("ngram", "gpt", "lecture")
 
 FULL_STEPS, QUICK_STEPS = 5000, 1000
 EVALUATIONS = 10
@@ -140,13 +141,16 @@ def plan(
         for name in IDEAS
         if name in rungs or (not rungs and name != "lecture")
     }
-    if minutes:
-        counts = steps_for_equal_time(wanted, minutes, folder, lecture=not rungs)
+    networks = {name: config for name, config in wanted.items() if name != "ngram"}
+    if minutes and networks:
+        counts = steps_for_equal_time(networks, minutes, folder, lecture=not rungs)
         budget = f"equal time, {60 * minutes / len(counts):,.0f} s of training a rung"
     else:
         each = steps or (QUICK_STEPS if quick else FULL_STEPS)
-        counts = dict.fromkeys(wanted, each)
+        counts = dict.fromkeys(networks, each)
         budget = f"equal steps, {each:,} a rung"
+    # Counting has no steps to be equal in.
+    counts = {name: counts.get(name, 1) for name in IDEAS if name in counts or name in wanted}
     first_seed = Config().train.seed
     return Plan(
         folder=folder,

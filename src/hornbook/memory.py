@@ -15,7 +15,12 @@ EVALUATED = 8192
 
 
 def parameters(model: ModelConfig, vocab_size: int) -> int:
-    """About how many numbers a model learns: tables at both ends, squares of n_embd in between."""
+    """How many numbers a model learns: of a gpt exactly, of the other rungs about."""
+    if model.model == "gpt":
+        wide = model.n_embd
+        block = 4 * wide**2 + 3 * wide * model.mlp_width + 2 * wide + 2 * model.head_width
+        tables = vocab_size * wide * (1 if model.tie_embeddings else 2)
+        return model.n_layer * block + wide + tables
     if model.model == "bigram":
         return vocab_size**2
     if model.model == "average":

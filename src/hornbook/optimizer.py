@@ -28,7 +28,7 @@ def matrices(model: nn.Module) -> dict[str, Tensor]:
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if parameter.ndim == 2 and name.startswith("blocks.")
+        if parameter.ndim == 2 and name.removeprefix("network.").startswith("blocks.")
     }
 
 
@@ -58,18 +58,19 @@ class Optimizers:
         decayed = [p for p in rest if p.ndim >= 2 and config.optimizer == "adamw"]
         level = [p for p in rest if not any(p is other for other in decayed)]
         groups = [(decayed, config.weight_decay), (level, 0.0)]
-        self.parts.append(
-            torch.optim.AdamW(
-                [
-                    {"params": members, "weight_decay": decay}
-                    for members, decay in groups
-                    if members
-                ],
-                lr=config.learning_rate,
-                betas=(config.beta1, config.beta2),
-                fused=True,
+        if rest:  # counting alone has none
+            self.parts.append(
+                torch.optim.AdamW(
+                    [
+                        {"params": members, "weight_decay": decay}
+                        for members, decay in groups
+                        if members
+                    ],
+                    lr=config.learning_rate,
+                    betas=(config.beta1, config.beta2),
+                    fused=True,
+                )
             )
-        )
         self.full_rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def step(self, scale: float) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hornbook.arrays import Tokens
 from hornbook.config import Config, SamplingConfig
-from hornbook.counting import NGramModel, tune
+from hornbook.counting import NGramModel
 from hornbook.data import Dataset, prepare
 from hornbook.diagnosis import Diagnosis, curve, diagnose
 from hornbook.documents import read_json
@@ -24,6 +24,7 @@ from hornbook.run import RunFolder, TrainedModel, check_same_text, load
 from hornbook.storage import write_atomically
 from hornbook.text import Corpus, read_corpus
 from hornbook.training import Training
+from hornbook.tuning import tune
 
 SAMPLE_TOKENS = 500
 LONGEST_NGRAM = 8
@@ -152,7 +153,7 @@ def kind_of(config: Config) -> ModelKind:
     """Whether settings make a network, a counting model, or both in one."""
     if config.model.model == "ngram":
         return "counts"
-    return "network and counts" if getattr(config.model, "with_counts", False) else "network"
+    return "network and counts" if config.model.with_counts else "network"
 
 
 def conclude(

@@ -20,8 +20,9 @@ from msgspec import Meta
 
 from hornbook import checkpoint, generate
 from hornbook.config import Config, ModelConfig, SamplingConfig, load_config
+from hornbook.counting import NGramModel
 from hornbook.documents import JSON_BYTES, read_json, read_log, read_regular
-from hornbook.errors import CheckpointError, ConfigError
+from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.lock import LOCK, Lock
 from hornbook.storage import DISK, UNFINISHED, Disk, write_atomically
 from hornbook.text import Corpus, read_corpus
@@ -131,6 +132,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """The last and the best weights."""
         return self.path / "checkpoints"
+
+    @property
+    def counts(self) -> Path:
+        """What a model made from counts has counted."""
+        return self.checkpoints / "counts-00000000"
 
     @property
     def sample(self) -> Path:
@@ -434,10 +440,45 @@ def load(
     config = load_config(folder.config)
     tokenizer = load_tokenizer(folder.tokenizer)
     found = load_checkpoint(folder, which)
-    check_shapes(config.model, tokenizer, found.tensors["model"], folder)
-    model = build(config.model, tokenizer.vocab_size)
+    counted = load_counts(folder, tokenizer) if config.model.reads_counts else None
+    check_shapes(config.model, tokenizer, found.tensors["model"], folder, counted)
+    model = build(config.model, tokenizer.vocab_size, counted)
     load_weights(model, found.tensors["model"], folder)
     return TrainedModel(model.eval().to(device), tokenizer, config, found.step, folder)
+
+
+def save_counts(folder: RunFolder, counted: NGramModel, disk: Disk = DISK) -> None:
+    """Keep what was counted: once a run, as a checkpoint of step 0.
+
+    Raises: CheckpointError when the disk refuses.
+    """
+    import torch
+
+    # The tables are read in float32; shares kept more exactly would only take more room.
+    tensors = {
+        name: torch.from_numpy(array.astype("float32") if array.dtype.kind == "f" else array)
+        for name, array in counted.arrays().items()
+    }
+    made = checkpoint.Checkpoint(0, {"counts": tensors}, {})
+    checkpoint.save(folder.checkpoints, "counts", made, disk=disk)
+
+
+def load_counts(folder: RunFolder, tokenizer: Tokenizer) -> NGramModel:
+    """What a run has counted.
+
+    Raises: CheckpointError when it is missing, damaged, or not of this tokenizer.
+    """
+    tensors = checkpoint.read(folder.counts).tensors.get("counts", {})
+    try:
+        counted = NGramModel.from_arrays({name: each.numpy() for name, each in tensors.items()})
+    except DataError as error:
+        raise CheckpointError(f"{folder.counts}: {error}") from None
+    if counted.vocab_size != tokenizer.vocab_size:
+        raise CheckpointError(
+            f"{folder.counts}: the counts are of {counted.vocab_size} different tokens, but "
+            f"tokenizer.json has {tokenizer.vocab_size}"
+        )
+    return counted
 
 
 def load_checkpoint(folder: RunFolder, which: Literal["best", "last"]) -> checkpoint.Checkpoint:
@@ -489,7 +530,11 @@ def complete(found: checkpoint.Checkpoint, folder: RunFolder, *names: str) -> ch
 
 
 def check_shapes(
-    config: ModelConfig, tokenizer: Tokenizer, tensors: dict[str, torch.Tensor], folder: RunFolder
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    tensors: dict[str, torch.Tensor],
+    folder: RunFolder,
+    counted: NGramModel | None = None,
 ) -> None:
     """See that weights are those of the model that the settings describe, before it takes memory.
 
@@ -503,7 +548,7 @@ def check_shapes(
     config = replace(config, n_layer=min(config.n_layer, len(tensors) + 1))
     try:
         with torch.device("meta"):
-            model = build(config, tokenizer.vocab_size)
+            model = build(config, tokenizer.vocab_size, counted)
     except RuntimeError:  # more elements than 64 bits can count
         raise CheckpointError(
             f"{folder.path}: config.toml describes a model too large for any machine"

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from hornbook import budget, checkpoint, generate, machine, memory
 from hornbook.config import Config, SamplingConfig, laptop, load_config
 from hornbook.corpora import CATALOGUE
-from hornbook.data import Dataset, batch, check_length, prepare
+from hornbook.counting import NGramModel
+from hornbook.data import Dataset, batch, batch_starts, check_length, prepare
 from hornbook.diagnosis import curve, evaluations_since_best
 from hornbook.errors import (
     CheckpointError,
@@ -33,6 +34,8 @@ from hornbook.errors import (
 from hornbook.evaluation import estimate
 from hornbook.lock import Lock
 from hornbook.models import GPT, LanguageModel, build
+from hornbook.models.crossfit import CrossFit
+from hornbook.models.ngram import Counted
 from hornbook.models.reader import snapshot
 from hornbook.optimizer import Optimizers, learning_rate_scale
 from hornbook.run import (
@@ -45,10 +48,15 @@ from hornbook.run import (
     load_weights,
     new_run_path,
     open_run,
+    save_counts,
 )
 from hornbook.storage import DISK, Disk, refused, write_atomically
 from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import load_tokenizer
+from hornbook.tuning import choose
+
+# Beside a network the end of a large text is counted: some 1.5 GB at 60 bytes a token.
+MOST_COUNTED = 5_000_000
 
 
 class OtherMachineWarning(HornbookWarning):
@@ -87,6 +95,7 @@ class Training:
     seconds: float = 0.0
     best_loss: float = math.inf
     cuda_random_state: Tensor | None = None
+    cross_fit: CrossFit | None = None
     # The last step's, until its evaluation is done and its row written.
     unfinished: StepMetrics | None = None
     disk: Disk = DISK
@@ -119,6 +128,8 @@ def begin(
     started = time.monotonic() if started is None else started
     config = config or laptop()
     corpus = corpus or read_corpus(config.data.corpus, encoding=config.data.encoding)
+    if config.model.model == "ngram":  # counted before the first step, and the better for no other
+        config = config.override(steps=1)
     chosen = machine.choose(config.train)
     dataset = prepare(corpus, config.data)
     plan = plan_minutes(config, dataset, chosen, started, asked)
@@ -185,8 +196,13 @@ def plan_minutes(
 
     Raises: ConfigError when they are too few.
     """
-    if not config.train.minutes:
+    if not config.train.minutes or config.model.model == "ngram":
         return None
+    # What no plan may change must fit before a step of it is timed.
+    if "block_size" in asked or config.model.model != "gpt":
+        check_length(dataset.train, config.model.block_size, "training")
+    smallest = config if "batch_size" in asked else config.override(batch_size=1)
+    check_memory(smallest, chosen, dataset)
     seconds = started + 60 * config.train.minutes - time.monotonic()
     return budget.plan(config, size_of(dataset), chosen, seconds, asked=asked)
 
@@ -373,7 +389,13 @@ def assemble(
     lock: Lock,
     disk: Disk,
 ) -> Training:
-    """Model and optimizers at step 0, on the chosen device, compiled if chosen."""
+    """Model and optimizers at step 0, on the chosen device, compiled if chosen.
+
+    What counts it needs are counted here, and kept in the folder.
+    """
+    counted, cross_fit = count(config, dataset) if config.model.reads_counts else (None, None)
+    if counted:
+        save_counts(folder, counted, disk)
     if chosen.device.value == "cuda" and config.train.deterministic:
         # cuBLAS reads it when it starts, and refuses deterministic products without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -381,15 +403,17 @@ def assemble(
         torch.set_num_threads(config.train.threads)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        model = build(config.model, dataset.tokenizer.vocab_size)
+        model = build(config.model, dataset.tokenizer.vocab_size, counted)
         random_state = torch.get_rng_state()
     model.to(chosen.device.value)
-    model.compute_dtype = chosen.compute_dtype
-    if chosen.compile.value == "on" and isinstance(model, GPT):
+    for part in model.modules():
+        if isinstance(part, LanguageModel):
+            part.compute_dtype = chosen.compute_dtype
         # One block at a time: all blocks share one compiled form. 23 s to the first step against
         # 40 s for the whole model, which then is 12% quicker: worth it after a thousand steps.
-        for block in model.blocks:
-            block.compile()
+        if isinstance(part, GPT) and chosen.compile.value == "on":
+            for block in part.blocks:
+                block.compile()
     return Training(
         folder=folder,
         config=config,
@@ -401,7 +425,45 @@ def assemble(
         random_state=random_state,
         lock=lock,
         disk=disk,
+        cross_fit=cross_fit,
     )
+
+
+def count(config: Config, dataset: Dataset) -> tuple[NGramModel, CrossFit | None]:
+    """The training text counted, and, for a network beside it, counted without each part in turn.
+
+    A function of settings and text: a resumed run counts again.
+    Raises: DataError for a text too short.
+    """
+    vocab_size, asked = dataset.tokenizer.vocab_size, config.model
+    # A network's counts are counted six times over and held in memory.
+    tokens = dataset.train[-MOST_COUNTED:] if asked.with_counts else dataset.train
+    recipe = choose(
+        tokens, vocab_size, order=asked.order, smoothing=asked.smoothing, add_k=asked.add_k
+    )
+    counted = recipe.count(tokens, vocab_size)
+    if not asked.with_counts:
+        return counted, None
+    return counted, CrossFit(tokens, vocab_size, recipe, block_size=asked.block_size)
+
+
+def read_batch(training: Training, index: int) -> tuple[Tensor | Counted, ...]:
+    """What the model is given for its index-th batch: tokens, targets, and counts if it joins any.
+
+    Of the training text, counts must not be asked what they have been told: `CrossFit`.
+    """
+    config, device = training.config, training.machine.device.value
+    where = {"batch_size": config.train.batch_size, "seed": config.train.seed}
+    block_size = config.model.block_size
+    tokens = training.dataset.train
+    idx_BT, targets_BT = batch(tokens, index, block_size=block_size, **where)
+    pair = idx_BT.to(device), targets_BT.to(device)
+    if training.cross_fit is None:
+        return pair
+    starts_B = batch_starts(len(tokens) - block_size, index, **where)
+    starts_B -= max(0, len(tokens) - MOST_COUNTED)
+    counted = training.cross_fit.counted(idx_BT, starts_B)
+    return *pair, Counted(*(each.to(device) for each in counted))
 
 
 def train_step(training: Training) -> StepMetrics:
@@ -415,24 +477,18 @@ def train_step(training: Training) -> StepMetrics:
     config, model = training.config, training.model
     parts = config.train.gradient_accumulation
     scale = scale_at(config, training.step)
-    device = training.machine.device.value
     model.train()
     model.zero_grad(set_to_none=True)
     losses: list[Tensor] = []
     with training_stream(training) as stream, machine.repeatable(config.train.deterministic):
         for part in range(parts):
-            idx_BT, targets_BT = batch(
-                training.dataset.train,
-                training.step * parts + part,
-                batch_size=config.train.batch_size,
-                block_size=config.model.block_size,
-                seed=config.train.seed,
-            )
-            _, loss = model(idx_BT.to(device), targets_BT.to(device))
-            (loss / parts).backward()
+            _, loss = model(*read_batch(training, training.step * parts + part))
+            if loss.requires_grad:  # counting alone has nothing to learn
+                (loss / parts).backward()
             losses.append(loss.detach())
         clip = config.optimizer.gradient_clip
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
+        moved = list(model.parameters())
+        norm = nn.utils.clip_grad_norm_(moved, clip or math.inf) if moved else torch.zeros(())
         loss_nats, gradient_norm = (torch.stack(losses).sum() / parts).item(), norm.item()
         if not (math.isfinite(loss_nats) and math.isfinite(gradient_norm)):
             raise broken_step(training, losses, gradient_norm)

@@ -12,7 +12,7 @@ from hornbook.documents import LOG_BYTES, LOG_LINE_BYTES, open_regular, read_jso
 from hornbook.errors import CheckpointError, HornbookError
 from hornbook.models import build
 from hornbook.optimizer import Optimizers
-from hornbook.run import RunFolder, check_shapes, load_weights
+from hornbook.run import RunFolder, check_shapes, load_counts, load_weights
 from hornbook.tokenizer import load_tokenizer
 
 
@@ -90,7 +90,12 @@ def verify(path: str | Path) -> Verdict:
         folder.tokenizer: check_tokenizer,
         folder.manifest: check_manifest,
     }
-    later = {folder.text: check_text, folder.metrics: check_metrics, folder.result: check_result}
+    later = {
+        folder.text: check_text,
+        folder.metrics: check_metrics,
+        folder.result: check_result,
+        folder.counts: check_counts,
+    }
     checks |= {file: check for file, check in later.items() if file.exists()}
     return Verdict(
         folder,
@@ -123,7 +128,7 @@ def check_config(folder: RunFolder) -> str:
     """`config.toml`."""
     folder.check(folder.config)
     config = load_config(folder.config)
-    return f"{config.model.model}, {config.train.steps:,} steps on {config.data.corpus}"
+    return f"{config.model.kind}, {config.train.steps:,} steps on {config.data.corpus}"
 
 
 def check_environment(folder: RunFolder) -> str:
@@ -169,6 +174,12 @@ def check_result(folder: RunFolder) -> str:
     return "the finished run's figures"
 
 
+def check_counts(folder: RunFolder) -> str:
+    """What was counted."""
+    counted = load_counts(folder, load_tokenizer(folder.tokenizer))
+    return f"{counted.n_grams:,} counted runs of up to {counted.order} tokens"
+
+
 def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFinding:
     """A checkpoint's outcome: its files against its manifest, its tensors against the settings."""
     fault = None
@@ -178,8 +189,9 @@ def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFi
         tokenizer = load_tokenizer(folder.tokenizer)
         if "model" not in found.tensors or (kind == "step" and "optimizer" not in found.tensors):
             raise CheckpointError(f"{path}: holds no weights, or no optimizer's state")
-        check_shapes(config.model, tokenizer, found.tensors["model"], folder)
-        model = build(config.model, tokenizer.vocab_size)
+        counted = load_counts(folder, tokenizer) if config.model.reads_counts else None
+        check_shapes(config.model, tokenizer, found.tensors["model"], folder, counted)
+        model = build(config.model, tokenizer.vocab_size, counted)
         load_weights(model, found.tensors["model"], folder)
         if kind == "step":
             Optimizers(model, config.optimizer).load_tensors(found.tensors["optimizer"])

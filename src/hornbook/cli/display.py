@@ -75,22 +75,22 @@ class Display:
             return
         data, chosen = training.dataset, training.machine
         read = training.tokens_per_step * config.train.steps / len(data.train)
+        plan = (
+            f"{config.train.steps:,} steps of {training.tokens_per_step:,} tokens: the text "
+            f"{read:.1f} times over"
+        )
+        if config.model.model == "ngram":
+            plan = "the text counted once: there is nothing to train"
         self.say(
             f"text     {training.corpus.name}: {len(data.train):,} tokens to learn from, "
             f"{len(data.validation):,} to be tested on, {data.tokenizer.vocab_size:,} distinct"
         )
-        self.say(
-            f"model    {config.model.model}: {training.model.parameter_count:,} parameters, "
-            f"reads {config.model.block_size} tokens back"
-        )
+        self.say(f"model    {config.model.kind}: {training.model.summary}")
         if training.plan:
             for reason in training.plan.reasons:
                 self.say(f"{reason.value:<8} {reason.why}")
         else:
-            self.say(
-                f"plan     {config.train.steps:,} steps of {training.tokens_per_step:,} tokens: "
-                f"the text {read:.1f} times over"
-            )
+            self.say(f"plan     {plan}")
             self.say(f"compile  {chosen.compile.value}: {chosen.compile.why}")
         for name, choice in (("device", chosen.device), ("numbers", chosen.precision)):
             self.say(f"{name:<8} {choice.value}: {choice.why}")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from hornbook.ladder import Ladder, Plan, Rung
 
 CURVE_HEIGHT = 14
-# One for each of nine rungs, where uniplot's own six would come round again.
+# One for each of ten rungs, where uniplot's own six would come round again.
 COLORS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f"]
-COLORS += ["#bcbd22"]
+COLORS += ["#bcbd22", "#17becf"]
 
 
 def run(

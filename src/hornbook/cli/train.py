@@ -37,6 +37,8 @@ def run(
     resume: Path | None = None,
     preset: str | None = None,
     model: str | None = None,
+    order: int | None = None,
+    with_counts: Annotated[bool, Parameter(negative="")] = False,
     config: Path | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     minutes: float | None = None,
@@ -71,7 +73,13 @@ def run(
         seconds), or a rung of the ladder by its name, as --model takes it.
     model
         A rung of the ladder, with its own settings: bigram, average, head, heads, feedforward,
-        residual, layernorm, lecture (large: for a GPU), gpt (the laptop preset).
+        residual, layernorm, lecture (large: for a GPU), gpt (the laptop preset), or ngram
+        (counting: seconds, and nothing to train).
+    order
+        How long the counted runs of tokens are, for ngram and --with-counts; chosen on text held
+        out from the training part when left out.
+    with_counts
+        Join the network and counts of the same text in one model.
     config
         A TOML file of settings; a run's config.toml is one.
     set_
@@ -103,6 +111,8 @@ def run(
     assignments = parse_assignments(set_ or [])
     flags = {
         "corpus": corpus,
+        "order": order,
+        "with_counts": with_counts or None,
         "minutes": minutes,
         "steps": steps,
         "patience": patience,

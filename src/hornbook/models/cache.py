@@ -33,13 +33,20 @@ class KeyValueCache:
         dtype: torch.dtype,
     ) -> None:
         self.layers = [LayerCache(shape_BHSD, device, dtype) for _ in range(n_layer)]
+        self.text_BT: Tensor | None = None
 
     @property
     def length(self) -> int:
         """Positions filled so far."""
         return self.layers[0].length
 
+    def remember(self, idx_BT: Tensor) -> Tensor:
+        """Append tokens, for counts, which read them again; all those so far."""
+        self.text_BT = idx_BT if self.text_BT is None else torch.cat((self.text_BT, idx_BT), dim=1)
+        return self.text_BT
+
     def clear(self) -> None:
         """Forget everything; the buffers are kept."""
+        self.text_BT = None
         for layer in self.layers:
             layer.length = 0

@@ -1,5 +1,7 @@
 """The protocol of every rung: tokens in, logits and perhaps a loss out."""
 
+from itertools import chain
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ class LanguageModel(nn.Module):
         self.vocab_size = vocab_size
         self.block_size = block_size
         self.compute_dtype = torch.float32
+        # How many tokens the windows of an exact evaluation share; see `hornbook.evaluation`.
+        self.overlap = 0
 
     def logits_and_loss(
         self, logits_BTV: Tensor, targets_BT: Tensor | None
@@ -44,6 +48,21 @@ class LanguageModel(nn.Module):
             probabilities = F.softmax(logits[:, -1].float(), dim=-1)
             idx = torch.cat((idx, torch.multinomial(probabilities, num_samples=1)), dim=1)
         return idx
+
+    def next_logits(self, idx_BT: Tensor) -> Tensor:
+        """Logits of the token after the last one, float32: [B,T] -> [B,V]."""
+        logits_BTV, _ = self(idx_BT)
+        return logits_BTV[:, -1].float()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(chain(self.parameters(), self.buffers())).device
+
+    @property
+    def summary(self) -> str:
+        """What there is of it, in a line."""
+        return f"{self.parameter_count:,} parameters, reads {self.block_size} tokens back"
 
     @property
     def parameter_count(self) -> int:

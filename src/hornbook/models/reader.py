@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from hornbook.models.gpt import GPT
+from hornbook.models.joint import GPTWithCounts
 from hornbook.native import Decoder, NativeUnavailableError
 
 if TYPE_CHECKING:
@@ -74,12 +75,11 @@ class ModelReader:
 
     def _read_row(self, tokens_T: Sequence[int], row: int, start: int) -> torch.Tensor:
         model = self._model
-        device = next(model.parameters()).device
-        if self._cached and isinstance(model, GPT):
+        device = model.device
+        if self._cached and isinstance(model, GPT | GPTWithCounts):
             cache = self._caches.setdefault(row, model.new_cache())
             if start == 0:
                 cache.clear()
             return model.next_logits(torch.tensor([list(tokens_T)], device=device), cache)[0]
         self._texts[row] = text = [*self._texts.get(row, [])[:start], *tokens_T]
-        logits_BTV, _ = model(torch.tensor([text], device=device))
-        return logits_BTV[0, -1]
+        return model.next_logits(torch.tensor([text], device=device))[0]

@@ -1,0 +1,144 @@
+"""The rung that counts: an n-gram model's tables, read for every position of a block at once.
+
+Shapes in names: B batch, T time, V vocabulary, P = B * T positions, N the model's order: its
+contexts are 0 to N - 1 tokens long.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hornbook.counting import Level, NGramModel
+from hornbook.models.language_model import LanguageModel
+
+# In place of a context's number: it was never seen; or there are too few tokens before it.
+UNSEEN, ABSENT = -1, -2
+
+
+class Counted(NamedTuple):
+    """What the counts say of the token after each position."""
+
+    probabilities: Tensor  # [B,T,V]
+    back: Tensor  # [B,T,N], by order: the share left to shorter contexts; 1 where nothing was seen
+
+
+class NGramLanguageModel(LanguageModel):
+    """A counted `NGramModel` under the models' protocol: the logits are log-probabilities.
+
+    There is nothing in it to train, and nothing in its state_dict: the tables follow from the
+    text, so that a run keeps them once, beside its checkpoints, and not in each.
+    """
+
+    def __init__(self, counted: NGramModel, block_size: int) -> None:
+        super().__init__(counted.vocab_size, block_size)
+        self.order = counted.order
+        self.smoothing = counted.smoothing
+        # Windows that share this much give every token its whole context.
+        self.overlap = min(counted.order, block_size) - 1
+        rest_is_uniform = counted.smoothing == "add-k"
+        self.tables = [
+            Table(level, counted.vocab_size, rest_is_uniform=rest_is_uniform)
+            for level in counted.levels
+        ]
+        self.registered_tables = nn.ModuleList(self.tables)  # so that they move with the model
+
+    @property
+    def summary(self) -> str:
+        """What was counted, in a line."""
+        n_grams = sum(len(table.keys) for table in self.tables)
+        return f"{n_grams:,} counted runs of up to {self.order} tokens, {self.smoothing}"
+
+    def contexts(self, idx_BT: Tensor) -> list[Tensor]:
+        """The numbers of the last 0, 1, ... N - 1 tokens up to each position, in the block.
+
+        Shapes: [B,T] -> N of [P].
+        """
+        numbers_BT = torch.zeros_like(idx_BT)
+        found = [numbers_BT.flatten()]
+        for length, table in enumerate(self.tables[:-1], start=1):
+            before_BT = F.pad(numbers_BT[:, :-1], (1, 0))
+            numbers_BT = table.number(before_BT, idx_BT)
+            numbers_BT[:, : length - 1] = ABSENT
+            found.append(numbers_BT.flatten())
+        return found
+
+    @torch.no_grad()
+    def counted(self, idx_BT: Tensor) -> Counted:
+        """What the counts say of the token after each position.
+
+        Shapes: [B,T] -> [B,T,V], where every row sums to 1, and [B,T,N].
+        """
+        B, T = idx_BT.shape
+        V = self.vocab_size
+        p_PV = torch.full((B * T, V), 1 / V, device=idx_BT.device)
+        back_NP = [
+            table.extend(p_PV, contexts_P)
+            for table, contexts_P in zip(self.tables, self.contexts(idx_BT), strict=True)
+        ]
+        return Counted(p_PV.view(B, T, V), torch.stack(back_NP, dim=1).view(B, T, -1))
+
+    def forward(
+        self, idx_BT: Tensor, targets_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.logits_and_loss(self.counted(idx_BT).probabilities.log(), targets_BT)
+
+    def next_logits(self, idx_BT: Tensor) -> Tensor:
+        """Log-probabilities of the token after the last one: [B,T] -> [B,V]."""
+        logits_BTV, _ = self(idx_BT[:, -max(1, self.order - 1) :])
+        return logits_BTV[:, -1]
+
+
+class Table(nn.Module):
+    """The n-grams of one order, and what their contexts say: `hornbook.counting.Level` in torch."""
+
+    keys: Tensor
+    first: Tensor
+    kept: Tensor
+    back: Tensor
+
+    def __init__(self, level: Level, vocab_size: int, *, rest_is_uniform: bool) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.rest_is_uniform = rest_is_uniform
+        edges = np.arange(len(level.back) + 1) * vocab_size
+        for name, array in {
+            "keys": level.keys,
+            "first": level.keys.searchsorted(edges),  # where each context's n-grams begin
+            "kept": level.kept.astype(np.float32, copy=False),
+            "back": level.back.astype(np.float32, copy=False),
+        }.items():
+            self.register_buffer(name, torch.from_numpy(array), persistent=False)
+
+    def number(self, contexts: Tensor, tokens: Tensor) -> Tensor:
+        """The number of each context with a token after it; any one shape."""
+        wanted = contexts * self.vocab_size + tokens
+        places = torch.searchsorted(self.keys, wanted).clamp_(max=len(self.keys) - 1)
+        return torch.where((contexts >= 0) & (self.keys[places] == wanted), places, UNSEEN)
+
+    def extend(self, p_PV: Tensor, contexts_P: Tensor) -> Tensor:
+        """Turn p from the next shorter contexts' distributions into these contexts', in place.
+
+        Gives the shares left to the shorter ones, [P].
+        """
+        seen = (contexts_P >= 0).nonzero().flatten()
+        contexts = contexts_P[seen]
+        back_P = torch.ones_like(p_PV[:, 0]).index_copy_(0, seen, self.back[contexts])
+        if self.rest_is_uniform:
+            p_PV[contexts_P != ABSENT] = 1 / self.vocab_size
+        p_PV *= back_P[:, None]
+        # Each context's n-grams stand side by side; together they are one ragged array.
+        starts, lengths = self.first[contexts], self.first[contexts + 1] - self.first[contexts]
+        ends = lengths.cumsum(0)
+        total = int(ends[-1]) if len(ends) else 0
+
+        def spread(values: Tensor) -> Tensor:
+            return values.repeat_interleave(lengths, output_size=total)
+
+        grams = torch.arange(total, device=p_PV.device) + spread(starts - (ends - lengths))
+        # No entry comes twice, so the sum is the same whatever the order of adding.
+        entries = self.keys[grams] + spread((seen - contexts) * self.vocab_size)
+        p_PV.view(-1)[entries] += self.kept[grams]
+        return back_P

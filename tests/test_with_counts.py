@@ -1,0 +1,228 @@
+"""A network joined with counts: trained beside counts that do not know the text, and one model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hornbook as hb
+from hornbook import generate
+from hornbook import training as engine
+from hornbook.cli import run as hornbook_command
+from hornbook.config import Config, ModelConfig
+from hornbook.counting import NGramModel
+from hornbook.models import GPT, GPTWithCounts, NGramLanguageModel, build
+from hornbook.models.crossfit import CrossFit
+from hornbook.models.recent import LONGEST, Recent
+from hornbook.tuning import Recipe
+from hornbook.verification import verify
+
+TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
+
+
+@pytest.fixture
+def text_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
+    path = tmp_path / "hamlet.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def small(text_path: Path, **values: object) -> Config:
+    return hb.preset("quick").override(
+        **{
+            "corpus": str(text_path),
+            "with_counts": True,
+            "order": 4,
+            "block_size": 16,
+            "n_embd": 32,
+            "batch_size": 4,
+            "steps": 8,
+            "eval_interval": 3,
+            "checkpoint_interval": 4,
+            "sample_tokens": 5,
+            "precision": "float32",
+            **values,
+        }
+    )
+
+
+def joined(block_size: int = 24) -> GPTWithCounts:
+    """A small model away from its birth, so that every path is seen."""
+    config = ModelConfig(block_size=block_size, n_layer=2, n_head=2, n_embd=16, with_counts=True)
+    text = np.random.default_rng(0).integers(0, 7, 300)
+    torch.manual_seed(0)
+    model = build(config, 7, NGramModel.fit(text, 7, order=4))
+    assert isinstance(model, GPTWithCounts)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.eval()
+
+
+def test_it_is_born_as_the_counts_of_the_text_and_of_the_block() -> None:
+    config = ModelConfig(block_size=24, n_layer=1, n_head=2, n_embd=16, with_counts=True)
+    counted = NGramModel.fit(np.random.default_rng(0).integers(0, 7, 300), 7, order=4)
+    model = build(config, 7, counted)
+    idx_BT = torch.randint(7, (3, 24), generator=torch.Generator().manual_seed(0))
+    p_BTV = NGramLanguageModel(counted, 24).counted(idx_BT).probabilities
+    expected_BTV, _ = Recent()(idx_BT, p_BTV)
+    torch.testing.assert_close(model(idx_BT)[0].softmax(-1), expected_BTV)
+
+
+def test_the_block_s_own_counts_are_those_counted_one_by_one() -> None:
+    recent = Recent()
+    generator = torch.Generator().manual_seed(0)
+    idx_BT = torch.randint(3, (2, 30), generator=generator)
+    p_BTV = torch.rand(2, 30, 3, generator=generator).softmax(-1)
+    expected_BTV = p_BTV.clone()
+    for b, text in enumerate(idx_BT.tolist()):
+        for t in range(30):
+            for length, strength in zip(
+                range(1, LONGEST + 1), recent.log_strength.exp().tolist(), strict=True
+            ):
+                followers = [
+                    text[s]
+                    for s in range(length, t + 1)
+                    if text[s - length : s] == text[t + 1 - length : t + 1]
+                ]
+                counts = torch.tensor([followers.count(token) for token in range(3)])
+                expected_BTV[b, t] = (counts + strength * expected_BTV[b, t]) / (
+                    len(followers) + strength
+                )
+    found_BTV, came_BTR = recent(idx_BT, p_BTV)
+    torch.testing.assert_close(found_BTV, expected_BTV)
+    assert came_BTR[0, -1, 0] == (idx_BT[0, :-1] == idx_BT[0, -1]).sum()
+    last_BTV, _ = recent(idx_BT, p_BTV[:, -1:])
+    torch.testing.assert_close(last_BTV, found_BTV[:, -1:])
+
+
+def test_changing_a_token_changes_no_logit_before_it() -> None:
+    model = joined()
+    idx_BT = torch.randint(7, (2, 24), generator=torch.Generator().manual_seed(1))
+    for place in range(0, 24, 5):
+        changed_BT = idx_BT.clone()
+        changed_BT[:, place] = (idx_BT[:, place] + 1) % 7
+        before, after = model(idx_BT)[0], model(changed_BT)[0]
+        assert torch.equal(before[:, :place], after[:, :place])
+        assert not torch.allclose(before[:, place], after[:, place])
+
+
+def test_decoding_with_the_cache_is_rereading() -> None:
+    model = joined()
+    drawn = []
+    for cached in (True, False):
+        read = generate.next_logits(model, [1, 2, 3], cached=cached)
+        logits = [next(read)]
+        logits += [read.send(int(logits[-1].argmax()) if i % 3 else i % 7) for i in range(40)]
+        drawn.append(torch.stack(logits))
+    torch.testing.assert_close(drawn[0], drawn[1], atol=1e-4, rtol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 6))
+def test_no_block_is_asked_of_counts_that_have_seen_it(seed: int, n_parts: int) -> None:
+    """Each token's followers are all different, so that to have seen a place is to know it."""
+    block_size, length = 8, 200
+    before = np.arange(length, length + 2 * block_size)  # what was not counted at all
+    vocab_size = length + len(before)
+    text = np.random.default_rng(seed).permutation(length)
+    cross_fit = CrossFit(text, vocab_size, Recipe(3), block_size=block_size, n_parts=n_parts)
+    starts_B = np.arange(-len(before), length - block_size)
+    places = starts_B[:, None] + len(before) + np.arange(block_size + 1)
+    windows = torch.from_numpy(np.concatenate([before, text])[places])
+    p_BTV = cross_fit.counted(windows[:, :-1], starts_B).probabilities
+    p_BT = p_BTV.gather(-1, windows[:, 1:, None])[..., 0]
+    knowing = NGramLanguageModel(NGramModel.fit(text, vocab_size, order=3), block_size)
+    known_BTV = knowing.counted(windows[:, :-1]).probabilities
+    known_BT = known_BTV.gather(-1, windows[:, 1:, None])[len(before) :]
+    assert p_BT.max() < 2 / length < 0.1 < known_BT.min()
+    torch.testing.assert_close(p_BTV.sum(-1), torch.ones(len(starts_B), block_size))
+
+
+def test_rows_are_asked_of_their_own_part_whatever_their_order() -> None:
+    text = np.random.default_rng(0).integers(0, 5, 400)
+    cross_fit = CrossFit(text, 5, Recipe(3), block_size=8, n_parts=4)
+    starts_B = np.array([399 - 8, 5, 250, 6, 120])
+    windows = torch.from_numpy(text[starts_B[:, None] + np.arange(8)])
+    together = cross_fit.counted(windows, starts_B)
+    for row in range(len(starts_B)):
+        alone = cross_fit.counted(windows[row : row + 1], starts_B[row : row + 1])
+        torch.testing.assert_close(together.probabilities[row], alone.probabilities[0])
+        torch.testing.assert_close(together.back[row], alone.back[0])
+
+
+@pytest.mark.parametrize("variant", [{}, {"dropout": 0.2, "gradient_accumulation": 2}])
+def test_resumed_is_uninterrupted_to_the_bit(
+    text_path: Path, tmp_path: Path, variant: dict[str, object]
+) -> None:
+    config = small(text_path, **variant)
+    list(hb.train(config, out=tmp_path / "whole"))
+    steps = hb.train(config, out=tmp_path / "stopped")
+    for metrics in steps:
+        if metrics.step == 5:
+            steps.close()
+    list(hb.train(resume_from=tmp_path / "stopped"))
+    one, other = (
+        hb.load(tmp_path / name, which="last").model.state_dict() for name in ("whole", "stopped")
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    sound = (tmp_path / "whole" / "checkpoints" / "counts-00000000").is_dir()
+    assert sound, "the counts are kept, once"
+
+
+def test_what_was_saved_needs_no_text(text_path: Path, tmp_path: Path) -> None:
+    training = engine.begin(small(text_path), out=tmp_path / "run")
+    list(engine.steps(training))
+    text_path.unlink()
+    assert verify(tmp_path / "run").sound
+    loaded = hb.load(tmp_path / "run", which="last")
+    assert isinstance(loaded.model, GPTWithCounts)
+    idx_BT = torch.tensor([loaded.tokenizer.encode("to be, or not to")])
+    training.model.eval()
+    torch.testing.assert_close(loaded.model(idx_BT)[0], training.model(idx_BT)[0], rtol=0, atol=0)
+    assert len(loaded.generate("to be", max_new_tokens=40, seed=1)) == 40
+    written = loaded.generate("to be, or not to be: that", max_new_tokens=12, temperature=0)
+    assert written == " is the ques"
+
+
+def test_counts_help_a_network_on_a_text_of_many_characters(
+    text_path: Path, tmp_path: Path
+) -> None:
+    korean = tmp_path / "korean.txt"
+    lines = ("나는 왕이로소이다", "어머님의 가장 어여쁜 아들", "가장 가난한 농군의 아들로서")
+    korean.write_text("\n".join(lines * 20), encoding="utf-8")
+    losses = []
+    for with_counts in (True, False):
+        out = tmp_path / str(with_counts)
+        list(hb.train(small(korean, with_counts=with_counts, steps=5), out=out))
+        losses.append(hb.load(out).evaluate().nats_per_char)
+    assert losses[0] < losses[1] - 1
+
+
+def test_muon_takes_the_network_s_matrices_as_it_does_without_counts(text_path: Path) -> None:
+    training = engine.begin(small(text_path), out=text_path.parent / "run")
+    assert isinstance(training.model, GPTWithCounts)
+    assert isinstance(training.model.network, GPT)
+    engine.train_step(training)
+    names = training.optimizers.tensors()
+    assert "network.blocks.0.mlp.up.weight/momentum_buffer" in names
+    assert "trust.weight/exp_avg" in names
+
+
+def test_with_counts_by_command(
+    text_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    asked = ["train", str(text_path), "--preset", "quick", "--with-counts", "--steps", "2"]
+    assert hornbook_command([*asked, "--set", "block_size=16", "--out", out]) == 0
+    shown = capsys.readouterr()
+    assert "gpt+counts" in shown.out
+    assert "counted runs of up to" in " ".join(shown.err.split())
+    assert hornbook_command(["sample", out, "--max-new-tokens", "5"]) == 0
+    assert hornbook_command(["train", str(text_path), "--with-counts", "--model", "bigram"]) == 2
+    assert "with_counts" in capsys.readouterr().err
