@@ -134,6 +134,7 @@ class Result:
         return {
             "run": str(self.folder.path),
             "kind": self.kind,
+            "model": self.trained.config.model.kind,
             "finished": self.finished,
             "steps": self.steps,
             "best_step": self.step,

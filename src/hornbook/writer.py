@@ -82,8 +82,8 @@ def open_writer(
     """
     folder = run.open_run(path)
     config = load_config(folder.config)
-    why = f"the {config.model.model} model is written by torch"
-    if config.model.model == "gpt":
+    why = f"the {config.model.kind} model is written by torch"
+    if config.model.kind == "gpt":
         try:
             return open_native(folder, config, which, weights, rows)
         except NativeUnavailableError as error:

@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import atheris
@@ -111,6 +112,9 @@ def main() -> None:
     corpus = Path(tempfile.mkdtemp(prefix="hornbook-seeds-"))
     for number, path in enumerate(SEEDS.glob(seeds)):
         shutil.copy(path, corpus / str(number))
+        # The first call imports, and resolves annotations: code of ours.
+        with suppress(HornbookError):
+            load(home, path.read_bytes())
     watch = Watch(home)
     sys.addaudithook(watch)
 

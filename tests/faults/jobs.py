@@ -187,6 +187,7 @@ class Dying:
 def signal_later(pid: int, number: int, seconds: float) -> None:
     """Send a signal from a process of its own, as a second Ctrl-C comes."""
     if os.fork() == 0:
+        os.closerange(3, 1024)  # or the run's lock would be ours too, and outlive its holder
         time.sleep(seconds)
         with suppress(ProcessLookupError):
             os.kill(pid, number)

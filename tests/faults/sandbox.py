@@ -48,6 +48,7 @@ FORBIDDEN = (
     "urllib.",
 )
 HARMLESS = ("socket.gethostname",)
+OUR_PROGRAMS = (shutil.which("git"),)  # asked, of hornbook's own folder, which version it is
 # Whatever changes the disk, by where its paths stand among the event's arguments.
 CHANGES = {
     "os.chmod": 1,
@@ -78,7 +79,7 @@ class Watch:
             return
         self.armed = False  # what follows raises events of its own
         try:
-            if event in HARMLESS:
+            if event in HARMLESS or (event == "subprocess.Popen" and arguments[0] in OUR_PROGRAMS):
                 return
             if event.startswith(FORBIDDEN) and not importing():
                 self.seen.append(f"{event} {str(arguments)[:200]}")

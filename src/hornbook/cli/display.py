@@ -200,8 +200,8 @@ def show_card(card: Card, out: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     error = result.evaluation.standard_error
     kind = "exact" if error is None else f"estimated (standard error {error:.4f})"
-    table.add_column(f"validation loss, {kind}", no_wrap=True)
-    for heading in ("made of", "nats/char", "bits/char", ""):
+    out.print(f"[bold]validation loss, {kind}[/]")
+    for heading in ("", "made of", "nats/char", "bits/char", ""):
         table.add_column(heading, justify="right" if "/" in heading else "left", no_wrap=True)
     worst = max(mark.nats_per_char for mark in card.marks)
     for mark in card.marks:
@@ -211,7 +211,7 @@ def show_card(card: Card, out: Console) -> None:
             mark.kind,
             f"{nats:.4f}",
             f"{nats / math.log(2):.4f}",
-            "█" * round(20 * nats / worst),
+            "█" * round(12 * nats / worst),
             style="bold green" if mark.name == "this model" else "",
         )
     out.print(table)

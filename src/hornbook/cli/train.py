@@ -1,6 +1,7 @@
 """`hornbook train`."""
 
 import json as json_format
+import math
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +26,8 @@ from hornbook.errors import ConfigError, HornbookError
 
 if TYPE_CHECKING:
     from hornbook.budget import Plan
+    from hornbook.cli.display import Display
+    from hornbook.training import Training
 
 DEFAULT_MINUTES = 2.0
 
@@ -140,11 +143,8 @@ def run(
     )
 
     # Only now: a wrong setting should not wait for torch.
-    from hornbook import report
     from hornbook import training as engine
     from hornbook.cli.display import Display
-    from hornbook.energy import EnergyMeter
-    from hornbook.result import conclude
 
     display = Display(quiet=quiet)
     if resume is not None:
@@ -161,6 +161,16 @@ def run(
             show_plan(engine.dry_run(settings, text, started=STARTED, asked=asked), json=json)
             return
         training = engine.begin(settings, out=out, corpus=text, started=STARTED, asked=asked)
+    follow(training, display, json=json, resumed=resume is not None)
+
+
+def follow(training: "Training", display: "Display", *, json: bool, resumed: bool) -> None:
+    """Train to the end, showing each step, then the report card; whatever ends it, say what is."""
+    from hornbook import report
+    from hornbook import training as engine
+    from hornbook.energy import EnergyMeter
+    from hornbook.result import conclude
+
     energy = EnergyMeter()
     try:
         display.announce(training)
@@ -169,8 +179,9 @@ def run(
             for metrics in taken:
                 display.show(metrics)
                 energy.read()
-        spent = None if resume else energy.read()
-        card = report.write(report.examine(conclude(training, energy_joules=spent)))
+        result = conclude(training, energy_joules=None if resumed else energy.read())
+        finite = math.isfinite(result.evaluation.nats_per_char)
+        card = report.write(report.examine(result)) if finite else None
     except (KeyboardInterrupt, SystemExit):
         say(f"stopped at step {training.step} of {training.config.train.steps}, saved; go on with:")
         say(f"  hornbook train --resume {training.folder.path}")
@@ -179,9 +190,14 @@ def run(
         say(f"the run so far is in {training.folder.path}")
         raise
     if json:
-        sys.stdout.write(json_format.dumps(card.result.as_dict()) + "\n")
-    else:
+        sys.stdout.write(json_format.dumps(result.as_dict()) + "\n")
+    elif card:
         display.conclude(card)
+    else:
+        sys.stdout.write(
+            "validation loss: infinite (inf), because the text holds what this model takes for "
+            "impossible; so there is no report card\n"
+        )
 
 
 def show_plan(plan: "Plan", *, json: bool) -> None:
