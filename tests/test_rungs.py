@@ -280,4 +280,5 @@ def test_train_model_lecture_is_a_rung_like_any(text_path: Path, tmp_path: Path)
 def test_every_preset_can_be_built() -> None:
     with torch.device("meta"):
         for name in PRESETS:
-            assert build(hb.preset(name).model, 65).vocab_size == 65
+            if name != "ngram":  # made from counts, not from settings alone
+                assert build(hb.preset(name).model, 65).vocab_size == 65

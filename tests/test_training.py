@@ -90,7 +90,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "adamw": {"optimizer": "adamw", "learning_rate": 1e-3},
     "tied": {"tie_embeddings": True, "learning_rate": 1e-3},
     "bytes": {"tokenizer": "byte"},
-    **{name: {"model": name, "dropout": 0.1} for name in PRESETS if name in RUNGS},
+    **{name: {"model": name, "dropout": 0.1} for name in PRESETS if name in RUNGS - {"ngram"}},
     "bfloat16 rung": {"model": "layernorm", "precision": "bfloat16", "gradient_accumulation": 2},
     "everything": {
         "dropout": 0.2,

@@ -48,6 +48,7 @@ TIMING_SHARE = 0.03
 COMPILE_SECONDS = 24.0
 COMPILED_SHARE = 0.65
 MOST_PARAMETERS_A_TOKEN = 10
+MOST_STEPS = 10**9
 # The scaling law of `predicted_loss`.
 FLOOR, SIZE_TERM, SIZE_POWER, TEXT_TERM, TEXT_POWER = 1.332, 0.0456, 0.7, 0.1258, 0.497
 STEPS_HALF_WORTH = 611
@@ -184,7 +185,7 @@ class Search:
             for batch_size in rows:
                 step_tokens = batch_size * block * config.train.gradient_accumulation
                 step_seconds = step_tokens * token_seconds + step.update_seconds
-                steps = int(training_seconds / step_seconds)
+                steps = min(MOST_STEPS, int(training_seconds / step_seconds))
                 if steps < 1:
                     continue
                 tokens = steps * step_tokens

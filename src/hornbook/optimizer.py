@@ -95,8 +95,6 @@ class Optimizers:
 
         Raises: CheckpointError when a parameter's state is missing or has another shape.
         """
-        if not tensors:
-            return  # saved before the first update, when there is no state yet
         for part in self.parts:
             for parameter in (p for group in part.param_groups for p in group["params"]):
                 name = self.names[id(parameter)]

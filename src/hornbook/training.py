@@ -331,7 +331,8 @@ def restore(training: Training, found: checkpoint.Checkpoint, *, strict: bool = 
         said = f"the bits may differ from here on: {unlike} (--strict refuses)"
         warnings.warn(said, OtherMachineWarning, stacklevel=3)
     load_weights(training.model, found.tensors["model"], folder)
-    training.optimizers.load_tensors(found.tensors["optimizer"])
+    if found.step:  # before the first update there is no state
+        training.optimizers.load_tensors(found.tensors["optimizer"])
     training.step = found.step
     training.seconds = state["seconds"]
     training.random_state = torch.tensor(state["random_state"], dtype=torch.uint8)
