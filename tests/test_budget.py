@@ -49,7 +49,7 @@ def test_every_machine_and_text_gets_a_plan_that_fits(
     minutes: float, flops: float, train_tokens: int, vocab_size: int
 ) -> None:
     text = Text(train_tokens, train_tokens // 9, vocab_size)
-    if budget.concluding_seconds(text) + budget.SHORTEST_SECONDS > 60 * minutes * 0.9:
+    if budget.concluding_seconds(Config(), text) + budget.SHORTEST_SECONDS > 60 * minutes * 0.9:
         return
     try:
         config = planned(60 * minutes, flops=flops, text=text)

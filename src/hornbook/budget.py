@@ -33,15 +33,17 @@ SHAPES = (
 )
 SHAPE_FIELDS = ("n_layer", "n_head", "n_embd")
 SHORTEST_SECONDS = 3.0
-# What comes after the last step: exact loss, sample and report, and counting the training text.
-# Compressors beside it on the report card take 2 s of two cores, the rest of the card 1 s.
-CONCLUDING_SECONDS = 8.0
-COUNTING_SECONDS_A_TOKEN = 6e-6
+# What comes after the last step, measured on two cores with tiny Shakespeare: the report card, and
+# counting the training text; with counts its samples are written by torch, 5 ms a token.
+CONCLUDING_SECONDS = 3.0
+COUNTING_SECONDS_A_TOKEN = 3.5e-6
+WRITING_WITH_COUNTS_SECONDS = 6.0
 # What counts beside the network add to a token of training: 50 ms to 4,096 tokens, one thread.
 JOINING_SECONDS_A_TOKEN = 1.2e-5
 # Counts know more the longer the block (docs/experiments.md, "Counts and a network together").
 BLOCK_WITH_COUNTS = 512
-MOST_COUNTED = 20_000_000
+# As result.py: of larger texts that much is counted and evaluated.
+MOST_COUNTED, MOST_EVALUATED = 5_000_000, 1_000_000
 # The share of the time that may go into timing the machine.
 TIMING_SHARE = 0.03
 # Compiling the default's block on two cores (docs/experiments.md), and what is left of a step then.
@@ -80,6 +82,7 @@ class Plan:
     config: Config
     parameters: int
     predicted_loss: float
+    concluding_seconds: float = 0.0
     reasons: tuple[Choice, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
@@ -109,14 +112,15 @@ def plan(
     Raises: ConfigError for a time too short to train in.
     """
     started = time.monotonic()
-    left = seconds - concluding_seconds(text)
+    concluding = concluding_seconds(config, text)
+    left = seconds - concluding
     if config.model.with_counts:
         # Counted once more, with each part left out in turn.
         left -= text.train_tokens * COUNTING_SECONDS_A_TOKEN
     if left < SHORTEST_SECONDS:
         raise ConfigError(
             f"{max(0.0, seconds):.0f} seconds are too few for this text: about "
-            f"{concluding_seconds(text) + SHORTEST_SECONDS:.0f} are needed once it is read; "
+            f"{concluding + SHORTEST_SECONDS:.0f} are needed once it is read; "
             "give more --minutes"
         )
     most_bytes = memory.available_bytes() if machine.device.value == "cpu" else None
@@ -179,9 +183,11 @@ class Search:
         rows = [2**n for n in range(12)]
         if "batch_size" in self.asked or config.model.model != "gpt":
             rows = [config.train.batch_size]
+        concluding = concluding_seconds(config, self.text, step.token_seconds)
+        evaluating = concluding - concluding_seconds(config, self.text)
         for compiled in self.compile_choices():
             token_seconds = step.token_seconds * (COMPILED_SHARE if compiled else 1.0)
-            training_seconds = seconds - (COMPILE_SECONDS if compiled else 0.0)
+            training_seconds = seconds - evaluating - (COMPILE_SECONDS if compiled else 0.0)
             for batch_size in rows:
                 step_tokens = batch_size * block * config.train.gradient_accumulation
                 step_seconds = step_tokens * token_seconds + step.update_seconds
@@ -208,6 +214,7 @@ class Search:
                     chosen,
                     size,
                     predicted_loss(size, tokens, steps, self.text.train_tokens),
+                    concluding,
                 )
 
     def needs(self, config: Config) -> int:
@@ -263,9 +270,15 @@ def dropout(config: Config, parameters: int, tokens: int, text: Text) -> float:
     return 0.0 if strain < 5 else 0.1 if strain < 50 else 0.2
 
 
-def concluding_seconds(text: Text) -> float:
-    """What the exact loss, the counting and the report take after the last step."""
-    return CONCLUDING_SECONDS + min(text.train_tokens, MOST_COUNTED) * COUNTING_SECONDS_A_TOKEN
+def concluding_seconds(config: Config, text: Text, token_seconds: float = 0.0) -> float:
+    """What the exact loss, the counting and the report take after the last step.
+
+    `token_seconds` is what a token takes in training: of that a third in each of three readings.
+    """
+    counted = min(text.train_tokens, MOST_COUNTED) * COUNTING_SECONDS_A_TOKEN
+    evaluated = min(text.validation_tokens, MOST_EVALUATED) * token_seconds
+    writing = WRITING_WITH_COUNTS_SECONDS if config.model.with_counts else 0.0
+    return CONCLUDING_SECONDS + counted + evaluated + writing
 
 
 def parameter_count(config: Config, vocab_size: int) -> int:

@@ -166,9 +166,7 @@ def begin(
     folder.establish(contents, disk)
     if plan:
         training.plan = plan
-        training.pace = budget.Pace(
-            started + 60 * config.train.minutes - budget.concluding_seconds(size_of(dataset))
-        )
+        training.pace = budget.Pace(started + 60 * config.train.minutes - plan.concluding_seconds)
     return training
 
 
