@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+ROOT = Path(__file__).parents[1]
+
 
 class Row(NamedTuple):
     """One figure of ours beside a peer's and the ceiling, all from one run."""
@@ -58,7 +60,7 @@ def process(command: list[str], *, cold: bool = False) -> Finished:
     preparing the text and compiling are in its time.
     """
     with tempfile.TemporaryDirectory() as folder:
-        environment = dict(os.environ)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
         if cold:
             environment["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "compiled")
             environment["HORNBOOK_CACHE_DIR"] = str(Path(folder) / "cache")

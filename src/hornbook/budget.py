@@ -394,7 +394,7 @@ def unplanned(config: Config, text: Text) -> Plan:
     """Settings that say themselves how long to train, as a plan."""
     if config.model.model == "ngram":
         counting = Choice("counting", "the whole text, once; there is nothing to train")
-        return Plan(config, 0, math.nan, (counting,))
+        return Plan(config, 0, math.nan, reasons=(counting,))
     size = parameter_count(config, text.vocab_size)
     tokens = config.train.steps * config.train.batch_size * config.model.block_size
     loss = predicted_loss(size, tokens, config.train.steps, text.train_tokens)

@@ -139,7 +139,10 @@ def run(
     loose = environment_settings() | assignments
     settings = resolve(preset, model, config, loose).override(**given)
     settings, asked = with_minutes(
-        settings, {locate(name)[1] for name in (*loose, *given)}, bool(preset or model or config)
+        settings,
+        flags=set(given),
+        loose={locate(name)[1] for name in loose},
+        from_elsewhere=bool(preset or model or config),
     )
 
     # Only now: a wrong setting should not wait for torch.
@@ -210,18 +213,24 @@ def show_plan(plan: "Plan", *, json: bool) -> None:
 
 
 def with_minutes(
-    settings: Config, asked: set[str], from_elsewhere: bool
+    settings: Config, *, flags: set[str], loose: set[str], from_elsewhere: bool
 ) -> tuple[Config, set[str]]:
     """Two minutes where nothing says how long to train, and the settings that a plan must keep.
 
-    `asked` are those named one by one; `from_elsewhere`, whether a preset or file names others.
-    Raises: ConfigError when both minutes and steps are asked for.
+    `flags` and `loose` (from --set and the environment) are those named one by one;
+    `from_elsewhere`, whether a preset or file names others. A flag is stronger than the loose.
+    Raises: ConfigError when both minutes and steps are asked for alike.
     """
-    if {"minutes", "steps"} <= asked:
-        raise ConfigError("--minutes and --steps both say how long to train; give one of them")
-    if not (from_elsewhere or {"minutes", "steps"} & asked):
+    says = {"minutes", "steps"}
+    if says <= flags or (says <= loose and not says & flags):
+        raise ConfigError("minutes and steps both say how long to train; give one of them")
+    asked = (loose - says if says & flags else loose) | flags
+    if "steps" in asked:
+        settings = settings.override(minutes=0.0)
+    elif not (from_elsewhere or says & asked):
         settings = settings.override(minutes=DEFAULT_MINUTES)
-    return settings, asked | {name for name in FIELDS if differs(settings, name)}
+    chosen = {name for name in FIELDS if differs(settings, name)}
+    return settings, asked | (chosen - says if "minutes" in asked else chosen)
 
 
 def differs(settings: Config, name: str) -> bool:
