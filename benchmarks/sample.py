@@ -14,15 +14,13 @@ from pathlib import Path
 
 import torch
 
+import hornbook as hb
 from benchmarks.peers.nanogpt import CPU_RECIPE, GPU_RECIPE, NanoGPT, Recipe
 from benchmarks.table import Row, median_seconds
-from hornbook import checkpoint
 from hornbook.config import Config, ModelConfig
 from hornbook.generate import Rows
 from hornbook.models import GPT
 from hornbook.native import Decoder
-from hornbook.run import RunFolder
-from hornbook.tokenizer import CharTokenizer
 
 RECIPES = {"0.8M": CPU_RECIPE, "10.65M": GPU_RECIPE}
 CHARACTERS = "\n !$&',-.3:;?" + "".join(chr(65 + i) + chr(97 + i) for i in range(26))
@@ -81,13 +79,11 @@ def our_speed(decoder: Decoder, runs: int) -> float:
 def first_character_seconds(shape: ModelConfig, runs: int) -> float:
     """From starting the command to its first character, the compiled decoder in the cache."""
     with tempfile.TemporaryDirectory() as place:
-        folder = RunFolder(Path(place))
-        folder.config.write_text(Config(model=shape).to_toml(), encoding="utf-8")
-        CharTokenizer(CHARACTERS).save(folder.tokenizer)
-        model = GPT(shape, len(CHARACTERS))
-        saved = checkpoint.Checkpoint(1, {"model": model.state_dict()}, {})
-        checkpoint.save(folder.checkpoints, "best", saved)
-        command = [sys.executable, "-m", "hornbook", "sample", place, "--max-new-tokens", "1"]
+        run, text = str(Path(place) / "run"), Path(place) / "text.txt"
+        text.write_text(CHARACTERS * 100, encoding="utf-8")
+        asked = {"corpus": str(text), "steps": 1, "batch_size": 1, "compile": "off"}
+        list(hb.train(Config(model=shape).override(**asked, sample_tokens=0), out=run))
+        command = [sys.executable, "-m", "hornbook", "sample", run, "--max-new-tokens", "1"]
 
         def first_character() -> None:
             with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

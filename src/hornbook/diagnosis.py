@@ -134,9 +134,8 @@ def diagnose(
             if passes >= 1 and gap >= SMALL_GAP
             else [f"a larger model: {larger}, or {deeper}"]
         )
-    # Where the settings know of it, and it is off: counts that do better can be had on top.
-    joined = getattr(config.model, "with_counts", True)
-    if ahead_of_counts is not None and ahead_of_counts < 0 and not joined:
+    alone = config.model.model == "gpt" and not config.model.with_counts
+    if ahead_of_counts is not None and ahead_of_counts < 0 and alone:
         advice.append("the counts on top of the network: --with-counts")
     return Diagnosis(
         verdict,

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from subprocess import run as call
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -91,7 +90,7 @@ def cells(row: Any) -> tuple[str, ...]:
 
 def record(found: dict[str, list[Any]]) -> None:
     """Write every table to benchmarks/RESULTS.md, those not measured now staying as they were."""
-    from hornbook.machine import describe
+    from hornbook.machine import describe, source_commit
 
     path = ROOT / "benchmarks" / "RESULTS.md"
     sections: dict[str, str] = {}
@@ -99,11 +98,9 @@ def record(found: dict[str, list[Any]]) -> None:
         for part in path.read_text(encoding="utf-8").split("\n## ")[1:]:
             sections[part.partition("\n")[0]] = part.partition("\n")[2].strip()
     facts = describe()
-    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    commit = call(git, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
     for name, rows in found.items():
         lines = [
-            f"`hornbook bench {name}`, {datetime.now(UTC):%Y-%m-%d}, commit {commit or 'unknown'}: "
+            f"`hornbook bench {name}`, {datetime.now(UTC):%Y-%m-%d}, commit {source_commit()}: "
             f"{facts['processor']}, {facts['cores']} cores ({facts['cpu_capability']}), torch "
             f"{facts['torch']}.",
             "",
