@@ -150,6 +150,49 @@ def test_equal_time_keeps_the_steps_it_began_with(text_path: Path) -> None:
     assert [climb.config.train.steps for climb in again.climbs] == [12_345, steps[1]]
 
 
+def test_in_equal_time_each_rung_ends_when_its_time_does(text_path: Path) -> None:
+    """Whatever the number of steps it was planned with, and however often it was stopped."""
+    wanted = {"rungs": ["bigram", "gpt"], "minutes": 0.01}
+    plan = ladder.plan(str(text_path), **wanted)
+    kept = json.loads((plan.folder / "plan.json").read_text())
+    kept["steps"] = {"bigram": 1_000_000, "gpt": 20}
+    (plan.folder / "plan.json").write_text(json.dumps(kept))
+    plan = ladder.plan(str(text_path), **wanted)
+    steps = ladder.climb(plan)
+    for each in steps:
+        if each.climb.rung == "gpt" and each.metrics and each.metrics.step == 5:
+            steps.close()
+    climbed(ladder.plan(str(text_path), **wanted))
+    bigram, gpt = (list(climb.folder.metrics_rows()) for climb in plan.climbs)
+    assert len(bigram) < 100_000
+    assert len(gpt) > 5
+    assert [row["step"] for row in gpt] == list(range(1, len(gpt) + 1))
+    # The schedule runs out with the time.
+    assert gpt[-1]["learning_rate_scale"] < gpt[len(gpt) // 2]["learning_rate_scale"]
+
+
+def test_seeds_that_took_unlike_numbers_of_steps_have_one_curve(text_path: Path) -> None:
+    plan = ladder.plan(str(text_path), rungs=["bigram"], steps=4, seeds=2)
+    climbed(plan)
+    shorter = plan.climbs[1].folder
+    rows = list(shorter.metrics_rows())
+    shorter.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+    (bigram,) = ladder.measure(plan).rungs
+    assert bigram.curve.steps == [1, 2, round((4 + 3) / 2)]
+    last = [list(climb.folder.metrics_rows())[-1]["val_loss"] for climb in plan.climbs]
+    assert bigram.curve.loss[-1] == pytest.approx(np.mean(last))
+
+
+def test_every_rung_has_its_report_card(text_path: Path) -> None:
+    plan = ladder.plan(str(text_path), rungs=["bigram", "ngram"], steps=2)
+    climbed(plan)
+    for climb in plan.climbs:
+        card = json.loads((climb.folder.path / "report.json").read_text())
+        assert card["model"] == climb.rung
+        assert {mark["name"] for mark in card["scale"]} >= {"this model", "xz", "brotli"}
+        assert (climb.folder.path / "report.html").is_file()
+
+
 def test_a_ladder_in_figures_and_a_picture(text_path: Path) -> None:
     plan = ladder.plan(str(text_path), rungs=["bigram", "average", "layernorm", "gpt"], steps=2)
     climbed(plan)

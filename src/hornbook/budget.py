@@ -7,6 +7,7 @@ steps of the real thing timed on this machine. The shape with the least predicte
 import dataclasses
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
@@ -366,27 +367,34 @@ def explain(best: Plan, plans: list[Plan], text: Text) -> Iterator[Choice]:
 class Pace:
     """Keeps the number of steps such that training ends when its time does.
 
-    `deadline` is on the clock of time.monotonic. The plan is looked at anew at steps 4, 8, 16 and
+    `deadline` is on the given clock, in seconds. The plan is looked at anew at steps 4, 8, 16 and
     so on, after each evaluation, and at each of the last steps: the learning rate then follows
     the new total from where it is.
     """
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.deadline = deadline
-        self.step_seconds: list[float] = []
+        self.clock = clock
+        self.taken = 0
+        self.recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self.evaluation_seconds = 0.0
+
+    def took(self, seconds: float) -> None:
+        """Note what a step took; the first few, which set up, are not counted."""
+        self.taken += 1
+        if self.taken > WARM_UP_STEPS:
+            self.recent.append(seconds)
 
     def steps(self, step: int, total: int, eval_interval: int) -> int:
         """How many steps there should be in all, `step` of a planned `total` being done."""
-        recent = self.step_seconds[WARM_UP_STEPS:][-RECENT_STEPS:]
-        left = self.deadline - time.monotonic() - self.evaluation_seconds
+        left = self.deadline - self.clock() - self.evaluation_seconds
         if left <= 0:
             return step
-        power_of_two = step & (step - 1) == 0
+        power_of_two = self.taken & (self.taken - 1) == 0
         due = power_of_two or step % eval_interval == 1 or step > 0.9 * total
-        if not recent or not due:
+        if not self.recent or not due:
             return total
-        seconds = sum(recent) / len(recent) + self.evaluation_seconds / eval_interval
+        seconds = sum(self.recent) / len(self.recent) + self.evaluation_seconds / eval_interval
         return step + int(left / seconds)
 
 

@@ -5,8 +5,6 @@ runs/ladder-shakespeare/   bigram-1337/ average-1337/ ...  ladder.json ladder.pn
 
 import json
 import shutil
-import tempfile
-import time
 import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hornbook import machine, training
+from hornbook import machine, report, training
+from hornbook.budget import time_step
 from hornbook.config import Config, load_config, preset
 from hornbook.data import prepare
 from hornbook.errors import ConfigError
@@ -76,11 +75,16 @@ def settings(name: str) -> Config:
 
 @dataclass(frozen=True)
 class Climb:
-    """One run of the ladder: a rung and a seed."""
+    """One run of the ladder: a rung and a seed.
+
+    `seconds` is its share of the time, where that is what all rungs have alike; the number of
+    steps in `config` is then where it starts from.
+    """
 
     rung: str
     config: Config
     folder: RunFolder
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,10 +115,10 @@ def plan(
 ) -> Plan:
     """What to train: every rung (or those named), for equal steps, or for equal time.
 
-    `minutes` is the training time of the whole ladder, for each seed: a few steps of each rung are
-    timed, and its share of the time sets its steps. The large rung `lecture` takes part when it is
-    named, or when its share of the time allows it 500 steps. `text` is what `corpus` names, where
-    it has been read already.
+    `minutes` is the training time of the whole ladder, for each seed: each rung trains for an equal
+    share of it, evaluations not counted. The large rung `lecture` takes part when it is named, or
+    when its share of the time allows it 500 steps. `text` is what `corpus` names, where it has been
+    read already.
     Raises: ConfigError, DataError.
     """
     unknown = [name for name in rungs if name not in IDEAS]
@@ -142,9 +146,13 @@ def plan(
         if name in rungs or (not rungs and name != "lecture")
     }
     networks = {name: config for name, config in wanted.items() if name != "ngram"}
+    share, evaluations = None, EVALUATIONS
     if minutes and networks:
-        counts = steps_for_equal_time(networks, minutes, folder, lecture=not rungs)
-        budget = f"equal time, {60 * minutes / len(counts):,.0f} s of training a rung"
+        counts = steps_for_equal_time(networks, minutes, read, folder, lecture=not rungs)
+        share = 60 * minutes / len(counts)
+        # Steps timed alone are quick: of as many as would fit, a run takes a third to all.
+        evaluations *= 2
+        budget = f"equal time, {share:,.0f} s of training a rung"
     else:
         each = steps or (QUICK_STEPS if quick else FULL_STEPS)
         counts = dict.fromkeys(networks, each)
@@ -163,10 +171,11 @@ def plan(
                     corpus=reference,
                     seed=seed,
                     steps=count,
-                    eval_interval=max(1, count // EVALUATIONS),
-                    checkpoint_interval=max(1, count // EVALUATIONS),
+                    eval_interval=max(1, count // evaluations),
+                    checkpoint_interval=max(1, count // evaluations),
                 ),
                 RunFolder(folder / f"{name}-{seed}"),
+                None if name == "ngram" else share,
             )
             for seed in range(first_seed, first_seed + seeds)
             for name, count in counts.items()
@@ -175,12 +184,12 @@ def plan(
 
 
 def steps_for_equal_time(
-    wanted: dict[str, Config], minutes: float, folder: Path, *, lecture: bool
+    wanted: dict[str, Config], minutes: float, corpus: Corpus, folder: Path, *, lecture: bool
 ) -> dict[str, int]:
-    """Each rung's steps in its share of the time; with `lecture` the large one's, if worth it.
+    """About how many steps each rung has time for; with `lecture` the large one too, if worth it.
 
-    Kept in the ladder's folder: the same ladder goes on by the steps it began with, not by what
-    the machine happens to do at another time.
+    By these it is evaluated on the way; the pace is kept by what its steps take. They are kept in
+    the ladder's folder, so that the same ladder goes on by the numbers it began with.
     """
     kept = folder / "plan.json"
     asked = {"minutes": minutes, "rungs": list(wanted), "lecture": lecture}
@@ -190,11 +199,18 @@ def steps_for_equal_time(
             return found["steps"]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # None kept, or another ladder's: time the rungs anew.
-    step_seconds = {name: time_step(config) for name, config in wanted.items()}
+    data = next(iter(wanted.values())).data
+    vocab_size = prepare(corpus, data).tokenizer.vocab_size
+
+    def seconds_a_step(config: Config) -> float:
+        step = time_step(config, vocab_size, machine.choose(config.train))
+        tokens = config.train.batch_size * config.model.block_size
+        return tokens * step.token_seconds + step.update_seconds
+
+    step_seconds = {name: seconds_a_step(config) for name, config in wanted.items()}
     share = 60 * minutes / (len(wanted) + 1)
     if lecture and share >= LECTURE_SECONDS:
-        corpus = next(iter(wanted.values())).data.corpus
-        seconds = time_step(settings("lecture").override(corpus=corpus))
+        seconds = seconds_a_step(settings("lecture"))
         if share / seconds >= LECTURE_STEPS:
             step_seconds["lecture"] = seconds
     share = 60 * minutes / len(step_seconds)
@@ -203,24 +219,16 @@ def steps_for_equal_time(
     return counts
 
 
-def time_step(config: Config) -> float:
-    """The seconds that one step of training takes, on average over half a second or 3 steps."""
-    with tempfile.TemporaryDirectory() as folder:
-        trial = training.begin(config, out=folder)
-        training.train_step(trial)  # not counted: the first step sets up
-        started, count = time.perf_counter(), 0
-        while count < 3 or time.perf_counter() - started < 0.5:
-            training.train_step(trial)
-            count += 1
-        return (time.perf_counter() - started) / count
-
-
 @dataclass(frozen=True)
 class Progress:
-    """Where the ladder stands: a run's latest step, or a run found finished (no metrics)."""
+    """Where the ladder stands: a run's latest step, or a run found finished (no metrics).
+
+    `steps` is how many the run will take, by what is known now.
+    """
 
     climb: Climb
     metrics: training.StepMetrics | None
+    steps: int
 
 
 def climb(plan: Plan) -> Generator[Progress, None, None]:
@@ -232,20 +240,25 @@ def climb(plan: Plan) -> Generator[Progress, None, None]:
     Raises: as `hornbook.training` does.
     """
     baselines: Baselines | None = None
+    compressed = None
     for each in plan.climbs:
         folder = each.folder
         if folder.config.is_file() and not is_of(folder, each.config, plan.corpus):
             shutil.rmtree(folder.path)
         if folder.result.is_file():
-            yield Progress(each, None)
+            yield Progress(each, None, folder.figures()["steps"])
             continue
         if folder.config.is_file():
-            under_way = training.resume(folder.path)
+            under_way = training.resume(folder.path, training_seconds=each.seconds)
         else:
-            under_way = training.begin(each.config, out=folder.path, corpus=plan.corpus)
+            under_way = training.begin(
+                each.config, out=folder.path, corpus=plan.corpus, training_seconds=each.seconds
+            )
         for metrics in training.steps(under_way):
-            yield Progress(each, metrics)
-        baselines = conclude(under_way, baselines).baselines
+            yield Progress(each, metrics, under_way.config.train.steps)
+        result = conclude(under_way, baselines)
+        card = report.write(report.examine(result, compressed))
+        baselines, compressed = result.baselines, card.compressed
 
 
 def is_of(folder: RunFolder, config: Config, corpus: Corpus) -> bool:
@@ -333,8 +346,8 @@ def measure(plan: Plan) -> Ladder:
                 name=name,
                 idea=IDEAS[name],
                 parameters=results[0]["parameters"],
-                steps=results[0]["steps"],
-                tokens=results[0]["tokens"],
+                steps=round(np.mean([result["steps"] for result in results])),
+                tokens=round(np.mean([result["tokens"] for result in results])),
                 seconds=float(np.mean([result["seconds"] for result in results])),
                 loss=float(np.mean(loss_by_seed)),
                 loss_by_seed=loss_by_seed,
@@ -384,11 +397,15 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def mean_curve(runs: Sequence[RunFolder]) -> Curve:
-    """The validation losses that runs of the same length logged, averaged over them."""
+    """The validation losses that runs logged, averaged over them: evaluation by evaluation.
+
+    In equal times some take a few steps more, and may be evaluated once more before their end.
+    """
     logged = [[row for row in run.metrics_rows() if row["val_loss"] is not None] for run in runs]
-    columns = list(zip(*logged, strict=True))
+    shortest = min(map(len, logged))
+    columns = list(zip(*([*rows[: shortest - 1], rows[-1]] for rows in logged), strict=True))
     return Curve(
-        steps=[rows[0]["step"] for rows in columns],
+        steps=[round(np.mean([row["step"] for row in rows])) for rows in columns],
         seconds=[float(np.mean([row["seconds"] for row in rows])) for rows in columns],
         loss=[float(np.mean([row["val_loss"] for row in rows])) for rows in columns],
     )

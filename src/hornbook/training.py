@@ -116,13 +116,15 @@ def begin(
     corpus: Corpus | None = None,
     started: float | None = None,
     asked: Collection[str] = (),
+    training_seconds: float | None = None,
     disk: Disk = DISK,
 ) -> Training:
     """Read the text, make the run folder, build the model: all but the first step.
 
     `corpus` is the text that the settings name, where it has been read already. With the setting
     `minutes` the model is the best for a run that ends so long after `started` (on the clock of
-    time.monotonic; now, unless given), the settings named in `asked` staying as they are.
+    time.monotonic; now, unless given), the settings named in `asked` staying as they are. With
+    `training_seconds` only the steps follow the time, which evaluations do not count towards.
     Raises: ConfigError, DataError.
     """
     started = time.monotonic() if started is None else started
@@ -167,6 +169,8 @@ def begin(
     if plan:
         training.plan = plan
         training.pace = budget.Pace(started + 60 * config.train.minutes - plan.concluding_seconds)
+    elif training_seconds:
+        training.pace = budget.Pace(training_seconds, lambda: training.seconds)
     return training
 
 
@@ -229,11 +233,13 @@ def resume(
     path: str | Path,
     *,
     steps: int | None = None,
+    training_seconds: float | None = None,
     strict: bool = False,
     disk: Disk = DISK,
 ) -> Training:
     """A run as its last checkpoint left it; `steps` lets it go on for longer than was planned.
 
+    `training_seconds` is as `begin` was told, those before the stop counted in.
     The schedule of the learning rate follows the new total from there on. Where the machine may
     compute other bits than the one before, an OtherMachineWarning says so; `strict` refuses.
     Raises: CheckpointError when the run is missing, damaged or in use, or its text has changed;
@@ -266,9 +272,12 @@ def resume(
     if checkpoint.folders(folder.checkpoints, "step"):
         found = load_checkpoint(folder, "last")
         restore(training, found, strict=strict)
-        if config.train.minutes:
-            # As many as the pace had settled on: the time that is gone by says nothing any more.
+        if config.train.minutes or training_seconds:
+            # As many as the pace had settled on.
             training.config = config.override(steps=found.state["steps"])
+    # With `minutes` there is none any more: the time that is gone by says nothing.
+    if training_seconds:
+        training.pace = budget.Pace(training_seconds, lambda: training.seconds)
     done = training.step - (training.unfinished is not None)
     rows = [row for row in folder.metrics_rows() if row["step"] <= done]
     write_atomically(folder.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode(), disk)
@@ -552,7 +561,7 @@ def steps(training: Training) -> Generator[StepMetrics, None, None]:
         while training.unfinished or not ended(training):
             metrics = training.unfinished or train_step(training)
             keep_pace(training, metrics)
-            finished = time.perf_counter()
+            finished = training.pace.clock() if training.pace else 0.0
             at_end = training.step >= training.config.train.steps
             if at_end or training.step % intervals.eval_interval == 0:
                 metrics = replace(
@@ -564,7 +573,7 @@ def steps(training: Training) -> Generator[StepMetrics, None, None]:
                 save_last(training)
                 saved = training.step
             if training.pace and metrics.val_loss is not None:
-                training.pace.evaluation_seconds = time.perf_counter() - finished
+                training.pace.evaluation_seconds = training.pace.clock() - finished
             yield metrics
         if training.step != saved:
             save_last(training)
@@ -588,10 +597,11 @@ def keep_pace(training: Training, metrics: StepMetrics) -> None:
     """Plan more steps or fewer, where the run has a time to end at."""
     if training.pace is None:
         return
-    training.pace.step_seconds.append(training.tokens_per_step / metrics.tokens_per_second)
+    training.pace.took(training.tokens_per_step / metrics.tokens_per_second)
     train = training.config.train
     planned = training.pace.steps(training.step, train.steps, train.eval_interval)
-    training.config = training.config.override(steps=max(1, planned))
+    if planned != train.steps:
+        training.config = training.config.override(steps=max(1, planned))
 
 
 def train(

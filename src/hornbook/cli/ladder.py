@@ -49,7 +49,7 @@ def run(
         input; python-docs, which comes with Python, when left out.
     minutes
         Equal time instead of equal steps: this much training for the whole ladder (and each
-        seed); measuring comes on top.
+        seed); evaluating and measuring come on top.
     steps
         This many steps for each rung; 5,000, as in the lecture, when left out.
     quick
@@ -72,7 +72,7 @@ def run(
     corpus = corpus or "python-docs"
     text = read(corpus, None)
     if minutes:
-        note("timing a few steps of each rung ...")
+        note("timing a step of each rung ...")
     plan = ladder.plan(
         corpus,
         text=text,
@@ -117,7 +117,7 @@ def train(plan: "Plan") -> None:
     ):
         tasks: dict[Path, TaskID] = {}
         for each in progress:
-            steps = each.climb.config.train.steps
+            steps = each.steps
             name = each.climb.folder.path.name
             metrics = each.metrics
             if each.climb.folder.path not in tasks:
@@ -126,9 +126,11 @@ def train(plan: "Plan") -> None:
             if metrics is None:
                 bars.update(task, completed=steps, loss="was finished")
             elif metrics.val_loss is not None:
-                bars.update(task, completed=metrics.step, loss=f"val {metrics.val_loss:.3f}")
+                bars.update(
+                    task, completed=metrics.step, total=steps, loss=f"val {metrics.val_loss:.3f}"
+                )
             else:
-                bars.update(task, completed=metrics.step)
+                bars.update(task, completed=metrics.step, total=steps)
             if not live and (metrics is None or metrics.step == steps):
                 how = "was finished" if metrics is None else f"val {metrics.val_loss:.4f}"
                 note(f"{name}: {steps:,} steps, {how}")

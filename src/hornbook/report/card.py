@@ -10,7 +10,7 @@ import numpy as np
 from hornbook.copies import CopyIndex
 from hornbook.data import Reader
 from hornbook.diagnosis import Diagnosis, Point, curve
-from hornbook.report.compression import VALIDATION_BYTES, compress_all
+from hornbook.report.compression import VALIDATION_BYTES, Compressed, compress_all
 from hornbook.report.origin import Origin, trace
 from hornbook.report.reading import (
     Interval,
@@ -68,6 +68,7 @@ class Card:
     confidence: Interval
     ahead_of_counts: Interval
     marks: list[Mark]
+    compressed: list[Compressed]
     points: list[Point]
     training_losses: list[tuple[int, float]]
     reach: Reach | None
@@ -119,8 +120,11 @@ class Card:
         }
 
 
-def examine(result: Result) -> Card:
-    """Everything on the report card of a measured run."""
+def examine(result: Result, compressed: list[Compressed] | None = None) -> Card:
+    """Everything on the report card of a measured run.
+
+    `compressed` is what compressors make of the same text, where they have been asked already.
+    """
     trained, dataset = result.trained, result.dataset
     tokenizer, tokens = trained.tokenizer, result.measured[1:]
     origin = trace(result)
@@ -134,6 +138,8 @@ def examine(result: Result) -> Card:
     validation_text = "".join(text.between(cut, beginning))
     index = CopyIndex.build(train_text)
     real = index.match_lengths(validation_text[:YARDSTICK_CHARACTERS]).tolist()
+    if compressed is None:
+        compressed = compress_all(train_text, validation_text)
     # The first token is given, so the reading begins after it.
     given = validation_text[: origin.validation_characters - len(reading.text)]
     if len(result.measured) == len(dataset.validation):
@@ -144,9 +150,8 @@ def examine(result: Result) -> Card:
         result=result,
         confidence=interval(reading.nats),
         ahead_of_counts=interval(counted.nats - reading.nats),
-        marks=sorted(
-            marks(result, train_text, validation_text), key=lambda mark: mark.nats_per_char
-        ),
+        marks=sorted(marks(result, compressed), key=lambda mark: mark.nats_per_char),
+        compressed=compressed,
         points=curve(rows),
         training_losses=[(row["step"], row["train_loss"]) for row in rows],
         # Counts look as far back at every place as they ever do.
@@ -163,7 +168,7 @@ def examine(result: Result) -> Card:
     )
 
 
-def marks(result: Result, train_text: str, validation_text: str) -> Iterator[Mark]:
+def marks(result: Result, compressed: list[Compressed]) -> Iterator[Mark]:
     """Everything that predicts this validation text: the model, counts, compressors, nothing."""
     baselines = result.baselines
     yield Mark("this model", result.kind, result.evaluation.nats_per_char)
@@ -172,7 +177,7 @@ def marks(result: Result, train_text: str, validation_text: str) -> Iterator[Mar
     yield Mark("bigram counts", "counts", baselines.bigram)
     yield Mark("unigram counts", "counts", baselines.unigram, "how frequent each token is")
     yield Mark("knowing nothing", "chance", baselines.uniform, "all tokens equally likely")
-    for each in compress_all(train_text, validation_text):
+    for each in compressed:
         yield Mark(each.name, "compressor", each.bits_per_char * log(2), each.settings)
 
 
