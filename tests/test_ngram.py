@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from hornbook.counting import NGramModel
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.evaluation import losses
 from hornbook.models import NGramLanguageModel, build
+from hornbook.run import RunFolder, load_counts
+from hornbook.tokenizer import load_tokenizer
 from hornbook.tuning import choose
 from hornbook.verification import verify
 
@@ -111,6 +114,69 @@ def test_counts_in_a_language_of_many_characters(tmp_path: Path, text_path: Path
     assert (
         hb.load(out).generate("나는", max_new_tokens=10, temperature=0).startswith(" 왕이로소이다")
     )
+
+
+def test_tables_are_read_where_they_lie(text_path: Path, tmp_path: Path) -> None:
+    list(hb.train(ngrams(text_path, order=4), out=tmp_path / "run"))
+    folder = RunFolder(tmp_path / "run")
+    counted = load_counts(folder, load_tokenizer(folder.tokenizer))
+    copied = checkpoint.read(folder.counts).tensors["counts"]
+    assert counted.arrays().keys() == copied.keys()
+    for name, array in counted.arrays().items():
+        np.testing.assert_array_equal(array, copied[name].numpy())
+    model = NGramLanguageModel(counted, block_size=16)
+    for level, table in zip(counted.levels, model.tables, strict=True):
+        assert np.shares_memory(level.keys, table.keys.numpy())
+        assert np.shares_memory(level.kept, table.kept.numpy())
+    # What is written to them stays in this process.
+    before = folder.counts.joinpath("counts.safetensors").read_bytes()
+    counted.levels[-1].kept[0] += 1
+    assert folder.counts.joinpath("counts.safetensors").read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a mapped file cannot be removed there")
+def test_a_run_moved_or_removed_while_it_is_read_is_read_on(
+    text_path: Path, tmp_path: Path
+) -> None:
+    list(hb.train(ngrams(text_path, order=4), out=tmp_path / "run"))
+    kept, moved = hb.load(tmp_path / "run"), tmp_path / "moved"
+    (tmp_path / "run").rename(moved)
+    after = hb.load(moved)
+    shutil.rmtree(moved)
+    first, second = (each.evaluate_text(TEXT).nats_per_char for each in (kept, after))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[]",
+        b"{",
+        b'{"keys.1": 1}',
+        b'{"keys.1": {"dtype": "I64", "shape": [1000000], "data_offsets": [0, 8000000]}}',
+        b'{"keys.1": {"dtype": "I64", "shape": [-1], "data_offsets": [8, 0]}}',
+        b'{"keys.1": {"dtype": ["I64"], "shape": [1], "data_offsets": [0, 8]}}',
+        b'{"keys.1": {"dtype": "I64", "shape": [1, 1], "data_offsets": [0, 8]}}',
+        b'{"keys.1": {"dtype": "I64", "shape": [1.0], "data_offsets": [0, 8]}}',
+        b"[" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("length", [None, 2**63, 2**64 - 1])
+def test_what_is_no_table_is_refused(header: bytes, length: int | None, tmp_path: Path) -> None:
+    """Whoever wrote the folder wrote the hashes too."""
+    length = len(header) if length is None else length
+    contents = {
+        "counts.safetensors": length.to_bytes(8, "little") + header + bytes(16),
+        "state.json": b'{"format": 2, "kind": "counts", "step": 0}',
+    }
+    folder = tmp_path / "counts-00000000"
+    folder.mkdir()
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    manifest = json.dumps(checkpoint.manifest_of(contents))
+    (folder / checkpoint.MANIFEST).write_text(manifest, encoding="utf-8")
+    with pytest.raises(CheckpointError, match="unreadable"):
+        checkpoint.read_counts(folder)
 
 
 def test_an_order_is_chosen_on_the_end_of_the_text() -> None:

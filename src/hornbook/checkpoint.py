@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import re
 import warnings
 from contextlib import suppress
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError
 
-from hornbook.documents import open_regular, parse_json, read_json, read_regular
+from hornbook.documents import map_regular, open_regular, parse_json, read_json, read_regular
 from hornbook.errors import CheckpointError, HornbookWarning, reason
 from hornbook.storage import DISK, UNFINISHED, Disk
 
@@ -33,10 +34,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Found = TypeVar("Found")
+# A file's bytes, in memory or where they lie.
+Data = TypeVar("Data", bytes, bytes | mmap.mmap)
 
 # Format 2 added a checkpoint's own kind to its state.
 FORMAT, READABLE = 2, (1, 2)
 MANIFEST = "manifest.json"
+SUFFIX = ".safetensors"
 
 
 class DamagedCheckpointWarning(HornbookWarning):
@@ -245,25 +249,68 @@ def read_arrays(path: Path) -> Arrays:
     return Arrays(state["step"], parse(path, safetensors.numpy.load, files["model"]))
 
 
-def parse(path: Path, load_bytes: Callable[[bytes], Found], data: bytes) -> Found:
+def read_counts(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of `counts.safetensors` in one checkpoint folder, verified and memory-mapped.
+
+    Tables may be larger than what is read of them, and processes that read the same share them.
+    Raises: CheckpointError saying which file is wrong and how.
+    """
+    _, files = read_files(path, read_one=mapped)
+    if "counts" not in files:
+        raise CheckpointError(f"{path}: no counts.safetensors in the checkpoint")
+    return parse(path, arrays_in, files["counts"])
+
+
+def mapped(path: Path, size: int) -> bytes | mmap.mmap:
+    """A file's bytes: in place where they are arrays, which are worth it."""
+    return map_regular(path) if size and path.suffix == SUFFIX else read_regular(path, size)
+
+
+def arrays_in(data: bytes | mmap.mmap) -> dict[str, NDArray[Any]]:
+    """The arrays of a safetensors file, where they lie: its own reader copies them.
+
+    Raises: ValueError, KeyError or TypeError for anything else.
+    Source: the format in safetensors' README; the dtypes are those that counts have.
+    """
+    import numpy as np
+
+    start = 8 + int.from_bytes(data[:8], "little")
+    if start > len(data):
+        raise ValueError("a header longer than the file")
+    header = parse_json(data[8:start])
+    header.pop("__metadata__", None)
+    dtypes = {"I64": np.int64, "F32": np.float32, "U8": np.uint8}
+    found = {}
+    for name, facts in header.items():
+        (length,), (begin, end) = facts["shape"], facts["data_offsets"]
+        dtype = np.dtype(dtypes[facts["dtype"]])
+        if not 0 <= begin <= end <= len(data) - start or end - begin != length * dtype.itemsize:
+            raise ValueError(f"{name} lies outside the file")
+        found[name] = np.frombuffer(data, dtype, length, start + begin)
+    return found
+
+
+def parse(path: Path, load_bytes: Callable[[Data], Found], data: Data) -> Found:
     """One file's tensors.
 
     Raises: CheckpointError when it is no safetensors file.
     """
     try:
         return load_bytes(data)
-    except (KeyError, ValueError, TypeError, SafetensorError) as error:
+    except (AttributeError, KeyError, ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: unreadable: {reason(error)[:200]}") from None
 
 
-def read_files(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+def read_files(
+    path: Path, read_one: Callable[[Path, int], Data] = read_regular
+) -> tuple[dict[str, Any], dict[str, Data]]:
     """The state, and the bytes of each file of tensors by its name without the ending; verified.
 
     Raises: CheckpointError saying which file is wrong and how.
     """
-    contents = read_verified(path)
+    contents = read_verified(path, read_one)
     try:
-        state = parse_json(contents.pop("state.json"))
+        state = parse_json(bytes(contents.pop("state.json")))
         known = state["format"] in READABLE
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: state.json is unreadable: {error}") from None
@@ -279,10 +326,10 @@ def read_files(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
             f"{path}: holds {state.get('kind', 'a checkpoint')} of step {state.get('step')}: the "
             "folder was renamed or exchanged"
         )
-    return state, {name.removesuffix(".safetensors"): data for name, data in contents.items()}
+    return state, {name.removesuffix(SUFFIX): data for name, data in contents.items()}
 
 
-def read_verified(path: Path) -> dict[str, bytes]:
+def read_verified(path: Path, read_one: Callable[[Path, int], Data]) -> dict[str, Data]:
     """The bytes of every file but the manifest, each against its size and SHA-256.
 
     Raises: CheckpointError saying which file is wrong and how.
@@ -291,10 +338,12 @@ def read_verified(path: Path) -> dict[str, bytes]:
     for file, (size, sha256) in recorded(path).items():
         try:
             found = file.stat().st_size
-            data = read_regular(file, size) if found == size else b""
+            if found != size:
+                compare(file, (found, ""), (size, sha256))
+            data = read_one(file, size)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{file}: {reason(error)}") from None
-        compare(file, (found, hashlib.sha256(data).hexdigest()), (size, sha256))
+        compare(file, (len(data), hashlib.sha256(data).hexdigest()), (size, sha256))
         contents[file.name] = data
     return contents
 

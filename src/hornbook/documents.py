@@ -2,6 +2,7 @@
 
 import errno
 import json
+import mmap
 import os
 import stat
 from collections.abc import Iterator
@@ -49,6 +50,15 @@ def read_regular(path: str | os.PathLike[str], largest: int | None = None) -> by
         except MemoryError:
             what = "more bytes than memory holds"
             raise OSError(errno.ENOMEM, what, os.fspath(path)) from None
+
+
+def map_regular(path: str | os.PathLike[str]) -> mmap.mmap:
+    """The bytes of a regular file as they lie on the disk; what is written to them stays here.
+
+    Raises: OSError as `open_regular` does; ValueError for an empty file.
+    """
+    with open_regular(path) as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def parse_json(data: bytes | str) -> Any:

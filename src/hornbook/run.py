@@ -468,9 +468,8 @@ def load_counts(folder: RunFolder, tokenizer: Tokenizer) -> NGramModel:
 
     Raises: CheckpointError when it is missing, damaged, or not of this tokenizer.
     """
-    tensors = checkpoint.read(folder.counts).tensors.get("counts", {})
     try:
-        counted = NGramModel.from_arrays({name: each.numpy() for name, each in tensors.items()})
+        counted = NGramModel.from_arrays(checkpoint.read_counts(folder.counts))
     except DataError as error:
         raise CheckpointError(f"{folder.counts}: {error}") from None
     if counted.vocab_size != tokenizer.vocab_size:
