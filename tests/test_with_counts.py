@@ -1,5 +1,8 @@
 """A network joined with counts: trained beside counts that do not know the text, and one model."""
 
+import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +15,17 @@ import hornbook as hb
 from hornbook import generate
 from hornbook import training as engine
 from hornbook.cli import run as hornbook_command
-from hornbook.config import Config, ModelConfig
-from hornbook.counting import NGramModel
+from hornbook.config import Config, ModelConfig, SamplingConfig
+from hornbook.counting import NGramModel, Smoothing
+from hornbook.errors import ConfigError
 from hornbook.models import GPT, GPTWithCounts, NGramLanguageModel, build
 from hornbook.models.crossfit import CrossFit
+from hornbook.models.reader import snapshot
 from hornbook.models.recent import LONGEST, Recent
+from hornbook.native import JointDecoder
 from hornbook.tuning import Recipe
 from hornbook.verification import verify
+from hornbook.writer import open_writer
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
 
@@ -50,12 +57,12 @@ def small(text_path: Path, **values: object) -> Config:
     )
 
 
-def joined(block_size: int = 24) -> GPTWithCounts:
+def joined(block_size: int = 24, smoothing: Smoothing = "kneser-ney") -> GPTWithCounts:
     """A small model away from its birth, so that every path is seen."""
     config = ModelConfig(block_size=block_size, n_layer=2, n_head=2, n_embd=16, with_counts=True)
     text = np.random.default_rng(0).integers(0, 7, 300)
     torch.manual_seed(0)
-    model = build(config, 7, NGramModel.fit(text, 7, order=4))
+    model = build(config, 7, NGramModel.fit(text, 7, order=4, smoothing=smoothing))
     assert isinstance(model, GPTWithCounts)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -120,6 +127,52 @@ def test_decoding_with_the_cache_is_rereading() -> None:
             rows.advance()
         texts.append(rows.texts)
     assert texts[0] == texts[1]
+
+
+def test_in_c_it_writes_what_torch_rereading_everything_writes() -> None:
+    model = joined()
+    reader = snapshot(model)
+    if not isinstance(reader, JointDecoder):
+        pytest.skip("no C compiler here")
+    for prompt in ([1], [1, 2, 3], [n % 7 for n in range(23)], [n % 5 for n in range(60)]):
+        for temperature in (0, 1):
+            texts = []
+            for each in (reader, generate.reader_of(model, cached=False)):
+                asked = SamplingConfig(temperature=temperature)
+                drawn = generate.tokens(each, prompt, sampling=asked, seed=5)
+                texts.append(list(itertools.islice(drawn, 70)))
+            assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("smoothing", ["mle", "add-k", "witten-bell", "kneser-ney"])
+def test_in_c_its_logits_are_torch_s(smoothing: Smoothing) -> None:
+    model = joined(smoothing=smoothing)
+    reader = snapshot(model)
+    if not isinstance(reader, JointDecoder):
+        pytest.skip("no C compiler here")
+    idx = torch.randint(7, (24,), generator=torch.Generator().manual_seed(1))
+    expected_TV = model(idx[None])[0][0].detach().numpy()
+    texts = idx.tolist()
+    # In pieces, then again from the middle, where what was read before is forgotten.
+    for start, stop in ((0, 5), (5, 6), (6, 24), (9, 13), (0, 24)):
+        found_V = reader.read([texts[start:stop]], [0], start)[0]
+        np.testing.assert_allclose(found_V, expected_TV[stop - 1], rtol=1e-4, atol=1e-4)
+    with pytest.raises(IndexError):
+        reader.read([[7]], [0], 0)
+
+
+def test_texts_side_by_side_are_those_alone(text_path: Path, tmp_path: Path) -> None:
+    list(hb.train(small(text_path), out=tmp_path / "run"))
+    together = open_writer(tmp_path / "run", rows=3)
+    texts = ["".join(text) for text in together.streams("to be", seeds=(1, 2, 3))]
+    for seed, text in zip((1, 2, 3), texts, strict=True):
+        assert text == hb.load(tmp_path / "run").generate("to be", seed=seed)
+    if "in C" in together.why:
+        script = "import sys; from hornbook.writer import open_writer; open_writer(sys.argv[1]); "
+        script += "assert 'torch' not in sys.modules"
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / "run")], check=True)
+    with pytest.raises(ConfigError, match="int8"):
+        open_writer(tmp_path / "run", weights="int8")
 
 
 @settings(max_examples=20, deadline=None)

@@ -35,10 +35,10 @@ SHAPES = (
 SHAPE_FIELDS = ("n_layer", "n_head", "n_embd")
 SHORTEST_SECONDS = 3.0
 # What comes after the last step, measured on two cores with tiny Shakespeare: the report card, and
-# counting the training text; with counts its samples are written by torch, 5 ms a token.
+# counting the training text; samples with counts take 0.3 ms a token, and loading them a moment.
 CONCLUDING_SECONDS = 3.0
 COUNTING_SECONDS_A_TOKEN = 3.5e-6
-WRITING_WITH_COUNTS_SECONDS = 6.0
+WRITING_WITH_COUNTS_SECONDS = 1.0
 # What counts beside the network add to a token of training: 50 ms to 4,096 tokens, one thread.
 JOINING_SECONDS_A_TOKEN = 1.2e-5
 # Counts know more the longer the block (docs/experiments.md, "Counts and a network together").

@@ -182,13 +182,15 @@ def conclude(
     return result
 
 
-def write_sample(best: TrainedModel) -> str:
+def write_sample(
+    best: TrainedModel, *, temperature: float = 0.8, max_new_tokens: int = SAMPLE_TOKENS
+) -> str:
     """What the finished model writes; `hornbook sample --temperature 0.8` writes the same."""
     pieces = stream(
         snapshot(best.model),
         best.tokenizer,
-        max_new_tokens=SAMPLE_TOKENS,
-        sampling=SamplingConfig(temperature=0.8),
+        max_new_tokens=max_new_tokens,
+        sampling=SamplingConfig(temperature=temperature),
     )
     return "".join(pieces)
 

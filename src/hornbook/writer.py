@@ -10,7 +10,14 @@ import numpy as np
 from hornbook import generate, run
 from hornbook.config import Config, SamplingConfig, load_config
 from hornbook.errors import CheckpointError, ConfigError, DataError
-from hornbook.native import Decoder, NativeUnavailableError, cache_bytes, weight_names
+from hornbook.native import (
+    Decoder,
+    JointDecoder,
+    NativeUnavailableError,
+    cache_bytes,
+    joint_weight_names,
+    weight_names,
+)
 from hornbook.text import read_corpus
 from hornbook.tokenizer import Tokenizer, load_tokenizer
 
@@ -75,15 +82,18 @@ def open_writer(
 ) -> Writer:
     """Open a run for writing up to `rows` texts side by side, fewer where memory sets a bound.
 
-    A GPT is decoded in C, and torch is not even imported; without a C compiler, and for the other
-    rungs, torch does it. With int8 weights the remark says what they cost in loss.
+    A GPT is decoded in C, with counts or without, and torch is not even imported; without a C
+    compiler, and for the other rungs, torch does it. With int8 weights, which a GPT alone has, the
+    remark says what they cost in loss.
     Raises: CheckpointError when the run is missing, unfinished or damaged; ConfigError for weights
     in a precision that only the C decoder has, where that cannot be had.
     """
     folder = run.open_run(path)
     config = load_config(folder.config)
     why = f"the {config.model.kind} model is written by torch"
-    if config.model.kind == "gpt":
+    if config.model.model == "gpt" and weights == "int8" and config.model.with_counts:
+        why = "what they would cost a network joined with counts in loss is not measured"
+    elif config.model.model == "gpt":
         try:
             return open_native(folder, config, which, weights, rows)
         except NativeUnavailableError as error:
@@ -109,13 +119,20 @@ def open_native(
     tokenizer = load_tokenizer(folder.tokenizer)
     arrays = run.load_arrays(folder, which).model
     # One layer more than there are arrays is wrong already, however many more there should be.
-    if arrays.keys() != set(weight_names(min(config.model.n_layer, len(arrays) + 1))):
+    names = weight_names(min(config.model.n_layer, len(arrays) + 1))
+    counted = run.load_counts(folder, tokenizer) if config.model.with_counts else None
+    if counted:
+        names = joint_weight_names(names)
+    if arrays.keys() != set(names):
         raise NativeUnavailableError("this run holds more or less than a GPT's weights")
-    if len(arrays["logits.weight"]) != tokenizer.vocab_size:
+    if not counted and len(arrays["logits.weight"]) != tokenizer.vocab_size:
         raise CheckpointError(f"{folder.path}: the weights do not fit tokenizer.json")
     rows = max(1, min(rows, MOST_ROWS, CACHE_BYTES // cache_bytes(config.model)))
     try:
-        decoder = Decoder(config.model, arrays, precision=weights, rows=rows)
+        if counted:
+            decoder = JointDecoder(config.model, arrays, counted, precision=weights, rows=rows)
+        else:
+            decoder = Decoder(config.model, arrays, precision=weights, rows=rows)
     except CheckpointError as error:
         raise CheckpointError(f"{folder.path}: {error}") from None
     why = f"in C, weights in {decoder.precision}, threads: {decoder.threads}"

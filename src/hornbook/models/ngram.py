@@ -51,6 +51,14 @@ class NGramLanguageModel(LanguageModel):
         n_grams = sum(len(table.keys) for table in self.tables)
         return f"{n_grams:,} counted runs of up to {self.order} tokens, {self.smoothing}"
 
+    def as_counted(self) -> NGramModel:
+        """The model that this one was made from, of the same arrays where they are on a CPU."""
+        tables = (
+            Level(*(each.cpu().numpy() for each in (table.keys, table.kept, table.back)))
+            for table in self.tables
+        )
+        return NGramModel(self.vocab_size, self.smoothing, list(tables))
+
     def contexts(self, idx_BT: Tensor) -> list[Tensor]:
         """The numbers of the last 0, 1, ... N - 1 tokens up to each position, in the block.
 

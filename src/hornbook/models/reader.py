@@ -8,7 +8,7 @@ import torch
 
 from hornbook.models.gpt import GPT
 from hornbook.models.joint import GPTWithCounts
-from hornbook.native import Decoder, NativeUnavailableError
+from hornbook.native import Decoder, JointDecoder, NativeUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
     from hornbook.models.language_model import LanguageModel
 
 
-def snapshot(model: LanguageModel) -> Decoder | ModelReader:
+def snapshot(model: LanguageModel) -> Decoder | JointDecoder | ModelReader:
     """The fastest reader of a model as it is now: a GPT's weights copied for C where that is here.
 
     Only for a model that nobody has taken apart: changes to its parts, which torch would follow,
     are not in its weights.
     """
-    if type(model) is GPT:
+    # Not isinstance: a subclass may compute something else.
+    if type(model) is GPT or type(model) is GPTWithCounts:
         weights = {
             name: tensor.detach().float().cpu().numpy()
             for name, tensor in model.state_dict().items()
         }
         try:
+            if isinstance(model, GPTWithCounts):
+                return JointDecoder(model.network.config, weights, model.counts.as_counted())
             return Decoder(model.config, weights)
         except NativeUnavailableError:
             pass

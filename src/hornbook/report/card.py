@@ -25,7 +25,7 @@ from hornbook.report.reading import (
     reach,
     read,
 )
-from hornbook.result import Result
+from hornbook.result import Result, write_sample
 
 OTHER_TEMPERATURES = (0.5, 1.0)
 OTHER_SAMPLE_TOKENS = 300
@@ -185,8 +185,8 @@ def write_samples(result: Result, index: CopyIndex) -> Iterator[Sample]:
     """The run's own sample, and one at a lower and a higher temperature."""
     texts = {0.8: result.sample}
     for temperature in OTHER_TEMPERATURES:
-        texts[temperature] = result.trained.generate(
-            max_new_tokens=OTHER_SAMPLE_TOKENS, temperature=temperature
+        texts[temperature] = write_sample(
+            result.trained, temperature=temperature, max_new_tokens=OTHER_SAMPLE_TOKENS
         )
     for temperature, text in texts.items():
         yield Sample(temperature, text, index.match_lengths(text).tolist())
