@@ -26,7 +26,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Beta = Annotated[float, Meta(ge=0, lt=1)]
 
 # A gpt reads a text in pieces of at least so many tokens (see `ModelConfig.context_size`).
-READ_AT_ONCE = 2048
+READ_AT_ONCE = 4096
 
 NOT_SETTINGS = {"HORNBOOK_DATA_DIR", "HORNBOOK_CACHE_DIR", "HORNBOOK_DEBUG"}
 

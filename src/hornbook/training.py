@@ -464,8 +464,9 @@ def read_batch(training: Training, index: int) -> tuple[Tensor | Counted, ...]:
     if training.cross_fit is None:
         idx_BT, targets_BT = batch(tokens, index, block_size=block_size, **where)
         return idx_BT.to(device), targets_BT.to(device)
-    # Counts read what comes before the block too, as much as they will read of a new text.
-    before = min(config.model.context_size - block_size, (len(tokens) - block_size) // 2)
+    # Counts read what comes before the block too: half of what is read at once, as they will at a
+    # new text's average place.
+    before = min(config.model.context_size // 2, (len(tokens) - block_size) // 2)
     length = before + block_size
     idx_BS, targets_BS = batch(tokens, index, block_size=length, **where)
     starts_B = batch_starts(len(tokens) - length, index, **where) + before
