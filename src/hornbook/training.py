@@ -49,6 +49,7 @@ from hornbook.run import (
     new_run_path,
     open_run,
     save_counts,
+    steps_never_saved,
 )
 from hornbook.storage import DISK, Disk, refused, write_atomically
 from hornbook.text import Corpus, read_corpus
@@ -61,6 +62,12 @@ MOST_COUNTED = 5_000_000
 
 class OtherMachineWarning(HornbookWarning):
     """A run goes on where its arithmetic may come out otherwise in the last bits."""
+
+
+class UnsavedStepsWarning(HornbookWarning):
+    """Steps that a run has taken are in no checkpoint, and are taken again."""
+
+    label = "warning"
 
 
 @dataclass(frozen=True)
@@ -235,9 +242,10 @@ def resume(
     """A run as its last checkpoint left it; `steps` lets it go on for longer than was planned.
 
     The schedule of the learning rate follows the new total from there on. Where the machine may
-    compute other bits than the one before, an OtherMachineWarning says so; `strict` refuses.
-    Raises: CheckpointError when the run is missing, damaged or in use, or its text has changed;
-    ConfigError for fewer steps than planned.
+    compute other bits than the one before, an OtherMachineWarning says so; `strict` refuses. A run
+    killed before its first checkpoint begins again, and an UnsavedStepsWarning says so.
+    Raises: CheckpointError when the run is missing, damaged or in use, its checkpoints are gone, or
+    its text has changed; ConfigError for fewer steps than planned.
     """
     folder = open_run(path)
     if folder.checkpoints.is_symlink():
@@ -256,6 +264,14 @@ def resume(
             f"--steps {steps}: the run is planned for {planned.train.steps} steps, and a plan can "
             "only be made longer"
         )
+    saved = bool(checkpoint.folders(folder.checkpoints, "step"))
+    if not saved and (lost := steps_never_saved(folder)):
+        said = (
+            f"{folder.checkpoints}: no checkpoint is there, and none was due yet (every "
+            f"{planned.train.checkpoint_interval:,} steps): training begins again at step 0, and "
+            f"the {lost:,} steps in metrics.jsonl are taken again"
+        )
+        warnings.warn(said, UnsavedStepsWarning, stacklevel=2)
     config = planned if steps is None else planned.override(steps=steps, minutes=0.0)
     corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
     check_same_text(corpus, folder)
@@ -263,7 +279,7 @@ def resume(
     chosen = machine.choose(config.train)
     check_memory(config, chosen, dataset)
     training = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
-    if checkpoint.folders(folder.checkpoints, "step"):
+    if saved:
         found = load_checkpoint(folder, "last")
         restore(training, found, strict=strict)
         if config.train.minutes:

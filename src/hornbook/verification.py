@@ -12,7 +12,7 @@ from hornbook.documents import LOG_BYTES, LOG_LINE_BYTES, open_regular, read_jso
 from hornbook.errors import CheckpointError, HornbookError
 from hornbook.models import build
 from hornbook.optimizer import Optimizers
-from hornbook.run import RunFolder, check_shapes, load_counts, load_weights
+from hornbook.run import RunFolder, check_shapes, load_counts, load_weights, steps_never_saved
 from hornbook.tokenizer import load_tokenizer
 
 
@@ -97,6 +97,8 @@ def verify(path: str | Path) -> Verdict:
         folder.counts: check_counts,
     }
     checks |= {file: check for file, check in later.items() if file.exists()}
+    if not checkpoint.folders(folder.checkpoints, "step"):
+        checks[folder.checkpoints] = check_never_saved
     return Verdict(
         folder,
         [examine(folder, file, check) for file, check in checks.items()],
@@ -178,6 +180,12 @@ def check_counts(folder: RunFolder) -> str:
     """What was counted."""
     counted = load_counts(folder, load_tokenizer(folder.tokenizer))
     return f"{counted.n_grams:,} counted runs of up to {counted.order} tokens"
+
+
+def check_never_saved(folder: RunFolder) -> str:
+    """`checkpoints/` without one to go on from."""
+    steps_never_saved(folder)
+    return "no checkpoint yet: going on with it begins at step 0"
 
 
 def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFinding:

@@ -18,6 +18,9 @@ from hornbook.errors import CheckpointError, HornbookError
 from hornbook.run import RunFolder
 from hornbook.storage import Disk
 
+# A disk may well refuse the first checkpoint: then the steps are taken again, and that is said.
+pytestmark = pytest.mark.filterwarnings("ignore::hornbook.training.UnsavedStepsWarning")
+
 KIB_64 = 2**16
 SHORT = {"steps": 4, "eval_interval": 2}
 
