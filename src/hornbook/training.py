@@ -561,35 +561,33 @@ def steps(training: Training) -> Generator[StepMetrics, None, None]:
     Raises: NonFiniteLossError; CheckpointError when the disk refuses.
     """
     intervals = training.config.train
-    training.lock.acquire()
-    # What a resumed run stands on is saved, and at step 0 there is nothing to save.
-    saved = training.step
-    try:
-        while training.unfinished or not ended(training):
-            metrics = training.unfinished or train_step(training)
-            keep_pace(training, metrics)
-            finished = time.perf_counter()
-            at_end = training.step >= training.config.train.steps
-            if at_end or training.step % intervals.eval_interval == 0:
-                metrics = replace(
-                    metrics, val_loss=validation_loss(training), sample=write_sample(training)
-                )
-                save_if_best(training, metrics.val_loss)
-            record(training, metrics)
-            if at_end or training.step % intervals.checkpoint_interval == 0:
+    with training.lock:
+        # What a resumed run stands on is saved, and at step 0 there is nothing to save.
+        saved = training.step
+        try:
+            while training.unfinished or not ended(training):
+                metrics = training.unfinished or train_step(training)
+                keep_pace(training, metrics)
+                finished = time.perf_counter()
+                at_end = training.step >= training.config.train.steps
+                if at_end or training.step % intervals.eval_interval == 0:
+                    metrics = replace(
+                        metrics, val_loss=validation_loss(training), sample=write_sample(training)
+                    )
+                    save_if_best(training, metrics.val_loss)
+                record(training, metrics)
+                if at_end or training.step % intervals.checkpoint_interval == 0:
+                    save_last(training)
+                    saved = training.step
+                if training.pace and metrics.val_loss is not None:
+                    training.pace.evaluation_seconds = time.perf_counter() - finished
+                yield metrics
+            if training.step != saved:
                 save_last(training)
-                saved = training.step
-            if training.pace and metrics.val_loss is not None:
-                training.pace.evaluation_seconds = time.perf_counter() - finished
-            yield metrics
-        if training.step != saved:
-            save_last(training)
-    except (KeyboardInterrupt, SystemExit, GeneratorExit, NonFiniteLossError):
-        if training.step != saved:
-            save_last(training)
-        raise
-    finally:
-        training.lock.release()
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, NonFiniteLossError):
+            if training.step != saved:
+                save_last(training)
+            raise
 
 
 def ended(training: Training) -> bool:
