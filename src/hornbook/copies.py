@@ -20,7 +20,8 @@ import numpy as np
 
 from hornbook.documents import open_regular, read_json
 from hornbook.errors import CheckpointError, ConfigError, reason
-from hornbook.storage import DISK, UNFINISHED, Disk, refused
+from hornbook.lock import Lock
+from hornbook.storage import DISCARDED, DISK, UNFINISHED, Disk, refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,12 +86,14 @@ class CopyIndex:
         Raises: CheckpointError when the disk refuses.
         """
         folder = Path(folder)
-        # Of two at a time each writes a folder of its own.
+        # Of two at a time each writes a folder of its own, whose lock says that it is at work.
         written = folder.with_name(f"{UNFINISHED}{folder.name}-{os.getpid()}")
+        lock = Lock(written)
         try:
             disk.make_folder(folder.parent)
-            disk.remove(written)
+            sweep(folder, disk)
             disk.make_one_folder(written)
+            lock.acquire()
             disk.write(written / ARRAY, self._sorted.cast("B"))
             manifest = {
                 "format": FORMAT,
@@ -102,6 +105,8 @@ class CopyIndex:
                 disk.sync(written / name)
             if folder.exists():
                 disk.discard(folder)
+            lock.release()
+            lock.path.unlink()
             disk.rename(written, folder)
             disk.sync_folder(folder.parent)
         except OSError as error:
@@ -225,6 +230,20 @@ class CopyIndex:
             return text[position : position + length]
 
         return cut
+
+
+def sweep(folder: Path, disk: Disk = DISK) -> None:
+    """Remove what writers of an index that were killed have left beside it.
+
+    Raises: OSError, as the system gives it.
+    """
+    for path in folder.parent.glob(f"{UNFINISHED}{folder.name}-*"):
+        lock = Lock(path)
+        with suppress(CheckpointError):  # its writer is at work, or it is not ours to remove
+            lock.acquire()
+            lock.release()
+            disk.remove(path)
+    disk.remove(folder.with_name(f"{DISCARDED}{folder.name}"))
 
 
 def common_prefix(one: str, other: str) -> int:

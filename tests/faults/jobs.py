@@ -20,6 +20,7 @@ from hornbook import checkpoint, cli
 from hornbook import training as engine
 from hornbook.checkpoint import Checkpoint
 from hornbook.config import Config
+from hornbook.copies import CopyIndex
 from hornbook.errors import HornbookError
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
@@ -115,6 +116,12 @@ def train(
 def save(folder: str, step: int, at: int | None = None, when: When = "before") -> int:
     """Save a made-up checkpoint; with `at`, the process kills itself at that operation."""
     checkpoint.save(Path(folder), "step", made(step), disk=Breaking(die, at, when))
+    return 0
+
+
+def save_copies(folder: str, at: int | None = None, when: When = "before") -> int:
+    """Save a copy index; with `at`, the process kills itself at that operation."""
+    CopyIndex.build(TEXT).save(folder, Breaking(die, at, when))
     return 0
 
 
