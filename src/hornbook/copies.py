@@ -121,9 +121,8 @@ class CopyIndex:
         Raises: CheckpointError when it is missing, damaged, or another text's.
         """
         folder = Path(folder)
+        check(folder, text)
         try:
-            if fault := fault_of(folder, text):
-                raise CheckpointError(f"{folder}: {fault}")
             suffixes = np.memmap(folder / ARRAY, offsets_for(text), "r", shape=(len(text),))
         except OSError as error:
             raise CheckpointError(f"{folder}: no copy index: {reason(error)}") from None
@@ -259,19 +258,27 @@ def offsets_for(text: str) -> type[np.int32 | np.int64]:
     return np.int32 if len(text) < 2**31 else np.int64
 
 
-def fault_of(folder: Path, text: str) -> str:
-    """What keeps a folder from being the sound index of a text; "" for nothing.
+def check(folder: Path, text: str | None = None) -> None:
+    """See that a folder is an index as it was written, and, where a text is given, of that text.
 
-    Raises: OSError, ValueError for what is no index at all.
+    Raises: CheckpointError saying what is wrong.
     """
-    manifest = read_json(folder / MANIFEST)
+    try:
+        manifest = read_json(folder / MANIFEST)
+        suffixes_sha256 = file_hash(folder / ARRAY)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: no copy index: {reason(error)}") from None
+    except ValueError:
+        raise CheckpointError(f"{folder}: not a copy index") from None
+    fault = ""
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        return f"not a copy index of format {FORMAT}"
-    if manifest.get("text_sha256") != text_hash(text):
-        return "the copy index of another text"
-    if manifest.get("suffixes_sha256") != file_hash(folder / ARRAY):
-        return f"{ARRAY} is not what was written"
-    return ""
+        fault = f"not a copy index of format {FORMAT}"
+    elif text is not None and manifest.get("text_sha256") != text_hash(text):
+        fault = "the copy index of another text"
+    elif manifest.get("suffixes_sha256") != suffixes_sha256:
+        fault = f"{ARRAY} is not what was written"
+    if fault:
+        raise CheckpointError(f"{folder}: {fault}")
 
 
 def text_hash(text: str) -> str:

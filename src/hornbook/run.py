@@ -139,6 +139,11 @@ class RunFolder:
         return self.checkpoints / "counts-00000000"
 
     @property
+    def copies(self) -> Path:
+        """The index of the training text that tracing made."""
+        return self.path / "copies"
+
+    @property
     def sample(self) -> Path:
         """What the finished model wrote."""
         return self.path / "sample.txt"
