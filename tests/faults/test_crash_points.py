@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from disks import Breaking
-from jobs import TEXT, made
+from jobs import TEXT, made, overwriting, pruning_first
 from processes import Processes
 
 from hornbook import checkpoint
@@ -72,19 +72,6 @@ def good(folder: Path, steps: tuple[int, ...]) -> int:
         for name, tensor in tensors.items():
             assert torch.equal(found.tensors[part][name], tensor)
     return found.step
-
-
-def overwriting(folder: Path, saved: Checkpoint, disk: Disk) -> None:
-    """A save that many a script makes: new files over the old ones."""
-    contents = checkpoint.packed("step", saved)
-    for name, data in contents.items():
-        disk.write(folder / "step-00000001" / name, data)
-
-
-def pruning_first(folder: Path, saved: Checkpoint, disk: Disk) -> None:
-    """A save that makes room before it writes."""
-    disk.remove(folder / "step-00000001")
-    checkpoint.save(folder, "step", saved, disk=disk)
 
 
 @pytest.mark.parametrize("careless", [overwriting, pruning_first])

@@ -16,6 +16,7 @@ from hornbook import training as engine
 from hornbook.errors import CheckpointError
 from hornbook.lock import Lock
 from hornbook.result import conclude
+from hornbook.verification import verify
 
 
 def test_a_second_trainer_is_refused_and_a_dead_ones_lock_is_not_heeded(
@@ -45,6 +46,20 @@ def test_a_second_trainer_is_refused_and_a_dead_ones_lock_is_not_heeded(
         "two trainers; a stale lock",
         "the second is refused with the first's number, exit 1; killed, the first is succeeded",
     )
+
+
+def test_without_a_lock_two_trainers_would_show(
+    tmp_path: Path, run: Path, processes: Processes
+) -> None:
+    # The control: the second is not refused, and the run's rows are two trainings'.
+    first = processes.start("train", text=write_text(tmp_path), run=run)
+    first.reaches("step 3")
+    first.send(signal.SIGSTOP)
+    second = processes.run("command_unlocked", arguments=["train", "--resume", str(run)])
+    first.send(signal.SIGCONT)
+    first.wait()
+    assert second.status == 0
+    assert not verify(run).sound
 
 
 @pytest.mark.parametrize("at", ["hornbook.result:conclude", "hornbook.report.page:html"])
