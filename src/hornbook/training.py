@@ -19,7 +19,8 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from hornbook import budget, checkpoint, generate, machine, memory
-from hornbook.config import Config, SamplingConfig, laptop, load_config
+from hornbook.arrays import Tokens
+from hornbook.config import Config, ModelConfig, SamplingConfig, laptop, load_config
 from hornbook.corpora import CATALOGUE
 from hornbook.counting import NGramModel
 from hornbook.data import Dataset, batch, batch_starts, check_length, prepare
@@ -54,7 +55,7 @@ from hornbook.run import (
 from hornbook.storage import DISK, Disk, refused, write_atomically
 from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import load_tokenizer
-from hornbook.tuning import choose
+from hornbook.tuning import LONGEST, choose
 
 # Beside a network the end of a large text is counted: some 1.5 GB at 60 bytes a token.
 MOST_COUNTED = 5_000_000
@@ -187,7 +188,7 @@ def dry_run(
     chosen = machine.choose(config.train)
     dataset = prepare(corpus, config.data)
     plan = plan_minutes(config, dataset, chosen, started, asked)
-    return plan or budget.unplanned(config, size_of(dataset))
+    return plan or budget.unplanned(config, size_of(config, dataset))
 
 
 def plan_minutes(
@@ -209,12 +210,17 @@ def plan_minutes(
     smallest = config if "batch_size" in asked else config.override(batch_size=1)
     check_memory(smallest, chosen, dataset)
     seconds = started + 60 * config.train.minutes - time.monotonic()
-    return budget.plan(config, size_of(dataset), chosen, seconds, asked=asked)
+    return budget.plan(config, size_of(config, dataset), chosen, seconds, asked=asked)
 
 
-def size_of(dataset: Dataset) -> budget.Text:
+def size_of(config: Config, dataset: Dataset) -> budget.Text:
     """What a plan needs to know of a text."""
-    return budget.Text(len(dataset.train), len(dataset.validation), dataset.tokenizer.vocab_size)
+    return budget.Text(
+        len(dataset.train),
+        len(dataset.validation),
+        dataset.tokenizer.vocab_size,
+        countable(config.model, dataset),
+    )
 
 
 def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK) -> str:
@@ -391,7 +397,26 @@ def check_memory(config: Config, chosen: machine.Machine, dataset: Dataset) -> N
     Raises: ConfigError with the size that would fit.
     """
     if chosen.device.value == "cpu":
-        memory.check(config, dataset.tokenizer.vocab_size, memory.available_bytes())
+        memory.check(
+            config,
+            dataset.tokenizer.vocab_size,
+            memory.available_bytes(),
+            countable(config.model, dataset),
+        )
+
+
+def countable(model: ModelConfig, dataset: Dataset) -> memory.Countable | None:
+    """What of a text is counted, as far as memory goes; None where nothing is."""
+    if not model.reads_counts:
+        return None
+    order, vocab_size = model.order or LONGEST, dataset.tokenizer.vocab_size
+    return memory.Countable.sample(counted_part(model, dataset), vocab_size, order)
+
+
+def counted_part(model: ModelConfig, dataset: Dataset) -> Tokens:
+    """The training text as far as it is counted."""
+    # A network's counts are counted six times over and held in memory.
+    return dataset.train[-MOST_COUNTED:] if model.with_counts else dataset.train
 
 
 def assemble(
@@ -451,8 +476,7 @@ def count(config: Config, dataset: Dataset) -> tuple[NGramModel, CrossFit | None
     Raises: DataError for a text too short.
     """
     vocab_size, asked = dataset.tokenizer.vocab_size, config.model
-    # A network's counts are counted six times over and held in memory.
-    tokens = dataset.train[-MOST_COUNTED:] if asked.with_counts else dataset.train
+    tokens = counted_part(asked, dataset)
     recipe = choose(
         tokens, vocab_size, order=asked.order, smoothing=asked.smoothing, add_k=asked.add_k
     )
