@@ -10,7 +10,7 @@ import hornbook
 SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
-    {"errors", "documents"},
+    {"errors", "documents", "signals"},
     {"config", "storage", "lock", "cache", "sources"},
     {"diagnosis"},
     {"decoding", "corpora"},
@@ -22,7 +22,8 @@ LAYERS = [
     {"optimizer", "generate", "evaluation"},
     {"run"},
     {"budget"},
-    {"training", "tracing", "verification", "writer"},
+    {"state", "tracing", "verification", "writer"},
+    {"training"},
     {"result"},
     {"report"},
     {"explain", "ladder", "lessons"},

@@ -18,6 +18,7 @@ from hornbook.config import PRESETS, Config, ModelConfig
 from hornbook.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from hornbook.result import conclude
 from hornbook.run import new_run_path
+from hornbook.state import OtherMachineWarning
 from hornbook.storage import Disk
 from hornbook.training import UnsavedStepsWarning
 from hornbook.verification import verify
@@ -313,7 +314,7 @@ def test_another_machine_is_named_and_strict_refuses(text_path: Path, tmp_path: 
     checkpoint.save(run / "checkpoints", "step", changed)
     with pytest.raises(CheckpointError, match=r"--strict, and torch was 1\.0, is "):
         engine.resume(run, strict=True)
-    with pytest.warns(engine.OtherMachineWarning, match="torch was 1") as caught:
+    with pytest.warns(OtherMachineWarning, match="torch was 1") as caught:
         engine.resume(run)
     assert "system" not in str(caught[0].message)
 
@@ -329,7 +330,7 @@ def test_a_run_of_the_first_format_is_read_and_gone_on_with(
     assert hb.load(run).step == 4
     assert hb.load(run).evaluate().positions == 54
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", engine.OtherMachineWarning)
+        warnings.simplefilter("ignore", OtherMachineWarning)
         rest = list(hb.train(resume_from=run))
     assert [each.step for each in rest] == [5, 6]
     assert verify(run).sound

@@ -21,9 +21,9 @@ from hornbook.evaluation import Evaluation, losses, per_char, summarise
 from hornbook.generate import stream
 from hornbook.models.reader import snapshot
 from hornbook.run import RunFolder, TrainedModel, check_same_text, load
+from hornbook.state import Training
 from hornbook.storage import write_atomically
 from hornbook.text import Corpus, read_corpus
-from hornbook.training import Training
 from hornbook.tuning import tune
 
 SAMPLE_TOKENS = 500

@@ -17,6 +17,7 @@ from hornbook import training as engine
 from hornbook.config import Config
 from hornbook.errors import NonFiniteLossError
 from hornbook.run import RunFolder
+from hornbook.state import Training
 
 STEPS = 6
 
@@ -72,18 +73,18 @@ def test_an_update_regardless_would_show(value: float, where: str, text: Path, r
     assert not unchanged(training, before)
 
 
-def weights(training: engine.Training) -> dict[str, torch.Tensor]:
+def weights(training: Training) -> dict[str, torch.Tensor]:
     """A copy of the weights."""
     return {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
 
 
-def unchanged(training: engine.Training, before: dict[str, torch.Tensor]) -> bool:
+def unchanged(training: Training, before: dict[str, torch.Tensor]) -> bool:
     """Whether the weights are as they were."""
     now = training.model.state_dict()
     return all(torch.equal(tensor, before[name]) for name, tensor in now.items())
 
 
-def spoil(training: engine.Training, where: str, value: float) -> None:
+def spoil(training: Training, where: str, value: float) -> None:
     """Make the next step's loss, or one of its gradients alone, not finite."""
     if where == "loss":
         training.model.register_forward_hook(

@@ -14,7 +14,7 @@ from jobs import INTERVAL, STEPS, config, made, write_text
 from hornbook import checkpoint
 from hornbook import training as engine
 from hornbook.errors import HornbookError, HornbookWarning
-from hornbook.training import Training
+from hornbook.state import Training
 
 State = tuple[int, bytes, bytes, list[int]]
 

@@ -27,7 +27,7 @@ from hornbook.errors import ConfigError, HornbookError
 if TYPE_CHECKING:
     from hornbook.budget import Plan
     from hornbook.cli.display import Display
-    from hornbook.training import Training
+    from hornbook.state import Training
 
 DEFAULT_MINUTES = 2.0
 
