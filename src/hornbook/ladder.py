@@ -361,7 +361,7 @@ def validation_losses(corpus: Corpus, folder: RunFolder) -> Floats:
     """The best weights' loss at every character of the validation text, in order."""
     trained = load(folder.path, device=machine.choose_device().value)
     tokens = prepare(corpus, trained.config.data, trained.tokenizer).validation
-    return losses(trained.model, tokens, block_size=trained.config.model.block_size)
+    return losses(trained.model, tokens, block_size=trained.config.model.context_size)
 
 
 def step_down(upper: Sequence[Floats], lower: Sequence[Floats]) -> tuple[float, float]:

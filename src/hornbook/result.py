@@ -240,7 +240,7 @@ def measure(
     finished: bool = True,
 ) -> Result:
     """A model's exact loss at every token of the validation part, and a sample of its writing."""
-    size, tokens = trained.config.model.block_size, spread(dataset.validation, MOST_EVALUATED)
+    size, tokens = trained.config.model.context_size, spread(dataset.validation, MOST_EVALUATED)
     nats = losses(trained.model, tokens, block_size=size)
     sliding = losses(trained.model, tokens, block_size=size, stride=max(1, size // 2))
     return Result(

@@ -429,7 +429,7 @@ class TrainedModel:
             self.model,
             self.tokenizer,
             tokens,
-            block_size=self.config.model.block_size,
+            block_size=self.config.model.context_size,
             max_positions=max_positions,
         )
 

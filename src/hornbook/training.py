@@ -343,7 +343,13 @@ def count(config: Config, dataset: Dataset) -> tuple[NGramModel, CrossFit | None
     counted = recipe.count(tokens, vocab_size)
     if not asked.with_counts:
         return counted, None
-    return counted, CrossFit(tokens, vocab_size, recipe, block_size=asked.block_size)
+    return counted, CrossFit(
+        tokens,
+        vocab_size,
+        recipe,
+        block_size=asked.block_size,
+        context_size=asked.context_size,
+    )
 
 
 def read_batch(training: Training, index: int) -> tuple[Tensor | Counted, ...]:
@@ -355,14 +361,19 @@ def read_batch(training: Training, index: int) -> tuple[Tensor | Counted, ...]:
     where = {"batch_size": config.train.batch_size, "seed": config.train.seed}
     block_size = config.model.block_size
     tokens = training.dataset.train
-    idx_BT, targets_BT = batch(tokens, index, block_size=block_size, **where)
-    pair = idx_BT.to(device), targets_BT.to(device)
     if training.cross_fit is None:
-        return pair
-    starts_B = batch_starts(len(tokens) - block_size, index, **where)
+        idx_BT, targets_BT = batch(tokens, index, block_size=block_size, **where)
+        return idx_BT.to(device), targets_BT.to(device)
+    # Counts read what comes before the block too, as much as they will read of a new text.
+    before = min(config.model.context_size - block_size, (len(tokens) - block_size) // 2)
+    length = before + block_size
+    idx_BS, targets_BS = batch(tokens, index, block_size=length, **where)
+    starts_B = batch_starts(len(tokens) - length, index, **where) + before
     starts_B -= max(0, len(tokens) - MOST_COUNTED)
-    counted = training.cross_fit.counted(idx_BT, starts_B)
-    return *pair, Counted(*(each.to(device) for each in counted))
+    counted = training.cross_fit.counted(idx_BS, starts_B, block_size)
+    parts = idx_BS, targets_BS[:, before:], *counted
+    idx_BS, targets_BT, *counted = (part.to(device) for part in parts)
+    return idx_BS, targets_BT, Counted(*counted)
 
 
 def train_step(training: Training) -> StepMetrics:
@@ -513,7 +524,7 @@ def validation_loss(training: Training) -> float:
     return estimate(
         training.model,
         training.dataset.validation,
-        block_size=training.config.model.block_size,
+        block_size=training.config.model.context_size,
         max_positions=training.config.train.eval_positions,
     )
 
