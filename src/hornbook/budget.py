@@ -65,6 +65,7 @@ class Text:
     train_tokens: int
     validation_tokens: int
     vocab_size: int
+    countable: memory.Countable | None = None
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ class Search:
 
     def needs(self, config: Config) -> int:
         """The memory that settings take."""
-        return memory.peak_bytes(config, self.text.vocab_size)
+        return memory.peak_bytes(config, self.text.vocab_size, self.text.countable)
 
     def block_size(self) -> int:
         """The block asked for, or the usual one, halved until a short text holds a few."""

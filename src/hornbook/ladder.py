@@ -243,9 +243,10 @@ def climb(plan: Plan) -> Generator[Progress, None, None]:
             under_way = training.resume(folder.path)
         else:
             under_way = training.begin(each.config, out=folder.path, corpus=plan.corpus)
-        for metrics in training.steps(under_way):
-            yield Progress(each, metrics)
-        baselines = conclude(under_way, baselines).baselines
+        with under_way.lock:
+            for metrics in training.steps(under_way):
+                yield Progress(each, metrics)
+            baselines = conclude(under_way, baselines).baselines
 
 
 def is_of(folder: RunFolder, config: Config, corpus: Corpus) -> bool:

@@ -139,6 +139,11 @@ class RunFolder:
         return self.checkpoints / "counts-00000000"
 
     @property
+    def copies(self) -> Path:
+        """The index of the training text that tracing made."""
+        return self.path / "copies"
+
+    @property
     def sample(self) -> Path:
         """What the finished model wrote."""
         return self.path / "sample.txt"
@@ -303,6 +308,25 @@ class RunFolder:
                 f"{self.result}: not the figures of a run; remove it to have them measured again"
             )
         return figures
+
+
+def steps_never_saved(folder: RunFolder) -> int:
+    """How many steps a run without a checkpoint has taken; it can only begin again.
+
+    Raises: CheckpointError when there was a checkpoint once, which must not be passed over.
+    """
+    done = max((row["step"] for row in folder.metrics_rows()), default=0)
+    interval = load_config(folder.config).train.checkpoint_interval
+    if folder.result.exists():
+        sign = "result.json says that the run had ended"
+    elif done > interval:  # No step follows the interval's before the disk has its checkpoint.
+        sign = f"metrics.jsonl has {done:,} steps, and they were saved every {interval:,}"
+    else:
+        return done
+    raise CheckpointError(
+        f"{folder.checkpoints}: the run's checkpoints are missing: {sign}; bring the folder back, "
+        f"or train a new run with hornbook train --config {folder.config}"
+    )
 
 
 def new_run_path(corpus_name: str, parent: Path = Path("runs")) -> Path:
