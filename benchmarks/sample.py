@@ -38,7 +38,7 @@ def measure(*, short: bool = False) -> list[Row]:
             texts = "one text" if rows == 1 else f"{rows} texts"
             for precision in ("float32", "bfloat16", "int8"):
                 decoder = Decoder(shape, weights, precision=precision, rows=rows)
-                ours = our_speed(decoder, runs if rows == 1 else 1)
+                ours = our_speed(decoder, shape.block_size, runs if rows == 1 else 1)
                 what = f"{name}, {texts}, {precision}"
                 found.append(Row(what, "tokens/s", ours, peer, "nanoGPT, float32"))
         soon = first_character_seconds(shape, runs)
@@ -63,9 +63,8 @@ def peer_speed(recipe: Recipe, rows: int, runs: int) -> float:
     return rows / median_seconds(lambda: peer.write(idx), runs)
 
 
-def our_speed(decoder: Decoder, runs: int) -> float:
+def our_speed(decoder: Decoder, block_size: int, runs: int) -> float:
     """Tokens a second of a decoder with all its rows, drawing included."""
-    block_size = decoder.block_size
     prompt = [0] * (block_size // 2)
 
     def write() -> None:

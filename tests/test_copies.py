@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hornbook.copies import CopyIndex, Match
 from hornbook.errors import CheckpointError, ConfigError
+from hornbook.lock import Lock
 
 # Few letters make long repeats; these take one to four bytes of UTF-8, and one is half a pair.
 ALPHABETS = ("a", "ab", "ab\n", "아가각a", "a é가😀👍🏽", "\ud83d\udc4d가b")
@@ -118,6 +119,14 @@ def test_what_is_saved_opens_and_answers_the_same(tmp_path: Path, text: str) -> 
     assert opened.match_lengths(asked).tolist() == built.match_lengths(asked).tolist()
     assert opened.matches(asked, 5) == built.matches(asked, 5)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["copies"]
+
+
+def test_only_what_nobody_writes_any_more_is_swept(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f".writing-copies-{number}").mkdir()
+    with Lock(tmp_path / ".writing-copies-1"):
+        CopyIndex.build("a text").save(tmp_path / "copies")
+    assert {path.name for path in tmp_path.iterdir()} == {"copies", ".writing-copies-1"}
 
 
 def test_an_index_that_is_not_this_texts_is_refused(tmp_path: Path) -> None:

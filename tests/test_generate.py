@@ -12,15 +12,15 @@ from test_gpt import small_gpt
 
 import hornbook as hb
 from hornbook import generate
-from hornbook.config import SamplingConfig
+from hornbook.config import READ_AT_ONCE, SamplingConfig
 from hornbook.errors import CheckpointError, UnknownCharacterError
 from hornbook.generate import draw, in_order, probabilities, spell, stream, streams, tokens, until
 
 GREEDY = SamplingConfig(temperature=0)
 
 
-@pytest.mark.parametrize("prompt_length", [1, 5, 16, 40])
-def test_cached_decoding_is_uncached_decoding_past_the_block_size_too(prompt_length: int) -> None:
+@pytest.mark.parametrize("prompt_length", [1, 5, 16, 40, READ_AT_ONCE - 20])
+def test_cached_decoding_is_uncached_decoding_past_block_and_context(prompt_length: int) -> None:
     model = small_gpt()
     prompt = torch.randint(11, (prompt_length,)).tolist()
     drawn = [
@@ -32,10 +32,10 @@ def test_cached_decoding_is_uncached_decoding_past_the_block_size_too(prompt_len
 
 def test_cached_logits_are_the_whole_forward_passes() -> None:
     model = small_gpt()
-    idx = torch.randint(11, (2, 16))
+    idx = torch.randint(11, (2, 50))  # of which a layer sees 16 back
     expected, _ = model(idx)
     cache = model.new_cache(batch_size=2)
-    for start, end in ((0, 5), (5, 6), (6, 16)):
+    for start, end in ((0, 5), (5, 6), (6, 16), (16, 17), (17, 20), (20, 50)):
         with torch.no_grad():
             logits = model.next_logits(idx[:, start:end], cache)
         torch.testing.assert_close(logits, expected[:, end - 1], rtol=1e-4, atol=1e-5)
@@ -202,7 +202,7 @@ def test_texts_written_side_by_side_are_those_written_alone() -> None:
 
 def test_a_text_no_longer_wanted_takes_no_more_reading() -> None:
     class Counting:
-        block_size = 8
+        context_size = 8
         rows_read = 0
 
         def read(self, tokens_RT: object, rows: list[int], start: int = 0) -> np.ndarray:

@@ -31,19 +31,20 @@ def small_gpt(vocab_size: int = 11, config: ModelConfig = SMALL) -> hb.GPT:
     queries=st.integers(1, 9),
     older=st.integers(0, 9),
     width=st.sampled_from([2, 4, 16]),
+    window=st.none() | st.integers(1, 9),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=60, deadline=None)
 def test_fast_attention_is_the_reference(
-    batch: int, heads: int, queries: int, older: int, width: int, seed: int
+    batch: int, heads: int, queries: int, older: int, width: int, window: int | None, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, heads, queries + older, width)
     q, k, v = (torch.randn(shape, generator=generator) for _ in range(3))
     q = q[:, :, older:]
-    expected = attention_reference(q, k, v)
-    torch.testing.assert_close(attention(q, k, v), expected, rtol=1e-5, atol=1e-6)
-    halved = attention(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    expected = attention_reference(q, k, v, window)
+    torch.testing.assert_close(attention(q, k, v, window), expected, rtol=1e-5, atol=1e-6)
+    halved = attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), window)
     torch.testing.assert_close(halved.float(), expected, rtol=0.05, atol=0.05)
 
 
@@ -61,9 +62,9 @@ def test_fast_attention_has_the_references_gradients() -> None:
 
 def test_no_token_sees_a_later_one() -> None:
     model = small_gpt()
-    idx = torch.randint(11, (1, 16))
+    idx = torch.randint(11, (1, 40))
     logits, _ = model(idx)
-    for place in range(1, 16):
+    for place in range(1, 40):
         changed = idx.clone()
         changed[0, place:] = (changed[0, place:] + 1) % 11
         altered, _ = model(changed)
@@ -108,6 +109,9 @@ def test_it_is_qwen3_letter_for_letter(tied: bool) -> None:
             num_key_value_heads=2,
             head_dim=16,
             max_position_embeddings=16,
+            use_sliding_window=True,
+            sliding_window=16,
+            max_window_layers=0,
             rope_theta=10_000.0,
             rms_norm_eps=1e-6,
             tie_word_embeddings=tied,
@@ -137,6 +141,6 @@ def test_it_is_qwen3_letter_for_letter(tied: bool) -> None:
             {"norm.weight": "model.norm.weight", "logits.weight": "lm_head.weight"}.get(name, name)
         ] = weight
     theirs.load_state_dict(weights)
-    idx = torch.randint(11, (3, 16))
+    idx = torch.randint(11, (3, 50))  # read on past the block, through windows
     ours, _ = model(idx)
     torch.testing.assert_close(ours, theirs(idx).logits, rtol=1e-4, atol=1e-5)

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hornbook as hb
-from hornbook import memory
+from hornbook import memory, training
+from hornbook.counting import NGramModel
+from hornbook.data import prepare
 from hornbook.errors import ConfigError
+from hornbook.text import read_corpus
 
 GIB = 2**30
 
@@ -32,6 +36,54 @@ def test_a_width_that_would_fit_is_named_and_does() -> None:
         memory.check(config, 65, GIB)
     width = int(str(caught.value).partition("n_embd = ")[2].split()[0])
     memory.check(config.override(n_embd=width, batch_size=1), 65, GIB)
+
+
+@pytest.mark.parametrize("order", [3, 8])
+@pytest.mark.parametrize("letters", [4, 64])
+def test_a_sample_tells_how_much_there_is_to_count(order: int, letters: int) -> None:
+    tokens = np.random.default_rng(0).integers(0, letters, 500_000)
+    exact = NGramModel.fit(tokens, letters, order=order, smoothing="mle").n_grams
+    sampled = memory.Countable.sample(tokens, letters, order)
+    assert sum(sampled.n_grams) == pytest.approx(exact, rel=0.3)
+
+
+@pytest.mark.parametrize("name", ["ngram", "gpt and counts"])
+def test_an_order_that_would_fit_is_named_and_does(name: str) -> None:
+    beside = name != "ngram"
+    config = hb.preset("quick" if beside else "ngram").override(with_counts=beside)
+    text = memory.Countable(5_000_000, tuple(min(20.0**n, 4e6) for n in range(1, 11)))
+    memory.check(config, 65, 100 * GIB, text)
+    memory.check(config, 65, GIB)
+    with pytest.raises(ConfigError, match=r"order = \d") as caught:
+        memory.check(config, 65, GIB, text)
+    fits = int(str(caught.value).partition("order = ")[2].split()[0])
+    memory.check(config.override(order=fits), 65, GIB, text)
+    with pytest.raises(ConfigError):
+        memory.check(config.override(order=fits + 1), 65, GIB, text)
+
+
+def test_where_no_order_would_fit_something_else_is_named() -> None:
+    text = memory.Countable(100_000_000, (65.0,) * 10)
+    with pytest.raises(ConfigError, match="take less text"):
+        memory.check(hb.preset("ngram"), 65, GIB, text)
+    beside = hb.preset("quick").override(with_counts=True)
+    with pytest.raises(ConfigError, match="without counts it would fit"):
+        memory.check(beside, 65, GIB, text)
+    memory.check(beside.override(with_counts=False), 65, GIB, text)
+
+
+def test_a_run_s_own_text_is_what_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path))
+    (tmp_path / "a.txt").write_text("to be, or not to be: that is the question\n" * 100)
+    config = hb.preset("ngram").override(corpus=str(tmp_path / "a.txt"), order=4)
+    dataset = prepare(read_corpus(config.data.corpus), config.data)
+    countable = training.countable(config.model, dataset)
+    assert countable is not None
+    assert countable.tokens == len(dataset.train)
+    assert len(countable.n_grams) == 4
+    assert training.countable(hb.preset("quick").model, dataset) is None
 
 
 @pytest.mark.parametrize("field", ["n_layer", "batch_size"])

@@ -11,7 +11,7 @@ from test_gpt import small_gpt
 
 import hornbook as hb
 from hornbook.cache import DamagedCacheWarning
-from hornbook.config import ModelConfig, SamplingConfig
+from hornbook.config import READ_AT_ONCE, ModelConfig, SamplingConfig
 from hornbook.errors import CheckpointError
 from hornbook.generate import Rows, tokens
 from hornbook.native import Decoder, NativeUnavailableError, compiler
@@ -41,7 +41,9 @@ def decoder(model: hb.GPT, precision: str = "float32", **settings: int) -> Decod
 
 
 def texts(model: hb.GPT, rows: int) -> np.ndarray:
-    return np.random.default_rng(1).integers(model.vocab_size, size=(rows, model.block_size))
+    """Three blocks long, and a bit: read through windows from the second on."""
+    length = 3 * model.config.block_size + 5
+    return np.random.default_rng(1).integers(model.vocab_size, size=(rows, length))
 
 
 @shapes
@@ -60,18 +62,18 @@ def test_a_row_is_the_same_to_the_bit_whatever_is_beside_it(config: ModelConfig)
     idx = texts(model, 7)
     for precision in ("float32", "bfloat16", "int8"):
         whole = decoder(model, precision, rows=7).read_all(idx)
-        for threads, portion in ((1, 1), (2, 4), (3, config.block_size)):
+        for threads, portion in ((1, 1), (2, 4), (3, 100)):
             alone = decoder(model, precision, rows=9, threads=threads)
-            for start in range(0, config.block_size, portion):
+            for start in range(0, idx.shape[1], portion):
                 part = idx[3:4, start : start + portion]
                 logits_RV = alone.read(part, [8], start)
                 np.testing.assert_array_equal(logits_RV[0], whole[3, start + part.shape[1] - 1])
 
 
-@pytest.mark.parametrize("prompt_length", [1, 5, 16, 40])
-def test_greedy_text_is_torchs_past_the_block_size_too(prompt_length: int) -> None:
+@pytest.mark.parametrize("prompt_length", [1, 5, 16, 40, READ_AT_ONCE - 20])
+def test_greedy_text_is_torchs_past_block_and_context(prompt_length: int) -> None:
     model = small_gpt()
-    prompt = texts(model, 3).flatten()[:prompt_length].tolist()
+    prompt = texts(model, 60).flatten()[:prompt_length].tolist()
     written = [
         list(itertools.islice(tokens(source, prompt, sampling=GREEDY), 60))
         for source in (model, decoder(model))
@@ -113,8 +115,8 @@ def test_int8_weights_are_within_half_a_step_of_the_true_ones() -> None:
 
 @pytest.mark.parametrize(
     ("read", "row", "start"),
-    [([[11]], 0, 0), ([[-1]], 0, 0), ([[1]], 1, 0), ([[1]], -1, 0), ([[1]], 0, 16),
-     ([[1] * 17], 0, 0), ([[1]], 0, -1), ([[]], 0, 0), ([[2**31]], 0, 0)],
+    [([[11]], 0, 0), ([[-1]], 0, 0), ([[1]], 1, 0), ([[1]], -1, 0), ([[1]], 0, READ_AT_ONCE),
+     ([[1] * (READ_AT_ONCE + 1)], 0, 0), ([[1]], 0, -1), ([[]], 0, 0), ([[2**31]], 0, 0)],
 )  # fmt: skip
 def test_what_is_outside_the_model_is_refused(read: list[list[int]], row: int, start: int) -> None:
     with pytest.raises((IndexError, OverflowError)):

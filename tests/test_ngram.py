@@ -52,7 +52,7 @@ def random_tokens(n_tokens: int, vocab_size: int, seed: int = 0) -> np.ndarray:
 def test_a_block_at_once_is_token_by_token(smoothing: str, order: int) -> None:
     text = random_tokens(800, 9)
     counted = NGramModel.fit(text[:600], 9, order=order, smoothing=smoothing)
-    model = NGramLanguageModel(counted, block_size=50)
+    model = NGramLanguageModel(counted, context_size=50)
     idx_BT = torch.from_numpy(text[600:800]).view(4, 50)
     logits_BTV, loss = model(idx_BT)
     assert loss is None
@@ -67,7 +67,7 @@ def test_a_block_at_once_is_token_by_token(smoothing: str, order: int) -> None:
 def test_the_exact_loss_is_the_counted_model_s_own_across_blocks() -> None:
     text = random_tokens(900, 9)
     counted = NGramModel.fit(text[:600], 9, order=5)
-    model = NGramLanguageModel(counted, block_size=16)
+    model = NGramLanguageModel(counted, context_size=16)
     whole = -counted.log_probs(text[601:], context=text[600:601])
     np.testing.assert_allclose(losses(model, text[600:], block_size=16), whole, rtol=1e-4)
 

@@ -16,8 +16,11 @@ from hornbook import checkpoint, machine
 from hornbook import training as engine
 from hornbook.config import PRESETS, Config, ModelConfig
 from hornbook.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
+from hornbook.result import conclude
 from hornbook.run import new_run_path
+from hornbook.state import OtherMachineWarning
 from hornbook.storage import Disk
+from hornbook.training import UnsavedStepsWarning
 from hornbook.verification import verify
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
@@ -194,6 +197,55 @@ def test_an_interrupt_before_the_first_step_can_be_resumed_from(
     assert hashes(tmp_path / "run") == hashes(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("left", ["nothing", "an empty folder", "the best"])
+@pytest.mark.parametrize("steps", [5, 8])
+def test_going_on_without_the_checkpoints_there_were_is_refused(
+    left: str, steps: int, text_path: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    stop_after(steps, small(text_path), run)
+    for path in (run / "checkpoints").glob("step-*" if left == "the best" else "*"):
+        shutil.rmtree(path)
+    if left == "nothing":
+        (run / "checkpoints").rmdir()
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(CheckpointError, match=f"checkpoints are missing: .* has {steps} steps"):
+        engine.resume(run)
+    assert (run / "metrics.jsonl").read_bytes() == before
+    assert not verify(run).sound
+
+
+def test_a_finished_run_is_known_by_its_figures_too(text_path: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    training = engine.begin(small(text_path, checkpoint_interval=100), out=run)
+    list(engine.steps(training))
+    conclude(training)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"result.json says that the run had ended"):
+        engine.resume(run)
+
+
+def test_steps_that_may_never_have_been_saved_are_taken_again_and_said(
+    text_path: Path, tmp_path: Path
+) -> None:
+    # As a kill before the first checkpoint leaves it.
+    run = tmp_path / "run"
+    stop_after(4, small(text_path), run)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.warns(UnsavedStepsWarning, match="the 4 steps in metrics.jsonl are taken again"):
+        training = engine.resume(run)
+    assert [each.step for each in engine.steps(training)] == list(range(1, 9))
+    list(hb.train(small(text_path), out=tmp_path / "whole"))
+    assert hashes(run) == hashes(tmp_path / "whole")
+
+
+def stop_after(steps: int, config: Config, run: Path) -> None:
+    """Train so many steps, and save."""
+    taken = hb.train(config, out=run)
+    list(itertools.islice(taken, steps))
+    taken.close()
+
+
 def raise_interrupt(_model: torch.nn.Module, _inputs: object) -> None:
     raise KeyboardInterrupt
 
@@ -262,7 +314,7 @@ def test_another_machine_is_named_and_strict_refuses(text_path: Path, tmp_path: 
     checkpoint.save(run / "checkpoints", "step", changed)
     with pytest.raises(CheckpointError, match=r"--strict, and torch was 1\.0, is "):
         engine.resume(run, strict=True)
-    with pytest.warns(engine.OtherMachineWarning, match="torch was 1") as caught:
+    with pytest.warns(OtherMachineWarning, match="torch was 1") as caught:
         engine.resume(run)
     assert "system" not in str(caught[0].message)
 
@@ -278,7 +330,7 @@ def test_a_run_of_the_first_format_is_read_and_gone_on_with(
     assert hb.load(run).step == 4
     assert hb.load(run).evaluate().positions == 54
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", engine.OtherMachineWarning)
+        warnings.simplefilter("ignore", OtherMachineWarning)
         rest = list(hb.train(resume_from=run))
     assert [each.step for each in rest] == [5, 6]
     assert verify(run).sound

@@ -103,6 +103,23 @@ def test_a_checkpoint_of_another_name_or_shape_is_found(run: Path, tmp_path: Pat
     assert "renamed or exchanged" in faults[0]
 
 
+def test_the_index_of_copies_is_held_to_its_hashes(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    assert not [each for each in verify(copy).files if each.path == copy / "copies"]
+    hb.trace(copy, TEXT[:60])
+    (found,) = (each for each in verify(copy).files if each.path == copy / "copies")
+    assert found.sound
+    # A flip in the manifest's hash of the text is found when the text is at hand: by `trace`.
+    for name, harm in (("suffixes.bin", flip), ("manifest.json", truncate)):
+        sound = (copy / "copies" / name).read_bytes()
+        harm(copy / "copies" / name)
+        (found,) = (each for each in verify(copy).as_dict()["files"] if not each["sound"])
+        assert found["path"] == str(copy / "copies")
+        (copy / "copies" / name).unlink()
+        assert not verify(copy).sound
+        (copy / "copies" / name).write_bytes(sound)
+
+
 def test_a_run_of_another_format_is_one_clear_line(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
     manifest = json.loads((copy / "run.json").read_text())

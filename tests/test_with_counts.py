@@ -109,8 +109,8 @@ def test_the_block_s_own_counts_are_those_counted_one_by_one() -> None:
 
 def test_changing_a_token_changes_no_logit_before_it() -> None:
     model = joined()
-    idx_BT = torch.randint(7, (2, 24), generator=torch.Generator().manual_seed(1))
-    for place in range(0, 24, 5):
+    idx_BT = torch.randint(7, (2, 60), generator=torch.Generator().manual_seed(1))
+    for place in range(0, 60, 7):
         changed_BT = idx_BT.clone()
         changed_BT[:, place] = (idx_BT[:, place] + 1) % 7
         before, after = model(idx_BT)[0], model(changed_BT)[0]
@@ -183,11 +183,13 @@ def test_no_block_is_asked_of_counts_that_have_seen_it(seed: int, n_parts: int) 
     before = np.arange(length, length + 2 * block_size)  # what was not counted at all
     vocab_size = length + len(before)
     text = np.random.default_rng(seed).permutation(length)
-    cross_fit = CrossFit(text, vocab_size, Recipe(3), block_size=block_size, n_parts=n_parts)
+    cross_fit = CrossFit(
+        text, vocab_size, Recipe(3), block_size=block_size, context_size=24, n_parts=n_parts
+    )
     starts_B = np.arange(-len(before), length - block_size)
     places = starts_B[:, None] + len(before) + np.arange(block_size + 1)
     windows = torch.from_numpy(np.concatenate([before, text])[places])
-    p_BTV = cross_fit.counted(windows[:, :-1], starts_B).probabilities
+    p_BTV = cross_fit.counted(windows[:, :-1], starts_B, block_size).probabilities
     p_BT = p_BTV.gather(-1, windows[:, 1:, None])[..., 0]
     knowing = NGramLanguageModel(NGramModel.fit(text, vocab_size, order=3), block_size)
     known_BTV = knowing.counted(windows[:, :-1]).probabilities
@@ -196,14 +198,38 @@ def test_no_block_is_asked_of_counts_that_have_seen_it(seed: int, n_parts: int) 
     torch.testing.assert_close(p_BTV.sum(-1), torch.ones(len(starts_B), block_size))
 
 
+def test_the_last_positions_are_counted_as_they_are_among_all() -> None:
+    model = joined()
+    idx_BS = torch.randint(7, (2, 60), generator=torch.Generator().manual_seed(3))
+    for last in (1, 2, 10, 60):
+        for part, whole in zip(
+            model.counts.counted(idx_BS, last=last), model.counts.counted(idx_BS), strict=True
+        ):
+            torch.testing.assert_close(part, whole[:, -last:])
+
+
+def test_what_comes_before_the_targets_is_there_for_the_counts_alone() -> None:
+    model = joined()
+    idx_BS = torch.randint(7, (2, 60), generator=torch.Generator().manual_seed(4))
+    targets_BT = idx_BS[:, -24:]
+    loss = model(idx_BS, targets_BT)[1]
+    hidden = model.network.hidden(idx_BS[:, -24:])
+    logits = model.join(hidden, model.counts.counted(idx_BS, last=24), idx_BS)
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets_BT.flatten())
+    torch.testing.assert_close(loss, expected)
+    changed_BS = idx_BS.clone()
+    changed_BS[:, 0] = (idx_BS[:, 0] + 1) % 7
+    assert model(changed_BS, targets_BT)[1] != loss
+
+
 def test_rows_are_asked_of_their_own_part_whatever_their_order() -> None:
     text = np.random.default_rng(0).integers(0, 5, 400)
-    cross_fit = CrossFit(text, 5, Recipe(3), block_size=8, n_parts=4)
+    cross_fit = CrossFit(text, 5, Recipe(3), block_size=8, context_size=8, n_parts=4)
     starts_B = np.array([399 - 8, 5, 250, 6, 120])
     windows = torch.from_numpy(text[starts_B[:, None] + np.arange(8)])
-    together = cross_fit.counted(windows, starts_B)
+    together = cross_fit.counted(windows, starts_B, 8)
     for row in range(len(starts_B)):
-        alone = cross_fit.counted(windows[row : row + 1], starts_B[row : row + 1])
+        alone = cross_fit.counted(windows[row : row + 1], starts_B[row : row + 1], 8)
         torch.testing.assert_close(together.probabilities[row], alone.probabilities[0])
         torch.testing.assert_close(together.back[row], alone.back[0])
 
@@ -240,7 +266,7 @@ def test_what_was_saved_needs_no_text(text_path: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.model(idx_BT)[0], training.model(idx_BT)[0], rtol=0, atol=0)
     assert len(loaded.generate("to be", max_new_tokens=40, seed=1)) == 40
     written = loaded.generate("to be, or not to be: that", max_new_tokens=12, temperature=0)
-    assert written == " is the ques"
+    assert written == " is nobler i"
 
 
 def test_counts_help_a_network_on_a_text_of_many_characters(

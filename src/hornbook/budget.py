@@ -41,8 +41,6 @@ COUNTING_SECONDS_A_TOKEN = 3.5e-6
 WRITING_WITH_COUNTS_SECONDS = 1.0
 # What counts beside the network add to a token of training: 50 ms to 4,096 tokens, one thread.
 JOINING_SECONDS_A_TOKEN = 1.2e-5
-# Counts know more the longer the block (docs/experiments.md, "Counts and a network together").
-BLOCK_WITH_COUNTS = 512
 # As result.py: of larger texts that much is counted and evaluated.
 MOST_COUNTED, MOST_EVALUATED = 5_000_000, 1_000_000
 # The share of the time that may go into timing the machine.
@@ -52,8 +50,10 @@ COMPILE_SECONDS = 24.0
 COMPILED_SHARE = 0.65
 MOST_PARAMETERS_A_TOKEN = 10
 MOST_STEPS = 10**9
-# The scaling law of `predicted_loss`.
-FLOOR, SIZE_TERM, SIZE_POWER, TEXT_TERM, TEXT_POWER = 1.332, 0.0456, 0.7, 0.1258, 0.497
+# The scaling law of `predicted_loss`: floor, size term, text term. Beside counts a network learns
+# what is left, in which its size tells little.
+NETWORK_LAW, LAW_WITH_COUNTS = (1.332, 0.0456, 0.1258), (1.300, 0.0041, 0.028)
+SIZE_POWER, TEXT_POWER = 0.7, 0.497
 STEPS_HALF_WORTH = 611
 WARM_UP_STEPS = 3
 RECENT_STEPS = 100
@@ -66,6 +66,7 @@ class Text:
     train_tokens: int
     validation_tokens: int
     vocab_size: int
+    countable: memory.Countable | None = None
 
 
 @dataclass(frozen=True)
@@ -214,19 +215,23 @@ class Search:
                 yield Plan(
                     chosen,
                     size,
-                    predicted_loss(size, tokens, steps, self.text.train_tokens),
+                    predicted_loss(
+                        size,
+                        tokens,
+                        steps,
+                        self.text.train_tokens,
+                        with_counts=config.model.with_counts,
+                    ),
                     concluding,
                 )
 
     def needs(self, config: Config) -> int:
         """The memory that settings take."""
-        return memory.peak_bytes(config, self.text.vocab_size)
+        return memory.peak_bytes(config, self.text.vocab_size, self.text.countable)
 
     def block_size(self) -> int:
         """The block asked for, or the usual one, halved until a short text holds a few."""
         block = self.config.model.block_size
-        if self.config.model.with_counts and "block_size" not in self.asked:
-            block = BLOCK_WITH_COUNTS
         if "block_size" not in self.asked and self.config.model.model == "gpt":
             while block > 8 and block * 4 > self.text.train_tokens:
                 block //= 2
@@ -240,22 +245,30 @@ class Search:
         return [False, True] if possible else [False]
 
 
-def predicted_loss(parameters: int, tokens: int, steps: int, unique_tokens: int) -> float:
+def predicted_loss(
+    parameters: int,
+    tokens: int,
+    steps: int,
+    unique_tokens: int,
+    *,
+    with_counts: bool = False,
+) -> float:
     """Loss in nats per character at the end: a guide for choosing, not a promise.
 
     Few large steps teach less than many small ones from the same tokens (the form is McCandlish
     et al. 2018's, arXiv:1812.06162), and tokens read again less than new ones, a share of 1/e
     after 15 epochs (Muennighoff et al. 2023, arXiv:2305.16264). What is left enters Hoffmann et
     al. 2022's law, arXiv:2203.15556. The constants are fitted to the runs under "Which size for
-    which time" in docs/experiments.md.
+    which time" and "Reading on" in docs/experiments.md.
     """
     again = max(0.0, tokens / unique_tokens - 1)
     fresh = min(tokens, unique_tokens) + unique_tokens * 15 * (1 - math.exp(-again / 15))
     worth = fresh / (1 + STEPS_HALF_WORTH / steps)
+    floor, size_term, text_term = LAW_WITH_COUNTS if with_counts else NETWORK_LAW
     return (
-        FLOOR
-        + SIZE_TERM * (1e6 / parameters) ** SIZE_POWER
-        + TEXT_TERM * (1e6 / worth) ** TEXT_POWER
+        floor
+        + size_term * (1e6 / parameters) ** SIZE_POWER
+        + text_term * (1e6 / worth) ** TEXT_POWER
     )
 
 
@@ -405,6 +418,12 @@ def unplanned(config: Config, text: Text) -> Plan:
         return Plan(config, 0, math.nan, reasons=(counting,))
     size = parameter_count(config, text.vocab_size)
     tokens = config.train.steps * config.train.batch_size * config.model.block_size
-    loss = predicted_loss(size, tokens, config.train.steps, text.train_tokens)
+    loss = predicted_loss(
+        size,
+        tokens,
+        config.train.steps,
+        text.train_tokens,
+        with_counts=config.model.with_counts,
+    )
     made = Plan(config, size, loss)
     return dataclasses.replace(made, reasons=tuple(explain(made, [made], text)))

@@ -25,6 +25,9 @@ Rate = Annotated[float, Meta(ge=0, le=10)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Beta = Annotated[float, Meta(ge=0, lt=1)]
 
+# A gpt reads a text in pieces of at least so many tokens (see `ModelConfig.context_size`).
+READ_AT_ONCE = 4096
+
 NOT_SETTINGS = {"HORNBOOK_DATA_DIR", "HORNBOOK_CACHE_DIR", "HORNBOOK_DEBUG"}
 
 
@@ -109,6 +112,14 @@ class ModelConfig(Section):
     def kind(self) -> str:
         """What figures say they are of: a network, counts, or both."""
         return f"{self.model}+counts" if self.with_counts else self.model
+
+    @property
+    def context_size(self) -> int:
+        """How many tokens the trained model reads at once; a gpt goes on past its block.
+
+        Each layer then sees `block_size` tokens back (docs/experiments.md, "Reading on").
+        """
+        return max(self.block_size, READ_AT_ONCE) if self.model == "gpt" else self.block_size
 
     @property
     def head_width(self) -> int:

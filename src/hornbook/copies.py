@@ -20,7 +20,8 @@ import numpy as np
 
 from hornbook.documents import open_regular, read_json
 from hornbook.errors import CheckpointError, ConfigError, reason
-from hornbook.storage import DISK, UNFINISHED, Disk, refused
+from hornbook.lock import Lock
+from hornbook.storage import DISCARDED, DISK, UNFINISHED, Disk, refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,12 +86,14 @@ class CopyIndex:
         Raises: CheckpointError when the disk refuses.
         """
         folder = Path(folder)
-        # Of two at a time each writes a folder of its own.
+        # Of two at a time each writes a folder of its own, whose lock says that it is at work.
         written = folder.with_name(f"{UNFINISHED}{folder.name}-{os.getpid()}")
+        lock = Lock(written)
         try:
             disk.make_folder(folder.parent)
-            disk.remove(written)
+            sweep(folder, disk)
             disk.make_one_folder(written)
+            lock.acquire()
             disk.write(written / ARRAY, self._sorted.cast("B"))
             manifest = {
                 "format": FORMAT,
@@ -102,6 +105,8 @@ class CopyIndex:
                 disk.sync(written / name)
             if folder.exists():
                 disk.discard(folder)
+            lock.release()
+            lock.path.unlink()
             disk.rename(written, folder)
             disk.sync_folder(folder.parent)
         except OSError as error:
@@ -116,9 +121,8 @@ class CopyIndex:
         Raises: CheckpointError when it is missing, damaged, or another text's.
         """
         folder = Path(folder)
+        check(folder, text)
         try:
-            if fault := fault_of(folder, text):
-                raise CheckpointError(f"{folder}: {fault}")
             suffixes = np.memmap(folder / ARRAY, offsets_for(text), "r", shape=(len(text),))
         except OSError as error:
             raise CheckpointError(f"{folder}: no copy index: {reason(error)}") from None
@@ -227,6 +231,20 @@ class CopyIndex:
         return cut
 
 
+def sweep(folder: Path, disk: Disk = DISK) -> None:
+    """Remove what writers of an index that were killed have left beside it.
+
+    Raises: OSError, as the system gives it.
+    """
+    for path in folder.parent.glob(f"{UNFINISHED}{folder.name}-*"):
+        lock = Lock(path)
+        with suppress(CheckpointError):  # its writer is at work, or it is not ours to remove
+            lock.acquire()
+            lock.release()
+            disk.remove(path)
+    disk.remove(folder.with_name(f"{DISCARDED}{folder.name}"))
+
+
 def common_prefix(one: str, other: str) -> int:
     """How many characters two strings begin with together."""
     if one == other:
@@ -240,19 +258,27 @@ def offsets_for(text: str) -> type[np.int32 | np.int64]:
     return np.int32 if len(text) < 2**31 else np.int64
 
 
-def fault_of(folder: Path, text: str) -> str:
-    """What keeps a folder from being the sound index of a text; "" for nothing.
+def check(folder: Path, text: str | None = None) -> None:
+    """See that a folder is an index as it was written, and, where a text is given, of that text.
 
-    Raises: OSError, ValueError for what is no index at all.
+    Raises: CheckpointError saying what is wrong.
     """
-    manifest = read_json(folder / MANIFEST)
+    try:
+        manifest = read_json(folder / MANIFEST)
+        suffixes_sha256 = file_hash(folder / ARRAY)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: no copy index: {reason(error)}") from None
+    except ValueError:
+        raise CheckpointError(f"{folder}: not a copy index") from None
+    fault = ""
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        return f"not a copy index of format {FORMAT}"
-    if manifest.get("text_sha256") != text_hash(text):
-        return "the copy index of another text"
-    if manifest.get("suffixes_sha256") != file_hash(folder / ARRAY):
-        return f"{ARRAY} is not what was written"
-    return ""
+        fault = f"not a copy index of format {FORMAT}"
+    elif text is not None and manifest.get("text_sha256") != text_hash(text):
+        fault = "the copy index of another text"
+    elif manifest.get("suffixes_sha256") != suffixes_sha256:
+        fault = f"{ARRAY} is not what was written"
+    if fault:
+        raise CheckpointError(f"{folder}: {fault}")
 
 
 def text_hash(text: str) -> str:

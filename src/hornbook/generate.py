@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 class Reader(Protocol):
     """Whatever reads texts side by side and says what may come next: the seam for other models.
 
-    `block_size` is how many positions of a text it remembers.
+    `context_size` is how many positions of a text it remembers.
     """
 
-    block_size: int
+    context_size: int
 
     def read(
         self, tokens_RT: Sequence[Sequence[int]], rows: Sequence[int], start: int = 0
@@ -104,10 +104,9 @@ def draw(p_V: NDArray[np.float64], generator: np.random.Generator) -> int:
 class Rows:
     """Texts that go on from one prompt side by side, each drawn by lot from a seed of its own.
 
-    What one row writes does not depend on the others. Up to `block_size` tokens of context are
-    read. When the block is full its older half is let go: every token is drawn from between half a
-    block and a whole block of context, and only every (block_size / 2)-th token costs more than
-    one position's work.
+    What one row writes does not depend on the others. Up to `context_size` tokens are read.
+    When these are full the older half is let go: every token is drawn after at least half of that,
+    and only every (context_size / 2)-th token costs more than one position's work.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class Rows:
         self.texts = [list(prompt) for _ in seeds]
         self.ready: list[deque[int]] = [deque() for _ in seeds]
         self.wanted = set(range(len(seeds)))
-        self.start = max(0, len(prompt) - reader.block_size)  # where the block begins in the texts
+        self.start = max(0, len(prompt) - reader.context_size)  # where what is read begins
         self.read = self.start  # and up to where it has been read
 
     def tokens(self, row: int) -> Iterator[int]:
@@ -142,13 +141,13 @@ class Rows:
         unread = [self.texts[row][self.read :] for row in rows]
         logits_RV = self.reader.read(unread, rows, self.read - self.start)
         for row, logits_V in zip(rows, logits_RV, strict=True):
-            context = self.texts[row][-self.reader.block_size :]
+            context = self.texts[row][-self.reader.context_size :]
             token = draw(probabilities(logits_V, self.sampling, context), self.generators[row])
             self.texts[row].append(token)
             self.ready[row].append(token)
         self.read += len(unread[0])
-        if self.read - self.start == self.reader.block_size:
-            self.start = self.read = self.read + 1 - max(1, self.reader.block_size // 2)
+        if self.read - self.start == self.reader.context_size:
+            self.start = self.read = self.read + 1 - max(1, self.reader.context_size // 2)
 
 
 def tokens(

@@ -254,11 +254,12 @@ def climb(plan: Plan) -> Generator[Progress, None, None]:
             under_way = training.begin(
                 each.config, out=folder.path, corpus=plan.corpus, training_seconds=each.seconds
             )
-        for metrics in training.steps(under_way):
-            yield Progress(each, metrics, under_way.config.train.steps)
-        result = conclude(under_way, baselines)
-        card = report.write(report.examine(result, compressed))
-        baselines, compressed = result.baselines, card.compressed
+        with under_way.lock:
+            for metrics in training.steps(under_way):
+                yield Progress(each, metrics, under_way.config.train.steps)
+            result = conclude(under_way, baselines)
+            card = report.write(report.examine(result, compressed))
+            baselines, compressed = result.baselines, card.compressed
 
 
 def is_of(folder: RunFolder, config: Config, corpus: Corpus) -> bool:
@@ -373,7 +374,7 @@ def validation_losses(corpus: Corpus, folder: RunFolder) -> Floats:
     """The best weights' loss at every character of the validation text, in order."""
     trained = load(folder.path, device=machine.choose_device().value)
     tokens = prepare(corpus, trained.config.data, trained.tokenizer).validation
-    return losses(trained.model, tokens, block_size=trained.config.model.block_size)
+    return losses(trained.model, tokens, block_size=trained.config.model.context_size)
 
 
 def step_down(upper: Sequence[Floats], lower: Sequence[Floats]) -> tuple[float, float]:

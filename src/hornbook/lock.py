@@ -6,6 +6,7 @@ import socket
 import weakref
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from hornbook.errors import CheckpointError
 
@@ -22,12 +23,25 @@ NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 class Lock:
     """A folder's `.lock`, held by the system for this object until `release`, or its end.
 
-    The file says who holds it, for the other's message; that it is there says nothing.
+    ``with lock:`` holds it for what is inside, and lets it go; one inside another leaves that to
+    the outermost. The file says who holds it, for the other's message; that it is there says
+    nothing.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOCK
         self.held: weakref.finalize[..., Lock] | None = None
+        self.depth = 0
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        self.depth += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.depth -= 1
+        if not self.depth:
+            self.release()
 
     def acquire(self) -> None:
         """Hold the lock; where this object holds it already nothing happens.

@@ -21,9 +21,9 @@ from hornbook.evaluation import Evaluation, losses, per_char, summarise
 from hornbook.generate import stream
 from hornbook.models.reader import snapshot
 from hornbook.run import RunFolder, TrainedModel, check_same_text, load
+from hornbook.state import Training
 from hornbook.storage import write_atomically
 from hornbook.text import Corpus, read_corpus
-from hornbook.training import Training
 from hornbook.tuning import tune
 
 SAMPLE_TOKENS = 500
@@ -164,21 +164,22 @@ def conclude(
 
     Of a large text the loss is an estimate, and the baselines count what comes last in training.
     `baselines` are those of the same text and tokens, where they have been counted already.
-    Raises: CheckpointError when the run cannot be read back.
+    Raises: CheckpointError when the run cannot be read back, or another process is training it.
     """
     folder = training.folder
-    result = measure(
-        load(folder.path, device=training.machine.device.value),
-        training.corpus,
-        training.dataset,
-        steps=training.step,
-        seconds=training.seconds,
-        baselines=baselines,
-        peak_memory_mib=peak_memory_mib(),
-        energy_joules=energy_joules,
-    )
-    write_atomically(folder.sample, (result.sample + "\n").encode())
-    write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
+    with training.lock:
+        result = measure(
+            load(folder.path, device=training.machine.device.value),
+            training.corpus,
+            training.dataset,
+            steps=training.step,
+            seconds=training.seconds,
+            baselines=baselines,
+            peak_memory_mib=peak_memory_mib(),
+            energy_joules=energy_joules,
+        )
+        write_atomically(folder.sample, (result.sample + "\n").encode())
+        write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
     return result
 
 
@@ -241,7 +242,7 @@ def measure(
     finished: bool = True,
 ) -> Result:
     """A model's exact loss at every token of the validation part, and a sample of its writing."""
-    size, tokens = trained.config.model.block_size, spread(dataset.validation, MOST_EVALUATED)
+    size, tokens = trained.config.model.context_size, spread(dataset.validation, MOST_EVALUATED)
     nats = losses(trained.model, tokens, block_size=size)
     sliding = losses(trained.model, tokens, block_size=size, stride=max(1, size // 2))
     return Result(

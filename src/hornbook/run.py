@@ -139,6 +139,11 @@ class RunFolder:
         return self.checkpoints / "counts-00000000"
 
     @property
+    def copies(self) -> Path:
+        """The index of the training text that tracing made."""
+        return self.path / "copies"
+
+    @property
     def sample(self) -> Path:
         """What the finished model wrote."""
         return self.path / "sample.txt"
@@ -305,6 +310,25 @@ class RunFolder:
         return figures
 
 
+def steps_never_saved(folder: RunFolder) -> int:
+    """How many steps a run without a checkpoint has taken; it can only begin again.
+
+    Raises: CheckpointError when there was a checkpoint once, which must not be passed over.
+    """
+    done = max((row["step"] for row in folder.metrics_rows()), default=0)
+    interval = load_config(folder.config).train.checkpoint_interval
+    if folder.result.exists():
+        sign = "result.json says that the run had ended"
+    elif done > interval:  # No step follows the interval's before the disk has its checkpoint.
+        sign = f"metrics.jsonl has {done:,} steps, and they were saved every {interval:,}"
+    else:
+        return done
+    raise CheckpointError(
+        f"{folder.checkpoints}: the run's checkpoints are missing: {sign}; bring the folder back, "
+        f"or train a new run with hornbook train --config {folder.config}"
+    )
+
+
 def new_run_path(corpus_name: str, parent: Path = Path("runs")) -> Path:
     """The first free ``runs/<corpus>-<n>``; a name cannot lead out of `parent`."""
     name = re.sub(r"[^\w.-]+", "-", corpus_name).strip(".-")[:50] or "text"
@@ -405,7 +429,7 @@ class TrainedModel:
             self.model,
             self.tokenizer,
             tokens,
-            block_size=self.config.model.block_size,
+            block_size=self.config.model.context_size,
             max_positions=max_positions,
         )
 

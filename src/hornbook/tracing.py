@@ -257,7 +257,7 @@ def trace(
     check_same_text(corpus, folder)
     whole = corpus.text
     learned, validation = split_text(whole, config.data.validation_fraction)
-    index = index_of(folder.path / "copies", learned, on_note)
+    index = index_of(folder.copies, learned, on_note)
     if text is None:
         trained = run if isinstance(run, TrainedModel) else load(folder.path, which=checkpoint)
         written = [

@@ -3,23 +3,19 @@
 import json
 import math
 import os
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Collection, Generator, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Generator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
 
-import msgspec
 import torch
-from msgspec import Meta
 from torch import Tensor, nn
 
 from hornbook import budget, checkpoint, generate, machine, memory
-from hornbook.config import Config, SamplingConfig, laptop, load_config
+from hornbook.arrays import Tokens
+from hornbook.config import Config, ModelConfig, SamplingConfig, laptop, load_config
 from hornbook.corpora import CATALOGUE
 from hornbook.counting import NGramModel
 from hornbook.data import Dataset, batch, batch_starts, check_length, prepare
@@ -40,73 +36,37 @@ from hornbook.models.reader import snapshot
 from hornbook.optimizer import Optimizers, learning_rate_scale
 from hornbook.run import (
     FORMAT,
-    Number,
     RunFolder,
     check_same_text,
-    is_like,
     load_checkpoint,
-    load_weights,
     new_run_path,
     open_run,
     save_counts,
+    steps_never_saved,
 )
-from hornbook.storage import DISK, Disk, refused, write_atomically
+from hornbook.signals import signals_held
+from hornbook.state import (
+    StepMetrics,
+    Training,
+    record,
+    restore,
+    save_if_best,
+    save_last,
+    training_stream,
+)
+from hornbook.storage import DISK, Disk, write_atomically
 from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import load_tokenizer
-from hornbook.tuning import choose
+from hornbook.tuning import LONGEST, choose
 
 # Beside a network the end of a large text is counted: some 1.5 GB at 60 bytes a token.
 MOST_COUNTED = 5_000_000
 
 
-class OtherMachineWarning(HornbookWarning):
-    """A run goes on where its arithmetic may come out otherwise in the last bits."""
+class UnsavedStepsWarning(HornbookWarning):
+    """Steps that a run has taken are in no checkpoint, and are taken again."""
 
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """What one step of training showed. Losses in nats per token."""
-
-    step: int
-    tokens: int
-    seconds: float
-    train_loss: float
-    learning_rate_scale: float
-    gradient_norm: float
-    tokens_per_second: float
-    val_loss: float | None = None
-    sample: str | None = None
-
-
-@dataclass
-class Training:
-    """A run under way: what changes from step to step, beside what does not."""
-
-    folder: RunFolder
-    config: Config
-    machine: machine.Machine
-    corpus: Corpus
-    dataset: Dataset
-    model: LanguageModel
-    optimizers: Optimizers
-    random_state: Tensor
-    lock: Lock
-    step: int = 0
-    seconds: float = 0.0
-    best_loss: float = math.inf
-    cuda_random_state: Tensor | None = None
-    cross_fit: CrossFit | None = None
-    # The last step's, until its evaluation is done and its row written.
-    unfinished: StepMetrics | None = None
-    disk: Disk = DISK
-    plan: budget.Plan | None = None
-    pace: budget.Pace | None = None
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens read in one step."""
-        train = self.config.train
-        return train.batch_size * train.gradient_accumulation * self.config.model.block_size
+    label = "warning"
 
 
 def begin(
@@ -184,7 +144,7 @@ def dry_run(
     chosen = machine.choose(config.train)
     dataset = prepare(corpus, config.data)
     plan = plan_minutes(config, dataset, chosen, started, asked)
-    return plan or budget.unplanned(config, size_of(dataset))
+    return plan or budget.unplanned(config, size_of(config, dataset))
 
 
 def plan_minutes(
@@ -206,12 +166,17 @@ def plan_minutes(
     smallest = config if "batch_size" in asked else config.override(batch_size=1)
     check_memory(smallest, chosen, dataset)
     seconds = started + 60 * config.train.minutes - time.monotonic()
-    return budget.plan(config, size_of(dataset), chosen, seconds, asked=asked)
+    return budget.plan(config, size_of(config, dataset), chosen, seconds, asked=asked)
 
 
-def size_of(dataset: Dataset) -> budget.Text:
+def size_of(config: Config, dataset: Dataset) -> budget.Text:
     """What a plan needs to know of a text."""
-    return budget.Text(len(dataset.train), len(dataset.validation), dataset.tokenizer.vocab_size)
+    return budget.Text(
+        len(dataset.train),
+        len(dataset.validation),
+        dataset.tokenizer.vocab_size,
+        countable(config.model, dataset),
+    )
 
 
 def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK) -> str:
@@ -241,9 +206,10 @@ def resume(
 
     `training_seconds` is as `begin` was told, those before the stop counted in.
     The schedule of the learning rate follows the new total from there on. Where the machine may
-    compute other bits than the one before, an OtherMachineWarning says so; `strict` refuses.
-    Raises: CheckpointError when the run is missing, damaged or in use, or its text has changed;
-    ConfigError for fewer steps than planned.
+    compute other bits than the one before, an OtherMachineWarning says so; `strict` refuses. A run
+    killed before its first checkpoint begins again, and an UnsavedStepsWarning says so.
+    Raises: CheckpointError when the run is missing, damaged or in use, its checkpoints are gone, or
+    its text has changed; ConfigError for fewer steps than planned.
     """
     folder = open_run(path)
     if folder.checkpoints.is_symlink():
@@ -262,6 +228,14 @@ def resume(
             f"--steps {steps}: the run is planned for {planned.train.steps} steps, and a plan can "
             "only be made longer"
         )
+    saved = bool(checkpoint.folders(folder.checkpoints, "step"))
+    if not saved and (lost := steps_never_saved(folder)):
+        said = (
+            f"{folder.checkpoints}: no checkpoint is there, and none was due yet (every "
+            f"{planned.train.checkpoint_interval:,} steps): training begins again at step 0, and "
+            f"the {lost:,} steps in metrics.jsonl are taken again"
+        )
+        warnings.warn(said, UnsavedStepsWarning, stacklevel=2)
     config = planned if steps is None else planned.override(steps=steps, minutes=0.0)
     corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
     check_same_text(corpus, folder)
@@ -269,7 +243,7 @@ def resume(
     chosen = machine.choose(config.train)
     check_memory(config, chosen, dataset)
     training = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
-    if checkpoint.folders(folder.checkpoints, "step"):
+    if saved:
         found = load_checkpoint(folder, "last")
         restore(training, found, strict=strict)
         if config.train.minutes or training_seconds:
@@ -286,105 +260,32 @@ def resume(
     return training
 
 
-Byte = Annotated[int, Meta(ge=0, le=255)]
-
-
-class SavedState(TypedDict):
-    """What a checkpoint's `state.json` has for `resume`, among other things."""
-
-    seconds: Number
-    best_loss: Number | None
-    data_fingerprint: str
-    machine: dict[str, str]
-    random_state: list[Byte]
-    cuda_random_state: list[Byte] | None
-    unfinished: NotRequired[StepMetrics | None]
-
-
-def check_state(state: dict[str, Any], folder: RunFolder) -> None:
-    """See that a checkpoint's state can be gone on from.
-
-    Raises: CheckpointError.
-    """
-    sound = is_like(state, SavedState)
-    if sound:
-        try:
-            torch.Generator().set_state(torch.tensor(state["random_state"], dtype=torch.uint8))
-        except (RuntimeError, TypeError):
-            sound = False
-    if not sound:
-        raise CheckpointError(
-            f"{folder.checkpoints}: the state of the last checkpoint is not one to go on from"
-        )
-
-
-def restore(training: Training, found: checkpoint.Checkpoint, *, strict: bool = False) -> None:
-    """Put a run back into a checkpoint's state.
-
-    Raises: CheckpointError when it is another run's, or `strict` and from an unlike machine.
-    """
-    state, folder = found.state, training.folder
-    check_state(state, folder)
-    # As recorded, both: a later version may take another fingerprint of the same data.
-    if state["data_fingerprint"] != folder.environment_facts().get("data_fingerprint"):
-        raise CheckpointError(
-            f"{folder.checkpoints}: the checkpoint of step {found.step} belongs to a run on "
-            "another text or tokenizer"
-        )
-    unlike = differences(state["machine"], circumstances(training))
-    if unlike and strict:
-        raise CheckpointError(f"{folder.path}: --strict, and {unlike}")
-    if unlike:
-        said = f"the bits may differ from here on: {unlike} (--strict refuses)"
-        warnings.warn(said, OtherMachineWarning, stacklevel=3)
-    load_weights(training.model, found.tensors["model"], folder)
-    if found.step:  # before the first update there is no state
-        training.optimizers.load_tensors(found.tensors["optimizer"])
-    training.step = found.step
-    training.seconds = state["seconds"]
-    training.random_state = torch.tensor(state["random_state"], dtype=torch.uint8)
-    if state["cuda_random_state"]:
-        training.cuda_random_state = torch.tensor(state["cuda_random_state"], dtype=torch.uint8)
-    if state.get("unfinished"):
-        training.unfinished = msgspec.convert(state["unfinished"], StepMetrics)
-    # A best that is damaged is chosen anew.
-    best = checkpoint.folders(folder.checkpoints, "best")
-    if state["best_loss"] is not None and any(map(checkpoint.is_sound, best)):
-        training.best_loss = state["best_loss"]
-
-
-def circumstances(training: Training) -> dict[str, str]:
-    """All that the last bits of a run's arithmetic may hang on, beside its settings."""
-    chosen, config = training.machine, training.config
-    return {
-        **machine.describe(),
-        "device": chosen.device.value,
-        "precision": chosen.precision.value,
-        "compile": chosen.compile.value,
-        "threads": str(torch.get_num_threads()),
-        "deterministic": str(config.train.deterministic),
-        "optimizer": config.optimizer.optimizer,
-    }
-
-
-def differences(then: dict[str, str], now: dict[str, str]) -> str:
-    """What of two machines may change bits and is not alike, in words; empty where all is."""
-    harmless = {"python", "safetensors", "tokenizers", "system", "cores"}
-    if now["device"] != "cuda":
-        harmless.add("gpu")
-    unlike = (
-        name for name in now if name not in harmless and now[name] != then.get(name, now[name])
-    )
-    return ", ".join(f"{name} was {then[name]}, is {now[name]}" for name in unlike)
-
-
 def check_memory(config: Config, chosen: machine.Machine, dataset: Dataset) -> None:
     """See that the run fits, where the estimate was measured: on a CPU.
 
     Raises: ConfigError with the size that would fit.
     """
     if chosen.device.value == "cpu":
-        memory.check(config, dataset.tokenizer.vocab_size, memory.available_bytes())
+        memory.check(
+            config,
+            dataset.tokenizer.vocab_size,
+            memory.available_bytes(),
+            countable(config.model, dataset),
+        )
+
+
+def countable(model: ModelConfig, dataset: Dataset) -> memory.Countable | None:
+    """What of a text is counted, as far as memory goes; None where nothing is."""
+    if not model.reads_counts:
+        return None
+    order, vocab_size = model.order or LONGEST, dataset.tokenizer.vocab_size
+    return memory.Countable.sample(counted_part(model, dataset), vocab_size, order)
+
+
+def counted_part(model: ModelConfig, dataset: Dataset) -> Tokens:
+    """The training text as far as it is counted."""
+    # A network's counts are counted six times over and held in memory.
+    return dataset.train[-MOST_COUNTED:] if model.with_counts else dataset.train
 
 
 def assemble(
@@ -444,15 +345,20 @@ def count(config: Config, dataset: Dataset) -> tuple[NGramModel, CrossFit | None
     Raises: DataError for a text too short.
     """
     vocab_size, asked = dataset.tokenizer.vocab_size, config.model
-    # A network's counts are counted six times over and held in memory.
-    tokens = dataset.train[-MOST_COUNTED:] if asked.with_counts else dataset.train
+    tokens = counted_part(asked, dataset)
     recipe = choose(
         tokens, vocab_size, order=asked.order, smoothing=asked.smoothing, add_k=asked.add_k
     )
     counted = recipe.count(tokens, vocab_size)
     if not asked.with_counts:
         return counted, None
-    return counted, CrossFit(tokens, vocab_size, recipe, block_size=asked.block_size)
+    return counted, CrossFit(
+        tokens,
+        vocab_size,
+        recipe,
+        block_size=asked.block_size,
+        context_size=asked.context_size,
+    )
 
 
 def read_batch(training: Training, index: int) -> tuple[Tensor | Counted, ...]:
@@ -464,14 +370,20 @@ def read_batch(training: Training, index: int) -> tuple[Tensor | Counted, ...]:
     where = {"batch_size": config.train.batch_size, "seed": config.train.seed}
     block_size = config.model.block_size
     tokens = training.dataset.train
-    idx_BT, targets_BT = batch(tokens, index, block_size=block_size, **where)
-    pair = idx_BT.to(device), targets_BT.to(device)
     if training.cross_fit is None:
-        return pair
-    starts_B = batch_starts(len(tokens) - block_size, index, **where)
+        idx_BT, targets_BT = batch(tokens, index, block_size=block_size, **where)
+        return idx_BT.to(device), targets_BT.to(device)
+    # Counts read what comes before the block too: half of what is read at once, as they will at a
+    # new text's average place.
+    before = min(config.model.context_size // 2, (len(tokens) - block_size) // 2)
+    length = before + block_size
+    idx_BS, targets_BS = batch(tokens, index, block_size=length, **where)
+    starts_B = batch_starts(len(tokens) - length, index, **where) + before
     starts_B -= max(0, len(tokens) - MOST_COUNTED)
-    counted = training.cross_fit.counted(idx_BT, starts_B)
-    return *pair, Counted(*(each.to(device) for each in counted))
+    counted = training.cross_fit.counted(idx_BS, starts_B, block_size)
+    parts = idx_BS, targets_BS[:, before:], *counted
+    idx_BS, targets_BT, *counted = (part.to(device) for part in parts)
+    return idx_BS, targets_BT, Counted(*counted)
 
 
 def train_step(training: Training) -> StepMetrics:
@@ -554,35 +466,33 @@ def steps(training: Training) -> Generator[StepMetrics, None, None]:
     Raises: NonFiniteLossError; CheckpointError when the disk refuses.
     """
     intervals = training.config.train
-    training.lock.acquire()
-    # What a resumed run stands on is saved, and at step 0 there is nothing to save.
-    saved = training.step
-    try:
-        while training.unfinished or not ended(training):
-            metrics = training.unfinished or train_step(training)
-            keep_pace(training, metrics)
-            finished = training.pace.clock() if training.pace else 0.0
-            at_end = training.step >= training.config.train.steps
-            if at_end or training.step % intervals.eval_interval == 0:
-                metrics = replace(
-                    metrics, val_loss=validation_loss(training), sample=write_sample(training)
-                )
-                save_if_best(training, metrics.val_loss)
-            record(training, metrics)
-            if at_end or training.step % intervals.checkpoint_interval == 0:
+    with training.lock:
+        # What a resumed run stands on is saved, and at step 0 there is nothing to save.
+        saved = training.step
+        try:
+            while training.unfinished or not ended(training):
+                metrics = training.unfinished or train_step(training)
+                keep_pace(training, metrics)
+                finished = training.pace.clock() if training.pace else 0.0
+                at_end = training.step >= training.config.train.steps
+                if at_end or training.step % intervals.eval_interval == 0:
+                    metrics = replace(
+                        metrics, val_loss=validation_loss(training), sample=write_sample(training)
+                    )
+                    save_if_best(training, metrics.val_loss)
+                record(training, metrics)
+                if at_end or training.step % intervals.checkpoint_interval == 0:
+                    save_last(training)
+                    saved = training.step
+                if training.pace and metrics.val_loss is not None:
+                    training.pace.evaluation_seconds = training.pace.clock() - finished
+                yield metrics
+            if training.step != saved:
                 save_last(training)
-                saved = training.step
-            if training.pace and metrics.val_loss is not None:
-                training.pace.evaluation_seconds = training.pace.clock() - finished
-            yield metrics
-        if training.step != saved:
-            save_last(training)
-    except (KeyboardInterrupt, SystemExit, GeneratorExit, NonFiniteLossError):
-        if training.step != saved:
-            save_last(training)
-        raise
-    finally:
-        training.lock.release()
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, NonFiniteLossError):
+            if training.step != saved:
+                save_last(training)
+            raise
 
 
 def ended(training: Training) -> bool:
@@ -620,26 +530,12 @@ def train(
     yield from steps(training)
 
 
-def record(training: Training, metrics: StepMetrics) -> None:
-    """Add a step's row to `metrics.jsonl`.
-
-    Raises: CheckpointError when the disk refuses.
-    """
-    row = (json.dumps(asdict(metrics)) + "\n").encode()
-    with signals_held():
-        try:
-            training.disk.append(training.folder.metrics, row)
-        except OSError as error:
-            raise refused(training.folder.metrics, len(row), error) from None
-        training.unfinished = None
-
-
 def validation_loss(training: Training) -> float:
     """The estimate that "best" goes by: over the same evenly spaced blocks each time."""
     return estimate(
         training.model,
         training.dataset.validation,
-        block_size=training.config.model.block_size,
+        block_size=training.config.model.context_size,
         max_positions=training.config.train.eval_positions,
     )
 
@@ -654,108 +550,3 @@ def write_sample(training: Training) -> str:
         seed=training.config.train.seed,
     )
     return "".join(pieces)
-
-
-def save_if_best(training: Training, val_loss: float | None) -> None:
-    """Keep the weights when their validation loss is the least so far."""
-    if val_loss is None or not val_loss < training.best_loss:
-        return
-    with signals_held():
-        training.best_loss = val_loss
-        checkpoint.save(
-            training.folder.checkpoints,
-            "best",
-            checkpoint.Checkpoint(
-                training.step, {"model": model_tensors(training)}, {"val_loss": val_loss}
-            ),
-            disk=training.disk,
-        )
-
-
-def save_last(training: Training) -> None:
-    """Keep all that an exact resume needs.
-
-    Raises: NonFiniteLossError, and saves nothing, when the update has made the weights infinite:
-    the state before is the last good one. CheckpointError when the disk refuses.
-    """
-    with signals_held():
-        tensors = {"model": model_tensors(training), "optimizer": training.optimizers.tensors()}
-        if not all(value.isfinite().all() for part in tensors.values() for value in part.values()):
-            raise NonFiniteLossError(
-                f"step {training.step}: the update left weights that are not finite; what was "
-                f"saved before is kept. hornbook train --resume {training.folder.path} meets it "
-                "again. Try a lower learning_rate and muon_learning_rate"
-            )
-        cuda, unfinished = training.cuda_random_state, training.unfinished
-        state: dict[str, Any] = {
-            "seconds": training.seconds,
-            "steps": training.config.train.steps,
-            "best_loss": training.best_loss if math.isfinite(training.best_loss) else None,
-            "random_state": training.random_state.tolist(),
-            "cuda_random_state": None if cuda is None else cuda.tolist(),
-            "data_fingerprint": training.folder.environment_facts().get("data_fingerprint"),
-            "machine": circumstances(training),
-            "unfinished": None if unfinished is None else asdict(unfinished),
-        }
-        with suppress(OSError):  # Its rows are as durable as the state that they led to.
-            training.disk.sync(training.folder.metrics)
-        checkpoint.save(
-            training.folder.checkpoints,
-            "step",
-            checkpoint.Checkpoint(training.step, tensors, state),
-            keep_last=training.config.train.keep_last,
-            disk=training.disk,
-        )
-
-
-def model_tensors(training: Training) -> dict[str, Tensor]:
-    """The weights by name; a tied table is saved once for each of its names."""
-    return {name: value.detach().clone() for name, value in training.model.state_dict().items()}
-
-
-class Stream:
-    """The training's own random stream while it is switched in."""
-
-    def __init__(self, training: Training) -> None:
-        self.training = training
-
-    def keep(self) -> None:
-        """Make the present place in the stream the one the next step starts from."""
-        self.training.random_state = torch.get_rng_state()
-        if self.training.machine.device.value == "cuda":
-            self.training.cuda_random_state = torch.cuda.get_rng_state()
-
-
-@contextmanager
-def training_stream(training: Training) -> Iterator[Stream]:
-    """Draw from the training's stream inside, and leave the caller's stream as it was."""
-    on_gpu = training.machine.device.value == "cuda"
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
-        torch.set_rng_state(training.random_state)
-        if on_gpu and training.cuda_random_state is not None:
-            torch.cuda.set_rng_state(training.cuda_random_state)
-        elif on_gpu:
-            torch.cuda.manual_seed(training.config.train.seed)
-        yield Stream(training)
-
-
-@contextmanager
-def signals_held() -> Iterator[None]:
-    """Let the body finish before SIGINT, SIGTERM or SIGHUP takes effect."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    previous = {
-        number: signal.signal(number, lambda received, _: held.append(received))
-        for name in names
-        if signal.getsignal(number := getattr(signal, name)) is not None
-    }
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if held:
-        signal.raise_signal(held[0])

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hornbook import checkpoint
+from hornbook import checkpoint, copies
 from hornbook.config import load_config
 from hornbook.documents import LOG_BYTES, LOG_LINE_BYTES, open_regular, read_json
 from hornbook.errors import CheckpointError, HornbookError
 from hornbook.models import build
 from hornbook.optimizer import Optimizers
-from hornbook.run import RunFolder, check_shapes, load_counts, load_weights
+from hornbook.run import RunFolder, check_shapes, load_counts, load_weights, steps_never_saved
 from hornbook.tokenizer import load_tokenizer
 
 
@@ -77,7 +77,7 @@ class Verdict:
 
 
 def verify(path: str | Path) -> Verdict:
-    """Check a run's manifest, settings, tokenizer, environment, text, metrics and checkpoints.
+    """Check every file of a run that anything is computed from, and that its logs can be read.
 
     Raises: CheckpointError when there is no such folder.
     """
@@ -95,8 +95,11 @@ def verify(path: str | Path) -> Verdict:
         folder.metrics: check_metrics,
         folder.result: check_result,
         folder.counts: check_counts,
+        folder.copies: check_copies,
     }
     checks |= {file: check for file, check in later.items() if file.exists()}
+    if not checkpoint.folders(folder.checkpoints, "step"):
+        checks[folder.checkpoints] = check_never_saved
     return Verdict(
         folder,
         [examine(folder, file, check) for file, check in checks.items()],
@@ -178,6 +181,18 @@ def check_counts(folder: RunFolder) -> str:
     """What was counted."""
     counted = load_counts(folder, load_tokenizer(folder.tokenizer))
     return f"{counted.n_grams:,} counted runs of up to {counted.order} tokens"
+
+
+def check_copies(folder: RunFolder) -> str:
+    """`copies/`, against its own hashes: the text it is of may be anywhere, or gone."""
+    copies.check(folder.copies)
+    return "the index that tracing has made of the training text"
+
+
+def check_never_saved(folder: RunFolder) -> str:
+    """`checkpoints/` without one to go on from."""
+    steps_never_saved(folder)
+    return "no checkpoint yet: going on with it begins at step 0"
 
 
 def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFinding:

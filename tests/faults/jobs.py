@@ -16,11 +16,13 @@ import torch
 from disks import Breaking, When, die
 
 import hornbook as hb
-from hornbook import checkpoint, cli
+from hornbook import checkpoint, cli, lock
 from hornbook import training as engine
 from hornbook.checkpoint import Checkpoint
 from hornbook.config import Config
+from hornbook.copies import CopyIndex
 from hornbook.errors import HornbookError
+from hornbook.storage import Disk
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
 STEPS = 12
@@ -118,10 +120,29 @@ def save(folder: str, step: int, at: int | None = None, when: When = "before") -
     return 0
 
 
+def save_copies(folder: str, at: int | None = None, when: When = "before") -> int:
+    """Save a copy index; with `at`, the process kills itself at that operation."""
+    CopyIndex.build(TEXT).save(folder, Breaking(die, at, when))
+    return 0
+
+
 def made(step: int) -> Checkpoint:
     """A checkpoint that is its step's and no other's."""
     weights = torch.full((64, 8), float(step))
     return Checkpoint(step, {"model": {"w": weights}, "optimizer": {"w": weights + 1}}, {})
+
+
+def overwriting(folder: Path, saved: Checkpoint, disk: Disk) -> None:
+    """A save that many a script makes: new files over the old ones."""
+    contents = checkpoint.packed("step", saved)
+    for name, data in contents.items():
+        disk.write(folder / "step-00000001" / name, data)
+
+
+def pruning_first(folder: Path, saved: Checkpoint, disk: Disk) -> None:
+    """A save that makes room before it writes."""
+    disk.remove(folder / "step-00000001")
+    checkpoint.save(folder, "step", saved, disk=disk)
 
 
 def say(line: str) -> None:
@@ -131,6 +152,12 @@ def say(line: str) -> None:
 
 def command(arguments: list[str]) -> int:
     """A hornbook command, as from a shell."""
+    return cli.run(arguments)
+
+
+def command_unlocked(arguments: list[str]) -> int:
+    """A command by a hornbook that keeps nobody out of a folder: a control."""
+    lock.fcntl = None
     return cli.run(arguments)
 
 

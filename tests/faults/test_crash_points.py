@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from disks import Breaking
-from jobs import made
+from jobs import TEXT, made, overwriting, pruning_first
 from processes import Processes
 
 from hornbook import checkpoint
 from hornbook.checkpoint import Checkpoint, DamagedCheckpointWarning
+from hornbook.copies import CopyIndex
 from hornbook.errors import CheckpointError
 from hornbook.storage import Disk
 
@@ -43,6 +44,26 @@ def test_a_crash_at_every_operation_of_a_save(
     )
 
 
+def test_a_crash_while_a_copy_index_is_saved_leaves_nothing_for_ever(
+    tmp_path: Path, processes: Processes, tell: Callable[[str, str], None]
+) -> None:
+    index, counted = CopyIndex.build(TEXT), Breaking()
+    index.save(tmp_path / "counted" / "copies")
+    index.save(tmp_path / "counted" / "copies", counted)
+    left = 0
+    for at in range(len(counted.operations)):
+        folder = tmp_path / str(at) / "copies"
+        index.save(folder)
+        ended = processes.run("save_copies", folder=folder, at=at, when="after")
+        assert ended.status == -9
+        left += len(list(folder.parent.iterdir())) > 1
+        index.save(folder)
+        CopyIndex.open(folder, TEXT)
+        assert list(folder.parent.iterdir()) == [folder]
+    assert left >= 8
+    tell("a crash while a copy index is saved", f"{len(counted.operations)}: swept by the next")
+
+
 def good(folder: Path, steps: tuple[int, ...]) -> int:
     """The step of the checkpoint that loads: one of `steps`, and just as it was saved."""
     found = checkpoint.load(folder, "step")
@@ -51,19 +72,6 @@ def good(folder: Path, steps: tuple[int, ...]) -> int:
         for name, tensor in tensors.items():
             assert torch.equal(found.tensors[part][name], tensor)
     return found.step
-
-
-def overwriting(folder: Path, saved: Checkpoint, disk: Disk) -> None:
-    """A save that many a script makes: new files over the old ones."""
-    contents = checkpoint.packed("step", saved)
-    for name, data in contents.items():
-        disk.write(folder / "step-00000001" / name, data)
-
-
-def pruning_first(folder: Path, saved: Checkpoint, disk: Disk) -> None:
-    """A save that makes room before it writes."""
-    disk.remove(folder / "step-00000001")
-    checkpoint.save(folder, "step", saved, disk=disk)
 
 
 @pytest.mark.parametrize("careless", [overwriting, pruning_first])

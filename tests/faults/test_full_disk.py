@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 from disks import Breaking, Small, Stingy, fail
-from jobs import config, flags, hashes, write_text
+from jobs import config, flags, hashes, made, overwriting, pruning_first, write_text
 from processes import Processes
 
 import hornbook as hb
 from hornbook import checkpoint
 from hornbook import training as engine
 from hornbook.errors import CheckpointError, HornbookError
-from hornbook.run import RunFolder
 from hornbook.storage import Disk
+
+# A disk may well refuse the first checkpoint: then the steps are taken again, and that is said.
+pytestmark = pytest.mark.filterwarnings("ignore::hornbook.training.UnsavedStepsWarning")
 
 KIB_64 = 2**16
 SHORT = {"steps": 4, "eval_interval": 2}
@@ -29,13 +31,22 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def finish(text: Path, run: Path, disk: Disk, **changes: object) -> None:
-    """Train to the end, from wherever the folder's run is."""
+    """Train to the end, from wherever the folder's run is.
+
+    What is saved before the disk refuses is seen to be kept.
+    """
     if (run / "config.toml").exists():
         training = engine.resume(run, disk=disk)
     else:
         training = engine.begin(config(text, **SHORT | changes), out=run, disk=disk)
-    for _ in engine.steps(training):
-        pass
+    promised = training.step
+    try:
+        for metrics in engine.steps(training):
+            if metrics.step % training.config.train.checkpoint_interval == 0:
+                promised = metrics.step
+    except HornbookError:
+        check_kept(run / "checkpoints", promised)
+        raise
 
 
 def check_refusal(error: HornbookError, place: Path, says: str) -> None:
@@ -48,12 +59,13 @@ def check_refusal(error: HornbookError, place: Path, says: str) -> None:
     assert error.exit_code == (2 if message.startswith("--out ") else 1)
 
 
-def check_kept(run: Path) -> None:
-    """See that what was saved before is sound."""
-    checkpoints = RunFolder(run).checkpoints
+def check_kept(folder: Path, promised: int) -> None:
+    """See that of the checkpoints all are sound, and none is older than what was promised."""
     for kind in ("step", "best"):
-        for path in checkpoint.folders(checkpoints, kind):
+        for path in checkpoint.folders(folder, kind):
             assert checkpoint.read(path)
+    if promised:
+        assert checkpoint.load(folder, "step").step >= promised
 
 
 def test_full_at_every_size(
@@ -77,7 +89,6 @@ def test_full_at_every_size(
         except CheckpointError as error:
             check_refusal(error, root, " bytes")
             refused += 1
-        check_kept(root / "run")
         finish(text, root / "run", Disk(), n_embd=width)
         assert hashes(root / "run") == expected
     assert refused >= 3
@@ -86,6 +97,26 @@ def test_full_at_every_size(
         f"{refused} sizes up to {size // 1024} KiB: one line with path and bytes, exit 1, the old "
         "checkpoint intact, and with room again the uninterrupted run's bytes",
     )
+
+
+@pytest.mark.parametrize("careless", [overwriting, pruning_first])
+def test_a_careless_save_on_a_full_disk_is_caught(
+    careless: Callable[[Path, checkpoint.Checkpoint, Disk], None], tmp_path: Path
+) -> None:
+    # The control: what was saved before is spoilt, or gone, by the time the disk refuses.
+    caught = refused = 0
+    for capacity in range(0, 8000, 500):  # Others may have filled it to less than a save takes.
+        folder = tmp_path / str(capacity)
+        checkpoint.save(folder, "step", made(1))
+        try:
+            careless(folder, made(2), Small(capacity, folder))
+        except (CheckpointError, OSError):
+            refused += 1
+            try:
+                check_kept(folder, 1)
+            except (CheckpointError, AssertionError):
+                caught += 1
+    assert caught == refused > 5
 
 
 def test_full_for_real_at_every_size(
@@ -138,7 +169,6 @@ def test_an_error_at_every_operation(
         except HornbookError as error:
             check_refusal(error, run, os.strerror(number))
             refused += 1
-        check_kept(run)
         finish(text, run, Disk(), **tiny)
         assert hashes(run) == expected
     assert refused > len(counted.operations) / 2

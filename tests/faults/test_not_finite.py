@@ -17,6 +17,7 @@ from hornbook import training as engine
 from hornbook.config import Config
 from hornbook.errors import NonFiniteLossError
 from hornbook.run import RunFolder
+from hornbook.state import Training
 
 STEPS = 6
 
@@ -42,13 +43,12 @@ def test_it_stops_before_the_update(
         training = engine.begin(settings(text), out=run)
         steps = engine.steps(training)
         list(itertools.islice(steps, step))
-        before = {name: t.clone() for name, t in training.model.state_dict().items()}
+        before = weights(training)
         spoil(training, where, value)
         with pytest.raises(NonFiniteLossError, match=f"step {step + 1}, batch ") as caught:
             next(steps)
         assert caught.value.exit_code == 3
-        for name, tensor in training.model.state_dict().items():
-            assert torch.equal(tensor, before[name]), "nothing was updated"
+        assert unchanged(training, before)
         # The last good state was kept: from it, unspoilt, the run ends as if nothing had been.
         rest = list(hb.train(resume_from=run))
         assert rest[0].step == step + 1
@@ -59,7 +59,32 @@ def test_it_stops_before_the_update(
     )
 
 
-def spoil(training: engine.Training, where: str, value: float) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_an_update_regardless_would_show(value: float, where: str, text: Path, run: Path) -> None:
+    # The control: a step that does not look at what it has computed.
+    training = engine.begin(settings(text), out=run)
+    before = weights(training)
+    spoil(training, where, value)
+    _, loss = training.model(*engine.read_batch(training, 0))
+    assert unchanged(training, before)
+    loss.backward()
+    training.optimizers.step(1.0)
+    assert not unchanged(training, before)
+
+
+def weights(training: Training) -> dict[str, torch.Tensor]:
+    """A copy of the weights."""
+    return {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
+
+
+def unchanged(training: Training, before: dict[str, torch.Tensor]) -> bool:
+    """Whether the weights are as they were."""
+    now = training.model.state_dict()
+    return all(torch.equal(tensor, before[name]) for name, tensor in now.items())
+
+
+def spoil(training: Training, where: str, value: float) -> None:
     """Make the next step's loss, or one of its gradients alone, not finite."""
     if where == "loss":
         training.model.register_forward_hook(

@@ -13,9 +13,8 @@ from jobs import INTERVAL, STEPS, config, made, write_text
 
 from hornbook import checkpoint
 from hornbook import training as engine
-from hornbook.checkpoint import DamagedCheckpointWarning
-from hornbook.errors import HornbookError
-from hornbook.training import Training
+from hornbook.errors import HornbookError, HornbookWarning
+from hornbook.state import Training
 
 State = tuple[int, bytes, bytes, list[int]]
 
@@ -82,7 +81,7 @@ def broken_promises(
         after_power_loss(log, folder, lost, chance)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DamagedCheckpointWarning)
+                warnings.simplefilter("ignore", HornbookWarning)
                 training = engine.resume(lost / "run")
             sound = training.step >= promised and (
                 not training.step or state(training) == states[training.step]

@@ -8,8 +8,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs import flags, hashes, write_text
+import pytest
+from jobs import config, flags, hashes, write_text
 from processes import Processes
+
+from hornbook import training as engine
+from hornbook.errors import CheckpointError
+from hornbook.lock import Lock
+from hornbook.result import conclude
+from hornbook.verification import verify
 
 
 def test_a_second_trainer_is_refused_and_a_dead_ones_lock_is_not_heeded(
@@ -39,6 +46,51 @@ def test_a_second_trainer_is_refused_and_a_dead_ones_lock_is_not_heeded(
         "two trainers; a stale lock",
         "the second is refused with the first's number, exit 1; killed, the first is succeeded",
     )
+
+
+def test_without_a_lock_two_trainers_would_show(
+    tmp_path: Path, run: Path, processes: Processes
+) -> None:
+    # The control: the second is not refused, and the run's rows are two trainings'.
+    first = processes.start("train", text=write_text(tmp_path), run=run)
+    first.reaches("step 3")
+    first.send(signal.SIGSTOP)
+    second = processes.run("command_unlocked", arguments=["train", "--resume", str(run)])
+    first.send(signal.SIGCONT)
+    first.wait()
+    assert second.status == 0
+    assert not verify(run).sound
+
+
+@pytest.mark.parametrize("at", ["hornbook.result:conclude", "hornbook.report.page:html"])
+def test_a_second_trainer_is_refused_until_the_last_file_is_written(
+    at: str, tmp_path: Path, run: Path, processes: Processes
+) -> None:
+    start = ["train", str(write_text(tmp_path)), "--out", str(run), *flags(steps=4)]
+    first = processes.start("command_signalled", arguments=start, at=at, number=signal.SIGSTOP)
+    first.reaches(f"signalled in {at}")
+    resume = ["train", "--resume", str(run), "--steps", "6"]
+    try:
+        second = processes.run("command", arguments=resume)
+        assert second.status == 1, second.stderr
+        assert f"process {first.pid} " in second.stderr
+    finally:
+        first.send(signal.SIGCONT)
+        ended = first.wait()
+    assert ended.status == 0, ended.stderr
+    assert processes.run("command", arguments=resume).status == 0
+
+
+def test_the_lock_goes_with_a_conclusion_that_fails(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
+    training = engine.begin(config(write_text(tmp_path), steps=2), out=run)
+    list(engine.steps(training))
+    (run / "result.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"result\.json"):
+        conclude(training)
+    Lock(run).acquire()
 
 
 def test_a_read_only_folder(

@@ -27,7 +27,7 @@ from hornbook.errors import ConfigError, HornbookError
 if TYPE_CHECKING:
     from hornbook.budget import Plan
     from hornbook.cli.display import Display
-    from hornbook.training import Training
+    from hornbook.state import Training
 
 DEFAULT_MINUTES = 2.0
 
@@ -177,14 +177,16 @@ def follow(training: "Training", display: "Display", *, json: bool, resumed: boo
     energy = EnergyMeter()
     try:
         display.announce(training)
-        # Closed by hand: leaving the loop saves, and a disk that refuses then must be heard.
-        with display, closing(engine.steps(training)) as taken:
-            for metrics in taken:
-                display.show(metrics)
-                energy.read()
-        result = conclude(training, energy_joules=None if resumed else energy.read())
-        finite = math.isfinite(result.evaluation.nats_per_char)
-        card = report.write(report.examine(result)) if finite else None
+        # To the last of its files the run has one writer.
+        with training.lock:
+            # Closed by hand: leaving the loop saves, and a disk that refuses then must be heard.
+            with display, closing(engine.steps(training)) as taken:
+                for metrics in taken:
+                    display.show(metrics)
+                    energy.read()
+            result = conclude(training, energy_joules=None if resumed else energy.read())
+            finite = math.isfinite(result.evaluation.nats_per_char)
+            card = report.write(report.examine(result)) if finite else None
     except (KeyboardInterrupt, SystemExit):
         say(f"stopped at step {training.step} of {training.config.train.steps}, saved; go on with:")
         say(f"  hornbook train --resume {training.folder.path}")

@@ -36,7 +36,5 @@ def run(run: Path, /, *, json: bool = False) -> int:
         said = f"{name:<{width}}  {each.fault or each.holds}"
         console.print(f"{mark}  {escape(for_terminal(said))}")
     unsound = sum(not each.sound for each in findings)
-    if not verdict.checkpoints:
-        console.print("no checkpoint yet: going on with it begins at step 0")
     console.print(f"{run}: {unsound} of {len(findings)} unsound" if unsound else f"{run}: sound")
     return 1 if unsound else 0

@@ -66,7 +66,7 @@ def build(config: ModelConfig, vocab_size: int, counted: NGramModel | None = Non
         return MODELS[config.model](config, vocab_size)
     if counted is None:
         raise ConfigError(f"a {config.kind} model is made from counts: give build() an NGramModel")
-    counts = NGramLanguageModel(counted, config.block_size)
+    counts = NGramLanguageModel(counted, config.context_size)
     if config.model == "ngram":
         return counts
     return GPTWithCounts(GPT(config, vocab_size), counts)

@@ -37,25 +37,28 @@ class CrossFit:
         recipe: Recipe,
         *,
         block_size: int,
+        context_size: int,
         n_parts: int = N_PARTS,
     ) -> None:
         self.edges = np.linspace(0, len(tokens), n_parts + 1).astype(np.int64)
         self.parts = [
             NGramLanguageModel(
-                recipe.count(without(tokens, start, stop + block_size + 1), vocab_size), block_size
+                recipe.count(without(tokens, start, stop + block_size + 1), vocab_size),
+                context_size,
             )
             for start, stop in zip(self.edges[:-1], self.edges[1:], strict=True)
         ]
 
-    def counted(self, idx_BT: Tensor, starts_B: Ids) -> Counted:
-        """What the counts without them say of blocks that start at these places of the text.
+    def counted(self, idx_BS: Tensor, starts_B: Ids, block_size: int) -> Counted:
+        """What the counts without them say of the blocks that start at these places of the text.
 
-        Negative places are those of a text before it, which was not counted.
+        A row ends with its block; what stands before that is context. Negative places are those
+        of a text before it, which was not counted.
         """
         part_B = np.maximum(0, self.edges.searchsorted(starts_B, side="right") - 1)
         rows = [torch.from_numpy((part_B == part).nonzero()[0]) for part in range(len(self.parts))]
         found = [
-            part.counted(idx_BT[row])
+            part.counted(idx_BS[row], last=block_size)
             for part, row in zip(self.parts, rows, strict=True)
             if len(row)
         ]

@@ -37,33 +37,73 @@ def rotate(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     return x_BHTD * cos_TD + torch.cat((-second, first), dim=-1) * sin_TD
 
 
-def attention_reference(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
+def attention_reference(
+    q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, window: int | None = None
+) -> Tensor:
     """Causal attention as the formula has it, in float32: what every faster form is held to.
 
+    Each position sees itself and all before it; with a `window` only that many, itself counted.
     Shapes: [B,H,T,D], [B,H,S,D], [B,H,S,D] -> [B,H,T,D]; queries are the last T of S positions.
-    Source: Vaswani et al. 2017, arXiv:1706.03762, equation 1.
+    Sources: Vaswani et al. 2017, arXiv:1706.03762, equation 1; Beltagy et al. 2020,
+    arXiv:2004.05150 (the window).
     """
     T, S = q_BHTD.size(-2), k_BHSD.size(-2)
     scores_BHTS = q_BHTD.float() @ k_BHSD.float().transpose(-2, -1) / q_BHTD.size(-1) ** 0.5
-    visible_TS = torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T)
+    visible_TS = visible(T, S, window, q_BHTD.device)
     weights_BHTS = scores_BHTS.masked_fill(~visible_TS, float("-inf")).softmax(dim=-1)
     return (weights_BHTS @ v_BHSD.float()).to(q_BHTD.dtype)
 
 
-def attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
+def visible(T: int, S: int, window: int | None, device: torch.device) -> Tensor:
+    """Which of S positions each of the last T sees: [T,S]."""
+    visible_TS = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+    return visible_TS if window is None else visible_TS.triu(S - T - window + 1)
+
+
+def attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, window: int | None = None) -> Tensor:
     """`attention_reference`, by the fastest form on this device; same shapes.
 
     On a CPU the two products and the softmax are written out: their bfloat16 backward pass runs at
     73-83 GFLOP/s on two cores, that of torch's fused kernel at 25. On a GPU the fused kernel wins.
     """
     T, S = q_BHTD.size(-2), k_BHSD.size(-2)
-    if q_BHTD.device.type != "cpu":
+    if window is not None and window < T == S:
+        return in_windows(q_BHTD, k_BHSD, v_BHSD, window)
+    if window is not None and T + window - 1 < S:
+        seen = slice(S - T - window + 1, S)
+        return attention(q_BHTD, k_BHSD[:, :, seen], v_BHSD[:, :, seen], window)
+    if q_BHTD.device.type != "cpu" and (window is None or window >= S):
         return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, is_causal=T == S and T > 1)
-    scores_BHTS = (q_BHTD * q_BHTD.size(-1) ** -0.5) @ k_BHSD.transpose(-2, -1)
-    if T > 1:
-        hidden_TS = torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).triu(S - T + 1)
-        scores_BHTS = scores_BHTS.masked_fill(hidden_TS, float("-inf"))
-    return scores_BHTS.softmax(dim=-1, dtype=torch.float32).to(v_BHSD.dtype) @ v_BHSD
+    return written_out(q_BHTD, k_BHSD, v_BHSD, visible(T, S, window, q_BHTD.device))
+
+
+def written_out(q: Tensor, k: Tensor, v: Tensor, visible_TS: Tensor) -> Tensor:
+    """Two products and a softmax between them, over what is visible."""
+    scores = (q * q.size(-1) ** -0.5) @ k.transpose(-2, -1)
+    scores = scores.masked_fill(~visible_TS, float("-inf"))
+    return scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
+
+
+def in_windows(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, window: int) -> Tensor:
+    """Windowed attention in chunks as long as the window, each over itself and the one before.
+
+    Twice the window's work a position instead of the block's.
+    """
+    B, H, T, D = q_BHTD.shape
+    W = window
+    spare = -T % W
+
+    def pairs(x_BHTD: Tensor) -> Tensor:
+        padded = F.pad(x_BHTD, (0, 0, W, spare))
+        return padded.unfold(2, 2 * W, W).transpose(-2, -1)
+
+    q = F.pad(q_BHTD, (0, 0, 0, spare)).view(B, H, -1, W, D)
+    chunk = torch.arange(q.size(2), device=q.device)
+    key = torch.arange(2 * W, device=q.device)
+    # In the first chunk the one before is padding.
+    seen = visible(W, 2 * W, window, q.device) & ((chunk > 0)[:, None, None] | (key >= W))
+    y = written_out(q, pairs(k_BHTD), pairs(v_BHTD), seen)
+    return y.reshape(B, H, T + spare, D)[:, :, :T]
 
 
 class Linear(nn.Linear):
@@ -96,6 +136,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_head = config.n_head
+        self.window = config.block_size
         self.query = Linear(config.n_embd, config.n_embd)
         self.key = Linear(config.n_embd, config.n_embd)
         self.value = Linear(config.n_embd, config.n_embd)
@@ -118,7 +159,7 @@ class Attention(nn.Module):
         q_BHTD, k_BHSD = rotate(q_BHTD, cos_TD, sin_TD), rotate(k_BHTD, cos_TD, sin_TD)
         if cache is not None:
             k_BHSD, v_BHSD = cache.extend(k_BHSD, v_BHSD)
-        y_BTC = attention(q_BHTD, k_BHSD, v_BHSD).transpose(1, 2).reshape(B, T, C)
+        y_BTC = attention(q_BHTD, k_BHSD, v_BHSD, self.window).transpose(1, 2).reshape(B, T, C)
         return self.output(y_BTC)
 
 
@@ -159,10 +200,14 @@ class Block(nn.Module):
 
 
 class GPT(LanguageModel):
-    """A stack of blocks between an embedding table and a table of logits."""
+    """A stack of blocks between an embedding table and a table of logits.
+
+    It is trained on texts of `block_size` tokens, and reads longer ones through windows of that
+    width: a layer sees no further back than in training, but what it sees has itself looked back.
+    """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
-        super().__init__(vocab_size, config.block_size)
+        super().__init__(vocab_size, config.context_size)
         self.config = config
         self.embedding = nn.Embedding(vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
@@ -191,7 +236,7 @@ class GPT(LanguageModel):
     def new_cache(self, batch_size: int = 1) -> KeyValueCache:
         """An empty key-value cache for decoding `batch_size` texts side by side."""
         weight = self.embedding.weight
-        shape = (batch_size, self.config.n_head, self.config.block_size, self.config.head_width)
+        shape = (batch_size, self.config.n_head, self.config.context_size, self.config.head_width)
         return KeyValueCache(self.config.n_layer, shape, weight.device, self.compute_dtype)
 
     def hidden(self, idx_BT: Tensor, cache: KeyValueCache | None = None) -> Tensor:

@@ -31,7 +31,7 @@ class GPTWithCounts(LanguageModel):
     """
 
     def __init__(self, network: GPT, counts: NGramLanguageModel) -> None:
-        super().__init__(network.vocab_size, network.block_size)
+        super().__init__(network.vocab_size, network.context_size)
         self.network = network
         self.counts = counts
         self.recent = Recent()
@@ -47,13 +47,18 @@ class GPTWithCounts(LanguageModel):
 
     def forward(
         self,
-        idx_BT: Tensor,
+        idx_BS: Tensor,
         targets_BT: Tensor | None = None,
         counted: Counted | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """`counted` stands in for the model's own counts, where those know the text already."""
-        counted = self.counts.counted(idx_BT) if counted is None else counted
-        logits_BTV = self.join(self.network.hidden(idx_BT), counted, idx_BT)
+        """`counted` stands in for the model's own counts, where those know the text already.
+
+        With fewer targets than tokens, what comes before the last T is there for the counts: the
+        network, which takes nearly all the time, does not read it.
+        """
+        T = idx_BS.size(1) if targets_BT is None else targets_BT.size(1)
+        counted = self.counts.counted(idx_BS, last=T) if counted is None else counted
+        logits_BTV = self.join(self.network.hidden(idx_BS[:, -T:]), counted, idx_BS)
         return self.logits_and_loss(logits_BTV, targets_BT)
 
     def new_cache(self, batch_size: int = 1) -> KeyValueCache:
@@ -64,9 +69,7 @@ class GPTWithCounts(LanguageModel):
         """Logits of the token after the last one, float32: [B,T] -> [B,V]; fills the cache."""
         block_BS = idx_BT if cache is None else cache.remember(idx_BT)
         hidden_BTC = self.network.hidden(idx_BT, cache)
-        counted = self.counts.counted(block_BS[:, -max(1, self.counts.order - 1) :])
-        last = Counted(*(each[:, -1:] for each in counted))
-        return self.join(hidden_BTC[:, -1:], last, block_BS)[:, 0]
+        return self.join(hidden_BTC[:, -1:], self.counts.counted(block_BS, last=1), block_BS)[:, 0]
 
     def join(self, hidden_BTC: Tensor, counted: Counted, block_BS: Tensor) -> Tensor:
         """The logits of all parts together for the block's last T positions, float32: [B,T,V]."""

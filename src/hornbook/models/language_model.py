@@ -10,15 +10,15 @@ from torch import Tensor, nn
 class LanguageModel(nn.Module):
     """What a rung of the ladder is: a next-token predictor over `vocab_size` tokens.
 
-    `block_size` is the longest context it reads; `compute_dtype` the precision of the
+    `context_size` is the longest text it reads at once; `compute_dtype` the precision of the
     activations, which the trainer sets (the weights stay float32). A subclass writes
     ``forward(idx, targets=None)`` and returns ``logits_and_loss(...)``, as the lecture's models do.
     """
 
-    def __init__(self, vocab_size: int, block_size: int) -> None:
+    def __init__(self, vocab_size: int, context_size: int) -> None:
         super().__init__()
         self.vocab_size = vocab_size
-        self.block_size = block_size
+        self.context_size = context_size
         self.compute_dtype = torch.float32
         # How many tokens the windows of an exact evaluation share; see `hornbook.evaluation`.
         self.overlap = 0
@@ -44,7 +44,7 @@ class LanguageModel(nn.Module):
         `hornbook.generate` is held to, and too slow for anything else.
         """
         for _ in range(max_new_tokens):
-            logits, _ = self(idx[:, -self.block_size :])
+            logits, _ = self(idx[:, -self.context_size :])
             probabilities = F.softmax(logits[:, -1].float(), dim=-1)
             idx = torch.cat((idx, torch.multinomial(probabilities, num_samples=1)), dim=1)
         return idx
@@ -62,7 +62,7 @@ class LanguageModel(nn.Module):
     @property
     def summary(self) -> str:
         """What there is of it, in a line."""
-        return f"{self.parameter_count:,} parameters, reads {self.block_size} tokens back"
+        return f"{self.parameter_count:,} parameters, reads {self.context_size} tokens at once"
 
     @property
     def parameter_count(self) -> int:

@@ -32,12 +32,12 @@ class NGramLanguageModel(LanguageModel):
     text, so that a run keeps them once, beside its checkpoints, and not in each.
     """
 
-    def __init__(self, counted: NGramModel, block_size: int) -> None:
-        super().__init__(counted.vocab_size, block_size)
+    def __init__(self, counted: NGramModel, context_size: int) -> None:
+        super().__init__(counted.vocab_size, context_size)
         self.order = counted.order
         self.smoothing = counted.smoothing
         # Windows that share this much give every token its whole context.
-        self.overlap = min(counted.order, block_size) - 1
+        self.overlap = min(counted.order, context_size) - 1
         rest_is_uniform = counted.smoothing == "add-k"
         self.tables = [
             Table(level, counted.vocab_size, rest_is_uniform=rest_is_uniform)
@@ -74,11 +74,16 @@ class NGramLanguageModel(LanguageModel):
         return found
 
     @torch.no_grad()
-    def counted(self, idx_BT: Tensor) -> Counted:
-        """What the counts say of the token after each position.
+    def counted(self, idx_BS: Tensor, last: int | None = None) -> Counted:
+        """What the counts say of the token after each position, or after the last few.
 
-        Shapes: [B,T] -> [B,T,V], where every row sums to 1, and [B,T,N].
+        Shapes: [B,S] -> [B,T,V], where every row sums to 1, and [B,T,N]; T = S, or `last`.
         """
+        if last is not None and last < idx_BS.size(1):
+            before = max(0, self.order - 2)
+            found = self.counted(idx_BS[:, -last - before :])
+            return Counted(*(each[:, -last:] for each in found))
+        idx_BT = idx_BS
         B, T = idx_BT.shape
         V = self.vocab_size
         p_PV = torch.full((B * T, V), 1 / V, device=idx_BT.device)

@@ -50,7 +50,7 @@ class ModelReader:
     """
 
     def __init__(self, model: LanguageModel, *, cached: bool = True) -> None:
-        self.block_size = model.block_size
+        self.context_size = model.context_size
         self._model = model
         self._cached = cached
         self._caches: dict[int, KeyValueCache] = {}

@@ -53,14 +53,16 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    int32_t vocab_size, block_size, n_layer, n_head, width, head_width, kind, threads, rows;
+    int32_t vocab_size, context_size, n_layer, n_head, width, head_width;
+    int32_t window; /* how many positions a layer sees, its own counted */
+    int32_t kind, threads, rows;
     float epsilon;
     const float *embedding; /* [V, Cp] */
-    const float *cosines, *sines; /* [block_size, D / 2] */
+    const float *cosines, *sines; /* [context_size, D / 2] */
     const float *norm;
     const Layer *layers;
     Matrix logits;
-    float *keys, *values; /* [n_layer, rows, H, Dp, block, padded] and [..., block, padded, Dp] */
+    float *keys, *values; /* [n_layer, rows, H, Dp, context, padded] and [..., context, padded, Dp] */
 } Model;
 
 typedef struct Decoder Decoder;
@@ -70,7 +72,7 @@ typedef struct {
     int number;
     float *normal; /* [LANES, Cp] this thread's normalised copy of the residual stream */
     float *product; /* [2, LANES, PANEL] */
-    float *scores; /* [block, padded] */
+    float *scores; /* [context, padded] */
     pthread_t thread;
 } Worker;
 
@@ -294,17 +296,20 @@ static void remember(Decoder *d, int layer, int lane, int head)
     }
 }
 
-/* One head of one lane looks back over its row: softmax(q k) v, up to and with its own position. */
+/* One head of one lane looks back over its row: softmax(q k) v, over a window that ends with its
+ * own position. */
 static void attend(Decoder *d, int layer, int lane, int head, float *scores)
 {
     int wide = d->head_width, length = d->places[lane] + 1;
-    int padded = (length + 63) & ~63; /* what lies between is computed, and then set to zero */
+    int first = length > d->model.window ? length - d->model.window : 0;
+    /* Rounded to 64 on both sides; what is not to be seen is computed, and then set to zero. */
+    int begin = first & ~63, padded = (length + 63) & ~63;
     const float *query = d->qkv + (size_t)lane * d->qkv_width + head * wide;
     const float *keys = d->model.keys + cache_offset(d, layer, lane, head);
     const float *values = d->model.values + cache_offset(d, layer, lane, head);
     float *mixed = d->mixed + (size_t)lane * d->attention_width + head * wide;
 
-    for (int s = 0; s < padded; s += 64) {
+    for (int s = begin; s < padded; s += 64) {
         floats sum[4] = {0};
         for (int i = 0; i < wide; i++)
             for (int j = 0; j < 4; j++)
@@ -312,26 +317,29 @@ static void attend(Decoder *d, int layer, int lane, int head, float *scores)
         for (int j = 0; j < 4; j++)
             *(floats *)(scores + s + 16 * j) = sum[j];
     }
+    for (int s = begin; s < first; s++)
+        scores[s] = scores[first];
     for (int s = length; s < padded; s++)
-        scores[s] = scores[0];
-    floats highest = *(floats *)scores;
-    for (int s = 16; s < padded; s += 16) {
+        scores[s] = scores[first];
+    floats highest = *(floats *)(scores + begin);
+    for (int s = begin + 16; s < padded; s += 16) {
         floats part = *(floats *)(scores + s);
         highest = choose(part > highest, part, highest);
     }
     float most = highest[0];
     for (int i = 1; i < 16; i++)
         most = highest[i] > most ? highest[i] : most;
-    for (int s = 0; s < padded; s += 16)
+    for (int s = begin; s < padded; s += 16)
         *(floats *)(scores + s) = exponential(*(const floats *)(scores + s) - most);
+    memset(scores + begin, 0, (first - begin) * sizeof(float));
     memset(scores + length, 0, (padded - length) * sizeof(float));
     floats sums = {0};
-    for (int s = 0; s < padded; s += 16)
+    for (int s = begin; s < padded; s += 16)
         sums += *(const floats *)(scores + s);
     float share = 1.0f / total(sums);
     for (int i = 0; i < wide; i += 16) {
         floats sum[4] = {0};
-        for (int s = 0; s < length; s += 4) /* the last few may be weighed with zero */
+        for (int s = begin; s < length; s += 4) /* the last few may be weighed with zero */
             for (int j = 0; j < 4; j++)
                 sum[j] += scores[s + j] * *(const floats *)(values + (size_t)(s + j) * wide + i);
         *(floats *)(mixed + i) = ((sum[0] + sum[1]) + (sum[2] + sum[3])) * share;
@@ -480,7 +488,7 @@ Decoder *hornbook_open(const Model *model)
     d->attention_width = d->head_width * model->n_head;
     d->qkv_width = model->layers[0].qkv.count * PANEL;
     d->mlp_width = model->layers[0].gate.count * PANEL;
-    d->positions = (model->block_size + 63) & ~63;
+    d->positions = (model->context_size + 63) & ~63;
     d->stream = calloc((size_t)LANES * d->width, sizeof(float));
     d->qkv = calloc((size_t)LANES * d->qkv_width, sizeof(float));
     d->mixed = calloc((size_t)LANES * d->attention_width, sizeof(float));
@@ -523,7 +531,7 @@ int hornbook_read(Decoder *d, const int32_t *tokens, const int32_t *row, int32_t
                    int32_t length, int32_t start, int32_t every, float *logits)
 {
     int64_t lanes = (int64_t)rows * length;
-    if (rows < 0 || length < 1 || start < 0 || length > d->model.block_size - start)
+    if (rows < 0 || length < 1 || start < 0 || length > d->model.context_size - start)
         return -1;
     for (int64_t i = 0; i < lanes; i++)
         if (tokens[i] < 0 || tokens[i] >= d->model.vocab_size)

@@ -60,8 +60,11 @@ class Model(ctypes.Structure):
     """decoder.c's Model."""
 
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("vocab_size", "block_size", "n_layer", "n_head")),
-        *((name, ctypes.c_int32) for name in ("width", "head_width", "kind", "threads", "rows")),
+        *((name, ctypes.c_int32) for name in ("vocab_size", "context_size", "n_layer", "n_head")),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("width", "head_width", "window", "kind", "threads", "rows")
+        ),
         ("epsilon", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("embedding", "cosines", "sines", "norm", "layers")),
         ("logits", Matrix),
@@ -112,7 +115,7 @@ def weight_names(n_layer: int) -> list[str]:
 
 def cache_bytes(config: ModelConfig) -> int:
     """What the keys and values of one row take."""
-    padded = up_to(config.block_size, PANEL) * up_to(config.head_width, 16)
+    padded = up_to(config.context_size, PANEL) * up_to(config.head_width, 16)
     return 2 * 4 * config.n_layer * config.n_head * padded
 
 
@@ -151,13 +154,13 @@ class Decoder:
         check_shapes(config, weights)
         if cache_bytes(config) * rows > MOST_CACHE_BYTES:
             raise NativeUnavailableError(
-                f"the keys and values of {rows} x {config.block_size:,} positions would take over "
-                f"{MOST_CACHE_BYTES >> 30} GiB"
+                f"the keys and values of {rows} x {config.context_size:,} positions would take "
+                f"over {MOST_CACHE_BYTES >> 30} GiB"
             )
         parameters = sum(array.size for array in weights.values())
         self.precision = choose_precision(parameters) if precision == "auto" else precision
         self.threads = threads or choose_threads(parameters)
-        self.block_size = config.block_size
+        self.context_size = config.context_size
         self.vocab_size = len(weights["logits.weight"])
         self.rows = rows
         self._library = shared_library()
@@ -199,7 +202,7 @@ class Decoder:
         if refused:
             raise IndexError(
                 f"expected tokens below {self.vocab_size}, rows below {self.rows} and positions "
-                f"below {self.block_size}; got {T} tokens from position {start} of rows {rows}"
+                f"below {self.context_size}; got {T} tokens from position {start} of rows {rows}"
             )
         return logits
 
@@ -233,10 +236,10 @@ class Decoder:
             )
         layer_array = (Layer * config.n_layer)(*layers)
         self._kept.append(layer_array)
-        cosines, sines = rotary_angles(config.block_size, D)
+        cosines, sines = rotary_angles(config.context_size, D)
         numbers = self.rows * cache_bytes(config) // 8
         return Model(
-            self.vocab_size, config.block_size, config.n_layer, H, C, D,
+            self.vocab_size, config.context_size, config.n_layer, H, C, D, config.block_size,
             KINDS[self.precision], self.threads, self.rows, EPSILON,
             self._pointer(pad(weights["embedding.weight"], self.vocab_size, padded_C)),
             self._pointer(cosines), self._pointer(sines),

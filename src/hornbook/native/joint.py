@@ -66,7 +66,7 @@ class JointDecoder:
             network[name] = np.concatenate([network[name], more])
         self._decoder = Decoder(config, network, precision=precision, rows=rows)
         self.precision, self.threads = self._decoder.precision, self._decoder.threads
-        self.block_size, self.vocab_size = config.block_size, counted.vocab_size
+        self.context_size, self.vocab_size = config.context_size, counted.vocab_size
         self._strength_R = np.exp(weights["recent.log_strength"], dtype=np.float64)
         self._evidence_HE, self._evidence_bias_H, self._trust_1H, self._trust_bias_1 = (
             array.astype(np.float64)
@@ -74,7 +74,7 @@ class JointDecoder:
         )
         self._chains = Chains(counted)
         self._texts = [
-            Text(self._chains, self.block_size, len(self._strength_R)) for _ in range(rows)
+            Text(self._chains, self.context_size, len(self._strength_R)) for _ in range(rows)
         ]
 
     def read(
@@ -132,11 +132,11 @@ class Text:
     compares all positions anew.
     """
 
-    def __init__(self, chains: Chains, block_size: int, longest: int) -> None:
+    def __init__(self, chains: Chains, context_size: int, longest: int) -> None:
         self._chains = chains
         self._longest = longest
-        self._runs = np.zeros(block_size + 1, np.int64)
-        self.tokens = np.zeros(block_size, np.int64)
+        self._runs = np.zeros(context_size + 1, np.int64)
+        self.tokens = np.zeros(context_size, np.int64)
         self.length = 0
         self.chain: Chain = Chains.BEGINNING
 

@@ -157,7 +157,7 @@ def examine(result: Result, compressed: list[Compressed] | None = None) -> Card:
         # Counts look as far back at every place as they ever do.
         reach=None
         if result.kind == "counts"
-        else reach(result.nats, trained.config.model.block_size, result.tokens_per_char),
+        else reach(result.nats, trained.config.model.context_size, result.tokens_per_char),
         kinds=kinds(reading, counted),
         passages=passages(reading),
         ordinary=ordinary_passage(reading),

@@ -55,7 +55,7 @@ def blocks(card: Card) -> Iterator[str]:
     )
     if card.reach is not None:
         yield "## Is it reading far enough back?\n"
-        yield f"{reaching(card.reach)}\n"
+        yield f"{reaching(card.reach, card.result.trained.config.model.block_size)}\n"
         names = position_names(card.reach.depths)
         yield table(
             ("tokens of context", "nats/char"),

@@ -185,7 +185,7 @@ def depth(card: Card) -> str:
         x_names=position_names(depths),
     )
     return f"""<h2>Is it reading far enough back?</h2>
-<p>{escape(reaching(card.reach))}</p>
+<p>{escape(reaching(card.reach, card.result.trained.config.model.block_size))}</p>
 <figure>{drawn}</figure>"""
 
 

@@ -105,34 +105,36 @@ class Depth:
 
 @dataclass(frozen=True)
 class Reach:
-    """How the loss falls along the block; the last doubling of context, with its uncertainty."""
+    """How the loss falls along what is read at once; the last doubling, with its uncertainty."""
 
-    block_size: int
+    context_size: int
     depths: list[Depth]
     last_doubling: float | None
     noise: float | None
 
 
-def reach(nats: Floats, block_size: int, tokens_per_char: float) -> Reach:
-    """Loss by position in the block: 1 token of context, 2, 3 to 4, 5 to 8, and so on.
+def reach(nats: Floats, context_size: int, tokens_per_char: float) -> Reach:
+    """Loss by how much is before a token: 1 token of context, 2, 3 to 4, 5 to 8, and so on.
 
-    Shapes: nats [N], of blocks of `block_size` in order; whole blocks alone are counted. The last
-    doubling compares the second half of each block with the quarter before it.
+    Shapes: nats [N], read `context_size` at once, in order; whole such pieces alone are
+    counted. The last doubling compares the second half of each with the quarter before it.
     """
-    whole = nats[: len(nats) // block_size * block_size].reshape(-1, block_size) * tokens_per_char
+    whole = (
+        nats[: len(nats) // context_size * context_size].reshape(-1, context_size) * tokens_per_char
+    )
     if len(whole) < 2:
-        return Reach(block_size, [], None, None)
+        return Reach(context_size, [], None, None)
     depths: list[Depth] = []
     first = 1
-    while first <= block_size:
-        last = min(block_size, max(1, 2 * (first - 1)))
+    while first <= context_size:
+        last = min(context_size, max(1, 2 * (first - 1)))
         depths.append(Depth(first, last, *mean_and_noise(whole[:, first - 1 : last].mean(axis=1))))
         first = last + 1
-    if block_size < 4:
-        return Reach(block_size, depths, None, None)
-    half, quarter = block_size // 2, block_size // 4
+    if context_size < 4:
+        return Reach(context_size, depths, None, None)
+    half, quarter = context_size // 2, context_size // 4
     gains = whole[:, quarter:half].mean(axis=1) - whole[:, half:].mean(axis=1)
-    return Reach(block_size, depths, *mean_and_noise(gains))
+    return Reach(context_size, depths, *mean_and_noise(gains))
 
 
 def mean_and_noise(values: Floats) -> tuple[float, float]:

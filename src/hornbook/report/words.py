@@ -41,16 +41,16 @@ def position_names(depths: Sequence[Depth]) -> list[str]:
     ]
 
 
-def reaching(reach: Reach) -> str:
+def reaching(reach: Reach, block_size: int) -> str:
     """Whether more context would help, by what the last doubling of it gave."""
-    size, gain, noise = reach.block_size, reach.last_doubling, reach.noise
+    size, gain, noise = reach.context_size, reach.last_doubling, reach.noise
     if gain is None or noise is None:
-        return "The blocks are too short, or the text is, to tell."
+        return "What is read at once is too short, or the text is, to tell."
     doubling = f"from {size // 4 + 1}–{size // 2} to {size // 2 + 1}–{size} tokens of context"
     if gain > noise:
         return (
             f"The last doubling, {doubling}, still takes {gain:.3f} ± {noise:.3f} nats/char off: "
-            f"it uses what it sees, and may use more (--set block_size={2 * size})."
+            f"it uses what it sees, and may use more (--set block_size={2 * block_size})."
         )
     return (
         f"The last doubling, {doubling}, brings nothing that can be told from chance "
@@ -91,7 +91,7 @@ def made_from(card: Card) -> Iterator[tuple[str, str]]:
     yield (
         "model",
         f"{config.model.model} ({result.kind}), {result.parameters:,} parameters, reads "
-        f"{config.model.block_size} tokens back",
+        f"{config.model.context_size} tokens at once, trained on {config.model.block_size}",
     )
     yield (
         "training",
