@@ -22,6 +22,17 @@ def data_dir() -> Path:
 
 
 @pytest.fixture
+def text_path(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The TEXT of the test's own module as a file, and a cache of its own."""
+    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
+    path = tmp_path / "hamlet.txt"
+    path.write_text(request.module.TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
 def shakespeare_path(data_dir: Path) -> Path:
     """The file of the tiny Shakespeare corpus."""
     for name in ("shakespeare", "tinyshakespeare"):

@@ -17,12 +17,9 @@ THREE = ["bigram", "average", "head"]
 
 
 @pytest.fixture
-def text_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "hamlet.txt"
-    path.write_text(TEXT, encoding="utf-8")
-    return path
+def text_path(text_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(text_path.parent)
+    return text_path
 
 
 def climbed(plan: ladder.Plan) -> list[tuple[str, int | None]]:

@@ -27,14 +27,6 @@ TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mi
 SMOOTHINGS = ("mle", "add-k", "witten-bell", "kneser-ney")
 
 
-@pytest.fixture
-def text_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
-    path = tmp_path / "hamlet.txt"
-    path.write_text(TEXT, encoding="utf-8")
-    return path
-
-
 def ngrams(path: Path, **values: object) -> Config:
     return hb.preset("ngram").override(corpus=str(path), block_size=32, sample_tokens=5, **values)
 
@@ -124,7 +116,7 @@ def test_tables_are_read_where_they_lie(text_path: Path, tmp_path: Path) -> None
     assert counted.arrays().keys() == copied.keys()
     for name, array in counted.arrays().items():
         np.testing.assert_array_equal(array, copied[name].numpy())
-    model = NGramLanguageModel(counted, block_size=16)
+    model = NGramLanguageModel(counted, context_size=16)
     for level, table in zip(counted.levels, model.tables, strict=True):
         assert np.shares_memory(level.keys, table.keys.numpy())
         assert np.shares_memory(level.kept, table.kept.numpy())

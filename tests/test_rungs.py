@@ -18,14 +18,6 @@ TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mi
 LECTURE_RUNGS = ["average", "head", "heads", "feedforward", "residual", "layernorm"]
 
 
-@pytest.fixture
-def text_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
-    path = tmp_path / "hamlet.txt"
-    path.write_text(TEXT, encoding="utf-8")
-    return path
-
-
 def rung(name: str) -> Config:
     small = {"n_embd": 32, "n_head": 4, "n_layer": 2, "block_size": 8, "compile": "off"}
     return hb.preset("laptop").override(**small) if name == "gpt" else hb.preset(name)

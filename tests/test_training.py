@@ -26,14 +26,6 @@ from hornbook.verification import verify
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
 
 
-@pytest.fixture
-def text_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
-    path = tmp_path / "hamlet.txt"
-    path.write_text(TEXT, encoding="utf-8")
-    return path
-
-
 def small(text_path: Path, **values: object) -> Config:
     return hb.preset("quick").override(
         **{
