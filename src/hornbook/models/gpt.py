@@ -207,7 +207,7 @@ class GPT(LanguageModel):
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
-        super().__init__(vocab_size, config.context_size)
+        super().__init__(vocab_size, config.block_size, config.context_size)
         self.config = config
         self.embedding = nn.Embedding(vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
