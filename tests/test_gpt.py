@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import hornbook as hb
 from hornbook.config import ModelConfig
 from hornbook.errors import ConfigError
-from hornbook.models.gpt import attention, attention_reference
+from hornbook.models.gpt import attention, attention_reference, drop, random_bytes
 
 SMALL = ModelConfig(block_size=16, n_layer=2, n_head=2, n_embd=32)
 
@@ -144,3 +144,33 @@ def test_it_is_qwen3_letter_for_letter(tied: bool) -> None:
     idx = torch.randint(11, (3, 50))  # read on past the block, through windows
     ours, _ = model(idx)
     torch.testing.assert_close(ours, theirs(idx).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.25, 0.9])
+def test_dropout_takes_its_share_and_keeps_the_mean(rate: float) -> None:
+    noise = torch.arange(-128, 128).to(torch.int8)  # every byte once
+    for dtype in (torch.float32, torch.bfloat16):
+        left = drop(torch.ones(256, dtype=dtype), noise, rate)
+        assert left.dtype == dtype
+        assert (left == 0).sum() == round(256 * rate)
+        assert left.float().mean().item() == pytest.approx(1, abs=0.005)
+
+
+def test_random_bytes_are_evenly_spread_and_of_the_stream() -> None:
+    torch.manual_seed(3)
+    noise = random_bytes(101, 333, device=torch.device("cpu"))
+    assert noise.shape == (101, 333)
+    counts = (noise.flatten().long() + 128).bincount(minlength=256).double()
+    expected = noise.numel() / 256
+    # Chi-squared of 255 degrees: its mean 255, its standard deviation 23.
+    assert ((counts - expected) ** 2 / expected).sum() < 255 + 5 * 23
+    torch.manual_seed(3)
+    assert torch.equal(noise, random_bytes(101, 333, device=torch.device("cpu")))
+
+
+def test_dropout_is_of_training_alone() -> None:
+    model = small_gpt(config=ModelConfig(**{**vars(SMALL), "dropout": 0.5}))
+    idx = torch.randint(11, (2, 16))
+    assert torch.equal(model(idx)[0], model(idx)[0])
+    model.train()
+    assert not torch.equal(model(idx)[0], model(idx)[0])

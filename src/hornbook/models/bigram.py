@@ -13,7 +13,7 @@ class BigramLanguageModel(LanguageModel):
     """
 
     def __init__(self, vocab_size: int) -> None:
-        super().__init__(vocab_size, context_size=1)
+        super().__init__(vocab_size, block_size=1)
         self.token_embedding_table = nn.Embedding(vocab_size, vocab_size)
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

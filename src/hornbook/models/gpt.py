@@ -8,6 +8,8 @@ Shapes in names: B batch, T time, C n_embd, H n_head, D head width, F MLP width,
 S is the number of positions attended to (S = T unless a cache supplies older ones).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -179,8 +181,33 @@ class MLP(nn.Module):
         return self.down(F.silu(self.gate(x_BTC)) * self.up(x_BTC))
 
 
+def random_bytes(*shape: int, device: torch.device) -> Tensor:
+    """Uniform bytes, int8, drawn eight at a time.
+
+    On a CPU torch draws one number after the other: 0.5 million bytes take 0.25 ms on one core, as
+    many places of its own dropout mask 3.1 ms, and compiled 12.
+    """
+    count = math.prod(shape)
+    words = torch.randint(-(2**63), 2**63 - 1, (-(-count // 8),), device=device)
+    return words.view(torch.int8)[:count].view(shape)
+
+
+def drop(x: Tensor, noise: Tensor, rate: float) -> Tensor:
+    """Dropout, where the noise falls below `rate` (to the nearest 1/256); the rest is scaled up.
+
+    Source: Srivastava et al. 2014.
+    """
+    threshold = round(256 * rate)
+    # As floats, which the compiler turns into vectors: 0.2 ms of 0.5 million places, as bytes 2.3.
+    kept = (noise.float() >= threshold - 128).to(x.dtype)
+    return x * kept * (256 / (256 - threshold))
+
+
 class Block(nn.Module):
-    """Look back, then think; each half reads a normalised copy and adds to the residual stream."""
+    """Look back, then think; each half reads a normalised copy and adds to the residual stream.
+
+    `noise` [2,B,T,C], random bytes, decides what dropout takes of what the halves add.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -188,15 +215,20 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.mlp_norm = RMSNorm(config.n_embd)
         self.mlp = MLP(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
     def forward(
-        self, x_BTC: Tensor, cos_TD: Tensor, sin_TD: Tensor, cache: LayerCache | None = None
+        self,
+        x_BTC: Tensor,
+        cos_TD: Tensor,
+        sin_TD: Tensor,
+        cache: LayerCache | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
-        x_BTC = x_BTC + self.dropout(
-            self.attention(self.attention_norm(x_BTC), cos_TD, sin_TD, cache)
-        )
-        return x_BTC + self.dropout(self.mlp(self.mlp_norm(x_BTC)))
+        found_BTC = self.attention(self.attention_norm(x_BTC), cos_TD, sin_TD, cache)
+        x_BTC = x_BTC + (found_BTC if noise is None else drop(found_BTC, noise[0], self.dropout))
+        found_BTC = self.mlp(self.mlp_norm(x_BTC))
+        return x_BTC + (found_BTC if noise is None else drop(found_BTC, noise[1], self.dropout))
 
 
 class GPT(LanguageModel):
@@ -207,7 +239,7 @@ class GPT(LanguageModel):
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
-        super().__init__(vocab_size, config.context_size)
+        super().__init__(vocab_size, config.block_size, config.context_size)
         self.config = config
         self.embedding = nn.Embedding(vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
@@ -246,7 +278,11 @@ class GPT(LanguageModel):
         cos_TD, sin_TD = rotary_angles(positions_T, self.config.head_width)
         x_BTC = self.embedding(idx_BT).to(self.compute_dtype)
         for layer, block in enumerate(self.blocks):
-            x_BTC = block(x_BTC, cos_TD, sin_TD, None if cache is None else cache.layers[layer])
+            noise = None
+            if self.training and self.config.dropout:
+                noise = random_bytes(2, *x_BTC.shape, device=x_BTC.device)
+            remembered = None if cache is None else cache.layers[layer]
+            x_BTC = block(x_BTC, cos_TD, sin_TD, remembered, noise)
         return self.norm(x_BTC)
 
     def next_logits(self, idx_BT: Tensor, cache: KeyValueCache | None = None) -> Tensor:

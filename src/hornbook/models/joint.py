@@ -31,7 +31,7 @@ class GPTWithCounts(LanguageModel):
     """
 
     def __init__(self, network: GPT, counts: NGramLanguageModel) -> None:
-        super().__init__(network.vocab_size, network.context_size)
+        super().__init__(network.vocab_size, network.block_size, network.context_size)
         self.network = network
         self.counts = counts
         self.recent = Recent()

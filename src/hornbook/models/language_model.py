@@ -10,15 +10,17 @@ from torch import Tensor, nn
 class LanguageModel(nn.Module):
     """What a rung of the ladder is: a next-token predictor over `vocab_size` tokens.
 
-    `context_size` is the longest text it reads at once; `compute_dtype` the precision of the
+    `block_size` is the length of the texts it learns from, `context_size` (the same, unless given)
+    of the longest that it reads at once; `compute_dtype` the precision of the
     activations, which the trainer sets (the weights stay float32). A subclass writes
     ``forward(idx, targets=None)`` and returns ``logits_and_loss(...)``, as the lecture's models do.
     """
 
-    def __init__(self, vocab_size: int, context_size: int) -> None:
+    def __init__(self, vocab_size: int, block_size: int, context_size: int | None = None) -> None:
         super().__init__()
         self.vocab_size = vocab_size
-        self.context_size = context_size
+        self.block_size = block_size
+        self.context_size = context_size or block_size
         self.compute_dtype = torch.float32
         # How many tokens the windows of an exact evaluation share; see `hornbook.evaluation`.
         self.overlap = 0
