@@ -35,19 +35,20 @@ SHAPES = (
 SHAPE_FIELDS = ("n_layer", "n_head", "n_embd")
 SHORTEST_SECONDS = 3.0
 # What comes after the last step, measured on two cores with tiny Shakespeare: the report card, and
-# counting the training text; samples with counts take 0.3 ms a token, and loading them a moment.
+# counting the training text.
 CONCLUDING_SECONDS = 3.0
-COUNTING_SECONDS_A_TOKEN = 3.5e-6
-WRITING_WITH_COUNTS_SECONDS = 1.0
-# What counts beside the network add to a token of training: 50 ms to 4,096 tokens, one thread.
-JOINING_SECONDS_A_TOKEN = 1.2e-5
+COUNTING_SECONDS_A_TOKEN = 2.5e-6
+# What counts beside the network add: to a step of training, to a token of it, and to a token that
+# is evaluated, which reads 4,096 back (two cores; steps of 2 and of 16 x 128 tokens).
+JOINING_SECONDS_A_STEP, JOINING_SECONDS_A_TOKEN = 0.010, 1.5e-5
+READING_WITH_COUNTS_SECONDS_A_TOKEN = 3e-5
 # As result.py: of larger texts that much is counted and evaluated.
 MOST_COUNTED, MOST_EVALUATED = 5_000_000, 1_000_000
 # The share of the time that may go into timing the machine.
 TIMING_SHARE = 0.03
 # Compiling the default's block on two cores (docs/experiments.md), and what is left of a step then.
-COMPILE_SECONDS = 24.0
-COMPILED_SHARE = 0.65
+COMPILE_SECONDS = 22.0
+COMPILED_SHARE = 0.73
 MOST_PARAMETERS_A_TOKEN = 10
 MOST_STEPS = 10**9
 # The scaling law of `predicted_loss`: floor, size term, text term. Beside counts a network learns
@@ -156,8 +157,8 @@ class Search:
         for shaped in self.shapes():
             size = parameter_count(shaped, self.text.vocab_size)
             growth = size / last_size if last_size else 1.0
-            # The timing's four small steps, and as much again to set up.
-            expected = 8 * growth * (1000 * last.token_seconds + last.update_seconds)
+            # The timing's eight small steps, and as much again to set up.
+            expected = 12 * growth * (1000 * last.token_seconds + last.update_seconds)
             if time.monotonic() - started + expected < seconds or not last_size:
                 last = self.timer(shaped, self.text.vocab_size, self.machine)
             else:
@@ -287,12 +288,14 @@ def dropout(config: Config, parameters: int, tokens: int, text: Text) -> float:
 def concluding_seconds(config: Config, text: Text, token_seconds: float = 0.0) -> float:
     """What the exact loss, the counting and the report take after the last step.
 
-    `token_seconds` is what a token takes in training: of that a third in each of three readings.
+    `token_seconds` is what a token takes in training: reading it through windows, half of that.
     """
     counted = min(text.train_tokens, MOST_COUNTED) * COUNTING_SECONDS_A_TOKEN
-    evaluated = min(text.validation_tokens, MOST_EVALUATED) * token_seconds
-    writing = WRITING_WITH_COUNTS_SECONDS if config.model.with_counts else 0.0
-    return CONCLUDING_SECONDS + counted + evaluated + writing
+    reading = token_seconds / 2
+    if config.model.with_counts:
+        reading += READING_WITH_COUNTS_SECONDS_A_TOKEN
+    evaluated = min(text.validation_tokens, MOST_EVALUATED) * reading
+    return CONCLUDING_SECONDS + counted + evaluated
 
 
 def parameter_count(config: Config, vocab_size: int) -> int:
@@ -307,7 +310,10 @@ def parameter_count(config: Config, vocab_size: int) -> int:
 
 
 def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
-    """Time the reading and the update of a small step: a few of each, the quickest counted."""
+    """Time small steps and somewhat larger ones: a few of each, the quickest counted.
+
+    What both have in common is the overhead of a step, counted to its update.
+    """
     device = machine.device.value
     with torch.random.fork_rng(devices=[]):
         network = dataclasses.replace(config.model, with_counts=False)
@@ -315,20 +321,28 @@ def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
         model.compute_dtype = machine.compute_dtype
         optimizers = Optimizers(model, config.optimizer)
         block_size = config.model.block_size
-        rows = max(1, 1024 // block_size)
-        idx_BT = torch.randint(vocab_size, (rows, block_size), device=device)
-        reading: list[float] = []
-        updating: list[float] = []
-        for _ in range(4):
+        few = max(1, 256 // block_size)
+        many = max(2 * few, 1024 // block_size)
+        quickest = {few: math.inf, many: math.inf}
+        updating = math.inf
+        for rows in (many, few) * 4:
+            idx_BT = torch.randint(vocab_size, (rows, block_size), device=device)
             begun = clock(device)
             _, loss = model(idx_BT, idx_BT)
             loss.backward()
             read = clock(device)
             optimizers.step(0.0)
-            reading.append(read - begun)
-            updating.append(clock(device) - read)
-    joining = JOINING_SECONDS_A_TOKEN if config.model.with_counts else 0.0
-    return StepTime(min(reading) / idx_BT.numel() + joining, min(updating))
+            quickest[rows] = min(quickest[rows], read - begun)
+            updating = min(updating, clock(device) - read)
+    # Noise must not make tokens cost next to nothing.
+    row_seconds = max((quickest[many] - quickest[few]) / (many - few), quickest[many] / many / 3)
+    overhead = max(0.0, quickest[many] - many * row_seconds)
+    step = StepTime(row_seconds / block_size, updating + overhead)
+    if not config.model.with_counts:
+        return step
+    return StepTime(
+        step.token_seconds + JOINING_SECONDS_A_TOKEN, step.update_seconds + JOINING_SECONDS_A_STEP
+    )
 
 
 def clock(device: str) -> float:

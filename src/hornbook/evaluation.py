@@ -16,7 +16,7 @@ EVAL_BATCH_TOKENS = 8192
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's loss on a text, in four units, and once more with a sliding window.
+    """A model's loss on a text, in four units; with a sliding window too, where that was asked for.
 
     Exact, unless `standard_error` (of `nats_per_char`) says that it is an estimate.
     """
@@ -25,7 +25,7 @@ class Evaluation:
     nats_per_char: float
     bits_per_char: float
     bits_per_byte: float
-    sliding_nats_per_char: float
+    sliding_nats_per_char: float | None
     positions: int
     standard_error: float | None = None
 
@@ -125,11 +125,11 @@ def summarise(
     tokenizer: Tokenizer,
     tokens: Tokens,
     block: np.ndarray,
-    sliding: np.ndarray,
+    sliding: np.ndarray | None,
     *,
     block_size: int,
 ) -> Evaluation:
-    """The figures of a split's losses, in blocks and sliding by half; estimates if not of all."""
+    """The figures of a split's losses, in blocks and perhaps sliding; estimates if not of all."""
     chars, bytes_ = lengths(tokenizer, tokens[1:])
     mean, positions = float(block.mean()), len(tokens) - 1
     standard_error = None
@@ -142,7 +142,9 @@ def summarise(
         nats_per_char=mean * positions / chars,
         bits_per_char=mean * positions / chars / math.log(2),
         bits_per_byte=mean * positions / bytes_ / math.log(2),
-        sliding_nats_per_char=float(sliding.mean()) * positions / chars,
+        sliding_nats_per_char=(
+            None if sliding is None else float(sliding.mean()) * positions / chars
+        ),
         positions=len(block),
         standard_error=standard_error,
     )

@@ -244,14 +244,13 @@ def measure(
     """A model's exact loss at every token of the validation part, and a sample of its writing."""
     size, tokens = trained.config.model.context_size, spread(dataset.validation, MOST_EVALUATED)
     nats = losses(trained.model, tokens, block_size=size)
-    sliding = losses(trained.model, tokens, block_size=size, stride=max(1, size // 2))
     return Result(
         trained=trained,
         corpus=corpus,
         dataset=dataset,
         steps=steps,
         seconds=seconds,
-        evaluation=summarise(trained.tokenizer, dataset.validation, nats, sliding, block_size=size),
+        evaluation=summarise(trained.tokenizer, dataset.validation, nats, None, block_size=size),
         measured=tokens,
         nats=nats,
         baselines=baselines or count_baselines(dataset),

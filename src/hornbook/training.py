@@ -308,6 +308,7 @@ def assemble(
     if chosen.device.value == "cuda" and config.train.deterministic:
         # cuBLAS reads it when it starts, and refuses deterministic products without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    machine.keep_freed_memory()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     with torch.random.fork_rng(devices=[]):

@@ -61,5 +61,6 @@ def run(
         ("bits per byte", found.bits_per_byte),
         ("nats per character, sliding window", found.sliding_nats_per_char),
     ):
-        table.add_row(label, f"{value:.4f}")
+        if value is not None:
+            table.add_row(label, f"{value:.4f}")
     console.print(table)
