@@ -133,8 +133,11 @@ def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = No
     moving = 27 * count if muon else 0
     # Weights and optimizer, and their bytes on the way to the disk.
     saving = int(2.6 * kept)
-    rows = max(EVALUATED, model.block_size)
+    rows = max(EVALUATED, model.context_size)
     inside = 0 if model.model == "ngram" else 4 * model.n_embd + 2 * model.block_size
+    if model.context_size > model.block_size:
+        # Through windows: scores of two blocks' width, before the softmax, masked, and after it.
+        inside += 6 * model.n_head * model.block_size
     # Counts are read as distributions, several at a time.
     evaluating = kept + 4 * rows * (inside + (9 if model.reads_counts else 3) * vocab_size)
     counting, counts = countable.bytes(model) if countable and model.reads_counts else (0, 0)

@@ -166,7 +166,7 @@ def learning(card: Card) -> str:
 
 
 def depth(card: Card) -> str:
-    """Loss by position in the block."""
+    """Loss by how much was read before."""
     if card.reach is None or len(card.reach.depths) < 2:
         return ""
     depths = card.reach.depths
