@@ -153,8 +153,8 @@ def keep_freed_memory() -> None:
     compiled step of the default network takes 7% longer, an eager one up to 6%.
     """
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
-    with suppress(OSError, AttributeError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
+    with suppress(AttributeError):
+        mallopt = ctypes.pythonapi.mallopt  # as this process has it: no library is opened
         mallopt(mmap_threshold, 1 << 30)
         mallopt(trim_threshold, (1 << 31) - 1)
         mallopt(top_pad, 1 << 26)
