@@ -17,7 +17,6 @@ from hornbook.report.words import (
     lede,
     made_from,
     place_of,
-    position_names,
     reaching,
     settings_lines,
     uncertainty,
@@ -180,9 +179,9 @@ def depth(card: Card) -> str:
     drawn = chart(
         [line],
         description="Loss by how many tokens of context there are.",
-        x_label="tokens of context",
+        x_label="tokens of context, from",
         doubling_x=True,
-        x_names=position_names(depths),
+        x_names=[f"{each.first}" for each in depths],
     )
     return f"""<h2>Is it reading far enough back?</h2>
 <p>{escape(reaching(card.reach, card.result.trained.config.model.block_size))}</p>
