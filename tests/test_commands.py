@@ -281,6 +281,8 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(place),
+        # A shell starts what it puts into the background with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # noqa: PLW1509
     ) as process:
         wait_for(process, rb"step 20/600")
         process.send_signal(number)
