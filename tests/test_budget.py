@@ -12,6 +12,7 @@ from hornbook import budget, machine
 from hornbook.budget import Pace, StepTime, Text, parameter_count, plan, predicted_loss
 from hornbook.config import Config
 from hornbook.errors import ConfigError
+from hornbook.evaluation import MOST_EVALUATED
 
 SHAKESPEARE = Text(train_tokens=1_003_854, validation_tokens=111_540, vocab_size=65)
 
@@ -56,7 +57,7 @@ def test_every_machine_and_text_gets_a_plan_that_fits(
     except ConfigError:
         # Not one step of the smallest shape fits beside its evaluation.
         smallest = parameter_count(Config().override(n_layer=2, n_head=2, n_embd=64), vocab_size)
-        evaluated = min(text.validation_tokens, budget.MOST_EVALUATED)
+        evaluated = min(text.validation_tokens, MOST_EVALUATED)
         assert (evaluated + 128) * 6 * smallest / flops > 20 * minutes
         return
     size = parameter_count(config, vocab_size)

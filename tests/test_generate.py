@@ -122,7 +122,7 @@ def test_repetition_penalty_makes_what_was_said_less_likely() -> None:
 
 def test_drawing_never_takes_what_has_no_probability() -> None:
     class AlwaysHighest(np.random.Generator):
-        def random(self, *_arguments: object, **_settings: object) -> float:  # type: ignore[override]
+        def random(self, *_arguments: object, **_settings: object) -> float:
             return np.nextafter(1.0, 0.0)
 
     highest = AlwaysHighest(np.random.PCG64())

@@ -17,7 +17,8 @@ LAYERS = [
     {"survey"},
     {"text", "tokenizer", "counting", "copies"},
     {"tuning", "arrays", "native"},
-    {"data", "models", "machine", "memory", "checkpoint", "energy"},
+    {"machine"},
+    {"data", "models", "memory", "checkpoint", "energy"},
     {"muon"},
     {"optimizer", "generate", "evaluation"},
     {"run"},
@@ -70,6 +71,21 @@ def test_importing_hornbook_and_asking_for_help_leave_torch_alone() -> None:
         "assert hornbook.cli.run(['--help']) == 0\n"
         "assert hornbook.cli.run(['train', '--help']) == 0\n"
         "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+
+
+def test_training_that_compiles_nothing_never_imports_torchs_compiler(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be, or not to be: that is the question.\n" * 40, encoding="utf-8")
+    # As long as importing torch itself, before the first step.
+    code = (
+        "import sys, hornbook.cli\n"
+        f"arguments = ['train', {str(text)!r}, '--preset', 'quick', '--steps', '2', '--set', "
+        f"'block_size=16', '--set', 'compile=off', '--out', {str(tmp_path / 'run')!r}]\n"
+        "assert hornbook.cli.run(arguments) == 0\n"
+        "assert 'torch' in sys.modules\n"
+        "assert 'torch._dynamo' not in sys.modules, 'the compiler was imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
 

@@ -10,7 +10,7 @@ import hornbook as hb
 from hornbook.config import OptimizerConfig
 from hornbook.errors import CheckpointError
 from hornbook.muon import Muon, orthogonalize
-from hornbook.optimizer import Optimizers, learning_rate_scale, matrices
+from hornbook.optimizer import AdamW, Optimizers, learning_rate_scale, matrices
 
 
 @given(steps=st.integers(1, 500), warmup=st.floats(0, 1), decay=st.floats(0, 1))
@@ -40,7 +40,7 @@ def test_muon_takes_the_blocks_matrices_and_no_other() -> None:
     assert len(taken) == SMALL.n_layer * 7
     assert not any("embedding" in name or "norm" in name or "logits" in name for name in taken)
     optimizers = Optimizers(model, OptimizerConfig())
-    owned = [p for part in optimizers.parts for group in part.param_groups for p in group["params"]]
+    owned = [p for part in optimizers.parts for p in part.parameters]
     assert len(owned) == len({id(p) for p in owned}) == len(list(model.parameters()))
 
 
@@ -86,8 +86,10 @@ def test_muon_takes_the_very_steps_of_torchs_own() -> None:
     start = [torch.randn(shape, generator=generator) for shape in shapes]
     ours = [torch.nn.Parameter(matrix.clone()) for matrix in start]
     theirs = [torch.nn.Parameter(matrix.clone()) for matrix in start]
-    settings = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.1}
-    optimizers = Muon(ours, **settings), torch.optim.Muon(theirs, **settings)
+    optimizers = (
+        Muon(ours, lr=0.02, momentum=0.95, decay=0.1),
+        torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0.1),
+    )
     for _ in range(3):
         for mine, other in zip(ours, theirs, strict=True):
             mine.grad = torch.randn(mine.shape, generator=generator)
@@ -97,6 +99,27 @@ def test_muon_takes_the_very_steps_of_torchs_own() -> None:
     for mine, other, before in zip(ours, theirs, start, strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=2e-3)
         assert (mine - before).abs().max() > 0.02
+
+
+def test_adamw_takes_the_very_steps_of_torchs_own() -> None:
+    shapes = [(8, 8), (24, 8), (8,)]
+    generator = torch.Generator().manual_seed(1)
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    ours = [torch.nn.Parameter(matrix.clone()) for matrix in start]
+    theirs = [torch.nn.Parameter(matrix.clone()) for matrix in start]
+    optimizer = AdamW(ours, lr=0.02, betas=(0.9, 0.95), decay=0.1)
+    reference = torch.optim.AdamW(theirs, lr=0.01, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    for _ in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            other.grad = mine.grad.clone()
+        optimizer.step(0.5)
+        reference.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.equal(mine, other)
+        state = reference.state[other]
+        assert optimizer.state[mine].keys() == state.keys()
+        assert all(torch.equal(optimizer.state[mine][key], state[key]) for key in state)
 
 
 def test_orthogonalized_matrices_have_singular_values_near_one() -> None:

@@ -16,9 +16,11 @@ import torch
 from hornbook import memory
 from hornbook.config import Config
 from hornbook.errors import ConfigError
+from hornbook.evaluation import MOST_EVALUATED
 from hornbook.machine import Choice, Machine, choose_compile
-from hornbook.models import build
+from hornbook.models import build, outline
 from hornbook.optimizer import Optimizers
+from hornbook.tuning import MOST_COUNTED
 
 # Layers, heads, width: from 0.1 million parameters to 300 million.
 SHAPES = (
@@ -42,8 +44,6 @@ COUNTING_SECONDS_A_TOKEN = 2.5e-6
 # is evaluated, which reads 4,096 back (two cores; steps of 2 and of 16 x 128 tokens).
 JOINING_SECONDS_A_STEP, JOINING_SECONDS_A_TOKEN = 0.010, 1.5e-5
 READING_WITH_COUNTS_SECONDS_A_TOKEN = 3e-5
-# As result.py: of larger texts that much is counted and evaluated.
-MOST_COUNTED, MOST_EVALUATED = 5_000_000, 1_000_000
 # The share of the time that may go into timing the machine.
 TIMING_SHARE = 0.03
 # Compiling the default's block on two cores (docs/experiments.md), and what is left of a step then.
@@ -304,8 +304,7 @@ def parameter_count(config: Config, vocab_size: int) -> int:
     if model.model == "ngram":
         return 0
     if model.model != "gpt":
-        with torch.device("meta"):
-            return build(model, vocab_size).parameter_count
+        return outline(model, vocab_size).parameter_count
     return memory.parameters(model, vocab_size)
 
 

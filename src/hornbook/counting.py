@@ -40,6 +40,8 @@ Smoothing = Literal["mle", "add-k", "witten-bell", "kneser-ney"]
 # Kneser-Ney's discounts for counts of 1, 2, and 3 or more, where the text is too small to estimate
 # them from: half of what they can be at most (kenlm's choice too).
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
+# Below any share, for who needs the logarithm of one: "mle" can say zero.
+LEAST = 1e-20
 
 
 class Counts(NamedTuple):

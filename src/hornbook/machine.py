@@ -5,8 +5,9 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,18 +167,45 @@ def repeatable(wanted: bool) -> Iterator[None]:
 
     On a CPU this changed not a bit of gpt and layernorm, nor their speed; some of a GPU's need it.
     """
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.get_deterministic_debug_mode()
     settings: Any = torch.utils.deterministic
     filling = settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(wanted)
+    set_deterministic("error" if wanted else "default")
     # Else torch.empty would be filled with NaN first, against errors that are not ours.
     settings.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        set_deterministic(before)
         settings.fill_uninitialized_memory = filling
+
+
+def set_deterministic(mode: int | str) -> None:
+    """Have torch take deterministic algorithms, and its compiler too where that is in use.
+
+    The compiler's own setting is why torch.use_deterministic_algorithms imports it.
+    """
+    torch.set_deterministic_debug_mode(mode)
+    if compiler_in_use():
+        torch.use_deterministic_algorithms(
+            torch.are_deterministic_algorithms_enabled(),
+            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Inside, what was compiled runs uncompiled: other shapes than training's are not worth it.
+
+    Where nothing was compiled torch's compiler is not even imported.
+    """
+    with torch.compiler.set_stance("force_eager") if compiler_in_use() else nullcontext():
+        yield
+
+
+def compiler_in_use() -> bool:
+    """Whether anything has imported torch's compiler, which takes 1.4 s."""
+    return "torch._dynamo" in sys.modules
 
 
 def describe() -> dict[str, str]:

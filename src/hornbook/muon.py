@@ -15,7 +15,7 @@ ITERATIONS = 5
 EPSILON = 1e-7
 
 
-class Muon(torch.optim.Optimizer):
+class Muon:
     """Muon over matrices. `dtype` is the precision of the orthogonalisation.
 
     One after another, the matrices of a small model cost more in calls than in arithmetic: of the
@@ -24,41 +24,40 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        parameters: Iterable[Tensor],
         *,
         lr: float,
         momentum: float,
-        weight_decay: float,
+        decay: float,
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.dtype = dtype
+        self.parameters = list(parameters)
+        self.state: dict[Tensor, dict[str, Tensor]] = {each: {} for each in self.parameters}
+        self.lr, self.momentum, self.decay, self.dtype = lr, momentum, decay, dtype
 
     @torch.no_grad()
-    # pyrefly: ignore[bad-override]  (torch's optional closure is of no use here)
-    def step(self) -> None:
-        """Move every matrix by its orthogonalised momentum."""
-        for group in self.param_groups:
-            stacks: dict[tuple[int, int], list[Tensor]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    # A tall matrix is worked on lying on its side.
-                    short, long = sorted(parameter.shape)
-                    stacks.setdefault((short, long), []).append(parameter)
-            for matrices in stacks.values():
-                self.move(matrices, group["lr"], group["momentum"], group["weight_decay"])
+    def step(self, scale: float = 1.0) -> None:
+        """Move every matrix by its orthogonalised momentum, at `scale` times the full rate."""
+        stacks: dict[tuple[int, int], list[Tensor]] = {}
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                # A tall matrix is worked on lying on its side.
+                short, long = sorted(parameter.shape)
+                stacks.setdefault((short, long), []).append(parameter)
+        for matrices in stacks.values():
+            self.move(matrices, self.lr * scale)
 
-    def move(self, matrices: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+    def move(self, matrices: list[Tensor], lr: float) -> None:
         """One step of matrices of one shape, or its transpose."""
         gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
         buffers = [
             self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
             for matrix in matrices
         ]
-        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        ahead = torch._foreach_lerp(gradients, buffers, momentum)
+        torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
+        ahead = torch._foreach_lerp(gradients, buffers, self.momentum)
         steps = orthogonalize(torch.stack([lying(step).to(self.dtype) for step in ahead]))
-        torch._foreach_mul_(matrices, 1 - lr * weight_decay)
+        torch._foreach_mul_(matrices, 1 - lr * self.decay)
         for matrix, step in zip(matrices, steps.unbind(), strict=True):
             rows, columns = matrix.shape
             scale = max(1.0, rows / columns) ** 0.5

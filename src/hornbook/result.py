@@ -17,21 +17,17 @@ from hornbook.data import Dataset, prepare
 from hornbook.diagnosis import Diagnosis, curve, diagnose
 from hornbook.documents import read_json
 from hornbook.errors import DataError
-from hornbook.evaluation import Evaluation, losses, per_char, summarise
+from hornbook.evaluation import MOST_EVALUATED, Evaluation, losses, per_char, summarise
 from hornbook.generate import stream
 from hornbook.models.reader import snapshot
 from hornbook.run import RunFolder, TrainedModel, check_same_text, load
 from hornbook.state import Training
 from hornbook.storage import write_atomically
 from hornbook.text import Corpus, read_corpus
-from hornbook.tuning import tune
+from hornbook.tuning import MOST_COUNTED, tune
 
 SAMPLE_TOKENS = 500
 LONGEST_NGRAM = 8
-# A large text's end is measured in bounded time and memory. Counting 4 million characters took
-# 250 MB; a million positions take the default model well under a minute on two cores.
-MOST_COUNTED = 5_000_000
-MOST_EVALUATED = 1_000_000
 
 Floats = NDArray[np.float64]
 ModelKind = Literal["network", "counts", "network and counts"]

@@ -57,10 +57,7 @@ from hornbook.state import (
 from hornbook.storage import DISK, Disk, write_atomically
 from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import load_tokenizer
-from hornbook.tuning import LONGEST, choose
-
-# Beside a network the end of a large text is counted: some 1.5 GB at 60 bytes a token.
-MOST_COUNTED = 5_000_000
+from hornbook.tuning import LONGEST, MOST_COUNTED, choose
 
 
 class UnsavedStepsWarning(HornbookWarning):

@@ -1,6 +1,10 @@
 """The ladder of models: one protocol, one rung a class."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
 
 from hornbook.config import ModelConfig
 from hornbook.counting import NGramModel
@@ -42,6 +46,7 @@ __all__ = [
     "NGramLanguageModel",
     "ResidualLanguageModel",
     "build",
+    "outline",
 ]
 
 
@@ -70,3 +75,29 @@ def build(config: ModelConfig, vocab_size: int, counted: NGramModel | None = Non
     if config.model == "ngram":
         return counts
     return GPTWithCounts(GPT(config, vocab_size), counts)
+
+
+def outline(
+    config: ModelConfig, vocab_size: int, counted: NGramModel | None = None
+) -> LanguageModel:
+    """The same model with names and shapes, and no numbers in it: on the device "meta".
+
+    Raises: as `build`; RuntimeError for more elements than 64 bits can count.
+    """
+    with torch.device("meta"), _Uninitialized():
+        return build(config, vocab_size, counted)
+
+
+class _Uninitialized(TorchFunctionMode):
+    """Leaves out all initialisation, which without numbers imports torch's compiler: 1.4 s."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hornbook.counting import LEAST
 from hornbook.models.cache import KeyValueCache
 from hornbook.models.gpt import GPT
 from hornbook.models.language_model import LanguageModel
@@ -15,8 +16,6 @@ from hornbook.models.ngram import Counted, NGramLanguageModel
 from hornbook.models.recent import LONGEST, Recent
 
 TRUST_WIDTH = 64
-# Below any count's share: "mle" can say zero, of which there is no logarithm.
-LEAST = 1e-20
 
 
 class GPTWithCounts(LanguageModel):

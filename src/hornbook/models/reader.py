@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hornbook.machine import eagerly
 from hornbook.models.gpt import GPT
 from hornbook.models.joint import GPTWithCounts
 from hornbook.native import Decoder, JointDecoder, NativeUnavailableError
@@ -65,8 +66,7 @@ class ModelReader:
         if was_training:
             self._model.eval()
         try:
-            # The stance: compiled training blocks must not be compiled again for such shapes.
-            with torch.compiler.set_stance("force_eager"):
+            with eagerly():
                 logits_RV = [
                     self._read_row(tokens_T, row, start)
                     for tokens_T, row in zip(tokens_RT, rows, strict=True)

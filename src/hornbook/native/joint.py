@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from hornbook.counting import Chains
+from hornbook.counting import LEAST, Chains
 from hornbook.errors import CheckpointError
 from hornbook.native.decoder import Decoder
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 NETWORK = "network."
 OF_JOIN = ("recent.log_strength", "evidence.weight")
 OF_TRUST = ("evidence.bias", "trust.weight", "trust.bias")
-# As models.joint has it.
-LEAST = 1e-20
 
 
 class JointDecoder:
