@@ -50,6 +50,8 @@ TIMING_SHARE = 0.03
 COMPILE_SECONDS = 22.0
 COMPILED_SHARE = 0.73
 MOST_PARAMETERS_A_TOKEN = 10
+# An evaluation, with a sample and a checkpoint, takes 0.1 to 0.4 s of the smallest shapes.
+SECONDS_AN_EVALUATION = 6
 MOST_STEPS = 10**9
 # The scaling law of `predicted_loss`: floor, size term, text term. Beside counts a network learns
 # what is left, in which its size tells little.
@@ -182,7 +184,7 @@ class Search:
         """Every batch size and compile choice of one shape: the steps that fit, their loss."""
         size = parameter_count(config, self.text.vocab_size)
         block = self.block_size()
-        evaluations = 5 if seconds < 60 else 10
+        evaluations = min(10, max(1, int(seconds / SECONDS_AN_EVALUATION)))
         rows = [2**n for n in range(12)]
         if "batch_size" in self.asked or config.model.model != "gpt":
             rows = [config.train.batch_size]

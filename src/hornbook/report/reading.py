@@ -119,10 +119,9 @@ def reach(nats: Floats, context_size: int, tokens_per_char: float) -> Reach:
     Shapes: nats [N], read `context_size` at once, in order; whole such pieces alone are
     counted. The last doubling compares the second half of each with the quarter before it.
     """
-    whole = (
-        nats[: len(nats) // context_size * context_size].reshape(-1, context_size) * tokens_per_char
-    )
-    if len(whole) < 2:
+    pieces = len(nats) // context_size
+    whole = tokens_per_char * nats[: pieces * context_size].reshape(pieces, context_size)
+    if pieces < 2:
         return Reach(context_size, [], None, None)
     depths: list[Depth] = []
     first = 1
