@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hornbook.documents import open_regular, read_json
-from hornbook.errors import HornbookWarning
+from hornbook.errors import HornbookWarning, shown
 
 MOST_BYTES = 10 * 10**9
 MANIFEST = "manifest.json"
@@ -107,10 +107,12 @@ def _damage(folder: Path) -> str:
         manifest = read_json(folder / MANIFEST)
         wrong = [name for name in manifest if _facts(folder / name) != manifest[name]]
     except OSError as error:
-        return f"{Path(error.filename or folder).name}: {error.strerror}"
+        return f"{shown(Path(error.filename or folder).name)}: {error.strerror}"
     except (ValueError, TypeError, KeyError):
         return f"{MANIFEST} is not one"
-    return f"{wrong[0]} is not what was written" if wrong else "" if manifest else "nothing in it"
+    if wrong:
+        return f"{shown(wrong[0])} is not what was written"
+    return "" if manifest else "nothing in it"
 
 
 def _facts(path: Path) -> dict[str, object]:

@@ -369,8 +369,10 @@ def recorded(path: Path) -> dict[Path, tuple[int, str]]:
     """
     try:
         manifest = read_json(path / MANIFEST)
-        if any(Path(name).name != name for name in manifest):
-            raise CheckpointError(f"{path / MANIFEST}: names a file outside its folder")
+        for name in manifest:
+            # Outside the folder, or in messages that would then be of several lines.
+            if Path(name).name != name or not name.isprintable():
+                raise CheckpointError(f"{path / MANIFEST}: names {name!r}, which is no file of it")
         return {
             path / name: (int(entry["bytes"]), entry["sha256"]) for name, entry in manifest.items()
         }

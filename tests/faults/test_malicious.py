@@ -331,6 +331,7 @@ MANIFEST: dict[str, Spoil] = {
     "a name with NUL": put(**{"a\0b": {"bytes": 4096, "sha256": ""}}),
     "half a surrogate pair": put(**{"\ud800": {"bytes": 4096, "sha256": ""}}),
     "escape codes": put(**{"\x1b[31m": {"bytes": 4096, "sha256": ""}}),
+    "a name of two lines": put(**{"a\nb": {"bytes": 4096, "sha256": ""}}),
     "a size below zero": put(**{"state.json": {"bytes": -1, "sha256": ""}}),
     "a size of 2**70": put(**{"state.json": {"bytes": 2**70, "sha256": ""}}),
     "a hash that is a list": put(**{"state.json": {"bytes": 1, "sha256": []}}),
