@@ -1,5 +1,7 @@
 """How weights move: the schedule, who takes which parameter, and state that comes back."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -42,6 +44,18 @@ def test_muon_takes_the_blocks_matrices_and_no_other() -> None:
     optimizers = Optimizers(model, OptimizerConfig())
     owned = [p for part in optimizers.parts for p in part.parameters]
     assert len(owned) == len({id(p) for p in owned}) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_embedding_moves_further_than_what_gives_logits(tied: bool) -> None:
+    model = hb.GPT(dataclasses.replace(SMALL, tie_embeddings=tied), 11)
+    optimizers = Optimizers(model, OptimizerConfig(learning_rate=0.001))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    step_once(model, optimizers, 0)
+    # Adam's first step is the rate itself, wherever there is a gradient.
+    moved = {name: (p - before[name]).abs().max().item() for name, p in model.named_parameters()}
+    assert moved["embedding.weight"] == pytest.approx(0.0007 * (1 if tied else 2), rel=1e-3)
+    assert moved["norm.weight"] == pytest.approx(0.0007, rel=1e-3)
 
 
 def step_once(model: torch.nn.Module, optimizers: Optimizers, seed: int) -> None:

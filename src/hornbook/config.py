@@ -138,11 +138,11 @@ class OptimizerConfig(Section):
 
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: Rate = 0.005
-    muon_learning_rate: Rate = 0.02
-    weight_decay: Rate = 0.1
+    muon_learning_rate: Rate = 0.03
+    weight_decay: Rate = 0.03
     beta1: Beta = 0.9
     beta2: Beta = 0.95
-    momentum: Beta = 0.95
+    momentum: Beta = 0.9
     warmup_fraction: Share = 0.02
     decay_fraction: Share = 0.6
     gradient_clip: Annotated[float, Meta(ge=0, le=1e9)] = 1.0

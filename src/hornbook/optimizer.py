@@ -15,6 +15,7 @@ from hornbook.models import LanguageModel
 from hornbook.muon import Muon
 
 EPSILON = 1e-8
+EMBEDDING_RATE = 2
 
 
 def learning_rate_scale(
@@ -38,6 +39,16 @@ def matrices(model: nn.Module) -> dict[str, Tensor]:
         for name, parameter in model.named_parameters()
         if parameter.ndim == 2 and name.removeprefix("network.").startswith("blocks.")
     }
+
+
+def embeddings(model: nn.Module) -> list[Tensor]:
+    """The tables that say what a token means; one that gives the logits too is not among them."""
+    of_products = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear)}
+    return [
+        part.weight
+        for part in model.modules()
+        if isinstance(part, nn.Embedding) and id(part.weight) not in of_products
+    ]
 
 
 class AdamW:
@@ -87,28 +98,36 @@ class Optimizers:
     """Muon for the blocks' matrices and AdamW for the rest, stepped as one.
 
     Muon orthogonalises each matrix's momentum, in the precision of the run. Tables of embeddings
-    and logits, and gains, are AdamW's, and only matrices decay.
+    and logits, and gains, are AdamW's, and only matrices decay. Beside Muon an embedding, of which
+    a batch moves few rows, moves EMBEDDING_RATE times as far.
     """
 
     def __init__(self, model: LanguageModel, config: OptimizerConfig) -> None:
         self.names: dict[Tensor, str] = {
             parameter: name for name, parameter in model.named_parameters()
         }
-        by_muon = matrices(model) if config.optimizer == "muon" else {}
-        rest = [p for name, p in model.named_parameters() if name not in by_muon]
-        decayed = [p for p in rest if p.ndim >= 2 and config.optimizer == "adamw"]
-        level = [p for p in rest if not any(p is other for other in decayed)]
-        betas = config.beta1, config.beta2
-        self.parts: list[Muon | AdamW] = [
+        rate, decay, betas = config.learning_rate, config.weight_decay, (config.beta1, config.beta2)
+        if config.optimizer == "adamw":
+            decayed = [parameter for parameter in self.names if parameter.ndim >= 2]
+            level = [parameter for parameter in self.names if parameter.ndim < 2]
+            self.parts: list[Muon | AdamW] = [
+                AdamW(decayed, lr=rate, betas=betas, decay=decay),
+                AdamW(level, lr=rate, betas=betas, decay=0.0),
+            ]
+            return
+        by_muon, tables = list(matrices(model).values()), embeddings(model)
+        taken = {*by_muon, *tables}
+        others = [parameter for parameter in self.names if parameter not in taken]
+        self.parts = [
             Muon(
-                by_muon.values(),
+                by_muon,
                 lr=config.muon_learning_rate,
                 momentum=config.momentum,
-                decay=config.weight_decay,
+                decay=decay,
                 dtype=model.compute_dtype,
             ),
-            AdamW(decayed, lr=config.learning_rate, betas=betas, decay=config.weight_decay),
-            AdamW(level, lr=config.learning_rate, betas=betas, decay=0.0),
+            AdamW(tables, lr=EMBEDDING_RATE * rate, betas=betas, decay=0.0),
+            AdamW(others, lr=rate, betas=betas, decay=0.0),
         ]
 
     def step(self, scale: float) -> None:
