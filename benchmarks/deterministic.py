@@ -1,62 +1,83 @@
 """What `deterministic` costs on this machine, and whether it changes a bit.
 
     python -m benchmarks.deterministic
-    python -m benchmarks.deterministic --steps 200 -- --set compile=on
+    python -m benchmarks.deterministic --compile
+    python -m benchmarks.deterministic --model layernorm
 
-The same training with and without torch's deterministic algorithms, in turn, each in a process of
-its own; what stands after the -- is handed to `hornbook train`. Run it on a machine that does
-nothing else.
+Two equal models take the same steps in turn, one with torch's deterministic algorithms and one
+without. Each pair of steps is compared, because a shared machine can be a fifth slower a second
+later: whole trainings in turn differed by -16% and +23%, which was nothing but noise.
 """
 
 import argparse
-import hashlib
-import json
 import statistics
 import sys
-import tempfile
-from pathlib import Path
+import time
 
-from benchmarks.table import process
+import torch
 
-CORPUS = "shakespeare"
+from hornbook import machine
+from hornbook.config import Config, preset
+from hornbook.models import GPT, LanguageModel, build
+from hornbook.optimizer import Optimizers
 
-
-def step_rates(run: Path, wanted: str, steps: int, settings: list[str]) -> list[float]:
-    """Tokens a second of each step of a training but the first ten, which are a warming up."""
-    fixed = [f"--set=deterministic={wanted}", f"--set=eval_interval={steps}", "--quiet"]
-    command = ["hornbook", "train", CORPUS, "--out", str(run), "--steps", str(steps)]
-    process([*command, *fixed, *settings])
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row["tokens_per_second"] for row in rows[10:]]
+VOCABULARY = 65
+WARM_UP = 10
 
 
-def weights_hash(run: Path) -> str:
-    """The SHA-256 of the last weights."""
-    last = max((run / "checkpoints").glob("step-*"))
-    return hashlib.sha256((last / "model.safetensors").read_bytes()).hexdigest()
+class Trained:
+    """A model that takes one step after the other on batches of its own stream."""
+
+    def __init__(self, config: Config, *, compiled: bool, deterministic: bool) -> None:
+        torch.manual_seed(config.train.seed)
+        self.config, self.deterministic = config, deterministic
+        chosen = machine.choose(config.train)
+        self.device = chosen.device.value
+        self.model: LanguageModel = build(config.model, VOCABULARY).to(self.device)
+        self.model.compute_dtype = chosen.compute_dtype
+        if compiled and isinstance(self.model, GPT):
+            for block in self.model.blocks:
+                block.compile()
+        self.optimizers = Optimizers(self.model, config.optimizer)
+
+    def step(self, seed: int) -> float:
+        """One step on the batch of that number; its seconds."""
+        torch.manual_seed(seed)
+        shape = (self.config.train.batch_size, self.config.model.block_size)
+        idx = torch.randint(VOCABULARY, shape, device=self.device)
+        started = time.perf_counter()
+        with machine.repeatable(self.deterministic):
+            _, loss = self.model(idx, idx)
+            loss.backward()
+            self.optimizers.step(1.0)
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
 
 
 def main() -> None:
     """Print one line: both medians, what the setting costs, and whether bits are the same."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=3, help="trainings with it, and without")
-    parser.add_argument("--steps", type=int, default=60, help="steps of each")
-    parser.add_argument("settings", nargs="*", help="for hornbook train")
+    parser.add_argument("--model", default="laptop", help="a preset, as hornbook train takes it")
+    parser.add_argument("--compile", action="store_true", help="compile the blocks")
+    parser.add_argument("--steps", type=int, default=100, help="pairs of steps")
     asked = parser.parse_args()
-    rates: dict[str, list[float]] = {"true": [], "false": []}
-    hashes: dict[str, set[str]] = {"true": set(), "false": set()}
-    with tempfile.TemporaryDirectory() as place:
-        for number in range(asked.runs):
-            for wanted in rates:
-                run = Path(place) / f"{wanted}-{number}"
-                rates[wanted] += step_rates(run, wanted, asked.steps, asked.settings)
-                hashes[wanted].add(weights_hash(run))
-    on, off = (statistics.median(rates[wanted]) for wanted in ("true", "false"))
-    same = "the same bits" if hashes["true"] == hashes["false"] else "other bits"
+    machine.keep_freed_memory()
+    config = preset(asked.model).override(dropout=0.1, batch_size=16)
+    pair = [Trained(config, compiled=asked.compile, deterministic=each) for each in (True, False)]
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(WARM_UP + asked.steps):
+        # Who goes second finds the caches as the first has left them.
+        for each in pair if number % 2 else pair[::-1]:
+            seconds[each.deterministic].append(each.step(number))
+    on, off = (seconds[each][WARM_UP:] for each in (True, False))
+    cost = statistics.median(one / other for one, other in zip(on, off, strict=True)) - 1
+    weights = [each.model.parameters() for each in pair]
+    same = all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
     sys.stdout.write(
-        f"deterministic: {on:,.0f} tokens/s, without: {off:,.0f}: it costs {off / on - 1:+.1%}; "
-        f"{len(hashes['true'])} and {len(hashes['false'])} different weights in {asked.runs} runs "
-        f"each; {same} with and without\n"
+        f"deterministic: {1000 * statistics.median(on):.1f} ms a step, without: "
+        f"{1000 * statistics.median(off):.1f}: it costs {cost:+.1%} (median of {len(on)} pairs); "
+        f"{'the same' if same else 'other'} bits with and without\n"
     )
 
 
