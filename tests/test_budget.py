@@ -84,6 +84,9 @@ def test_a_small_text_read_often_gets_dropout_and_a_large_one_none() -> None:
     large = Text(train_tokens=10**9, validation_tokens=10**6, vocab_size=65)
     assert planned(600, text=small).model.dropout > 0
     assert planned(600, text=large).model.dropout == 0
+    assert planned(600, text=small).optimizer.weight_decay == 0.1
+    assert planned(600, text=large).optimizer.weight_decay == Config().optimizer.weight_decay
+    assert planned(600, text=small, weight_decay=0.2).optimizer.weight_decay == 0.2
 
 
 def test_what_was_asked_for_stays() -> None:
