@@ -279,8 +279,8 @@ def predicted_loss(
 def dropout(config: Config, parameters: int, tokens: int, text: Text) -> float:
     """More of it the more often a model that is large for its text reads it.
 
-    Measured (docs/experiments.md): at a strain of 9, 0.1 costs 0.05 nats; at 13 it gains 0.08; at 25
-    0.2 gains another 0.03.
+    Measured (docs/experiments.md): at a strain of 9, 0.1 costs 0.05 nats; at 13 it gains 0.08; at
+    25 0.2 gains another 0.03.
     """
     if config.model.model != "gpt":
         return config.model.dropout
