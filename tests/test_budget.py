@@ -22,7 +22,7 @@ def on_a_machine(flops: float, update_flops: float | None = None):
 
     def timer(config: Config, vocab_size: int, _: machine.Machine) -> StepTime:
         size = parameter_count(config, vocab_size)
-        return StepTime(6 * size / flops, 20 * size / (update_flops or flops))
+        return StepTime(6 * size / flops, 0.0, 20 * size / (update_flops or flops))
 
     return timer
 
@@ -109,10 +109,18 @@ def test_too_little_time_is_refused_with_what_is_needed() -> None:
         planned(5)
 
 
+def test_compiling_quickens_the_reading_and_not_the_update() -> None:
+    step = StepTime(token_seconds=0.001, reading_seconds=0.1, update_seconds=0.2)
+    assert step.of(100) == pytest.approx(0.4)
+    assert step.of(100, compiled=True) == pytest.approx(0.2 + 0.2 * budget.COMPILED_SHARE)
+    assert step.grown(2.0).of(100) == pytest.approx(2 * step.of(100))
+
+
 def test_the_timer_times_real_steps() -> None:
     config = hb.preset("quick").override(compile="off")
     found = budget.time_step(config, 65, machine.choose(config.train))
     assert 0 < found.token_seconds < 0.1
+    assert 0 <= found.reading_seconds < 10
     assert 0 < found.update_seconds < 10
 
 

@@ -74,10 +74,20 @@ class Text:
 
 @dataclass(frozen=True)
 class StepTime:
-    """What a step takes: so much for each token read, and so much for the update."""
+    """What a step takes: for each token read, for reading whatever its size, and for the update."""
 
     token_seconds: float
+    reading_seconds: float
     update_seconds: float
+
+    def of(self, tokens: int, *, compiled: bool = False) -> float:
+        """A step of so many tokens; compiling quickens the reading, not the update."""
+        reading = tokens * self.token_seconds + self.reading_seconds
+        return reading * (COMPILED_SHARE if compiled else 1.0) + self.update_seconds
+
+    def grown(self, growth: float) -> "StepTime":
+        """The same of a model so many times as large."""
+        return StepTime(*(growth * each for each in dataclasses.astuple(self)))
 
 
 @dataclass(frozen=True)
@@ -155,16 +165,16 @@ class Search:
     def timed(self, seconds: float) -> Iterator[tuple[Config, StepTime]]:
         """Each shape and what its step takes: timed while the seconds last, then extrapolated."""
         started = time.monotonic()
-        last, last_size = StepTime(0.0, 0.0), 0
+        last, last_size = StepTime(0.0, 0.0, 0.0), 0
         for shaped in self.shapes():
             size = parameter_count(shaped, self.text.vocab_size)
             growth = size / last_size if last_size else 1.0
             # The timing's eight small steps, and as much again to set up.
-            expected = 12 * growth * (1000 * last.token_seconds + last.update_seconds)
+            expected = 12 * growth * last.of(1000)
             if time.monotonic() - started + expected < seconds or not last_size:
                 last = self.timer(shaped, self.text.vocab_size, self.machine)
             else:
-                last = StepTime(growth * last.token_seconds, growth * last.update_seconds)
+                last = last.grown(growth)
             last_size = size
             yield shaped, last
 
@@ -191,11 +201,10 @@ class Search:
         concluding = concluding_seconds(config, self.text, step.token_seconds)
         evaluating = concluding - concluding_seconds(config, self.text)
         for compiled in self.compile_choices():
-            token_seconds = step.token_seconds * (COMPILED_SHARE if compiled else 1.0)
             training_seconds = seconds - evaluating - (COMPILE_SECONDS if compiled else 0.0)
             for batch_size in rows:
                 step_tokens = batch_size * block * config.train.gradient_accumulation
-                step_seconds = step_tokens * token_seconds + step.update_seconds
+                step_seconds = step.of(step_tokens, compiled=compiled)
                 steps = min(MOST_STEPS, int(training_seconds / step_seconds))
                 if steps < 1:
                     continue
@@ -325,7 +334,7 @@ def parameter_count(config: Config, vocab_size: int) -> int:
 def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
     """Time small steps and somewhat larger ones: a few of each, the quickest counted.
 
-    What both have in common is the overhead of a step, counted to its update.
+    What both have in common is what reading takes whatever its size.
     """
     device = machine.device.value
     with torch.random.fork_rng(devices=[]):
@@ -349,12 +358,13 @@ def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
             updating = min(updating, clock(device) - read)
     # Noise must not make tokens cost next to nothing.
     row_seconds = max((quickest[many] - quickest[few]) / (many - few), quickest[many] / many / 3)
-    overhead = max(0.0, quickest[many] - many * row_seconds)
-    step = StepTime(row_seconds / block_size, updating + overhead)
+    reading_seconds = max(0.0, quickest[many] - many * row_seconds)
     if not config.model.with_counts:
-        return step
+        return StepTime(row_seconds / block_size, reading_seconds, updating)
     return StepTime(
-        step.token_seconds + JOINING_SECONDS_A_TOKEN, step.update_seconds + JOINING_SECONDS_A_STEP
+        row_seconds / block_size + JOINING_SECONDS_A_TOKEN,
+        reading_seconds,
+        updating + JOINING_SECONDS_A_STEP,
     )
 
 

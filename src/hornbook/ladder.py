@@ -204,8 +204,7 @@ def steps_for_equal_time(
 
     def seconds_a_step(config: Config) -> float:
         step = time_step(config, vocab_size, machine.choose(config.train))
-        tokens = config.train.batch_size * config.model.block_size
-        return tokens * step.token_seconds + step.update_seconds
+        return step.of(config.train.batch_size * config.model.block_size)
 
     step_seconds = {name: seconds_a_step(config) for name, config in wanted.items()}
     share = 60 * minutes / (len(wanted) + 1)
