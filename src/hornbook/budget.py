@@ -53,13 +53,27 @@ MOST_PARAMETERS_A_TOKEN = 10
 # An evaluation, with a sample and a checkpoint, takes 0.1 to 0.4 s of the smallest shapes.
 SECONDS_AN_EVALUATION = 6
 MOST_STEPS = 10**9
-# The scaling law of `predicted_loss`: floor, size term, text term. Beside counts a network learns
-# what is left, in which its size tells little.
-NETWORK_LAW, LAW_WITH_COUNTS = (1.332, 0.0456, 0.1258), (1.300, 0.0041, 0.028)
-SIZE_POWER, TEXT_POWER = 0.7, 0.497
-STEPS_HALF_WORTH = 611
+SIZE_POWER = 0.7
 WARM_UP_STEPS = 3
 RECENT_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Law:
+    """A scaling law, as `predicted_loss` reads it."""
+
+    floor: float
+    size_term: float
+    text_term: float
+    text_power: float
+    steps_half_worth: float
+    epochs_worth: float
+
+
+# Fitted to the runs under "Which size for which time" in docs/experiments.md. Beside counts a
+# network learns what is left, in which its size tells little.
+NETWORK_LAW = Law(1.209, 0.0426, 0.2258, 0.355, 368, 4)
+LAW_WITH_COUNTS = Law(1.300, 0.0041, 0.028, 0.497, 611, 15)
 
 
 @dataclass(frozen=True)
@@ -270,18 +284,18 @@ def predicted_loss(
 
     Few large steps teach less than many small ones from the same tokens (the form is McCandlish
     et al. 2018's, arXiv:1812.06162), and tokens read again less than new ones, a share of 1/e
-    after 15 epochs (Muennighoff et al. 2023, arXiv:2305.16264). What is left enters Hoffmann et
-    al. 2022's law, arXiv:2203.15556. The constants are fitted to the runs under "Which size for
-    which time" and "Reading on" in docs/experiments.md.
+    after so many epochs (Muennighoff et al. 2023, arXiv:2305.16264). What is left enters Hoffmann
+    et al. 2022's law, arXiv:2203.15556.
     """
+    law = LAW_WITH_COUNTS if with_counts else NETWORK_LAW
     again = max(0.0, tokens / unique_tokens - 1)
-    fresh = min(tokens, unique_tokens) + unique_tokens * 15 * (1 - math.exp(-again / 15))
-    worth = fresh / (1 + STEPS_HALF_WORTH / steps)
-    floor, size_term, text_term = LAW_WITH_COUNTS if with_counts else NETWORK_LAW
+    repeated = law.epochs_worth * (1 - math.exp(-again / law.epochs_worth))
+    fresh = min(tokens, unique_tokens) + unique_tokens * repeated
+    worth = fresh / (1 + law.steps_half_worth / steps)
     return (
-        floor
-        + size_term * (1e6 / parameters) ** SIZE_POWER
-        + text_term * (1e6 / worth) ** TEXT_POWER
+        law.floor
+        + law.size_term * (1e6 / parameters) ** SIZE_POWER
+        + law.text_term * (1e6 / worth) ** law.text_power
     )
 
 
