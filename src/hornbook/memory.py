@@ -136,7 +136,8 @@ def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = No
     rows = max(EVALUATED, model.context_size)
     inside = 0 if model.model == "ngram" else 4 * model.n_embd + 2 * model.block_size
     if model.context_size > model.block_size:
-        # Through windows: scores of two blocks' width, before the softmax, masked, and after it.
+        # Through windows: scores of two blocks' width, before the softmax and after it, and half as
+        # much again.
         inside += 6 * model.n_head * model.block_size
     # Counts are read as distributions, several at a time.
     evaluating = kept + 4 * rows * (inside + (9 if model.reads_counts else 3) * vocab_size)
