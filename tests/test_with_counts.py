@@ -21,7 +21,7 @@ from hornbook.errors import ConfigError
 from hornbook.models import GPT, GPTWithCounts, NGramLanguageModel, build
 from hornbook.models.crossfit import CrossFit
 from hornbook.models.reader import snapshot
-from hornbook.models.recent import LONGEST, Recent
+from hornbook.models.recent import Recent
 from hornbook.native import JointDecoder
 from hornbook.tuning import Recipe
 from hornbook.verification import verify
@@ -68,35 +68,43 @@ def test_it_is_born_as_the_counts_of_the_text_and_of_the_block() -> None:
     model = build(config, 7, counted)
     idx_BT = torch.randint(7, (3, 24), generator=torch.Generator().manual_seed(0))
     p_BTV = NGramLanguageModel(counted, 24).counted(idx_BT).probabilities
-    expected_BTV, _ = Recent()(idx_BT, p_BTV)
+    expected_BTV, _ = Recent(7)(idx_BT, p_BTV)
     torch.testing.assert_close(model(idx_BT)[0].softmax(-1), expected_BTV)
 
 
-def test_the_block_s_own_counts_are_those_counted_one_by_one() -> None:
-    recent = Recent()
+@pytest.mark.parametrize("vocab_size", [3, 7, 40, 1500])
+def test_the_block_s_own_counts_are_those_counted_one_by_one(vocab_size: int) -> None:
+    recent = Recent(vocab_size)
     generator = torch.Generator().manual_seed(0)
     idx_BT = torch.randint(3, (2, 30), generator=generator)
-    p_BTV = torch.rand(2, 30, 3, generator=generator).softmax(-1)
+    idx_BT[1, 15:] = idx_BT[1, :15]
+    p_BTV = torch.rand(2, 30, vocab_size, generator=generator).softmax(-1)
     expected_BTV = p_BTV.clone()
     for b, text in enumerate(idx_BT.tolist()):
         for t in range(30):
-            for length, strength in zip(
-                range(1, LONGEST + 1), recent.log_strength.exp().tolist(), strict=True
+            for length, strength in enumerate(
+                recent.log_strength.exp().tolist(), start=recent.shortest
             ):
                 followers = [
                     text[s]
                     for s in range(length, t + 1)
                     if text[s - length : s] == text[t + 1 - length : t + 1]
                 ]
-                counts = torch.tensor([followers.count(token) for token in range(3)])
+                counts = torch.tensor([followers.count(token) for token in range(vocab_size)])
                 expected_BTV[b, t] = (counts + strength * expected_BTV[b, t]) / (
                     len(followers) + strength
                 )
     found_BTV, came_BTR = recent(idx_BT, p_BTV)
     torch.testing.assert_close(found_BTV, expected_BTV)
-    assert came_BTR[0, -1, 0] == (idx_BT[0, :-1] == idx_BT[0, -1]).sum()
-    last_BTV, _ = recent(idx_BT, p_BTV[:, -1:])
+    assert came_BTR[1, -1].sum() > 0
+    last_BTV, last_BTR = recent(idx_BT, p_BTV[:, -1:])
     torch.testing.assert_close(last_BTV, found_BTV[:, -1:])
+    assert torch.equal(last_BTR, came_BTR[:, -1:])
+
+
+def test_pairs_too_rare_to_tell_are_left_to_longer_runs() -> None:
+    shortest = {n: Recent(n).shortest for n in (2, 27, 65, 256, 1300, 100_000)}
+    assert shortest == {2: 10, 27: 3, 65: 2, 256: 2, 1300: 1, 100_000: 1}
 
 
 def test_changing_a_token_changes_no_logit_before_it() -> None:
@@ -204,6 +212,7 @@ def test_the_last_positions_are_counted_as_they_are_among_all() -> None:
 def test_what_comes_before_the_targets_is_there_for_the_counts_alone() -> None:
     model = joined()
     idx_BS = torch.randint(7, (2, 60), generator=torch.Generator().manual_seed(4))
+    idx_BS[:, 30:] = idx_BS[:, :30]
     targets_BT = idx_BS[:, -24:]
     loss = model(idx_BS, targets_BT)[1]
     hidden = model.network.hidden(idx_BS[:, -24:])
@@ -211,7 +220,7 @@ def test_what_comes_before_the_targets_is_there_for_the_counts_alone() -> None:
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets_BT.flatten())
     torch.testing.assert_close(loss, expected)
     changed_BS = idx_BS.clone()
-    changed_BS[:, 0] = (idx_BS[:, 0] + 1) % 7
+    changed_BS[:, 20] = (idx_BS[:, 20] + 1) % 7
     assert model(changed_BS, targets_BT)[1] != loss
 
 

@@ -16,6 +16,7 @@ context stand side by side, and a key fits in 64 bits whatever the order and the
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -42,6 +43,9 @@ Smoothing = Literal["mle", "add-k", "witten-bell", "kneser-ney"]
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 # Below any share, for who needs the logarithm of one: "mle" can say zero.
 LEAST = 1e-20
+# Of 65 letters pairs tell what follows where single ones only add noise, of 1,300 syllables single
+# ones do: a run tells something where it is one of at least so many (docs/experiments.md).
+TELLING_RUNS = 1000
 
 
 class Counts(NamedTuple):
@@ -267,6 +271,25 @@ class NGramModel:
     def _below(self, p: Floats) -> Floats:
         """What a context leaves its rest to."""
         return np.full_like(p, 1 / self.vocab_size) if self.smoothing == "add-k" else p
+
+
+def side_by_side(models: Sequence[NGramModel]) -> NGramModel:
+    """Models of one vocabulary, order and smoothing in one: its chains begin at a model's number.
+
+    So `Chains.BEGINNING` leads into the first of them.
+    """
+    levels = []
+    for parts in zip(*(model.levels for model in models), strict=True):
+        first = np.cumsum([0, *(len(part.back) for part in parts[:-1])])
+        keys = [part.keys + n * models[0].vocab_size for part, n in zip(parts, first, strict=True)]
+        kept, back = ([getattr(part, name) for part in parts] for name in ("kept", "back"))
+        levels.append(Level(*(np.concatenate(each) for each in (keys, kept, back))))
+    return NGramModel(models[0].vocab_size, models[0].smoothing, levels)
+
+
+def shortest_telling_run(vocab_size: int) -> int:
+    """How many tokens must come again for their followers to be worth counting: 1 to 10."""
+    return max(1, math.ceil(math.log(TELLING_RUNS, max(2, vocab_size))))
 
 
 class Chains:

@@ -13,7 +13,7 @@ from hornbook.models.cache import KeyValueCache
 from hornbook.models.gpt import GPT
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.ngram import Counted, NGramLanguageModel
-from hornbook.models.recent import LONGEST, Recent
+from hornbook.models.recent import LENGTHS, Recent
 
 TRUST_WIDTH = 64
 
@@ -33,8 +33,8 @@ class GPTWithCounts(LanguageModel):
         super().__init__(network.vocab_size, network.block_size, network.context_size)
         self.network = network
         self.counts = counts
-        self.recent = Recent()
-        self.evidence = nn.Linear(network.config.n_embd + 2 * counts.order + LONGEST, TRUST_WIDTH)
+        self.recent = Recent(counts.vocab_size)
+        self.evidence = nn.Linear(network.config.n_embd + 2 * counts.order + LENGTHS, TRUST_WIDTH)
         self.trust = nn.Linear(TRUST_WIDTH, 1)
         nn.init.zeros_(self.trust.weight)
         nn.init.ones_(self.trust.bias)

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hornbook.counting import Level, NGramModel
@@ -59,39 +58,47 @@ class NGramLanguageModel(LanguageModel):
         )
         return NGramModel(self.vocab_size, self.smoothing, list(tables))
 
-    def contexts(self, idx_BT: Tensor) -> list[Tensor]:
+    def contexts(self, idx_BT: Tensor, model_B: Tensor | None = None) -> list[Tensor]:
         """The numbers of the last 0, 1, ... N - 1 tokens up to each position, in the block.
 
         Shapes: [B,T] -> N of [P].
         """
-        numbers_BT = torch.zeros_like(idx_BT)
+        empty_B = torch.zeros_like(idx_BT[:, 0]) if model_B is None else model_B
+        numbers_BT = empty_B[:, None].expand_as(idx_BT)
         found = [numbers_BT.flatten()]
         for length, table in enumerate(self.tables[:-1], start=1):
-            before_BT = F.pad(numbers_BT[:, :-1], (1, 0))
+            # What is put before the first token is read for the first length alone.
+            before_BT = torch.cat([empty_B[:, None], numbers_BT[:, :-1]], dim=1)
             numbers_BT = table.number(before_BT, idx_BT)
             numbers_BT[:, : length - 1] = ABSENT
             found.append(numbers_BT.flatten())
         return found
 
     @torch.no_grad()
-    def counted(self, idx_BS: Tensor, last: int | None = None) -> Counted:
+    def counted(
+        self, idx_BS: Tensor, last: int | None = None, model_B: Tensor | None = None
+    ) -> Counted:
         """What the counts say of the token after each position, or after the last few.
 
+        `model_B` says which model each row asks, where several stand side by side.
         Shapes: [B,S] -> [B,T,V], where every row sums to 1, and [B,T,N]; T = S, or `last`.
         """
         if last is not None and last < idx_BS.size(1):
             before = max(0, self.order - 2)
-            found = self.counted(idx_BS[:, -last - before :])
+            found = self.counted(idx_BS[:, -last - before :], model_B=model_B)
             return Counted(*(each[:, -last:] for each in found))
         idx_BT = idx_BS
         B, T = idx_BT.shape
-        V = self.vocab_size
-        p_PV = torch.full((B * T, V), 1 / V, device=idx_BT.device)
-        back_NP = [
-            table.extend(p_PV, contexts_P)
-            for table, contexts_P in zip(self.tables, self.contexts(idx_BT), strict=True)
-        ]
-        return Counted(p_PV.view(B, T, V), torch.stack(back_NP, dim=1).view(B, T, -1))
+        empty_P, *contexts_NP = self.contexts(idx_BT, model_B)
+        p_PV = torch.zeros(B * T, self.vocab_size, device=idx_BT.device)
+        # The longest context gives what it keeps, and leaves the rest to the next shorter one.
+        left_P = torch.ones_like(p_PV[:, 0])
+        back_NP = []
+        for table, contexts_P in zip(self.tables[:0:-1], reversed(contexts_NP), strict=True):
+            back_NP.insert(0, table.hand_out(p_PV, contexts_P, left_P))
+        p_PV.addcmul_(self.tables[0].dense()[empty_P], left_P[:, None])
+        back_NP.insert(0, self.tables[0].back[empty_P])
+        return Counted(p_PV.view(B, T, -1), torch.stack(back_NP, dim=1).view(B, T, -1))
 
     def forward(
         self, idx_BT: Tensor, targets_BT: Tensor | None = None
@@ -116,10 +123,10 @@ class Table(nn.Module):
         super().__init__()
         self.vocab_size = vocab_size
         self.rest_is_uniform = rest_is_uniform
-        edges = np.arange(len(level.back) + 1) * vocab_size
+        lengths = np.bincount(level.keys // vocab_size, minlength=len(level.back))
         for name, array in {
             "keys": level.keys,
-            "first": level.keys.searchsorted(edges),  # where each context's n-grams begin
+            "first": np.append(0, lengths.cumsum()),  # where each context's n-grams begin
             "kept": level.kept.astype(np.float32, copy=False),
             "back": level.back.astype(np.float32, copy=False),
         }.items():
@@ -131,17 +138,20 @@ class Table(nn.Module):
         places = torch.searchsorted(self.keys, wanted).clamp_(max=len(self.keys) - 1)
         return torch.where((contexts >= 0) & (self.keys[places] == wanted), places, UNSEEN)
 
-    def extend(self, p_PV: Tensor, contexts_P: Tensor) -> Tensor:
-        """Turn p from the next shorter contexts' distributions into these contexts', in place.
+    def dense(self) -> Tensor:
+        """The distributions of the table's contexts, over nothing but the uniform one: [_, V]."""
+        p = (self.back / self.vocab_size)[:, None].repeat(1, self.vocab_size)
+        p.view(-1)[self.keys] += self.kept
+        return p
 
-        Gives the shares left to the shorter ones, [P].
+    def hand_out(self, p_PV: Tensor, contexts_P: Tensor, left_P: Tensor) -> Tensor:
+        """Add to p what these contexts keep of the share `left`, and lower that, both in place.
+
+        Gives the shares of theirs that go to the shorter ones, [P].
         """
         seen = (contexts_P >= 0).nonzero().flatten()
         contexts = contexts_P[seen]
-        back_P = torch.ones_like(p_PV[:, 0]).index_copy_(0, seen, self.back[contexts])
-        if self.rest_is_uniform:
-            p_PV[contexts_P != ABSENT] = 1 / self.vocab_size
-        p_PV *= back_P[:, None]
+        back_P = torch.ones_like(left_P).index_copy_(0, seen, self.back[contexts])
         # Each context's n-grams stand side by side; together they are one ragged array.
         starts, lengths = self.first[contexts], self.first[contexts + 1] - self.first[contexts]
         ends = lengths.cumsum(0)
@@ -153,5 +163,11 @@ class Table(nn.Module):
         grams = torch.arange(total, device=p_PV.device) + spread(starts - (ends - lengths))
         # No entry comes twice, so the sum is the same whatever the order of adding.
         entries = self.keys[grams] + spread((seen - contexts) * self.vocab_size)
-        p_PV.view(-1)[entries] += self.kept[grams]
+        p_PV.view(-1)[entries] += self.kept[grams] * spread(left_P[seen])
+        if self.rest_is_uniform:
+            there_P = contexts_P != ABSENT
+            p_PV += (left_P * back_P * there_P / self.vocab_size)[:, None]
+            left_P *= ~there_P
+        else:
+            left_P *= back_P
         return back_P

@@ -2,7 +2,7 @@
 
 `models.joint` and `models.recent` are the reference, which read whole blocks; here a text is
 followed token by token, and nothing is looked up or counted twice. Shapes in names: V vocabulary,
-N the counts' order, R = LONGEST, S the positions read so far, H the width of the evidence.
+N the counts' order, R the lengths of run, S the positions read so far, H the width of the evidence.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from hornbook.counting import LEAST, Chains
+from hornbook.counting import LEAST, Chains, shortest_telling_run
 from hornbook.errors import CheckpointError
 from hornbook.native.decoder import Decoder
 
@@ -71,9 +71,9 @@ class JointDecoder:
             for array in (evidence_of_counts, *(weights[name] for name in OF_TRUST))
         )
         self._chains = Chains(counted)
-        self._texts = [
-            Text(self._chains, self.context_size, len(self._strength_R)) for _ in range(rows)
-        ]
+        self._shortest = shortest_telling_run(counted.vocab_size)
+        longest = self._shortest + len(self._strength_R) - 1
+        self._texts = [Text(self._chains, self.context_size, longest) for _ in range(rows)]
 
     def read(
         self, tokens_RT: Sequence[Sequence[int]], rows: Sequence[int], start: int = 0
@@ -107,14 +107,14 @@ class JointDecoder:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """`models.recent.Recent` for one position."""
         runs_S = text.runs()
-        past = runs_S.nonzero()[0]
-        run = runs_S[past]
+        past = (runs_S >= self._shortest).nonzero()[0]
+        length = runs_S[past] - self._shortest
         # A run of so many tokens is a match of every length up to it.
-        came_R = np.bincount(run, minlength=len(self._strength_R) + 1)[:0:-1].cumsum()[::-1]
+        came_R = np.bincount(length, minlength=len(self._strength_R))[::-1].cumsum()[::-1]
         share_R = 1 / (came_R + self._strength_R)
         left_R = (self._strength_R * share_R)[::-1].cumprod()[::-1]
         weight_R = (share_R * np.append(left_R[1:], 1.0)).cumsum()
-        handed_V = np.bincount(text.tokens[past + 1], weight_R[run - 1], minlength=self.vocab_size)
+        handed_V = np.bincount(text.tokens[past + 1], weight_R[length], minlength=self.vocab_size)
         return left_R[0] * p_V + handed_V, came_R
 
 
