@@ -20,7 +20,6 @@ from hornbook.evaluation import MOST_EVALUATED
 from hornbook.machine import Choice, Machine, choose_compile
 from hornbook.models import build, outline
 from hornbook.optimizer import Optimizers
-from hornbook.tuning import MOST_COUNTED
 
 # Layers, heads, width: from 0.1 million parameters to 300 million.
 SHAPES = (
@@ -37,13 +36,16 @@ SHAPES = (
 SHAPE_FIELDS = ("n_layer", "n_head", "n_embd")
 SHORTEST_SECONDS = 3.0
 # What comes after the last step, measured on two cores with tiny Shakespeare: the report card, and
-# counting the training text.
+# counting the training text. Beside a network it is counted first, six times over.
 CONCLUDING_SECONDS = 3.0
-COUNTING_SECONDS_A_TOKEN = 2.5e-6
+COUNTING_SECONDS_A_TOKEN, JOINT_COUNTING_SECONDS_A_TOKEN = 1.8e-6, 3.6e-6
+COUNTING_SHARE = 0.4
 # What counts beside the network add: to a step of training, to a token of it, and to a token that
-# is evaluated, which reads 4,096 back (two cores; steps of 2 and of 16 x 128 tokens).
-JOINING_SECONDS_A_STEP, JOINING_SECONDS_A_TOKEN = 0.010, 1.5e-5
-READING_WITH_COUNTS_SECONDS_A_TOKEN = 3e-5
+# is evaluated, which reads 4,096 back, and how much more a token takes for each of the vocabulary
+# (two cores; 2 to 64 x 128 tokens of 65 letters, 1,024 pieces of words and 1,367 syllables).
+JOINING_SECONDS_A_STEP, JOINING_SECONDS_A_TOKEN = 0.008, 0.8e-5
+READING_WITH_COUNTS_SECONDS_A_TOKEN = 1.2e-5
+JOINING_SECONDS_A_TOKEN_AND_ENTRY = 1e-8
 # The share of the time that may go into timing the machine.
 TIMING_SHARE = 0.03
 # Compiling the default's block on two cores (docs/experiments.md), and what is left of a step then.
@@ -141,11 +143,12 @@ def plan(
     Raises: ConfigError for a time too short to train in.
     """
     started = time.monotonic()
+    if "counted_tokens" not in asked:
+        config = count_in_time(config, text, seconds)
     concluding = concluding_seconds(config, text)
     left = seconds - concluding
     if config.model.with_counts:
-        # Counted once more, with each part left out in turn.
-        left -= text.train_tokens * COUNTING_SECONDS_A_TOKEN
+        left -= counting_seconds(config, text)
     if left < SHORTEST_SECONDS:
         raise ConfigError(
             f"{max(0.0, seconds):.0f} seconds are too few for this text: about "
@@ -327,12 +330,33 @@ def concluding_seconds(config: Config, text: Text, token_seconds: float = 0.0) -
 
     `token_seconds` is what a token takes in training: reading it through windows, half of that.
     """
-    counted = min(text.train_tokens, MOST_COUNTED) * COUNTING_SECONDS_A_TOKEN
     reading = token_seconds / 2
+    counted = 0.0 if config.model.with_counts else counting_seconds(config, text)
     if config.model.with_counts:
         reading += READING_WITH_COUNTS_SECONDS_A_TOKEN
+        reading += text.vocab_size * JOINING_SECONDS_A_TOKEN_AND_ENTRY
     evaluated = min(text.validation_tokens, MOST_EVALUATED) * reading
     return CONCLUDING_SECONDS + counted + evaluated
+
+
+def counting_seconds(config: Config, text: Text) -> float:
+    """How long the text is counted: after the last step, or before the first, beside a network."""
+    model = config.model
+    a_token = JOINT_COUNTING_SECONDS_A_TOKEN if model.with_counts else COUNTING_SECONDS_A_TOKEN
+    return min(text.train_tokens, model.counted_tokens) * a_token
+
+
+def count_in_time(config: Config, text: Text, seconds: float) -> Config:
+    """The settings, with less of the text to count where that would take most of the time."""
+    excess = counting_seconds(config, text) / (COUNTING_SHARE * seconds) if seconds > 0 else 1.0
+    counted = min(text.train_tokens, config.model.counted_tokens)
+    return config if excess <= 1 else config.override(counted_tokens=max(1, int(counted / excess)))
+
+
+def may_join(config: Config, machine: Machine, asked: Collection[str]) -> bool:
+    """Whether counts beside the network are the plan's to choose; not so on a GPU, unmeasured."""
+    free = config.model.model == "gpt" and not config.model.with_counts
+    return free and "with_counts" not in asked and machine.device.value == "cpu"
 
 
 def parameter_count(config: Config, vocab_size: int) -> int:
@@ -376,7 +400,9 @@ def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
     if not config.model.with_counts:
         return StepTime(row_seconds / block_size, reading_seconds, updating)
     return StepTime(
-        row_seconds / block_size + JOINING_SECONDS_A_TOKEN,
+        row_seconds / block_size
+        + JOINING_SECONDS_A_TOKEN
+        + vocab_size * JOINING_SECONDS_A_TOKEN_AND_ENTRY,
         reading_seconds,
         updating + JOINING_SECONDS_A_STEP,
     )
@@ -400,11 +426,13 @@ def explain(best: Plan, plans: list[Plan], text: Text) -> Iterator[Choice]:
         least = min(each.predicted_loss for each in plans if each.parameters == size)
         return f"{least - best.predicted_loss:.3f} nats better than {size / 1e6:.2f} million"
 
+    counted = min(text.train_tokens, model.counted_tokens)
+    counts = f", beside counts of {counted:,} tokens" if model.with_counts else ""
     beside = [margin(others[i]) for i in (at - 1, at + 1) if 0 <= i < len(others)]
     yield Choice(
         "size",
         f"{model.n_layer} layers, {model.n_embd} wide: {best.parameters / 1e6:.2f} million "
-        f"parameters{'; expected to be ' + ' and '.join(beside) if beside else ''}",
+        f"parameters{counts}{'; expected to be ' + ' and '.join(beside) if beside else ''}",
     )
     yield Choice(
         "portions",

@@ -276,14 +276,17 @@ class NGramModel:
 def side_by_side(models: Sequence[NGramModel]) -> NGramModel:
     """Models of one vocabulary, order and smoothing in one: its chains begin at a model's number.
 
-    So `Chains.BEGINNING` leads into the first of them.
+    So `Chains.BEGINNING` leads into the first of them. Shares are in float32.
     """
     levels = []
     for parts in zip(*(model.levels for model in models), strict=True):
         first = np.cumsum([0, *(len(part.back) for part in parts[:-1])])
         keys = [part.keys + n * models[0].vocab_size for part, n in zip(parts, first, strict=True)]
-        kept, back = ([getattr(part, name) for part in parts] for name in ("kept", "back"))
-        levels.append(Level(*(np.concatenate(each) for each in (keys, kept, back))))
+        kept, back = (
+            np.concatenate([getattr(part, name) for part in parts], dtype=np.float32)
+            for name in ("kept", "back")
+        )
+        levels.append(Level(np.concatenate(keys), kept, back))
     return NGramModel(models[0].vocab_size, models[0].smoothing, levels)
 
 

@@ -25,7 +25,7 @@ from hornbook.run import RunFolder, TrainedModel, check_same_text, load
 from hornbook.state import Training
 from hornbook.storage import write_atomically
 from hornbook.text import Corpus, read_corpus
-from hornbook.tuning import MOST_COUNTED, tune
+from hornbook.tuning import tune
 
 SAMPLE_TOKENS = 500
 # Of five million tokens longer ones take 400 MB and gain 0.001 nats.
@@ -143,7 +143,9 @@ class Result:
             "energy_joules": self.energy_joules,
             **{f"val_{name}": value for name, value in self.evaluation.as_dict().items()},
             "baselines_nats_per_char": self.baselines.as_dict(),
-            "baselines_counted_tokens": min(len(self.dataset.train), MOST_COUNTED),
+            "baselines_counted_tokens": min(
+                len(self.dataset.train), self.trained.config.model.counted_tokens
+            ),
             "diagnosis": self.diagnosis.as_dict(),
         }
 
@@ -251,7 +253,7 @@ def measure(
         evaluation=summarise(trained.tokenizer, dataset.validation, nats, None, block_size=size),
         measured=tokens,
         nats=nats,
-        baselines=baselines or count_baselines(dataset, chosen_counts(trained, dataset)),
+        baselines=baselines or count_baselines(trained, dataset),
         sample=write_sample(trained),
         peak_memory_mib=peak_memory_mib,
         energy_joules=energy_joules,
@@ -268,18 +270,16 @@ def chosen_counts(trained: TrainedModel, dataset: Dataset) -> NGramModel | None:
     counts = model.counts if isinstance(model, GPTWithCounts) else model
     if not isinstance(counts, NGramLanguageModel) or config.order:
         return None
-    same_text = config.with_counts or len(dataset.train) <= MOST_COUNTED
+    same_text = config.with_counts or len(dataset.train) <= config.counted_tokens
     return counts.as_counted() if same_text and config.smoothing == "kneser-ney" else None
 
 
-def count_baselines(dataset: Dataset, best: NGramModel | None = None) -> Baselines:
-    """Unigram and bigram counts, and the best n-gram model; tuned on training text alone.
-
-    `best` is that model, where it has been counted already.
-    """
+def count_baselines(trained: TrainedModel, dataset: Dataset) -> Baselines:
+    """Unigram and bigram counts, and the best n-gram model; tuned on training text alone."""
     size = dataset.tokenizer.vocab_size
     scale = per_char(dataset.tokenizer, dataset.validation)
-    train, validation = dataset.train[-MOST_COUNTED:], spread(dataset.validation, MOST_EVALUATED)
+    train = dataset.train[-trained.config.model.counted_tokens :]
+    validation = spread(dataset.validation, MOST_EVALUATED)
 
     def nats(model: NGramModel) -> Floats:
         # Like the network: every token but the first, which it can read but not be asked.
@@ -287,6 +287,7 @@ def count_baselines(dataset: Dataset, best: NGramModel | None = None) -> Baselin
         return -model.log_probs(rest, context=first)
 
     bigram = NGramModel.fit(train, size, order=2)
+    best = chosen_counts(trained, dataset)
     if best is None:
         try:
             order, discounts, _ = tune(train, size, max_order=LONGEST_NGRAM)

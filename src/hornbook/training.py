@@ -57,7 +57,7 @@ from hornbook.state import (
 from hornbook.storage import DISK, Disk, write_atomically
 from hornbook.text import Corpus, read_corpus
 from hornbook.tokenizer import load_tokenizer
-from hornbook.tuning import LONGEST, MOST_COUNTED, choose
+from hornbook.tuning import LONGEST, choose
 
 
 class UnsavedStepsWarning(HornbookWarning):
@@ -160,10 +160,17 @@ def plan_minutes(
     # What no plan may change must fit before a step of it is timed.
     if "block_size" in asked or config.model.model != "gpt":
         check_length(dataset.train, config.model.block_size, "training")
-    smallest = config if "batch_size" in asked else config.override(batch_size=1)
-    check_memory(smallest, chosen, dataset)
-    seconds = started + 60 * config.train.minutes - time.monotonic()
-    return budget.plan(config, size_of(config, dataset), chosen, seconds, asked=asked)
+
+    def planned(config: Config) -> budget.Plan:
+        smallest = config if "batch_size" in asked else config.override(batch_size=1)
+        check_memory(smallest, chosen, dataset)
+        seconds = started + 60 * config.train.minutes - time.monotonic()
+        return budget.plan(config, size_of(config, dataset), chosen, seconds, asked=asked)
+
+    if budget.may_join(config, chosen, asked):
+        with suppress(ConfigError):  # Too little time or memory for both: the network alone, then.
+            return planned(config.override(with_counts=True))
+    return planned(config)
 
 
 def size_of(config: Config, dataset: Dataset) -> budget.Text:
@@ -281,8 +288,7 @@ def countable(model: ModelConfig, dataset: Dataset) -> memory.Countable | None:
 
 def counted_part(model: ModelConfig, dataset: Dataset) -> Tokens:
     """The training text as far as it is counted."""
-    # A network's counts are counted six times over and held in memory.
-    return dataset.train[-MOST_COUNTED:] if model.with_counts else dataset.train
+    return dataset.train[-model.counted_tokens :] if model.with_counts else dataset.train
 
 
 def assemble(
@@ -377,7 +383,7 @@ def read_batch(training: Training, index: int) -> tuple[Tensor | Counted, ...]:
     length = before + block_size
     idx_BS, targets_BS = batch(tokens, index, block_size=length, **where)
     starts_B = batch_starts(len(tokens) - length, index, **where) + before
-    starts_B -= max(0, len(tokens) - MOST_COUNTED)
+    starts_B -= max(0, len(tokens) - config.model.counted_tokens)
     counted = training.cross_fit.counted(idx_BS, starts_B, block_size)
     parts = idx_BS, targets_BS[:, before:], *counted
     idx_BS, targets_BT, *counted = (part.to(device) for part in parts)

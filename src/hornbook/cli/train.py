@@ -227,6 +227,8 @@ def with_minutes(
     if says <= flags or (says <= loose and not says & flags):
         raise ConfigError("minutes and steps both say how long to train; give one of them")
     asked = (loose - says if says & flags else loose) | flags
+    if from_elsewhere:  # which says by itself whether there are counts beside its network
+        asked |= {"with_counts"}
     if "steps" in asked:
         settings = settings.override(minutes=0.0)
     elif not (from_elsewhere or says & asked):

@@ -6,6 +6,8 @@ Shapes in names: B batch, S the block's positions, T the last of them, V vocabul
 of run.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class Recent(nn.Module):
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
         self.shortest = shortest_telling_run(vocab_size)
-        self.log_strength = nn.Parameter(torch.tensor(STRENGTHS).log())
+        self.log_strength = nn.Parameter(torch.tensor([math.log(each) for each in STRENGTHS]))
 
     def forward(self, idx_BS: Tensor, p_BTV: Tensor) -> tuple[Tensor, Tensor]:
         """The mixed distributions of the block's last T positions, and how often each run came.
