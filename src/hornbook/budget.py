@@ -34,12 +34,13 @@ SHAPES = (
     (24, 16, 1024),
 )
 SHAPE_FIELDS = ("n_layer", "n_head", "n_embd")
-SHORTEST_SECONDS = 3.0
+SHORTEST_SECONDS = 2.0
 # What comes after the last step, measured on two cores with tiny Shakespeare: the report card, and
 # counting the training text. Beside a network it is counted first, six times over.
-CONCLUDING_SECONDS = 3.0
-COUNTING_SECONDS_A_TOKEN, JOINT_COUNTING_SECONDS_A_TOKEN = 1.8e-6, 3.6e-6
-COUNTING_SHARE = 0.4
+CONCLUDING_SECONDS = 2.9
+COUNTING_SECONDS_A_TOKEN = 1.6e-6
+JOINT_COUNTING_SECONDS_A_TOKEN, BASELINES_SECONDS_A_TOKEN = 3.2e-6, 0.4e-6
+COUNTING_SHARE, FEWEST_COUNTED = 0.4, 10_000
 # What counts beside the network add: to a step of training, to a token of it, and to a token that
 # is evaluated, which reads 4,096 back, and how much more a token takes for each of the vocabulary
 # (two cores; 2 to 64 x 128 tokens of 65 letters, 1,024 pieces of words and 1,367 syllables).
@@ -146,9 +147,7 @@ def plan(
     if "counted_tokens" not in asked:
         config = count_in_time(config, text, seconds)
     concluding = concluding_seconds(config, text)
-    left = seconds - concluding
-    if config.model.with_counts:
-        left -= counting_seconds(config, text)
+    left = seconds - concluding - counting_before(config, text)
     if left < SHORTEST_SECONDS:
         raise ConfigError(
             f"{max(0.0, seconds):.0f} seconds are too few for this text: about "
@@ -330,27 +329,36 @@ def concluding_seconds(config: Config, text: Text, token_seconds: float = 0.0) -
 
     `token_seconds` is what a token takes in training: reading it through windows, half of that.
     """
-    reading = token_seconds / 2
-    counted = 0.0 if config.model.with_counts else counting_seconds(config, text)
-    if config.model.with_counts:
+    model, reading = config.model, token_seconds / 2
+    if model.with_counts:
         reading += READING_WITH_COUNTS_SECONDS_A_TOKEN
         reading += text.vocab_size * JOINING_SECONDS_A_TOKEN_AND_ENTRY
+    a_token = BASELINES_SECONDS_A_TOKEN if model.with_counts else COUNTING_SECONDS_A_TOKEN
     evaluated = min(text.validation_tokens, MOST_EVALUATED) * reading
-    return CONCLUDING_SECONDS + counted + evaluated
+    return CONCLUDING_SECONDS + counted_tokens(config, text) * a_token + evaluated
 
 
-def counting_seconds(config: Config, text: Text) -> float:
-    """How long the text is counted: after the last step, or before the first, beside a network."""
-    model = config.model
-    a_token = JOINT_COUNTING_SECONDS_A_TOKEN if model.with_counts else COUNTING_SECONDS_A_TOKEN
-    return min(text.train_tokens, model.counted_tokens) * a_token
+def counting_before(config: Config, text: Text) -> float:
+    """How long a text is counted before the first step, beside a network."""
+    a_token = JOINT_COUNTING_SECONDS_A_TOKEN if config.model.with_counts else 0.0
+    return counted_tokens(config, text) * a_token
+
+
+def counted_tokens(config: Config, text: Text) -> int:
+    """How much of a text is counted."""
+    return min(text.train_tokens, config.model.counted_tokens)
 
 
 def count_in_time(config: Config, text: Text, seconds: float) -> Config:
-    """The settings, with less of the text to count where that would take most of the time."""
-    excess = counting_seconds(config, text) / (COUNTING_SHARE * seconds) if seconds > 0 else 1.0
-    counted = min(text.train_tokens, config.model.counted_tokens)
-    return config if excess <= 1 else config.override(counted_tokens=max(1, int(counted / excess)))
+    """The settings, with as much of the text to count as leaves most of the time to the network."""
+    none = config.override(counted_tokens=1)
+    rest = concluding_seconds(none, text)
+    most = min(COUNTING_SHARE * seconds, seconds * (1 - TIMING_SHARE) - rest - SHORTEST_SECONDS)
+    needed = concluding_seconds(config, text) - rest + counting_before(config, text)
+    if needed <= most:
+        return config
+    counted = int(counted_tokens(config, text) * most / needed)
+    return config.override(counted_tokens=counted) if counted >= FEWEST_COUNTED else config
 
 
 def may_join(config: Config, machine: Machine, asked: Collection[str]) -> bool:
@@ -426,7 +434,7 @@ def explain(best: Plan, plans: list[Plan], text: Text) -> Iterator[Choice]:
         least = min(each.predicted_loss for each in plans if each.parameters == size)
         return f"{least - best.predicted_loss:.3f} nats better than {size / 1e6:.2f} million"
 
-    counted = min(text.train_tokens, model.counted_tokens)
+    counted = counted_tokens(best.config, text)
     counts = f", beside counts of {counted:,} tokens" if model.with_counts else ""
     beside = [margin(others[i]) for i in (at - 1, at + 1) if 0 <= i < len(others)]
     yield Choice(

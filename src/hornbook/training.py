@@ -33,6 +33,7 @@ from hornbook.models import GPT, LanguageModel, build
 from hornbook.models.crossfit import CrossFit
 from hornbook.models.ngram import Counted
 from hornbook.models.reader import snapshot
+from hornbook.native import NativeUnavailableError, shared_library
 from hornbook.optimizer import Optimizers, learning_rate_scale
 from hornbook.run import (
     FORMAT,
@@ -167,6 +168,9 @@ def plan_minutes(
         seconds = started + 60 * config.train.minutes - time.monotonic()
         return budget.plan(config, size_of(config, dataset), chosen, seconds, asked=asked)
 
+    # 1 s, the first time on a machine, that belongs to no sample and no evaluation.
+    with suppress(NativeUnavailableError):
+        shared_library()
     if budget.may_join(config, chosen, asked):
         with suppress(ConfigError):  # Too little time or memory for both: the network alone, then.
             return planned(config.override(with_counts=True))
