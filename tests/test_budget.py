@@ -1,5 +1,6 @@
 """Minutes to settings: what a plan must hold whatever the machine, and how a pace is kept."""
 
+import dataclasses
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from hornbook.budget import Pace, StepTime, Text, parameter_count, plan, predict
 from hornbook.config import Config
 from hornbook.errors import ConfigError
 from hornbook.evaluation import MOST_EVALUATED
+from hornbook.memory import Countable
 
 SHAKESPEARE = Text(train_tokens=1_003_854, validation_tokens=111_540, vocab_size=65)
 
@@ -107,6 +109,50 @@ def test_another_rung_keeps_its_shape_and_gets_its_steps() -> None:
 def test_too_little_time_is_refused_with_what_is_needed() -> None:
     with pytest.raises(ConfigError, match="give more --minutes"):
         planned(5)
+
+
+@given(seconds=st.floats(5, 600), train_tokens=st.integers(10_000, 10**10))
+def test_no_more_is_counted_than_leaves_most_of_the_time_to_training(
+    seconds: float, train_tokens: int
+) -> None:
+    text = Text(train_tokens, min(train_tokens // 9, 100_000), 65)
+    config = Config().override(with_counts=True)
+    found = budget.count_within(config, text, seconds)
+    counted = budget.counted_tokens(found, text)
+    spent = budget.counting_before(found, text)
+    if found != config:
+        assert counted < budget.counted_tokens(config, text)
+        assert spent < budget.COUNTING_SHARE * seconds
+    elif counted > 2 * budget.FEWEST_COUNTED and spent > budget.COUNTING_SHARE * seconds:
+        # Too little time for any counts, which the plan then says.
+        with pytest.raises(ConfigError, match="too few"):
+            plan(config, text, machine.choose(config.train), seconds, timer=on_a_machine(1e11))
+
+
+def test_counting_takes_no_more_memory_than_it_may() -> None:
+    config = Config().override(with_counts=True)
+    rich = Countable(5_000_000, (2e6,) * 10)
+    text = Text(10**8, 100_000, 65, rich)
+    found = budget.count_within(config, text, 3600)
+    share = found.model.counted_tokens / rich.tokens
+    assert share * rich.bytes(config.model)[0] == pytest.approx(budget.COUNTING_BYTES, rel=0.01)
+
+
+def test_how_much_is_counted_can_be_asked_for() -> None:
+    settings = {"with_counts": True, "counted_tokens": 20_000}
+    assert planned(60, **settings).model.counted_tokens == 20_000
+    assert planned(60, with_counts=True).model.counted_tokens == Config().model.counted_tokens
+
+
+def test_counts_join_where_nothing_says_otherwise() -> None:
+    cpu = machine.choose(Config().override(device="cpu").train)
+    gpu = dataclasses.replace(cpu, device=machine.Choice("cuda", "as if"))
+    both = Config().override(with_counts=True)
+    assert budget.may_join(Config(), cpu, ())
+    assert not budget.may_join(Config(), cpu, ("with_counts",))
+    assert not budget.may_join(both, cpu, ())
+    assert not budget.may_join(hb.preset("bigram"), cpu, ())
+    assert not budget.may_join(Config(), gpu, ())
 
 
 def test_compiling_quickens_the_reading_and_not_the_update() -> None:

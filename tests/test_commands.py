@@ -246,6 +246,40 @@ def test_settings_come_from_flags_then_environment_then_file(place: Path) -> Non
     assert "did you mean steps?" in done.stderr.decode()
 
 
+def test_minutes_go_into_network_and_counts_unless_told_otherwise(place: Path) -> None:
+    for more, expected in (
+        ((), True),
+        (("--with-counts", "--model", "gpt"), True),
+        (("--model", "gpt"), False),
+        (("--preset", "laptop"), False),
+        (("--set", "with_counts=false"), False),
+        (("--model", "bigram"), False),
+    ):
+        asked = ("train", "hamlet.txt", "--minutes", "0.5", "--dry-run", "--json", *more)
+        done = hornbook(*asked, cwd=place)
+        assert done.returncode == 0, done.stderr.decode()
+        plan = json.loads(done.stdout)
+        assert plan["settings"]["model"]["with_counts"] is expected, more
+        assert ("beside counts" in plan["reasons"]["size"]) is expected, more
+
+
+def test_a_run_given_minutes_ends_with_them_and_is_a_run_like_others(place: Path) -> None:
+    begun = time.monotonic()
+    done = hornbook(
+        "train", "hamlet.txt", "--minutes", "0.25", "--json", "--out", "timed", cwd=place
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert time.monotonic() - begun < 45, "three times as long, on a machine others use too"
+    result = json.loads(done.stdout)
+    assert result["kind"] == "network and counts"
+    assert result["steps"] > 1
+    assert result["val_nats_per_char"] < result["baselines_nats_per_char"]["bigram"]
+    for command in (("sample",), ("eval",), ("verify",), ("train", "--resume")):
+        done = hornbook(*command, "timed", cwd=place)
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stdout
+
+
 def test_a_text_on_standard_input_is_kept_with_its_run(place: Path) -> None:
     done = hornbook(
         "train", "-", "--steps", "2", *TINY, "--json", cwd=place, stdin=TEXT.encode("utf-8-sig")

@@ -16,7 +16,7 @@ from hornbook import generate
 from hornbook import training as engine
 from hornbook.cli import run as hornbook_command
 from hornbook.config import Config, ModelConfig, SamplingConfig
-from hornbook.counting import NGramModel, Smoothing
+from hornbook.counting import NGramModel, Smoothing, side_by_side
 from hornbook.errors import ConfigError
 from hornbook.models import GPT, GPTWithCounts, NGramLanguageModel, build
 from hornbook.models.crossfit import CrossFit
@@ -197,6 +197,39 @@ def test_no_block_is_asked_of_counts_that_have_seen_it(seed: int, n_parts: int) 
     known_BT = known_BTV.gather(-1, windows[:, 1:, None])[len(before) :]
     assert p_BT.max() < 2 / length < 0.1 < known_BT.min()
     torch.testing.assert_close(p_BTV.sum(-1), torch.ones(len(starts_B), block_size))
+
+
+@pytest.mark.parametrize("smoothing", ["mle", "add-k", "witten-bell", "kneser-ney"])
+def test_models_side_by_side_say_what_each_says_alone(smoothing: Smoothing) -> None:
+    texts = np.random.default_rng(0).integers(0, 7, (3, 200))
+
+    def counted() -> list[NGramModel]:
+        return [NGramModel.fit(text, 7, order=3, smoothing=smoothing) for text in texts]
+
+    alone, together = counted(), NGramLanguageModel(side_by_side(counted()), 24)
+    idx_BT = torch.randint(7, (6, 24), generator=torch.Generator().manual_seed(0))
+    model_B = torch.tensor([2, 0, 1, 1, 2, 0])
+    for last in (24, 5):
+        found = together.counted(idx_BT, last=last, model_B=model_B)
+        for row, model in enumerate(model_B.tolist()):
+            expected = NGramLanguageModel(alone[model], 24).counted(
+                idx_BT[row : row + 1], last=last
+            )
+            for each, wanted in zip(found, expected, strict=True):
+                torch.testing.assert_close(each[row : row + 1], wanted)
+
+
+def test_less_of_a_text_can_be_counted(text_path: Path, tmp_path: Path) -> None:
+    config = small(text_path, counted_tokens=50)
+    list(hb.train(config, out=tmp_path / "run"))
+    counted = hb.load(tmp_path / "run").model
+    assert isinstance(counted, GPTWithCounts)
+    whole = engine.begin(small(text_path), out=tmp_path / "whole")
+    assert isinstance(whole.model, GPTWithCounts)
+    with whole.lock:
+        n_grams = [len(model.counts.tables[-1].keys) for model in (counted, whole.model)]
+    assert n_grams[0] <= 50
+    assert n_grams[0] < n_grams[1]
 
 
 def test_the_last_positions_are_counted_as_they_are_among_all() -> None:

@@ -40,7 +40,7 @@ SHORTEST_SECONDS = 2.0
 CONCLUDING_SECONDS = 2.9
 COUNTING_SECONDS_A_TOKEN = 1.6e-6
 JOINT_COUNTING_SECONDS_A_TOKEN, BASELINES_SECONDS_A_TOKEN = 3.2e-6, 0.4e-6
-COUNTING_SHARE, FEWEST_COUNTED = 0.4, 10_000
+COUNTING_SHARE, COUNTING_BYTES, FEWEST_COUNTED = 0.4, 800_000_000, 10_000
 # What counts beside the network add: to a step of training, to a token of it, and to a token that
 # is evaluated, which reads 4,096 back, and how much more a token takes for each of the vocabulary
 # (two cores; 2 to 64 x 128 tokens of 65 letters, 1,024 pieces of words and 1,367 syllables).
@@ -145,7 +145,7 @@ def plan(
     """
     started = time.monotonic()
     if "counted_tokens" not in asked:
-        config = count_in_time(config, text, seconds)
+        config = count_within(config, text, seconds)
     concluding = concluding_seconds(config, text)
     left = seconds - concluding - counting_before(config, text)
     if left < SHORTEST_SECONDS:
@@ -349,16 +349,23 @@ def counted_tokens(config: Config, text: Text) -> int:
     return min(text.train_tokens, config.model.counted_tokens)
 
 
-def count_in_time(config: Config, text: Text, seconds: float) -> Config:
-    """The settings, with as much of the text to count as leaves most of the time to the network."""
-    none = config.override(counted_tokens=1)
-    rest = concluding_seconds(none, text)
-    most = min(COUNTING_SHARE * seconds, seconds * (1 - TIMING_SHARE) - rest - SHORTEST_SECONDS)
+def count_within(config: Config, text: Text, seconds: float) -> Config:
+    """The settings, with as much of the text to count as time and memory allow.
+
+    Most of the time is left to the network.
+    """
+    counted = most = counted_tokens(config, text)
+    rest = concluding_seconds(config.override(counted_tokens=1), text)
+    free = min(COUNTING_SHARE * seconds, seconds * (1 - TIMING_SHARE) - rest - SHORTEST_SECONDS)
     needed = concluding_seconds(config, text) - rest + counting_before(config, text)
-    if needed <= most:
-        return config
-    counted = int(counted_tokens(config, text) * most / needed)
-    return config.override(counted_tokens=counted) if counted >= FEWEST_COUNTED else config
+    if needed > free:
+        counted = int(most * free / needed)
+    if text.countable:
+        peak, _ = text.countable.bytes(config.model)
+        counted = min(counted, int(text.countable.tokens * COUNTING_BYTES / peak))
+    if FEWEST_COUNTED <= counted < most:
+        return config.override(counted_tokens=counted)
+    return config
 
 
 def may_join(config: Config, machine: Machine, asked: Collection[str]) -> bool:

@@ -85,7 +85,7 @@ class Level(NamedTuple):
 class NGramModel:
     """An n-gram model: next-token probabilities from counts. Make one with ``fit``."""
 
-    def __init__(self, vocab_size: int, smoothing: Smoothing, levels: Sequence[Level]) -> None:
+    def __init__(self, vocab_size: int, smoothing: Smoothing, levels: list[Level]) -> None:
         self.order = len(levels)
         self.vocab_size = vocab_size
         self.smoothing: Smoothing = smoothing
@@ -137,6 +137,14 @@ class NGramModel:
             levels.append(Level(level.keys, counts / totals[contexts], back))
             n_contexts = len(level.keys)
         return cls(vocab_size, smoothing, levels)
+
+    def rounded(self) -> NGramModel:
+        """The same with its shares in float32."""
+        levels = [
+            Level(keys, kept.astype(np.float32), back.astype(np.float32))
+            for keys, kept, back in self.levels
+        ]
+        return NGramModel(self.vocab_size, self.smoothing, levels)
 
     @property
     def n_grams(self) -> int:
@@ -276,18 +284,22 @@ class NGramModel:
 def side_by_side(models: Sequence[NGramModel]) -> NGramModel:
     """Models of one vocabulary, order and smoothing in one: its chains begin at a model's number.
 
-    So `Chains.BEGINNING` leads into the first of them. Shares are in float32.
+    The models are taken apart on the way, so that little is held twice. Shares are in float32.
     """
+    vocab_size, smoothing = models[0].vocab_size, models[0].smoothing
     levels = []
-    for parts in zip(*(model.levels for model in models), strict=True):
+    for _ in range(models[0].order):
+        parts = [model.levels.pop(0) for model in models]
         first = np.cumsum([0, *(len(part.back) for part in parts[:-1])])
-        keys = [part.keys + n * models[0].vocab_size for part, n in zip(parts, first, strict=True)]
+        keys = np.concatenate(
+            [part.keys + n * vocab_size for part, n in zip(parts, first, strict=True)]
+        )
         kept, back = (
             np.concatenate([getattr(part, name) for part in parts], dtype=np.float32)
             for name in ("kept", "back")
         )
-        levels.append(Level(np.concatenate(keys), kept, back))
-    return NGramModel(models[0].vocab_size, models[0].smoothing, levels)
+        levels.append(Level(keys, kept, back))
+    return NGramModel(vocab_size, smoothing, levels)
 
 
 def shortest_telling_run(vocab_size: int) -> int:

@@ -76,13 +76,14 @@ def run(
         seconds), or a rung of the ladder by its name, as --model takes it.
     model
         A rung of the ladder, with its own settings: bigram, average, head, heads, feedforward,
-        residual, layernorm, lecture (large: for a GPU), gpt (the laptop preset), or ngram
-        (counting: seconds, and nothing to train).
+        residual, layernorm, lecture (large: for a GPU), gpt (the laptop preset, without counts),
+        or ngram (counting: seconds, and nothing to train).
     order
         How long the counted runs of tokens are, for ngram and --with-counts; chosen on text held
         out from the training part when left out.
     with_counts
-        Join the network and counts of the same text in one model.
+        Join the network and counts of the same text in one model: what minutes do by themselves,
+        unless a preset, model or file is named.
     config
         A TOML file of settings; a run's config.toml is one.
     set_

@@ -50,7 +50,7 @@ class CrossFit:
             for start, stop in zip(self.edges[:-1], self.edges[1:], strict=True)
         )
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            parts = list(pool.map(lambda each: recipe.count(each, vocab_size), rest))
+            parts = list(pool.map(lambda each: recipe.count(each, vocab_size).rounded(), rest))
         self.parts = NGramLanguageModel(side_by_side(parts), context_size)
 
     def counted(self, idx_BS: Tensor, starts_B: Ids, block_size: int) -> Counted:

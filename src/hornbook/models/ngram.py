@@ -123,10 +123,12 @@ class Table(nn.Module):
         super().__init__()
         self.vocab_size = vocab_size
         self.rest_is_uniform = rest_is_uniform
+        places = np.int32 if len(level.keys) < 2**31 else np.int64
         lengths = np.bincount(level.keys // vocab_size, minlength=len(level.back))
         for name, array in {
             "keys": level.keys,
-            "first": np.append(0, lengths.cumsum()),  # where each context's n-grams begin
+            # Where each context's n-grams begin.
+            "first": np.append(0, lengths.cumsum()).astype(places),
             "kept": level.kept.astype(np.float32, copy=False),
             "back": level.back.astype(np.float32, copy=False),
         }.items():
@@ -153,7 +155,8 @@ class Table(nn.Module):
         contexts = contexts_P[seen]
         back_P = torch.ones_like(left_P).index_copy_(0, seen, self.back[contexts])
         # Each context's n-grams stand side by side; together they are one ragged array.
-        starts, lengths = self.first[contexts], self.first[contexts + 1] - self.first[contexts]
+        starts = self.first[contexts].long()
+        lengths = self.first[contexts + 1].long() - starts
         ends = lengths.cumsum(0)
         total = int(ends[-1]) if len(ends) else 0
 
