@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     Floats: TypeAlias = NDArray[np.float64]
+    Shares: TypeAlias = NDArray[np.floating[Any]]
     Ids: TypeAlias = NDArray[np.int64]
     Integers: TypeAlias = NDArray[np.integer[Any]]
     # A place in a text: the numbers of its last 0, 1, ... order - 1 tokens (-1: never seen); fewer
@@ -62,8 +63,8 @@ class Level(NamedTuple):
     """One order's part of a model."""
 
     keys: Ids
-    kept: Floats  # by n-gram: the share its context hands to its last token
-    back: Floats  # by context: the share left to shorter contexts
+    kept: Shares  # by n-gram: the share its context hands to its last token
+    back: Shares  # by context: the share left to shorter contexts
 
     def flaw(self, n_contexts: int, vocab_size: int) -> str:
         """What is wrong with a level read from a file; empty for a sound one."""

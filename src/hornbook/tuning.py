@@ -130,7 +130,8 @@ def tune(
         for parents, level, contexts, grams in found
     ]
     fractions = np.full((max_order, 3), START)
-    best, best_fractions, losses = max_order, fractions, {}
+    best, best_fractions = max_order, fractions
+    losses: dict[int, float] = {}
     for order in range(max_order, min_order - 1, -1):
         parents, level, contexts, grams = found[order - 1]
         top = _Evidence.gather(parents, level.occurrences, contexts, grams)

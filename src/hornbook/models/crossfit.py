@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hornbook.counting import side_by_side
+from hornbook.counting import NGramModel, side_by_side
 from hornbook.models.ngram import Counted, NGramLanguageModel
 
 if TYPE_CHECKING:
@@ -45,12 +45,13 @@ class CrossFit:
         n_parts: int = N_PARTS,
     ) -> None:
         self.edges = np.linspace(0, len(tokens), n_parts + 1).astype(np.int64)
-        rest = (
-            without(tokens, start, stop + block_size + 1)
-            for start, stop in zip(self.edges[:-1], self.edges[1:], strict=True)
-        )
+        ends = [stop + block_size + 1 for stop in self.edges[1:]]
+
+        def count(start: int, end: int) -> NGramModel:
+            return recipe.count(without(tokens, start, end), vocab_size).rounded()
+
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            parts = list(pool.map(lambda each: recipe.count(each, vocab_size).rounded(), rest))
+            parts = list(pool.map(count, self.edges, ends))
         self.parts = NGramLanguageModel(side_by_side(parts), context_size)
 
     def counted(self, idx_BS: Tensor, starts_B: Ids, block_size: int) -> Counted:
