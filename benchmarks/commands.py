@@ -1,6 +1,7 @@
 """What the README's table says: wall time, exact loss and memory of whole commands, cold.
 
-    python -m benchmarks.commands              # one run each of the long ones, medians of the short
+    python -m benchmarks.commands              # one run each, 36 minutes in all
+    python -m benchmarks.commands --most 2     # only what is given two minutes at most
     python -m benchmarks.commands --runs 3
 
 Each command is a process of its own, timed from outside; torch.compile's cache is emptied before
@@ -14,26 +15,50 @@ import sys
 
 from benchmarks.table import process
 
+USUAL_MINUTES = 2.0
+# Corpus and minutes of both together, and of the network alone.
+BOTH = (("", None), *(("shakespeare", minutes) for minutes in (None, 0.17, 0.5, 1, 5)))
+ALONE = (2, 2.9, 5, 15)
+
+
+def commands() -> list[tuple[list[str], float]]:
+    """Every training of the table, and how many minutes it is given."""
+    listed = [
+        (
+            ["hornbook", "train", *filter(None, [corpus])]
+            + ([] if minutes is None else ["--minutes", f"{minutes:g}"]),
+            minutes or USUAL_MINUTES,
+        )
+        for corpus, minutes in BOTH
+    ]
+    alone = ["hornbook", "train", "shakespeare", "--model", "gpt", "--minutes"]
+    return [*listed, *(([*alone, f"{minutes:g}"], minutes) for minutes in ALONE)]
+
 
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1, help="how often to run each training")
-    runs = parser.parse_args().runs
-    sys.stdout.write("| command | wall | exact validation loss | peak memory |\n")
-    sys.stdout.write("| --- | --- | --- | --- |\n")
-    for command in (["hornbook", "train"], ["hornbook", "train", "shakespeare"]):
-        done = [process([*command, "--json"], cold=True) for _ in range(runs)]
-        found = json.loads(done[-1].stdout)
+    parser.add_argument("--most", type=float, default=15, help="leave out what takes more minutes")
+    asked = parser.parse_args()
+    sys.stdout.write(
+        "| command | wall | exact validation loss | counting alone, best n-gram | peak memory |\n"
+        "| --- | --- | --- | --- | --- |\n"
+    )
+    for command in [command for command, minutes in commands() if minutes <= asked.most]:
+        done = [process([*command, "--json"], cold=True) for _ in range(asked.runs)]
+        found = [json.loads(each.stdout) for each in done]
+        loss = statistics.median(each["val_nats_per_char"] for each in found)
         sys.stdout.write(
-            f"| `{' '.join(command)}` | {statistics.median(each.seconds for each in done):.0f} s "
-            f"| {found['val_nats_per_char']:.3f} nats/char "
-            f"| {max(each.peak_mib for each in done):.0f} MiB |\n"
+            f"| `{' '.join(command)}` | {statistics.median(each.seconds for each in done):.3g} s "
+            f"| {loss:.3f} nats/char, {found[0]['kind']} "
+            f"| {found[0]['baselines_nats_per_char']['ngram']:.3f} "
+            f"| {max(each.peak_mib for each in done):,.0f} MiB |\n"
         )
         sys.stdout.flush()
     done = [process(["hornbook", "--help"]) for _ in range(11)]
     seconds = statistics.median(each.seconds for each in done)
-    sys.stdout.write(f"| `hornbook --help` | {seconds:.2f} s | | {done[0].peak_mib:.0f} MiB |\n")
+    sys.stdout.write(f"| `hornbook --help` | {seconds:.2f} s | | | {done[0].peak_mib:.0f} MiB |\n")
 
 
 if __name__ == "__main__":

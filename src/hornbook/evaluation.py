@@ -12,7 +12,9 @@ from hornbook.machine import eagerly
 from hornbook.models import LanguageModel
 from hornbook.tokenizer import Tokenizer
 
-EVAL_BATCH_TOKENS = 8192
+# At once so many tokens, and of a large vocabulary no more logits than these: 32 MB a copy, of which
+# counts beside a network make nine.
+EVAL_BATCH_TOKENS, EVAL_BATCH_LOGITS = 8192, 2**23
 # Of a larger part, at the end of a run, evenly spaced stretches: with counts beside it the default
 # model reads half a million positions in 9 s on two cores.
 MOST_EVALUATED = 500_000
@@ -68,7 +70,8 @@ def losses(
         keep = max(1, max_positions // block_size)
         starts = [starts[i * len(starts) // keep] for i in range(min(keep, len(starts)))]
     device = model.device
-    rows = max(1, EVAL_BATCH_TOKENS // block_size)
+    at_once = min(EVAL_BATCH_TOKENS, EVAL_BATCH_LOGITS // model.vocab_size)
+    rows = max(1, at_once // block_size)
     was_training = model.training
     model.eval()
     scored = []

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MIB = 2**20
 # What Python, torch and its kernels take in the first step of even the smallest model: 93 MB.
 FIXED_BYTES = 93_000_000
-# As evaluation.py: positions evaluated at once.
-EVALUATED = 8192
+# As evaluation.py: positions and logits evaluated at once.
+EVALUATED, EVALUATED_LOGITS = 8192, 2**23
 
 # Counting sorts the places of a text, and holds the n-grams it has found twice over.
 BYTES_A_TOKEN, BYTES_A_GRAM, BYTES_A_KEPT_GRAM = 24, 60, 20
@@ -133,7 +133,7 @@ def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = No
     moving = 27 * count if muon else 0
     # Weights and optimizer, and their bytes on the way to the disk.
     saving = int(2.6 * kept)
-    rows = max(EVALUATED, model.context_size)
+    rows = max(min(EVALUATED, EVALUATED_LOGITS // vocab_size), model.context_size)
     inside = 0 if model.model == "ngram" else 4 * model.n_embd + 2 * model.block_size
     if model.context_size > model.block_size:
         # Through windows: scores of two blocks' width, before the softmax and after it, and half as
