@@ -68,8 +68,8 @@ class ModelConfig(Section):
         "ngram", "bigram", "average", "head", "heads", "feedforward", "residual", "layernorm", "gpt"
     ] = "gpt"
     with_counts: bool = False
-    # Beside a network, and for the baselines, the end of a longer text is counted; a plan for minutes
-    # may take less of it.
+    # Beside a network, and for the baselines, the end of a longer text is counted; a plan for
+    # minutes may take less of it.
     counted_tokens: Count = 5_000_000
     # The counts' own settings; an order of 0 is chosen on held-out text.
     order: Annotated[int, Meta(ge=0, le=64)] = 0

@@ -12,8 +12,8 @@ from hornbook.machine import eagerly
 from hornbook.models import LanguageModel
 from hornbook.tokenizer import Tokenizer
 
-# At once so many tokens, and of a large vocabulary no more logits than these: 32 MB a copy, of which
-# counts beside a network make nine.
+# At once so many tokens, and of a large vocabulary no more logits than these: 32 MB a copy, of
+# which counts beside a network make nine.
 EVAL_BATCH_TOKENS, EVAL_BATCH_LOGITS = 8192, 2**23
 # Of a larger part, at the end of a run, evenly spaced stretches: with counts beside it the default
 # model reads half a million positions in 9 s on two cores.
