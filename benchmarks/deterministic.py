@@ -31,7 +31,7 @@ class Trained:
     def __init__(self, config: Config, *, compiled: bool, deterministic: bool) -> None:
         torch.manual_seed(config.train.seed)
         self.config, self.deterministic = config, deterministic
-        chosen = machine.choose(config.train)
+        chosen = machine.choose(config)
         self.device = chosen.device.value
         self.model: LanguageModel = build(config.model, VOCABULARY).to(self.device)
         self.model.compute_dtype = chosen.compute_dtype

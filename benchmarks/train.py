@@ -72,7 +72,7 @@ def our_speed(recipe: Recipe, *, compiled: bool, runs: int) -> tuple[float, floa
         dropout=recipe.dropout,
     )
     model = GPT(config.model, VOCABULARY)
-    model.compute_dtype = machine.choose(config.train).compute_dtype
+    model.compute_dtype = machine.choose(config).compute_dtype
     if compiled:
         for block in model.blocks:
             block.compile()

@@ -31,7 +31,7 @@ def on_a_machine(flops: float, update_flops: float | None = None):
 
 def planned(seconds: float, *, flops: float = 1e11, text: Text = SHAKESPEARE, **settings) -> Config:
     config = Config().override(**settings)
-    chosen = machine.choose(config.train)
+    chosen = machine.choose(config)
     return plan(
         config, text, chosen, seconds, asked=set(settings), timer=on_a_machine(flops)
     ).config
@@ -99,9 +99,7 @@ def test_what_was_asked_for_stays() -> None:
 
 def test_another_rung_keeps_its_shape_and_gets_its_steps() -> None:
     config = hb.preset("bigram")
-    found = plan(
-        config, SHAKESPEARE, machine.choose(config.train), 60, timer=on_a_machine(1e10)
-    ).config
+    found = plan(config, SHAKESPEARE, machine.choose(config), 60, timer=on_a_machine(1e10)).config
     assert found.model == config.model
     assert found.train.steps != config.train.steps
 
@@ -126,7 +124,7 @@ def test_no_more_is_counted_than_leaves_most_of_the_time_to_training(
     elif counted > 2 * budget.FEWEST_COUNTED and spent > budget.COUNTING_SHARE * seconds:
         # Too little time for any counts, which the plan then says.
         with pytest.raises(ConfigError, match="too few"):
-            plan(config, text, machine.choose(config.train), seconds, timer=on_a_machine(1e11))
+            plan(config, text, machine.choose(config), seconds, timer=on_a_machine(1e11))
 
 
 def test_counting_takes_no_more_memory_than_it_may() -> None:
@@ -145,7 +143,7 @@ def test_how_much_is_counted_can_be_asked_for() -> None:
 
 
 def test_counts_join_where_nothing_says_otherwise() -> None:
-    cpu = machine.choose(Config().override(device="cpu").train)
+    cpu = machine.choose(Config().override(device="cpu"))
     gpu = dataclasses.replace(cpu, device=machine.Choice("cuda", "as if"))
     both = Config().override(with_counts=True)
     assert budget.may_join(Config(), cpu, ())
@@ -164,7 +162,7 @@ def test_compiling_quickens_the_reading_and_not_the_update() -> None:
 
 def test_the_timer_times_real_steps() -> None:
     config = hb.preset("quick").override(compile="off")
-    found = budget.time_step(config, 65, machine.choose(config.train))
+    found = budget.time_step(config, 65, machine.choose(config))
     assert 0 < found.token_seconds < 0.1
     assert 0 <= found.reading_seconds < 10
     assert 0 < found.update_seconds < 10

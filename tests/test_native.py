@@ -15,6 +15,7 @@ from hornbook.config import READ_AT_ONCE, ModelConfig, SamplingConfig
 from hornbook.errors import CheckpointError
 from hornbook.generate import Rows, tokens
 from hornbook.native import Decoder, NativeUnavailableError, compiler
+from hornbook.native.decoder import DECODER
 from hornbook.native.library import load
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
@@ -138,27 +139,27 @@ def test_weights_of_another_shape_are_refused_by_name() -> None:
 
 
 def test_the_library_is_kept_and_made_again_when_damaged(tmp_path: Path) -> None:
-    load(tmp_path, compiler())
+    load(tmp_path, compiler(), DECODER)
     (folder,) = tmp_path.iterdir()
-    sound = (folder / "decoder.so").read_bytes()
-    made = (folder / "decoder.so").stat().st_mtime_ns
-    load(tmp_path, compiler())
-    assert (folder / "decoder.so").stat().st_mtime_ns == made
+    sound = (folder / "library.so").read_bytes()
+    made = (folder / "library.so").stat().st_mtime_ns
+    load(tmp_path, compiler(), DECODER)
+    assert (folder / "library.so").stat().st_mtime_ns == made
 
-    (folder / "decoder.so").unlink()  # what is mapped into this process must stay as it is
-    (folder / "decoder.so").write_bytes(sound[:-100] + bytes(100))
+    (folder / "library.so").unlink()  # what is mapped into this process must stay as it is
+    (folder / "library.so").write_bytes(sound[:-100] + bytes(100))
     with pytest.warns(DamagedCacheWarning):
-        load(tmp_path, compiler())
-    assert len((folder / "decoder.so").read_bytes()) == len(sound)
-    load(tmp_path, compiler())
+        load(tmp_path, compiler(), DECODER)
+    assert len((folder / "library.so").read_bytes()) == len(sound)
+    load(tmp_path, compiler(), DECODER)
 
 
 def test_a_library_that_others_could_write_is_not_loaded(tmp_path: Path) -> None:
-    load(tmp_path / "kept", compiler())
+    load(tmp_path / "kept", compiler(), DECODER)
     assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o700
     (tmp_path / "kept").chmod(0o777)
     with pytest.raises(NativeUnavailableError, match="written by others"):
-        load(tmp_path / "kept", compiler())
+        load(tmp_path / "kept", compiler(), DECODER)
 
 
 def test_a_compiler_that_fails_says_so_in_a_line(tmp_path: Path) -> None:
@@ -166,10 +167,10 @@ def test_a_compiler_that_fails_says_so_in_a_line(tmp_path: Path) -> None:
     failing.write_text("#!/bin/sh\necho 'no such thing as -O3' >&2\nexit 1\n")
     failing.chmod(0o755)
     with pytest.raises(NativeUnavailableError, match="no such thing as -O3"):
-        load(tmp_path / "kept", str(failing))
+        load(tmp_path / "kept", str(failing), DECODER)
     assert not [*(tmp_path / "kept").iterdir()]
     with pytest.raises(NativeUnavailableError, match="no C compiler"):
-        load(tmp_path / "kept", None)
+        load(tmp_path / "kept", None, DECODER)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(NativeUnavailableError, match="cannot keep"):
-        load(tmp_path / "file", compiler())
+        load(tmp_path / "file", compiler(), DECODER)

@@ -12,6 +12,7 @@ import hornbook as hb
 from hornbook.config import OptimizerConfig
 from hornbook.errors import CheckpointError
 from hornbook.muon import Muon, orthogonalize
+from hornbook.native import NativeUnavailableError, kernels
 from hornbook.optimizer import AdamW, Optimizers, learning_rate_scale, matrices
 
 
@@ -113,6 +114,34 @@ def test_muon_takes_the_very_steps_of_torchs_own() -> None:
     for mine, other, before in zip(ours, theirs, start, strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=2e-3)
         assert (mine - before).abs().max() > 0.02
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_muon_in_c_takes_the_steps_of_muon_in_torch(precision: str) -> None:
+    try:
+        in_c = kernels(precision)
+    except NativeUnavailableError as error:
+        pytest.skip(str(error))
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16
+    shapes = [(64, 64), (192, 64), (64, 192), (32, 96), (64, 64)]
+    generator = torch.Generator().manual_seed(1)
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    moved = []
+    for how in (None, in_c, in_c):
+        matrices = [torch.nn.Parameter(matrix.clone()) for matrix in start]
+        optimizer = Muon(matrices, lr=0.02, momentum=0.9, decay=0.1, dtype=dtype, kernels=how)
+        for step in range(3):
+            generator.manual_seed(step)
+            for matrix in matrices:
+                matrix.grad = torch.randn(matrix.shape, generator=generator)
+            optimizer.step(0.7)
+        moved.append([*(each.detach() for each in matrices), *map(optimizer.buffer, matrices)])
+    by_torch, ours, again = moved
+    near = 1e-5 if precision == "float32" else 2e-3
+    for mine, other, same in zip(ours, by_torch, again, strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=near)
+        assert torch.equal(mine, same)
+    assert all((a - b).abs().max() > 0.02 for a, b in zip(ours[:5], start, strict=True))
 
 
 def test_adamw_takes_the_very_steps_of_torchs_own() -> None:

@@ -17,8 +17,14 @@ from hornbook import memory
 from hornbook.config import Config
 from hornbook.errors import ConfigError
 from hornbook.evaluation import MOST_EVALUATED
-from hornbook.machine import Choice, Machine, choose_compile
-from hornbook.models import build, outline
+from hornbook.machine import (
+    Choice,
+    Machine,
+    multiplies_in_tiles,
+    obstacle_to_c,
+    obstacle_to_compiling,
+)
+from hornbook.models import build, outline, place
 from hornbook.optimizer import Optimizers
 
 # Layers, heads, width: from 0.1 million parameters to 300 million.
@@ -158,7 +164,7 @@ def plan(
     search = Search(config, text, machine, frozenset(asked), timer or time_step, most_bytes)
     times = list(search.timed(TIMING_SHARE * seconds))
     left -= time.monotonic() - started
-    plans = [each for shaped, step in times for each in search.candidates(shaped, step, left)]
+    plans = [each for timed in times for each in search.candidates(*timed, left)]
     if not plans:
         raise ConfigError(
             f"not one step fits into {left:.0f} seconds; give more --minutes or a smaller model"
@@ -178,21 +184,27 @@ class Search:
     timer: Timer
     most_bytes: int | None
 
-    def timed(self, seconds: float) -> Iterator[tuple[Config, StepTime]]:
-        """Each shape and what its step takes: timed while the seconds last, then extrapolated."""
-        started = time.monotonic()
-        last, last_size = StepTime(0.0, 0.0, 0.0), 0
-        for shaped in self.shapes():
-            size = parameter_count(shaped, self.text.vocab_size)
-            growth = size / last_size if last_size else 1.0
-            # The timing's eight small steps, and as much again to set up.
-            expected = 12 * growth * last.of(1000)
-            if time.monotonic() - started + expected < seconds or not last_size:
-                last = self.timer(shaped, self.text.vocab_size, self.machine)
-            else:
-                last = last.grown(growth)
-            last_size = size
-            yield shaped, last
+    def timed(self, seconds: float) -> Iterator[tuple[Config, str, StepTime]]:
+        """Each shape, run in C or by torch, and what its step takes.
+
+        Timed while the seconds last, then extrapolated; what torch compiles is reckoned from eager.
+        """
+        ways = sorted({"c" if way == "c" else "off" for way in self.ways()})
+        for way in ways:
+            started = time.monotonic()
+            last, last_size = StepTime(0.0, 0.0, 0.0), 0
+            machine = dataclasses.replace(self.machine, compile=Choice(way, "timed"))
+            for shaped in self.shapes():
+                size = parameter_count(shaped, self.text.vocab_size)
+                growth = size / last_size if last_size else 1.0
+                # The timing's eight small steps, and as much again to set up.
+                expected = 12 * growth * last.of(1000)
+                if time.monotonic() - started + expected < seconds / len(ways) or not last_size:
+                    last = self.timer(shaped, self.text.vocab_size, machine)
+                else:
+                    last = last.grown(growth)
+                last_size = size
+                yield shaped, way, last
 
     def shapes(self) -> list[Config]:
         """The settings in every shape, or in the one asked for."""
@@ -206,8 +218,10 @@ class Search:
             each for each in shaped[1:] if parameter_count(each, self.text.vocab_size) < most
         ]
 
-    def candidates(self, config: Config, step: StepTime, seconds: float) -> Iterator[Plan]:
-        """Every batch size and compile choice of one shape: the steps that fit, their loss."""
+    def candidates(
+        self, config: Config, way: str, step: StepTime, seconds: float
+    ) -> Iterator[Plan]:
+        """Every batch size of one shape, in C or by torch: the steps that fit, their loss."""
         size = parameter_count(config, self.text.vocab_size)
         block = self.block_size()
         evaluations = min(10, max(1, int(seconds / SECONDS_AN_EVALUATION)))
@@ -216,7 +230,8 @@ class Search:
             rows = [config.train.batch_size]
         concluding = concluding_seconds(config, self.text, step.token_seconds)
         evaluating = concluding - concluding_seconds(config, self.text)
-        for compiled in self.compile_choices():
+        for how in [how for how in self.ways() if (how == "c") == (way == "c")]:
+            compiled = how == "on"
             training_seconds = seconds - evaluating - (COMPILE_SECONDS if compiled else 0.0)
             for batch_size in rows:
                 step_tokens = batch_size * block * config.train.gradient_accumulation
@@ -231,7 +246,7 @@ class Search:
                     "steps": steps,
                     "dropout": dropout(config, size, tokens, self.text),
                     "weight_decay": weight_decay(config, tokens, self.text),
-                    "compile": "on" if compiled else "off",
+                    "compile": how,
                     "eval_interval": max(1, steps // evaluations),
                     "checkpoint_interval": max(1, steps // evaluations),
                     "sample_tokens": min(config.train.sample_tokens, int(seconds)),
@@ -266,12 +281,16 @@ class Search:
                 block //= 2
         return block
 
-    def compile_choices(self) -> list[bool]:
-        """Which of eager and compiled can be had: both, where nothing was asked for."""
-        if self.config.train.compile != "auto" or self.config.model.model != "gpt":
-            return [self.config.train.compile == "on"]
-        possible = choose_compile(self.machine.device.value, "auto", steps=2**40).value == "on"
-        return [False, True] if possible else [False]
+    def ways(self) -> list[str]:
+        """How blocks may be run: as asked; in C, which beats torch without AMX; by torch."""
+        settled = self.config.train.compile
+        if settled != "auto" or self.config.model.model != "gpt":
+            return ["off" if settled == "auto" else settled]
+        device, precision = self.machine.device.value, self.machine.precision.value
+        by_torch = ["off"] if obstacle_to_compiling(device) or device == "mps" else ["off", "on"]
+        if obstacle_to_c(self.shapes()[0], device, precision):
+            return by_torch
+        return ["c", *by_torch] if multiplies_in_tiles(precision) else ["c"]
 
 
 def predicted_loss(
@@ -392,9 +411,9 @@ def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
     device = machine.device.value
     with torch.random.fork_rng(devices=[]):
         network = dataclasses.replace(config.model, with_counts=False)
-        model = build(network, vocab_size).to(device)
-        model.compute_dtype = machine.compute_dtype
-        optimizers = Optimizers(model, config.optimizer)
+        model = build(network, vocab_size)
+        place(model, machine)
+        optimizers = Optimizers(model, config.optimizer, machine.kernels)
         block_size = config.model.block_size
         few = max(1, 256 // block_size)
         many = max(2 * few, 1024 // block_size)
@@ -456,9 +475,11 @@ def explain(best: Plan, plans: list[Plan], text: Text) -> Iterator[Choice]:
     )
     yield Choice(
         "compile",
-        f"on: {COMPILE_SECONDS:.0f} s to compile, and a step takes {COMPILED_SHARE:.0%} of the time"
-        if train.compile == "on"
-        else "off: it would not pay in this time",
+        {
+            "c": "c: blocks in C, with nothing to wait for",
+            "on": f"on: {COMPILE_SECONDS:.0f} s to compile, and a step takes "
+            f"{COMPILED_SHARE:.0%} of the time",
+        }.get(train.compile, "off: it would not pay in this time"),
     )
     yield Choice(
         "dropout",

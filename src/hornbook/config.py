@@ -168,7 +168,7 @@ class TrainConfig(Section):
     seed: Index = 1337
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["auto", "on", "off", "c"] = "auto"
     threads: Annotated[int, Meta(ge=0, le=4096)] = 0
     deterministic: bool = True
 
@@ -315,9 +315,7 @@ def laptop() -> Config:
 
 def quick() -> Config:
     """Twenty seconds, to see that everything works."""
-    return Config().override(
-        block_size=64, n_layer=2, n_embd=64, steps=200, eval_interval=50, compile="off"
-    )
+    return Config().override(block_size=64, n_layer=2, n_embd=64, steps=200, eval_interval=50)
 
 
 def bigram() -> Config:

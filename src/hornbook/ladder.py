@@ -203,7 +203,7 @@ def steps_for_equal_time(
     vocab_size = prepare(corpus, data).tokenizer.vocab_size
 
     def seconds_a_step(config: Config) -> float:
-        step = time_step(config, vocab_size, machine.choose(config.train))
+        step = time_step(config, vocab_size, machine.choose(config))
         return step.of(config.train.batch_size * config.model.block_size)
 
     step_seconds = {name: seconds_a_step(config) for name, config in wanted.items()}

@@ -13,6 +13,7 @@ from hornbook.config import OptimizerConfig
 from hornbook.errors import CheckpointError
 from hornbook.models import LanguageModel
 from hornbook.muon import Muon
+from hornbook.native import Kernels
 
 EPSILON = 1e-8
 EMBEDDING_RATE = 2
@@ -99,10 +100,12 @@ class Optimizers:
 
     Muon orthogonalises each matrix's momentum, in the precision of the run. Tables of embeddings
     and logits, and gains, are AdamW's, and only matrices decay. Beside Muon an embedding, of which
-    a batch moves few rows, moves EMBEDDING_RATE times as far.
+    a batch moves few rows, moves EMBEDDING_RATE times as far. `kernels` do Muon's part in C.
     """
 
-    def __init__(self, model: LanguageModel, config: OptimizerConfig) -> None:
+    def __init__(
+        self, model: LanguageModel, config: OptimizerConfig, kernels: Kernels | None = None
+    ) -> None:
         self.names: dict[Tensor, str] = {
             parameter: name for name, parameter in model.named_parameters()
         }
@@ -125,6 +128,7 @@ class Optimizers:
                 momentum=config.momentum,
                 decay=decay,
                 dtype=model.compute_dtype,
+                kernels=kernels,
             ),
             AdamW(tables, lr=EMBEDDING_RATE * rate, betas=betas, decay=0.0),
             AdamW(others, lr=rate, betas=betas, decay=0.0),

@@ -29,11 +29,11 @@ from hornbook.errors import (
 )
 from hornbook.evaluation import estimate
 from hornbook.lock import Lock
-from hornbook.models import GPT, LanguageModel, build
+from hornbook.models import build, place
 from hornbook.models.crossfit import CrossFit
 from hornbook.models.ngram import Counted
 from hornbook.models.reader import snapshot
-from hornbook.native import NativeUnavailableError, shared_library
+from hornbook.native import NativeUnavailableError, decoder_library
 from hornbook.optimizer import Optimizers, learning_rate_scale
 from hornbook.run import (
     FORMAT,
@@ -90,12 +90,12 @@ def begin(
     corpus = corpus or read_corpus(config.data.corpus, encoding=config.data.encoding)
     if config.model.model == "ngram":  # counted before the first step, and the better for no other
         config = config.override(steps=1)
-    chosen = machine.choose(config.train)
+    chosen = machine.choose(config)
     dataset = prepare(corpus, config.data)
     plan = plan_minutes(config, dataset, chosen, started, asked)
     if plan:
         config = plan.config
-        chosen = machine.choose(config.train)
+        chosen = machine.choose(config)
     for tokens, part in ((dataset.train, "training"), (dataset.validation, "validation")):
         check_length(tokens, config.model.block_size if part == "training" else 1, part)
     check_memory(config, chosen, dataset)
@@ -139,7 +139,7 @@ def dry_run(
 
     Raises: ConfigError, DataError.
     """
-    chosen = machine.choose(config.train)
+    chosen = machine.choose(config)
     dataset = prepare(corpus, config.data)
     plan = plan_minutes(config, dataset, chosen, started, asked)
     return plan or budget.unplanned(config, size_of(config, dataset))
@@ -170,7 +170,7 @@ def plan_minutes(
 
     # 1 s, the first time on a machine, that belongs to no sample and no evaluation.
     with suppress(NativeUnavailableError):
-        shared_library()
+        decoder_library()
     if budget.may_join(config, chosen, asked):
         with suppress(ConfigError):  # Too little time or memory for both: the network alone, then.
             return planned(config.override(with_counts=True))
@@ -248,7 +248,7 @@ def resume(
     corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
     check_same_text(corpus, folder)
     dataset = prepare(corpus, config.data, load_tokenizer(folder.tokenizer))
-    chosen = machine.choose(config.train)
+    chosen = machine.choose_again(config)
     check_memory(config, chosen, dataset)
     training = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
     if saved:
@@ -322,15 +322,7 @@ def assemble(
         torch.manual_seed(config.train.seed)
         model = build(config.model, dataset.tokenizer.vocab_size, counted)
         random_state = torch.get_rng_state()
-    model.to(chosen.device.value)
-    for part in model.modules():
-        if isinstance(part, LanguageModel):
-            part.compute_dtype = chosen.compute_dtype
-        # One block at a time: all blocks share one compiled form. 23 s to the first step against
-        # 40 s for the whole model, which then is 12% quicker: worth it after a thousand steps.
-        if isinstance(part, GPT) and chosen.compile.value == "on":
-            for block in part.blocks:
-                block.compile()
+    place(model, chosen)
     return Training(
         folder=folder,
         config=config,
@@ -338,7 +330,7 @@ def assemble(
         corpus=corpus,
         dataset=dataset,
         model=model,
-        optimizers=Optimizers(model, config.optimizer),
+        optimizers=Optimizers(model, config.optimizer, chosen.kernels),
         random_state=random_state,
         lock=lock,
         disk=disk,

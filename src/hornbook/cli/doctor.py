@@ -20,7 +20,7 @@ def run(*, json: bool = False) -> None:
     from hornbook.cache import cache_folder
     from hornbook.config import laptop
 
-    chosen = machine.choose(laptop().train)
+    chosen = machine.choose(laptop())
     writing = machine.choose_writing()
     facts = machine.describe() | {"cache": str(cache_folder())}
     if json:

@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 from hornbook.config import ModelConfig
 from hornbook.counting import NGramModel
 from hornbook.errors import ConfigError
+from hornbook.machine import Machine
 from hornbook.models.attention import (
     Head,
     HeadLanguageModel,
@@ -17,7 +18,9 @@ from hornbook.models.attention import (
 )
 from hornbook.models.averaging import AverageLanguageModel
 from hornbook.models.bigram import BigramLanguageModel
+from hornbook.models.fused import fuse
 from hornbook.models.gpt import GPT
+from hornbook.models.gpt import Block as GPTBlock
 from hornbook.models.joint import GPTWithCounts
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.ngram import NGramLanguageModel
@@ -75,6 +78,22 @@ def build(config: ModelConfig, vocab_size: int, counted: NGramModel | None = Non
     if config.model == "ngram":
         return counts
     return GPTWithCounts(GPT(config, vocab_size), counts)
+
+
+def place(model: LanguageModel, machine: Machine) -> None:
+    """Have a model trained as this machine is to: device, precision, and how a GPT's blocks run.
+
+    Compiled, one block at a time: all blocks share one compiled form. 23 s to the first step
+    against 40 s for the whole model, which then is 12% quicker: worth it after a thousand steps.
+    """
+    model.to(machine.device.value)
+    for part in model.modules():
+        if isinstance(part, LanguageModel):
+            part.compute_dtype = machine.compute_dtype
+        if isinstance(part, GPTBlock) and machine.kernels:
+            fuse(part, machine.kernels)
+        elif isinstance(part, GPTBlock) and machine.compile.value == "on":
+            part.compile()
 
 
 def outline(

@@ -1,18 +1,39 @@
-"""Decoding in C: the writing of a GPT without torch, compiled on first use."""
+"""What is written in C, compiled on first use: a GPT's writing, without torch, and its training."""
 
-from hornbook.native.decoder import Decoder, Precision, Weights, cache_bytes, weight_names
+from hornbook.native.decoder import (
+    Decoder,
+    Precision,
+    Weights,
+    cache_bytes,
+    decoder_library,
+    weight_names,
+)
 from hornbook.native.joint import JointDecoder, joint_weight_names
-from hornbook.native.library import NativeUnavailableError, compiler, shared_library
+from hornbook.native.library import NativeUnavailableError, compiler
+from hornbook.native.training import (
+    BlockPass,
+    Kernels,
+    Matrix,
+    MuonStep,
+    kernels,
+    obstacle,
+)
 
 __all__ = [
+    "BlockPass",
     "Decoder",
     "JointDecoder",
+    "Kernels",
+    "Matrix",
+    "MuonStep",
     "NativeUnavailableError",
     "Precision",
     "Weights",
     "cache_bytes",
     "compiler",
+    "decoder_library",
     "joint_weight_names",
-    "shared_library",
+    "kernels",
+    "obstacle",
     "weight_names",
 ]

@@ -17,12 +17,12 @@
  * reads what another wrote. Names: C width, H heads, D head width, F MLP width, V vocabulary; a
  * trailing p means padded (D to 16, the others to 64), the padding zero.
  */
-#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "vectors.h"
 
 enum { PANEL = 64, LANES = 64, FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
 
@@ -33,13 +33,6 @@ enum { GROUP = 6 };
 #else
 enum { GROUP = 1 };
 #endif
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* Sixteen numbers; the compiler cuts them to the machine's width. */
-typedef float floats __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t words __attribute__((vector_size(64), aligned(4), may_alias));
 
 typedef struct {
     const void *panels;
@@ -210,38 +203,6 @@ static void product(const Decoder *d, const Matrix *m, int panel, int lanes, con
 
 /* ---- the small things ---- */
 
-static float total(floats x)
-{
-    float sum = 0;
-    for (int i = 0; i < 16; i++)
-        sum += x[i];
-    return sum;
-}
-
-INLINE floats choose(ints where, floats yes, floats no)
-{
-    return (floats)(((ints)yes & where) | ((ints)no & ~where));
-}
-
-/* e^x to about 1e-7: 2^n e^r with |r| <= ln(2) / 2, and the Taylor series of e^r. */
-INLINE floats exponential(floats x)
-{
-    const floats zero = {0}, low = zero - 87.0f, high = zero + 88.0f;
-    x = choose(x < low, low, choose(x > high, high, x));
-    /* Adding and taking away 1.5 x 2^23 rounds to a whole number. */
-    floats n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
-    floats r = x - n * 0.693359375f + n * 2.12194440e-4f; /* ln(2) in two parts */
-    floats e = zero + 1.0f / 5040;
-    e = e * r + 1.0f / 720;
-    e = e * r + 1.0f / 120;
-    e = e * r + 1.0f / 24;
-    e = e * r + 1.0f / 6;
-    e = e * r + 0.5f;
-    e = e * r + 1.0f;
-    e = e * r + 1.0f;
-    return e * (floats)((__builtin_convertvector(n, ints) + 127) << 23);
-}
-
 /* y = x / root mean square of x, times the gain: `width` numbers, in `padded`. */
 static void rms_norm(const float *x, const float *gain, int width, int padded, float epsilon,
                      float *y)
@@ -326,9 +287,7 @@ static void attend(Decoder *d, int layer, int lane, int head, float *scores)
         floats part = *(floats *)(scores + s);
         highest = choose(part > highest, part, highest);
     }
-    float most = highest[0];
-    for (int i = 1; i < 16; i++)
-        most = highest[i] > most ? highest[i] : most;
+    float most = largest(highest);
     for (int s = begin; s < padded; s += 16)
         *(floats *)(scores + s) = exponential(*(const floats *)(scores + s) - most);
     memset(scores + begin, 0, (first - begin) * sizeof(float));

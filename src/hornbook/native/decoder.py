@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from hornbook.config import ModelConfig
 from hornbook.errors import CheckpointError
-from hornbook.native.library import NativeUnavailableError, shared_library
+from hornbook.native.library import NativeUnavailableError, Sources, shared_library
 
 Floats = NDArray[np.float32]
 Weights = Mapping[str, Floats]
 Precision = Literal["float32", "bfloat16", "int8"]
 
+DECODER = Sources(("decoder.c", "vectors.h"))
 PANEL = 64
 EPSILON = 1e-6
 ROTARY_BASE = 10_000.0
@@ -133,6 +134,20 @@ def choose_threads(parameters: int) -> int:
     return max(1, min(wanted, parameters // PARAMETERS_WORTH_A_THREAD))
 
 
+def decoder_library() -> ctypes.CDLL:
+    """decoder.c, and what its functions take.
+
+    Raises: NativeUnavailableError with the reason in one line.
+    """
+    library = shared_library(DECODER)
+    library.hornbook_open.restype = ctypes.c_void_p
+    library.hornbook_close.argtypes = [ctypes.c_void_p]
+    library.hornbook_read.argtypes = [
+        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int32] * 4, ctypes.c_void_p
+    ]  # fmt: skip
+    return library
+
+
 class Decoder:
     """A GPT that reads up to `rows` texts side by side: tokens in, next tokens' logits out.
 
@@ -163,7 +178,7 @@ class Decoder:
         self.context_size = config.context_size
         self.vocab_size = len(weights["logits.weight"])
         self.rows = rows
-        self._library = shared_library()
+        self._library = decoder_library()
         self._kept: list[object] = []  # what the C side points to
         model = self._model(config, weights)
         self._handle = self._library.hornbook_open(ctypes.byref(model))

@@ -1,8 +1,8 @@
-"""decoder.c as a loaded library: compiled with the C compiler that is there, and kept.
+"""C files as a loaded library: compiled with the C compiler that is there, and kept.
 
-    <cache>/native/<key>/    decoder.so decoder.c manifest.json
+    <cache>/native/<key>/    library.so, its sources, manifest.json
 
-The key is a hash of all that the library depends on: source, flags, compiler, processor. The
+The key is a hash of all that the library depends on: sources, flags, compiler, processor. The
 library is loaded only when it has the SHA-256 of the manifest and nobody else can write there.
 """
 
@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +25,20 @@ COMPILE_SECONDS = 120.0
 
 
 class NativeUnavailableError(HornbookError):
-    """The C decoder cannot be had here; torch writes instead."""
+    """What is written in C cannot be had here; torch does it instead."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """C files that make a library, the headers among them, and what they are compiled with."""
+
+    files: tuple[str, ...]
+    definitions: tuple[str, ...] = ()
+
+    def contents(self) -> dict[str, bytes]:
+        """Each file's bytes."""
+        folder = files("hornbook.native")
+        return {name: folder.joinpath(name).read_bytes() for name in self.files}
 
 
 def compiler() -> str | None:
@@ -35,61 +49,55 @@ def compiler() -> str | None:
 
 
 def flags() -> list[str]:
-    """What decoder.c is compiled with: for this very processor, with strict IEEE arithmetic."""
+    """What all is compiled with: for this very processor, with strict IEEE arithmetic."""
     arm = platform.machine().lower() in ("arm64", "aarch64")
     target = "-mcpu=native" if arm else "-march=native"
     return ["-std=gnu11", "-O3", target, "-fno-math-errno", "-shared", "-fPIC", "-pthread"]
 
 
-@lru_cache(maxsize=1)
-def shared_library() -> ctypes.CDLL:
+@lru_cache
+def shared_library(sources: Sources) -> ctypes.CDLL:
     """The library of this machine, kept in the cache folder.
 
     Raises: NativeUnavailableError with the reason in one line.
     """
-    return load(cache.cache_folder() / "native", compiler())
+    return load(cache.cache_folder() / "native", compiler(), sources)
 
 
-def load(kept: Path, found: str | None) -> ctypes.CDLL:
-    """The library from a folder of kept ones; compiled if need be, which takes about a second.
+def load(kept: Path, found: str | None, sources: Sources) -> ctypes.CDLL:
+    """The library from a folder of kept ones; compiled if need be, which takes a second or two.
 
     Raises: NativeUnavailableError with the reason in one line.
     """
     if os.name != "posix":
-        raise NativeUnavailableError(f"the C decoder needs POSIX threads; this is {sys.platform}")
+        raise NativeUnavailableError(f"hornbook's C needs POSIX threads; this is {sys.platform}")
     if found is None:
         raise NativeUnavailableError("found no C compiler (cc, gcc or clang)")
-    source = files("hornbook.native").joinpath("decoder.c").read_bytes()
     try:
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
         if kept.stat().st_uid != os.getuid() or kept.stat().st_mode & 0o022:
             raise NativeUnavailableError(
                 f"{kept} can be written by others, so nothing is loaded from it; remove it"
             )
-        folder = kept / key(source, found)
+        folder = kept / key(sources, found)
         if not cache.is_sound(folder):
-            build(source, found, folder)
-        loaded = ctypes.CDLL(str(folder / "decoder.so"))
+            build(sources, found, folder)
+        return ctypes.CDLL(str(folder / "library.so"))
     except OSError as error:
-        raise NativeUnavailableError(f"cannot keep or load the C decoder: {error}") from None
-    loaded.hornbook_open.restype = ctypes.c_void_p
-    loaded.hornbook_close.argtypes = [ctypes.c_void_p]
-    loaded.hornbook_read.argtypes = [
-        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int32] * 4, ctypes.c_void_p
-    ]  # fmt: skip
-    return loaded
+        raise NativeUnavailableError(f"cannot keep or load hornbook's C: {error}") from None
 
 
-def key(source: bytes, found: str) -> str:
-    """A name for the library of this source, compiler and processor.
+def key(sources: Sources, found: str) -> str:
+    """A name for the library of these sources, compiler and processor.
 
     A compiler goes by its file's size and time: asking it for its version would take a process.
     """
     binary = Path(found).resolve()
     stat = binary.stat()
     compiled_by = f"{binary} {stat.st_size} {stat.st_mtime_ns}"
-    facts = [compiled_by, *flags(), platform.machine(), *processor_features()]
-    return hashlib.sha256(source + "\n".join(facts).encode()).hexdigest()[:32]
+    facts = [compiled_by, *flags(), *sources.definitions, platform.machine()]
+    made_of = [*sources.contents().values(), "\n".join([*facts, *processor_features()]).encode()]
+    return hashlib.sha256(b"\0".join(made_of)).hexdigest()[:32]
 
 
 def processor_features() -> list[str]:
@@ -102,14 +110,16 @@ def processor_features() -> list[str]:
     return sorted({line for line in lines if line.startswith(wanted)})
 
 
-def build(source: bytes, found: str, folder: Path) -> None:
+def build(sources: Sources, found: str, folder: Path) -> None:
     """Compile into a folder of the cache.
 
     Raises: NativeUnavailableError with the compiler's first complaint; OSError.
     """
     with cache.fill(folder) as place:
-        (place / "decoder.c").write_bytes(source)
-        command = [found, *flags(), "decoder.c", "-o", "decoder.so", "-lm"]
+        for name, contents in sources.contents().items():
+            (place / name).write_bytes(contents)
+        compiled = [name for name in sources.files if name.endswith(".c")]
+        command = [found, *flags(), *sources.definitions, *compiled, "-o", "library.so", "-lm"]
         try:
             done = subprocess.run(  # noqa: S603 (the user's own compiler)
                 command, cwd=place, capture_output=True, timeout=COMPILE_SECONDS, check=False
@@ -118,4 +128,4 @@ def build(source: bytes, found: str, folder: Path) -> None:
             raise NativeUnavailableError(f"{found} took over {COMPILE_SECONDS:.0f} s") from None
         if done.returncode:
             complaint = done.stderr.decode(errors="replace").strip().partition("\n")[0]
-            raise NativeUnavailableError(f"{found} failed on decoder.c: {complaint}")
+            raise NativeUnavailableError(f"{found} failed on {compiled[0]}: {complaint}")

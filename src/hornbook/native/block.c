@@ -1,0 +1,676 @@
+/* One block of hornbook's GPT in training, forward and back: models/gpt.py's Block without a torch
+ * operation, each of which passes over memory that this file leaves in the processor's caches.
+ * models/gpt.py is the reference, and tests/test_block.py holds this file to it.
+ *
+ * Shares. Threads split a batch by its rows (texts), which have nothing to do with each other but
+ * the weights' gradients; each thread adds those up for itself, and in the end they are added in
+ * order. So the same threads give the same bits. A share is worked through in groups of whole rows.
+ *
+ * Names: C width, H heads, D head width, F MLP width, T length of a row, padded to 32 where it says
+ * Tp; a number is bfloat16 or float32 (see products.h).
+ */
+#include <stdatomic.h>
+
+#include "products.h"
+
+/* Tokens worked on together: few enough for the second cache, many enough that adding to the weights'
+ * gradients is little beside computing them. */
+#ifndef GROUP_TOKENS
+#define GROUP_TOKENS 256
+#endif
+
+/* In the order of Block.parameters(), as their gradients are. */
+enum { ATTENTION_NORM, QUERY, KEY, VALUE, OUTPUT, QUERY_NORM, KEY_NORM, MLP_NORM, GATE, UP, DOWN, WEIGHTS };
+
+/* What Python gives. Activations are [rows, length, width] and whole. */
+typedef struct {
+    int32_t rows, length, width, n_head, head_width, mlp_width;
+    int32_t threads;
+    int32_t dropped; /* of 256: how much dropout takes */
+    float epsilon;
+    const number *x;
+    const int8_t *noise; /* [2, rows, length, width], or null */
+    const float *cosines, *sines; /* [length, D] */
+    const float *weights[WEIGHTS];
+    number *kept; /* hornbook_kept_numbers of them, from forward to backward */
+    number *y;
+    const number *dy;
+    number *dx;
+    float *gradients; /* of all weights, one after the other */
+    Parallel parallel; /* runs its work in so many threads, or null */
+} Block;
+
+/* A thread's own room. */
+typedef struct {
+    number *normal, *hidden, *found, *mixed, *wide;
+    word *normal_panels, *hidden_panels, *found_panels, *wide_panels;
+    float *sum, *stream;
+    /* of one head */
+    number *query, *key, *value, *weights, *slopes;
+    word *query_panels, *key_panels, *key_turned, *value_panels, *value_turned, *mixed_panels;
+    word *weight_panels, *slope_panels;
+    float *scores, *d_scores, *d_query, *d_key, *d_value;
+    float *gradients;
+} Room;
+
+typedef struct {
+    const Block *block;
+    int C, H, D, F, T, Tp;
+    int shares, group; /* rows of a batch worked on together, at the most */
+    word *qkv, *output, *gate_up, *down; /* packed weights */
+    size_t gradient_numbers;
+    number *kept_qkv, *kept_mixed, *kept_middle, *kept_gate_up;
+    Room *rooms;
+    void (*work)(void *run, int share);
+    atomic_int next;
+} Run;
+
+/* ---- weights ---- */
+
+/* A share's part of `count` things: from [0] up to [1]. */
+#define PART(item, count)                                                                          \
+    for (int item = (int)((int64_t)(count) * share / run->shares),                                 \
+             item##_end = (int)((int64_t)(count) * (share + 1) / run->shares);                     \
+         item < item##_end; item++)
+
+/* Panels of x -> x W^T for `count` matrices W[outputs, inputs], their outputs side by side. */
+static void pack_forward(const Run *run, int share, const float *const *matrices, int count,
+                         int outputs, int inputs, word *to)
+{
+    int depth = inputs / PACK;
+    PART(panel, count * outputs / PANEL) {
+        word *at = to + (size_t)panel * depth * PANEL;
+        for (int n = 0; n < PANEL; n++) {
+            int place = panel * PANEL + n;
+            const float *row = matrices[place / outputs] + (size_t)(place % outputs) * inputs;
+            for (int k = 0; k < inputs; k += 16) {
+                union { number numbers[16]; word words[16 / PACK]; } part;
+                store(part.numbers, *(const floats *)(row + k));
+                for (int i = 0; i < 16 / PACK; i++)
+                    at[(size_t)(k / PACK + i) * PANEL + n] = part.words[i];
+            }
+        }
+    }
+}
+
+/* Panels of dy -> dy W for the same. */
+static void pack_backward(const Run *run, int share, const float *const *matrices, int count,
+                          int outputs, int inputs, word *to)
+{
+    int depth = count * outputs / PACK;
+    PART(panel, inputs / PANEL) {
+        word *at = to + (size_t)panel * depth * PANEL;
+        for (int k = 0; k < depth; k++) {
+            int place = k * PACK;
+            const float *row = matrices[place / outputs] +
+                               (size_t)(place % outputs) * inputs + panel * PANEL;
+            for (int n = 0; n < PANEL; n += 16)
+                *(words *)(at + (size_t)k * PANEL + n) = paired(
+                    *(const floats *)(row + n), *(const floats *)(row + (PACK - 1) * inputs + n));
+        }
+    }
+}
+
+typedef void (*Pack)(const Run *, int, const float *const *, int, int, int, word *);
+
+static void pack_all(const Run *run, int share, Pack pack)
+{
+    const float *const *weights = run->block->weights;
+    pack(run, share, weights + QUERY, 3, run->C, run->C, run->qkv);
+    pack(run, share, weights + OUTPUT, 1, run->C, run->C, run->output);
+    pack(run, share, weights + GATE, 2, run->F, run->C, run->gate_up);
+    pack(run, share, weights + DOWN, 1, run->C, run->F, run->down);
+}
+
+static void pack_for_forward(void *run, int share) { pack_all(run, share, pack_forward); }
+static void pack_for_backward(void *run, int share) { pack_all(run, share, pack_backward); }
+
+/* ---- normalisation ---- */
+
+static float inverse_root_mean_square(const float *x, int width, float epsilon)
+{
+    floats squares = {0};
+    for (int i = 0; i < width; i += 16)
+        squares += *(const floats *)(x + i) * *(const floats *)(x + i);
+    return 1.0f / sqrtf(total(squares) / width + epsilon);
+}
+
+/* Of y = x scale gain with scale = 1 / rms(x): dx from dy, in place of dy; adds to the gain's. */
+static void normalise_backward(const float *x, const float *gain, int width, float scale, float *dy,
+                               float *d_gain)
+{
+    floats sums = {0};
+    for (int i = 0; i < width; i += 16) {
+        floats xs = *(const floats *)(x + i), ds = *(floats *)(dy + i);
+        *(floats *)(d_gain + i) += ds * xs * scale;
+        sums += ds * *(const floats *)(gain + i) * xs;
+    }
+    float along = total(sums) / width * scale * scale;
+    for (int i = 0; i < width; i += 16)
+        *(floats *)(dy + i) = (*(floats *)(dy + i) * *(const floats *)(gain + i) -
+                               *(const floats *)(x + i) * along) * scale;
+}
+
+/* to[rows, C] = the rows of `from` normalised. */
+static void normalise(const Run *run, int rows, const number *from, const float *gain, number *to)
+{
+    float x[run->C];
+    for (int row = 0; row < rows; row++, from += run->C, to += run->C) {
+        for (int i = 0; i < run->C; i += 16)
+            *(floats *)(x + i) = load(from + i);
+        float scale = inverse_root_mean_square(x, run->C, run->block->epsilon);
+        for (int i = 0; i < run->C; i += 16)
+            store(to + i, *(floats *)(x + i) * scale * *(const floats *)(gain + i));
+    }
+}
+
+/* ---- heads ---- */
+
+/* A head's query or key made ready: normalised, turned by its place's angle, scaled. */
+static void ready(const Run *run, const number *from, const float *gain, float scale, number *to)
+{
+    int D = run->D, half = D / 2;
+    float x[D], y[D];
+    for (int t = 0; t < run->Tp; t++, from += 3 * run->C, to += D) {
+        for (int i = 0; i < D; i += 16)
+            *(floats *)(x + i) = load(from + i);
+        float by = scale * inverse_root_mean_square(x, D, run->block->epsilon);
+        for (int i = 0; i < D; i++)
+            x[i] *= by * gain[i];
+        int place = t < run->T ? t : 0;
+        const float *cosines = run->block->cosines + (size_t)place * D;
+        const float *sines = run->block->sines + (size_t)place * D;
+        for (int i = 0; i < half; i++) {
+            y[i] = x[i] * cosines[i] - x[i + half] * sines[i];
+            y[i + half] = x[i + half] * cosines[i] + x[i] * sines[i];
+        }
+        for (int i = 0; i < D; i += 16)
+            store(to + i, *(floats *)(y + i));
+    }
+}
+
+/* And back: `dy` of what was made ready to `to`, that of the product it was made from. */
+static void ready_backward(const Run *run, const number *from, const float *gain, float scale,
+                           const float *dy, number *to, float *d_gain)
+{
+    int D = run->D, half = D / 2;
+    float x[D], dx[D];
+    for (int t = 0; t < run->Tp; t++, from += 3 * run->C, to += 3 * run->C, dy += D) {
+        int place = t < run->T ? t : 0;
+        const float *cosines = run->block->cosines + (size_t)place * D;
+        const float *sines = run->block->sines + (size_t)place * D;
+        for (int i = 0; i < half; i++) {
+            dx[i] = (dy[i] * cosines[i] + dy[i + half] * sines[i]) * scale;
+            dx[i + half] = (dy[i + half] * cosines[i] - dy[i] * sines[i]) * scale;
+        }
+        for (int i = 0; i < D; i += 16)
+            *(floats *)(x + i) = load(from + i);
+        float by = inverse_root_mean_square(x, D, run->block->epsilon);
+        normalise_backward(x, gain, D, by, dx, d_gain);
+        for (int i = 0; i < D; i += 16)
+            store(to + i, *(floats *)(dx + i));
+    }
+}
+
+/* Softmax of the first `seen` scores, the rest up to `columns` zero; as numbers too. */
+static void softmax(float *scores, int seen, int columns, number *weights)
+{
+    for (int s = seen; s < (seen + 15 & ~15); s++)
+        scores[s] = scores[0];
+    floats highest = *(floats *)scores;
+    for (int s = 16; s < seen; s += 16) {
+        floats part = *(floats *)(scores + s);
+        highest = choose(part > highest, part, highest);
+    }
+    float most = largest(highest);
+    for (int s = 0; s < seen; s += 16)
+        *(floats *)(scores + s) = exponential(*(floats *)(scores + s) - most);
+    memset(scores + seen, 0, (columns - seen) * sizeof(float));
+    floats sums = {0};
+    for (int s = 0; s < seen; s += 16)
+        sums += *(floats *)(scores + s);
+    float share = 1.0f / total(sums);
+    for (int s = 0; s < columns; s += 16) {
+        *(floats *)(scores + s) *= share;
+        store(weights + s, *(floats *)(scores + s));
+    }
+}
+
+/* Scores and weights of 32 queries from `begin` on, over all they may see. */
+static void look_back(const Run *run, Room *room, int begin)
+{
+    int D = run->D, columns = begin + PANEL;
+    product(SET, PANEL, columns, D / PACK, lying(room->query + (size_t)begin * D, D),
+            panels(room->key_turned, D / PACK), room->scores, run->Tp);
+    for (int i = 0; i < PANEL; i++)
+        softmax(room->scores + (size_t)i * run->Tp, begin + i + 1, columns,
+                room->weights + (size_t)i * run->Tp);
+}
+
+static void prepare_head(const Run *run, Room *room, const number *qkv)
+{
+    const float *const *weights = run->block->weights;
+    ready(run, qkv, weights[QUERY_NORM], 1.0f / sqrtf((float)run->D), room->query);
+    ready(run, qkv + run->C, weights[KEY_NORM], 1.0f, room->key);
+    turn(room->key, run->D, run->Tp, run->D, room->key_turned);
+}
+
+/* One head of one row: mixed[Tp, D of C] = softmax(q k) v. */
+static void attend(const Run *run, Room *room, const number *qkv, number *mixed)
+{
+    int D = run->D, Tp = run->Tp;
+    prepare_head(run, room, qkv);
+    pair_rows(qkv + 2 * run->C, 3 * run->C, Tp, D, room->value_panels);
+    for (int begin = 0; begin < Tp; begin += PANEL) {
+        look_back(run, room, begin);
+        product(ROUND, PANEL, D, (begin + PANEL) / PACK, lying(room->weights, Tp),
+                panels(room->value_panels, Tp / PACK), mixed + (size_t)begin * run->C, run->C);
+    }
+}
+
+/* And back: from the gradient of `mixed` to that of q, k and v as products gave them. */
+static void attend_backward(const Run *run, Room *room, const number *qkv, const number *d_mixed,
+                            number *d_qkv)
+{
+    int C = run->C, D = run->D, Tp = run->Tp, deep = Tp / PACK, tile = PANEL / PACK;
+    const float *const *weights = run->block->weights;
+    float *of_query_norm = room->gradients + C + 4 * (size_t)C * C, *of_key_norm = of_query_norm + D;
+    prepare_head(run, room, qkv);
+    pair_rows(room->query, D, Tp, D, room->query_panels);
+    pair_rows(room->key, D, Tp, D, room->key_panels);
+    turn(qkv + 2 * C, 3 * C, Tp, D, room->value_turned);
+    pair_rows(d_mixed, C, Tp, D, room->mixed_panels);
+    memset(room->d_key, 0, (size_t)Tp * D * sizeof(float));
+    memset(room->d_value, 0, (size_t)Tp * D * sizeof(float));
+    for (int begin = 0; begin < Tp; begin += PANEL) {
+        int columns = begin + PANEL;
+        size_t at = (size_t)begin / PACK * PANEL; /* where these queries begin in a panel */
+        look_back(run, room, begin);
+        product(SET, PANEL, columns, D / PACK, lying(d_mixed + (size_t)begin * C, C),
+                panels(room->value_turned, D / PACK), room->d_scores, Tp);
+        for (int i = 0; i < PANEL; i++) {
+            float *weight = room->scores + (size_t)i * Tp, *slope = room->d_scores + (size_t)i * Tp;
+            floats sums = {0};
+            for (int s = 0; s < columns; s += 16)
+                sums += *(floats *)(weight + s) * *(floats *)(slope + s);
+            float mean = total(sums);
+            for (int s = 0; s < columns; s += 16)
+                store(room->slopes + (size_t)i * Tp + s,
+                      *(floats *)(weight + s) * (*(floats *)(slope + s) - mean));
+        }
+        product(SET, PANEL, D, columns / PACK, lying(room->slopes, Tp),
+                panels(room->key_panels, deep), room->d_query + (size_t)begin * D, D);
+        pair_rows(room->weights, Tp, PANEL, columns, room->weight_panels);
+        pair_rows(room->slopes, Tp, PANEL, columns, room->slope_panels);
+        product(ADD, columns, D, tile, turned(room->weight_panels, tile),
+                panels(room->mixed_panels + at, deep), room->d_value, D);
+        product(ADD, columns, D, tile, turned(room->slope_panels, tile),
+                panels(room->query_panels + at, deep), room->d_key, D);
+    }
+    ready_backward(run, qkv, weights[QUERY_NORM], 1.0f / sqrtf((float)D), room->d_query, d_qkv,
+                   of_query_norm);
+    ready_backward(run, qkv + C, weights[KEY_NORM], 1.0f, room->d_key, d_qkv + C, of_key_norm);
+    for (int t = 0; t < Tp; t++)
+        for (int i = 0; i < D; i += 16)
+            store(d_qkv + (size_t)t * 3 * C + 2 * C + i, *(floats *)(room->d_value + t * D + i));
+}
+
+/* ---- the residual stream ---- */
+
+/* Sixteen of what a half has found, less what dropout takes. */
+INLINE floats left_by_dropout(const Block *block, const int8_t *noise, floats found)
+{
+    typedef int8_t bytes __attribute__((vector_size(16), aligned(1), may_alias));
+    ints drawn = __builtin_convertvector(*(const bytes *)noise, ints);
+    floats none = {0};
+    return choose(drawn >= block->dropped - 128, found * (256.0f / (256 - block->dropped)), none);
+}
+
+/* Where a padded row of a group lies in the batch; -1 where it is padding. */
+INLINE int64_t place(const Run *run, int first, int padded)
+{
+    int row = first + padded / run->Tp, t = padded % run->Tp;
+    return t < run->T ? ((int64_t)row * run->T + t) * run->C : -1;
+}
+
+static const int8_t *noise_of(const Run *run, int half)
+{
+    const Block *block = run->block;
+    size_t size = (size_t)block->rows * run->T * run->C;
+    return block->noise ? block->noise + half * size : NULL;
+}
+
+/* y = x + found, in [rows, Tp, C] unless `out` is set, which is in [rows, T, C]. */
+static void add_found(const Run *run, int first, int rows, int half, const number *x,
+                      const float *found, number *y, int out)
+{
+    int C = run->C;
+    const int8_t *noise = noise_of(run, half);
+    for (int row = 0; row < rows; row++, x += C, found += C) {
+        int64_t at = place(run, first, row);
+        if (at < 0 && out)
+            continue;
+        number *to = out ? y + at : y + (size_t)row * C;
+        for (int i = 0; i < C; i += 16) {
+            floats more = *(const floats *)(found + i);
+            if (noise && at >= 0)
+                more = left_by_dropout(run->block, noise + at + i, more);
+            store(to + i, load(x + i) + more);
+        }
+    }
+}
+
+/* Rows of [rows, T, C] as a group's padded ones, the padding zero. */
+static void take_rows(const Run *run, int first, int rows, const number *from, number *to)
+{
+    for (int row = 0; row < rows; row++) {
+        int64_t at = place(run, first, row);
+        if (at < 0)
+            memset(to + (size_t)row * run->C, 0, run->C * sizeof(number));
+        else
+            memcpy(to + (size_t)row * run->C, from + at, run->C * sizeof(number));
+    }
+}
+
+/* ---- forward ---- */
+
+static void forward_group(const Run *run, Room *room, int first, int texts)
+{
+    const Block *block = run->block;
+    const float *const *weights = block->weights;
+    int C = run->C, F = run->F, Tp = run->Tp, rows = texts * Tp;
+    number *qkv = run->kept_qkv + (size_t)first * Tp * 3 * C;
+    number *mixed = run->kept_mixed + (size_t)first * Tp * C;
+    number *middle = run->kept_middle + (size_t)first * Tp * C;
+    number *gate_up = run->kept_gate_up + (size_t)first * Tp * 2 * F;
+
+    take_rows(run, first, rows, block->x, room->found);
+    normalise(run, rows, room->found, weights[ATTENTION_NORM], room->normal);
+    product(ROUND, rows, 3 * C, C / PACK, lying(room->normal, C), panels(run->qkv, C / PACK), qkv,
+            3 * C);
+    for (int text = 0; text < texts; text++)
+        for (int head = 0; head < run->H; head++)
+            attend(run, room, qkv + (size_t)text * Tp * 3 * C + head * run->D,
+                   mixed + (size_t)text * Tp * C + head * run->D);
+    product(SET, rows, C, C / PACK, lying(mixed, C), panels(run->output, C / PACK), room->sum, C);
+    add_found(run, first, rows, 0, room->found, room->sum, middle, 0);
+
+    normalise(run, rows, middle, weights[MLP_NORM], room->normal);
+    product(ROUND, rows, 2 * F, C / PACK, lying(room->normal, C), panels(run->gate_up, C / PACK),
+            gate_up, 2 * F);
+    for (int row = 0; row < rows; row++)
+        for (int i = 0; i < F; i += 16) {
+            floats gate = load(gate_up + (size_t)row * 2 * F + i);
+            floats up = load(gate_up + (size_t)row * 2 * F + F + i);
+            store(room->hidden + (size_t)row * F + i, gate / (1.0f + exponential(-gate)) * up);
+        }
+    product(SET, rows, C, F / PACK, lying(room->hidden, F), panels(run->down, F / PACK), room->sum,
+            C);
+    add_found(run, first, rows, 1, middle, room->sum, block->y, 1);
+}
+
+/* ---- backward ---- */
+
+/* A half's gradient: what dropout left of the stream's, as numbers and as panels. */
+static void found_backward(const Run *run, Room *room, int first, int rows, int half)
+{
+    int C = run->C;
+    const int8_t *noise = noise_of(run, half);
+    for (int row = 0; row < rows; row++) {
+        int64_t at = place(run, first, row);
+        for (int i = 0; i < C; i += 16) {
+            floats found = *(floats *)(room->stream + (size_t)row * C + i);
+            if (noise && at >= 0)
+                found = left_by_dropout(run->block, noise + at + i, found);
+            store(room->found + (size_t)row * C + i, found);
+        }
+    }
+    pair_rows(room->found, C, rows, C, room->found_panels);
+}
+
+/* The stream's gradient grows by what came back through a half's normalisation of `x`. */
+static void stream_backward(const Run *run, Room *room, int rows, const number *x, const float *gain,
+                            float *d_gain)
+{
+    int C = run->C;
+    float wide[C];
+    for (int row = 0; row < rows; row++) {
+        float *dy = room->sum + (size_t)row * C;
+        for (int i = 0; i < C; i += 16)
+            *(floats *)(wide + i) = load(x + (size_t)row * C + i);
+        float scale = inverse_root_mean_square(wide, C, run->block->epsilon);
+        normalise_backward(wide, gain, C, scale, dy, d_gain);
+        for (int i = 0; i < C; i += 16)
+            *(floats *)(room->stream + (size_t)row * C + i) += *(floats *)(dy + i);
+    }
+}
+
+static void backward_group(const Run *run, Room *room, int first, int texts, int how)
+{
+    const Block *block = run->block;
+    const float *const *weights = block->weights;
+    int C = run->C, F = run->F, Tp = run->Tp, rows = texts * Tp, deep = rows / PACK;
+    size_t square = (size_t)C * C, oblong = (size_t)F * C;
+    float *of_attention_norm = room->gradients, *of_qkv = of_attention_norm + C,
+          *of_output = of_qkv + 3 * square, *of_mlp_norm = of_output + square + 2 * run->D,
+          *of_gate_up = of_mlp_norm + C, *of_down = of_gate_up + 2 * oblong;
+    const number *qkv = run->kept_qkv + (size_t)first * Tp * 3 * C;
+    const number *mixed = run->kept_mixed + (size_t)first * Tp * C;
+    const number *middle = run->kept_middle + (size_t)first * Tp * C;
+    const number *gate_up = run->kept_gate_up + (size_t)first * Tp * 2 * F;
+
+    take_rows(run, first, rows, block->dy, room->found);
+    for (size_t i = 0; i < (size_t)rows * C; i += 16)
+        *(floats *)(room->stream + i) = load(room->found + i);
+
+    /* the MLP */
+    found_backward(run, room, first, rows, 1);
+    product(ROUND, rows, F, C / PACK, lying(room->found, C), panels(run->down, C / PACK),
+            room->hidden, F);
+    for (int row = 0; row < rows; row++)
+        for (int i = 0; i < F; i += 16) {
+            floats gate = load(gate_up + (size_t)row * 2 * F + i);
+            floats up = load(gate_up + (size_t)row * 2 * F + F + i);
+            number *hidden = room->hidden + (size_t)row * F + i;
+            number *wide = room->wide + (size_t)row * 2 * F + i;
+            floats d = load(hidden), open = 1.0f / (1.0f + exponential(-gate)), lit = gate * open;
+            store(wide, d * up * (open + lit * (1.0f - open)));
+            store(wide + F, d * lit);
+            store(hidden, lit * up);
+        }
+    pair_rows(room->hidden, F, rows, F, room->hidden_panels);
+    product(how, C, F, deep, turned(room->found_panels, deep), panels(room->hidden_panels, deep),
+            of_down, F);
+    pair_rows(room->wide, 2 * F, rows, 2 * F, room->wide_panels);
+    product(SET, rows, C, 2 * F / PACK, lying(room->wide, 2 * F), panels(run->gate_up, 2 * F / PACK),
+            room->sum, C);
+    normalise(run, rows, middle, weights[MLP_NORM], room->normal);
+    pair_rows(room->normal, C, rows, C, room->normal_panels);
+    product(how, 2 * F, C, deep, turned(room->wide_panels, deep), panels(room->normal_panels, deep),
+            of_gate_up, C);
+    stream_backward(run, room, rows, middle, weights[MLP_NORM], of_mlp_norm);
+
+    /* attention */
+    found_backward(run, room, first, rows, 0);
+    product(ROUND, rows, C, C / PACK, lying(room->found, C), panels(run->output, C / PACK),
+            room->mixed, C);
+    pair_rows(mixed, C, rows, C, room->normal_panels);
+    product(how, C, C, deep, turned(room->found_panels, deep), panels(room->normal_panels, deep),
+            of_output, C);
+    for (int text = 0; text < texts; text++)
+        for (int head = 0; head < run->H; head++) {
+            size_t at = (size_t)text * Tp * C + head * run->D;
+            size_t wide_at = (size_t)text * Tp * 3 * C + head * run->D;
+            attend_backward(run, room, qkv + wide_at, room->mixed + at, room->wide + wide_at);
+        }
+    product(SET, rows, C, 3 * C / PACK, lying(room->wide, 3 * C), panels(run->qkv, 3 * C / PACK),
+            room->sum, C);
+    pair_rows(room->wide, 3 * C, rows, 3 * C, room->wide_panels);
+    take_rows(run, first, rows, block->x, room->found);
+    normalise(run, rows, room->found, weights[ATTENTION_NORM], room->normal);
+    pair_rows(room->normal, C, rows, C, room->normal_panels);
+    product(how, 3 * C, C, deep, turned(room->wide_panels, deep), panels(room->normal_panels, deep),
+            of_qkv, C);
+    stream_backward(run, room, rows, room->found, weights[ATTENTION_NORM], of_attention_norm);
+    for (int row = 0; row < rows; row++) {
+        int64_t at = place(run, first, row);
+        if (at >= 0)
+            for (int i = 0; i < C; i += 16)
+                store(block->dx + at + i, *(floats *)(room->stream + (size_t)row * C + i));
+    }
+}
+
+/* ---- shares ---- */
+
+/* Each group of a share's rows, all about as large. */
+#define GROUPS(first, texts)                                                                       \
+    int begin_ = (int)((int64_t)run->block->rows * share / run->shares);                           \
+    int end_ = (int)((int64_t)run->block->rows * (share + 1) / run->shares);                       \
+    int count_ = (end_ - begin_ + run->group - 1) / run->group;                                    \
+    for (int group = 0, first, texts;                                                              \
+         first = begin_ + (end_ - begin_) * group / (count_ ? count_ : 1), group < count_ &&       \
+         (texts = begin_ + (end_ - begin_) * (group + 1) / count_ - first, 1);                     \
+         group++)
+
+static void forward_share(void *argument, int share)
+{
+    const Run *run = argument;
+    GROUPS(first, texts) forward_group(run, &run->rooms[share], first, texts);
+}
+
+static void backward_share(void *argument, int share)
+{
+    const Run *run = argument;
+    Room *room = &run->rooms[share];
+    size_t C = run->C, gains = C + 4 * C * C;
+    /* What is added to from the start: the gains of the normalisations. */
+    memset(room->gradients, 0, C * sizeof(float));
+    memset(room->gradients + gains, 0, (2 * run->D + C) * sizeof(float));
+    GROUPS(first, texts) backward_group(run, room, first, texts, group ? ADD : SET);
+}
+
+static void add_gradients(void *argument, int share)
+{
+    const Run *run = argument;
+    PART(line, (int)(run->gradient_numbers / 16)) {
+        floats sum = *(floats *)(run->rooms[0].gradients + (size_t)line * 16);
+        for (int other = 1; other < run->shares; other++)
+            sum += *(floats *)(run->rooms[other].gradients + (size_t)line * 16);
+        *(floats *)(run->rooms[0].gradients + (size_t)line * 16) = sum;
+    }
+}
+
+static void work(void *argument)
+{
+    Run *run = argument;
+    for (int share; (share = atomic_fetch_add(&run->next, 1)) < run->shares;)
+        run->work(run, share);
+}
+
+/* Every share's part of some work, in as many threads as there are to be had. */
+static void everywhere(Run *run, void (*of_share)(void *run, int share))
+{
+    run->work = of_share;
+    atomic_store(&run->next, 0);
+    if (run->block->parallel && run->shares > 1)
+        run->block->parallel(work, run, run->shares, 0);
+    else
+        work(run);
+}
+
+/* ---- what Python calls ---- */
+
+static size_t furnish(const Run *run, Room *room, char *memory, float *gradients, int backward)
+{
+    size_t used = 0, C = run->C, D = (run->D + PANEL - 1) / PANEL * PANEL, F = run->F, Tp = run->Tp;
+    size_t rows = run->group * Tp, wide = 2 * F > 3 * C ? 2 * F : 3 * C;
+    room->normal = NUMBERS(rows * C);
+    room->found = NUMBERS(rows * C);
+    room->hidden = NUMBERS(rows * F);
+    room->sum = FLOATS(rows * C);
+    room->query = NUMBERS(Tp * D);
+    room->key = NUMBERS(Tp * D);
+    room->key_turned = WORDS(Tp * D / PACK);
+    room->value_panels = WORDS(Tp * D / PACK);
+    room->scores = FLOATS(PANEL * Tp);
+    room->weights = NUMBERS(PANEL * Tp);
+    if (!backward)
+        return used;
+    room->mixed = NUMBERS(rows * C);
+    room->wide = NUMBERS(rows * wide);
+    room->stream = FLOATS(rows * C);
+    room->normal_panels = WORDS(rows * C / PACK);
+    room->found_panels = WORDS(rows * C / PACK);
+    room->hidden_panels = WORDS(rows * F / PACK);
+    room->wide_panels = WORDS(rows * wide / PACK);
+    room->query_panels = WORDS(Tp * D / PACK);
+    room->key_panels = WORDS(Tp * D / PACK);
+    room->value_turned = WORDS(Tp * D / PACK);
+    room->mixed_panels = WORDS(Tp * D / PACK);
+    room->slopes = NUMBERS(PANEL * Tp);
+    room->weight_panels = WORDS(PANEL * Tp / PACK);
+    room->slope_panels = WORDS(PANEL * Tp / PACK);
+    room->d_scores = FLOATS(PANEL * Tp);
+    room->d_query = FLOATS(Tp * D);
+    room->d_key = FLOATS(Tp * D);
+    room->d_value = FLOATS(Tp * D);
+    room->gradients = gradients ? gradients : FLOATS(run->gradient_numbers);
+    return used;
+}
+
+static Run begin(const Block *block)
+{
+    Run run = {.block = block, .C = block->width, .H = block->n_head, .D = block->head_width,
+               .F = block->mlp_width, .T = block->length};
+    run.Tp = (run.T + PANEL - 1) / PANEL * PANEL;
+    run.shares = block->threads < block->rows ? block->threads : block->rows;
+    int most = (block->rows + run.shares - 1) / run.shares;
+    run.group = GROUP_TOKENS / run.Tp < 1 ? 1 : GROUP_TOKENS / run.Tp;
+    run.group = run.group < most ? run.group : most;
+    size_t C = run.C, F = run.F, rows = (size_t)block->rows * run.Tp;
+    run.gradient_numbers = 2 * C + 2 * run.D + 4 * C * C + 3 * C * F;
+    run.kept_qkv = block->kept;
+    run.kept_mixed = run.kept_qkv + rows * 3 * C;
+    run.kept_middle = run.kept_mixed + rows * C;
+    run.kept_gate_up = run.kept_middle + rows * C;
+    return run;
+}
+
+/* How many numbers forward keeps for backward. */
+int64_t hornbook_kept_numbers(const Block *block)
+{
+    Run run = begin(block);
+    return (int64_t)block->rows * run.Tp * (5 * run.C + 2 * run.F);
+}
+
+static int pass(const Block *block, int backward)
+{
+    Run run = begin(block);
+    size_t C = run.C, F = run.F, packed = (4 * C * C + 3 * C * F) / PACK * sizeof(word);
+    Room measured;
+    size_t room = furnish(&run, &measured, NULL, NULL, backward);
+    char *memory = aligned_alloc(LINE, (packed + run.shares * room + LINE - 1) / LINE * LINE);
+    run.rooms = calloc(run.shares, sizeof(Room));
+    if (!memory || !run.rooms) {
+        free(memory);
+        free(run.rooms);
+        return 1;
+    }
+    run.qkv = (word *)memory;
+    run.output = run.qkv + 3 * C * C / PACK;
+    run.gate_up = run.output + C * C / PACK;
+    run.down = run.gate_up + 2 * C * F / PACK;
+    for (int share = 0; share < run.shares; share++)
+        furnish(&run, &run.rooms[share], memory + packed + share * room,
+                share ? NULL : block->gradients, backward);
+    everywhere(&run, backward ? pack_for_backward : pack_for_forward);
+    everywhere(&run, backward ? backward_share : forward_share);
+    if (backward && run.shares > 1)
+        everywhere(&run, add_gradients);
+    free(memory);
+    free(run.rooms);
+    return 0;
+}
+
+int hornbook_forward(const Block *block) { return pass(block, 0); }
+int hornbook_backward(const Block *block) { return pass(block, 1); }

@@ -1,0 +1,196 @@
+/* Matrix products of what a training step is made of.
+ *
+ * Words. Numbers are multiplied as bfloat16, two to a word of 32 bits, where the processor has an
+ * instruction for it (PACK = 2), else as float32 (PACK = 1). All sums are float32.
+ *
+ * Panels. A product is left @ right, right being cut into panels of 32 columns: for each word of depth 32
+ * words side by side. Matrices get there by `pair_rows` (depth along their rows) or `turn` (along columns).
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "vectors.h"
+
+typedef uint32_t word;
+
+#if PACK == 2
+#ifndef __AVX512BF16__
+#error "this processor multiplies no bfloat16"
+#endif
+#include <immintrin.h>
+typedef uint16_t number;
+typedef uint16_t halves __attribute__((vector_size(32), aligned(2), may_alias));
+
+INLINE words widened(halves x) { return __builtin_convertvector(x, words); }
+INLINE halves rounded(floats x) { return (halves)_mm512_cvtneps_pbh((__m512)x); }
+INLINE floats load(const number *x) { return (floats)(widened(*(const halves *)x) << 16); }
+INLINE void store(number *y, floats x) { *(halves *)y = rounded(x); }
+INLINE words paired(floats even, floats odd)
+{
+    return widened(rounded(even)) | widened(rounded(odd)) << 16;
+}
+INLINE words pair(const number *even, const number *odd)
+{
+    return widened(*(const halves *)even) | widened(*(const halves *)odd) << 16;
+}
+INLINE floats multiply_add(floats sum, word a, words b)
+{
+    return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)a), (__m512bh)b);
+}
+#else
+typedef float number;
+typedef union { word bits; float value; } Either;
+
+INLINE floats load(const number *x) { return *(const floats *)x; }
+INLINE void store(number *y, floats x) { *(floats *)y = x; }
+INLINE words paired(floats even, floats odd) { (void)odd; return (words)even; }
+INLINE words pair(const number *even, const number *odd)
+{
+    (void)odd;
+    return *(const words *)even;
+}
+INLINE floats multiply_add(floats sum, word a, words b)
+{
+    return sum + ((Either){.bits = a}).value * (floats)b;
+}
+#endif
+
+enum { PANEL = 32, LINE = 64 }; /* columns; bytes that the processor fetches at once */
+
+/* Sums kept in registers: 8 x 2 vectors of AVX-512's 32 registers reach its peak; elsewhere 4 x 1
+ * vectors are 8 registers of 16. */
+#ifdef __AVX512F__
+enum { TILE_ROWS = 8, TILE_VECTORS = 2 };
+#else
+enum { TILE_ROWS = 4, TILE_VECTORS = 1 };
+#endif
+
+/* OpenMP's way of running work in so many threads, by torch's own library: two pools of threads
+ * would wait for each other's cores. */
+typedef void (*Parallel)(void (*work)(void *), void *argument, unsigned threads, unsigned flags);
+
+/* The next piece of memory; where none is given yet, only how much is used. */
+static void *take(char *memory, size_t *used, size_t bytes)
+{
+    void *piece = memory ? memory + *used : NULL;
+    *used += (bytes + LINE - 1) / LINE * LINE;
+    return piece;
+}
+#define NUMBERS(count) take(memory, &used, (count) * sizeof(number))
+#define WORDS(count) take(memory, &used, (count) * sizeof(word))
+#define FLOATS(count) take(memory, &used, (count) * sizeof(float))
+
+typedef struct {
+    const word *at;
+    size_t panel, row, step; /* from 32 rows to the next, row to row, and word to word in depth */
+} Left;
+
+typedef struct {
+    const word *at;
+    size_t panel; /* from panel to panel */
+} Right;
+
+enum { SET, ADD, ROUND }; /* into float32; to what is there; into numbers */
+
+INLINE void tile(const int rows, const int vectors, int how, int depth, const word *a, size_t row,
+                 size_t step, const word *b, void *c, size_t stride)
+{
+    floats sum[TILE_ROWS][TILE_VECTORS] = {0};
+    for (int k = 0; k < depth; k++) {
+        words w[TILE_VECTORS];
+        for (int j = 0; j < vectors; j++)
+            w[j] = *(const words *)(b + (size_t)k * PANEL + 16 * j);
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < vectors; j++)
+                sum[i][j] = multiply_add(sum[i][j], a[i * row + k * step], w[j]);
+    }
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < vectors; j++) {
+            if (how == ROUND) {
+                store((number *)c + i * stride + 16 * j, sum[i][j]);
+            } else {
+                floats *to = (floats *)((float *)c + i * stride + 16 * j);
+                *to = sum[i][j] + (how == ADD ? *to : (floats){0});
+            }
+        }
+}
+
+/* c[rows, columns] = left @ right, `depth` words deep; rows in 8s, columns in 16s. With `lower` what
+ * stands above the diagonal may be left out. */
+INLINE void multiply(int lower, int how, int rows, int columns, int depth, Left left, Right right,
+                     void *c, size_t stride)
+{
+    size_t size = how == ROUND ? sizeof(number) : sizeof(float);
+    for (int n = 0; n < columns; n += 16 * TILE_VECTORS) {
+        const word *b = right.at + (n / PANEL) * right.panel + n % PANEL;
+        for (int m = lower ? n : 0; m < rows; m += TILE_ROWS) {
+            const word *a = left.at + (m / PANEL) * left.panel + (m % PANEL) * left.row;
+            void *to = (char *)c + (m * stride + n) * size;
+            if (TILE_VECTORS == 1 || columns - n < 16 * TILE_VECTORS)
+                tile(TILE_ROWS, 1, how, depth, a, left.row, left.step, b, to, stride);
+            else
+                tile(TILE_ROWS, TILE_VECTORS, how, depth, a, left.row, left.step, b, to, stride);
+        }
+    }
+}
+
+static void product(int how, int rows, int columns, int depth, Left left, Right right, void *c,
+                    size_t stride)
+{
+    multiply(0, how, rows, columns, depth, left, right, c, stride);
+}
+
+/* The same of a product that is symmetric: a little more than half of it, and that mirrored. */
+INLINE void symmetric_product(int side, int depth, Left left, Right right, float *c)
+{
+    multiply(1, SET, side, side, depth, left, right, c, side);
+    for (int m = 16; m < side; m += 16)
+        for (int n = 0; n < m; n += 16)
+            for (int i = 0; i < 16; i++) {
+                floats row = *(floats *)(c + (size_t)(m + i) * side + n);
+                for (int j = 0; j < 16; j++)
+                    c[(size_t)(n + j) * side + m + i] = row[j];
+            }
+}
+
+/* Numbers as they lie, as the left side; `stride` numbers from row to row. */
+static Left lying(const number *x, size_t stride)
+{
+    size_t row = stride / PACK;
+    return (Left){(const word *)x, PANEL * row, row, 1};
+}
+
+/* Panels of which `depth` words are a panel's, as the left side, turned. */
+static Left turned(const word *panels, int depth)
+{
+    return (Left){panels, (size_t)depth * PANEL, 1, PANEL};
+}
+
+static Right panels(const word *at, int depth)
+{
+    return (Right){at, (size_t)depth * PANEL};
+}
+
+/* Panels of x[rows, columns], depth along the rows. */
+static void pair_rows(const number *x, size_t stride, int rows, int columns, word *to)
+{
+    int depth = rows / PACK;
+    for (int k = 0; k < depth; k++) {
+        const number *even = x + (size_t)k * PACK * stride;
+        for (int n = 0; n < columns; n += 16)
+            *(words *)(to + ((size_t)(n / PANEL) * depth + k) * PANEL + n % PANEL) =
+                pair(even + n, even + (PACK - 1) * stride + n);
+    }
+}
+
+/* Panels of the transpose of x[rows, columns], depth along the columns. */
+static void turn(const number *x, size_t stride, int rows, int columns, word *to)
+{
+    int depth = columns / PACK;
+    for (int n = 0; n < rows; n++) {
+        const word *from = (const word *)(x + n * stride);
+        word *at = to + (size_t)(n / PANEL) * depth * PANEL + n % PANEL;
+        for (int k = 0; k < depth; k++)
+            at[(size_t)k * PANEL] = from[k];
+    }
+}

@@ -1,0 +1,176 @@
+"""A block's training passes in C, held to the block they are of."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import hornbook as hb
+from hornbook.config import Config, ModelConfig
+from hornbook.errors import ConfigError
+from hornbook.machine import choose
+from hornbook.models import place
+from hornbook.models.fused import fuse
+from hornbook.models.gpt import Block, random_bytes, rotary_angles
+from hornbook.native import Kernels, NativeUnavailableError, kernels, obstacle
+
+SHAPES = {
+    "the default": ModelConfig(block_size=128, n_head=4, n_embd=128),
+    "a width that no tile divides": ModelConfig(block_size=64, n_head=3, n_embd=96),
+    "rows that end inside a panel": ModelConfig(block_size=37, n_head=2, n_embd=64),
+    "heads of half a panel": ModelConfig(block_size=8, n_head=4, n_embd=64),
+    "heads of one panel and a half": ModelConfig(block_size=100, n_head=2, n_embd=96),
+    "wider than a group": ModelConfig(block_size=300, n_head=2, n_embd=64),
+    "dropout": ModelConfig(block_size=50, n_head=2, n_embd=64, dropout=0.2),
+}
+shapes = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES.keys())
+precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+
+
+def in_c(dtype: torch.dtype) -> Kernels:
+    try:
+        return kernels("float32" if dtype == torch.float32 else "bfloat16")
+    except NativeUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def random_block(config: ModelConfig) -> Block:
+    torch.manual_seed(0)
+    block = Block(config)
+    with torch.no_grad():
+        for weight in block.parameters():
+            gain = weight.ndim == 1
+            weight.copy_(torch.randn_like(weight) * (0.2 if gain else 0.1) + gain)
+    return block
+
+
+def passes(block: Block, config: ModelConfig, dtype: torch.dtype, rows: int) -> list[Tensor]:
+    """What a block makes of a random input, and the gradients of the input and all weights."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (rows, config.block_size, config.n_embd)
+    x, dy = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
+    noise = None
+    if config.dropout:
+        torch.manual_seed(2)
+        noise = random_bytes(2, *shape, device=x.device)
+    cos, sin = rotary_angles(torch.arange(config.block_size), config.head_width)
+    x.requires_grad_()
+    y = block(x, cos, sin, None, noise)
+    assert y.dtype == dtype
+    return [y.detach(), *torch.autograd.grad(y, [x, *block.parameters()], dy)]
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@shapes
+@precisions
+def test_both_passes_are_torchs(config: ModelConfig, dtype: torch.dtype, rows: int) -> None:
+    fused, block = random_block(config), random_block(config)
+    fuse(fused, in_c(dtype))
+    exact = passes(block, config, torch.float32, rows)
+    ours, theirs = (passes(each, config, dtype, rows) for each in (fused, block))
+    for found, by_torch, expected in zip(ours, theirs, exact, strict=True):
+        # In bfloat16 C rounds less often than torch; sixteen numbers may say otherwise.
+        assert distance(found, expected) <= 1.3 * distance(by_torch, expected) + 5e-6
+
+
+@precisions
+def test_threads_share_the_work_and_repeat_their_bits(
+    two_threads: None, dtype: torch.dtype
+) -> None:
+    config = SHAPES["dropout"]
+    block = random_block(config)
+    fuse(block, in_c(dtype))
+    first, again = (passes(block, config, dtype, rows=5) for _ in range(2))
+    torch.set_num_threads(1)
+    alone = passes(block, config, dtype, rows=5)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert torch.equal(first[0], alone[0])
+    assert torch.equal(first[1], alone[1])
+    assert any(not torch.equal(a, b) for a, b in zip(first, alone, strict=True))
+    for a, b in zip(first, alone, strict=True):
+        assert distance(a, b.float()) < 1e-5
+
+
+def trained(compile_: str, precision: str, *, accumulation: int = 1) -> list[float]:
+    """The losses of a few steps of a small model."""
+    from hornbook.optimizer import Optimizers
+
+    config = Config().override(
+        n_layer=2, n_head=2, n_embd=64, block_size=48, dropout=0.1, compile=compile_,
+        precision=precision,
+    )  # fmt: skip
+    machine = choose(config)
+    torch.manual_seed(0)
+    model = hb.GPT(config.model, 20)
+    place(model, machine)
+    optimizers = Optimizers(model, config.optimizer, machine.kernels)
+    idx = torch.randint(20, (6, 49), generator=torch.Generator().manual_seed(3))
+    losses = []
+    for _ in range(12):
+        for part in idx.chunk(accumulation):
+            _, loss = model(part[:, :-1], part[:, 1:])
+            (loss / accumulation).backward()
+        losses.append(loss.item())
+        optimizers.step(1.0)
+    return losses
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_model_learns_in_c_what_it_learns_in_torch(precision: str, accumulation: int) -> None:
+    in_c(torch.float32 if precision == "float32" else torch.bfloat16)
+    ours, theirs = (trained(how, precision, accumulation=accumulation) for how in ("c", "off"))
+    assert theirs[-1] < theirs[0] - 0.5
+    near = {"float32": 2e-4, "bfloat16": 0.03}[precision]
+    assert ours == pytest.approx(theirs, rel=near)
+
+
+def test_all_but_training_goes_by_the_reference() -> None:
+    config = ModelConfig(block_size=16, n_layer=2, n_head=2, n_embd=64)
+    torch.manual_seed(0)
+    model, reference = hb.GPT(config, 11), hb.GPT(config, 11)
+    reference.load_state_dict(model.state_dict())
+    for block in model.blocks:
+        fuse(block, in_c(torch.float32))
+    longer = torch.randint(11, (2, 60))
+    with torch.no_grad():
+        assert torch.equal(model(longer)[0], reference(longer)[0])
+        assert torch.equal(model.next_logits(longer), reference.next_logits(longer))
+    # Past its block a layer reads through a window, which C has not.
+    _, loss = model(longer[:, :-1], longer[:, 1:])
+    _, expected = reference(longer[:, :-1], longer[:, 1:])
+    assert torch.equal(loss, expected)
+
+
+def test_what_c_cannot_train_is_said_in_words() -> None:
+    assert not obstacle(ModelConfig())
+    assert "multiple of 32" in obstacle(ModelConfig(n_embd=48, n_head=2))
+    assert "48 and 24" in obstacle(ModelConfig(n_embd=48, n_head=2))
+    assert "only a gpt" in obstacle(ModelConfig(model="layernorm"))
+    with pytest.raises(ConfigError, match="compile = 'c': in C n_embd"):
+        choose(Config().override(n_embd=48, n_head=2, compile="c"))
+    assert choose(Config().override(n_embd=48, n_head=2)).compile.value != "c"
+
+
+def test_gradients_of_gradients_are_refused() -> None:
+    config = SHAPES["heads of half a panel"]
+    block = random_block(config)
+    fuse(block, in_c(torch.float32))
+    cos, sin = rotary_angles(torch.arange(8), config.head_width)
+    x = torch.randn(1, 8, 64, requires_grad=True)
+    (slope,) = torch.autograd.grad(block(x, cos, sin).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
