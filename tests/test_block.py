@@ -11,7 +11,7 @@ from hornbook.config import Config, ModelConfig
 from hornbook.errors import ConfigError
 from hornbook.machine import choose
 from hornbook.models import place
-from hornbook.models.fused import fuse
+from hornbook.models.block_in_c import fuse
 from hornbook.models.gpt import Block, random_bytes, rotary_angles
 from hornbook.native import Kernels, NativeUnavailableError, kernels, obstacle
 

@@ -5,7 +5,7 @@ of the whole.
 import codecs
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, reject, given, settings
 from hypothesis import strategies as st
 
 from hornbook.decoding import NotTextError, decode
@@ -36,7 +36,10 @@ def test_any_text_comes_out_whole_whatever_the_chunks(
     # What is not named is found by its mark, or is UTF-8.
     assume(named or encoding in ("utf-8", "utf-16", "utf-32", "utf-8-sig"))
     data = text.encode(encoding, errors="ignore")
-    expected = data.decode(encoding).removeprefix("\ufeff")
+    try:
+        expected = data.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError:  # Not all that Python writes as iso2022_kr does it read.
+        reject()
     found, notes = in_chunks(data, encoding if named else None, size)
     assert found == expected
     assert (found, notes) == in_chunks(data, encoding if named else None, 1 << 20)

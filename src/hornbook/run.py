@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -458,7 +459,8 @@ def load(
 
     Raises: CheckpointError when the run is missing, unfinished or damaged.
     """
-    from hornbook.models import build
+    from hornbook.models import build, fuse_counts
+    from hornbook.native import NativeUnavailableError
 
     folder = open_run(path)
     config = load_config(folder.config)
@@ -468,6 +470,8 @@ def load(
     check_shapes(config.model, tokenizer, found.tensors["model"], folder, counted)
     model = build(config.model, tokenizer.vocab_size, counted)
     load_weights(model, found.tensors["model"], folder)
+    with suppress(NativeUnavailableError):
+        fuse_counts(model)
     return TrainedModel(model.eval().to(device), tokenizer, config, found.step, folder)
 
 

@@ -323,6 +323,8 @@ def assemble(
         model = build(config.model, dataset.tokenizer.vocab_size, counted)
         random_state = torch.get_rng_state()
     place(model, chosen)
+    if cross_fit:
+        place(cross_fit.parts, chosen)
     return Training(
         folder=folder,
         config=config,

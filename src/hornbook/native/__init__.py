@@ -1,5 +1,6 @@
 """What is written in C, compiled on first use: a GPT's writing, without torch, and its training."""
 
+from hornbook.native.counts import CountsInC, Mixing, Reading, counts_in_c
 from hornbook.native.decoder import (
     Decoder,
     Precision,
@@ -21,16 +22,20 @@ from hornbook.native.training import (
 
 __all__ = [
     "BlockPass",
+    "CountsInC",
     "Decoder",
     "JointDecoder",
     "Kernels",
     "Matrix",
+    "Mixing",
     "MuonStep",
     "NativeUnavailableError",
     "Precision",
+    "Reading",
     "Weights",
     "cache_bytes",
     "compiler",
+    "counts_in_c",
     "decoder_library",
     "joint_weight_names",
     "kernels",

@@ -9,9 +9,8 @@
  * Names: C width, H heads, D head width, F MLP width, T length of a row, padded to 32 where it says
  * Tp; a number is bfloat16 or float32 (see products.h).
  */
-#include <stdatomic.h>
-
 #include "products.h"
+#include "threads.h"
 
 /* Tokens worked on together: few enough for the second cache, many enough that adding to the weights'
  * gradients is little beside computing them. */
@@ -37,7 +36,7 @@ typedef struct {
     const number *dy;
     number *dx;
     float *gradients; /* of all weights, one after the other */
-    Parallel parallel; /* runs its work in so many threads, or null */
+    Parallel parallel;
 } Block;
 
 /* A thread's own room. */
@@ -61,8 +60,6 @@ typedef struct {
     size_t gradient_numbers;
     number *kept_qkv, *kept_mixed, *kept_middle, *kept_gate_up;
     Room *rooms;
-    void (*work)(void *run, int share);
-    atomic_int next;
 } Run;
 
 /* ---- weights ---- */
@@ -560,22 +557,10 @@ static void add_gradients(void *argument, int share)
     }
 }
 
-static void work(void *argument)
-{
-    Run *run = argument;
-    for (int share; (share = atomic_fetch_add(&run->next, 1)) < run->shares;)
-        run->work(run, share);
-}
-
-/* Every share's part of some work, in as many threads as there are to be had. */
+/* Every share's part of some work. */
 static void everywhere(Run *run, void (*of_share)(void *run, int share))
 {
-    run->work = of_share;
-    atomic_store(&run->next, 0);
-    if (run->block->parallel && run->shares > 1)
-        run->block->parallel(work, run, run->shares, 0);
-    else
-        work(run);
+    share_out(run->block->parallel, run->shares, run->shares, of_share, run);
 }
 
 /* ---- what Python calls ---- */

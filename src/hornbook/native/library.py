@@ -87,6 +87,18 @@ def load(kept: Path, found: str | None, sources: Sources) -> ctypes.CDLL:
         raise NativeUnavailableError(f"cannot keep or load hornbook's C: {error}") from None
 
 
+def openmp() -> int:
+    """Where torch's OpenMP starts its threads: the `parallel` of threads.h.
+
+    Raises: NativeUnavailableError where torch has another, or has not been imported.
+    """
+    try:
+        parallel = ctypes.CDLL(None).GOMP_parallel
+    except (AttributeError, OSError, TypeError):
+        raise NativeUnavailableError("torch's OpenMP is not one that C can call here") from None
+    return ctypes.cast(parallel, ctypes.c_void_p).value or 0
+
+
 def key(sources: Sources, found: str) -> str:
     """A name for the library of these sources, compiler and processor.
 

@@ -4,9 +4,8 @@
  *
  * A matrix's sums are in an order of their own: the same bits for any number of threads.
  */
-#include <stdatomic.h>
-
 #include "products.h"
+#include "threads.h"
 
 typedef struct {
     int32_t rows, columns; /* multiples of 32 */
@@ -34,7 +33,7 @@ typedef struct {
     const Step *step;
     char *memory;
     size_t room, largest, side; /* bytes of a room; numbers of the largest matrix, of a short side */
-    atomic_int next_room, next;
+    atomic_int next;
 } Run;
 
 static size_t furnish(const Run *run, Room *room, char *memory)
@@ -117,11 +116,12 @@ static void move(const Step *step, const Room *room, const Matrix *matrix)
     }
 }
 
-static void work(void *argument)
+/* A thread's part: matrices, one after the other, as it comes to them. */
+static void move_some(void *argument, int number)
 {
     Run *run = argument;
     Room room;
-    furnish(run, &room, run->memory + run->room * atomic_fetch_add(&run->next_room, 1));
+    furnish(run, &room, run->memory + run->room * number);
     for (int i; (i = atomic_fetch_add(&run->next, 1)) < run->step->count;)
         move(run->step, &room, &run->step->matrices[i]);
 }
@@ -139,15 +139,10 @@ int hornbook_muon(const Step *step)
     Room room;
     run.room = furnish(&run, &room, NULL);
     int threads = step->threads < step->count ? step->threads : step->count;
-    if (!step->parallel)
-        threads = 1;
     run.memory = aligned_alloc(LINE, run.room * threads);
     if (!run.memory)
         return 1;
-    if (threads > 1)
-        step->parallel(work, &run, threads, 0);
-    else
-        work(&run);
+    share_out(step->parallel, threads, threads, move_some, &run);
     free(run.memory);
     return 0;
 }

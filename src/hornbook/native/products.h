@@ -65,10 +65,6 @@ enum { TILE_ROWS = 8, TILE_VECTORS = 2 };
 enum { TILE_ROWS = 4, TILE_VECTORS = 1 };
 #endif
 
-/* OpenMP's way of running work in so many threads, by torch's own library: two pools of threads
- * would wait for each other's cores. */
-typedef void (*Parallel)(void (*work)(void *), void *argument, unsigned threads, unsigned flags);
-
 /* The next piece of memory; where none is given yet, only how much is used. */
 static void *take(char *memory, size_t *used, size_t bytes)
 {

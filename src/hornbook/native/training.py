@@ -1,6 +1,6 @@
-"""What a training step is made of, in C: a block there and back, and Muon's update.
+"""What a network's training step is made of, in C: a block there and back, and Muon's update.
 
-Numbers go by their addresses, so that nothing here needs torch; `models.fused` and `muon` call it.
+Numbers go by their addresses: torch is not needed here. `models.block_in_c` and `muon` call it.
 """
 
 import ctypes
@@ -9,9 +9,9 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from hornbook.config import ModelConfig
-from hornbook.native.library import NativeUnavailableError, Sources, shared_library
+from hornbook.native.library import Sources, openmp, shared_library
 
-FILES = ("block.c", "muon.c", "products.h", "vectors.h")
+FILES = ("block.c", "muon.c", "products.h", "threads.h", "vectors.h")
 # How many numbers a word of 32 bits has.
 PACKED = {"float32": 1, "bfloat16": 2}
 N_WEIGHTS = 11
@@ -88,18 +88,13 @@ class Kernels(NamedTuple):
 
 @lru_cache
 def kernels(precision: Literal["float32", "bfloat16"]) -> Kernels:
-    """What trains in this precision; torch must have been imported, whose threads it uses.
+    """What trains in this precision; torch must have been imported.
 
-    A second pool of threads would wait for cores that torch's own threads, waiting, keep busy.
     Raises: NativeUnavailableError with the reason in one line.
     """
-    try:
-        parallel = ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, OSError, TypeError):
-        raise NativeUnavailableError("torch's OpenMP is not one that C can call here") from None
     library = shared_library(Sources(FILES, (f"-DPACK={PACKED[precision]}",)))
     library.hornbook_kept_numbers.restype = ctypes.c_int64
-    return Kernels(library, ctypes.cast(parallel, ctypes.c_void_p).value or 0)
+    return Kernels(library, openmp())
 
 
 def obstacle(model: ModelConfig) -> str:
