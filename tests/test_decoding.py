@@ -5,7 +5,7 @@ of the whole.
 import codecs
 
 import pytest
-from hypothesis import assume, reject, given, settings
+from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
 from hornbook.decoding import NotTextError, decode
