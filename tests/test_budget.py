@@ -114,7 +114,8 @@ def test_no_more_is_counted_than_leaves_most_of_the_time_to_training(
     seconds: float, train_tokens: int
 ) -> None:
     text = Text(train_tokens, min(train_tokens // 9, 100_000), 65)
-    config = Config().override(with_counts=True)
+    chosen = machine.choose(Config().override(with_counts=True))
+    config = Config().override(with_counts=True, compile=chosen.compile.value)
     found = budget.count_within(config, text, seconds)
     counted = budget.counted_tokens(found, text)
     spent = budget.counting_before(found, text)
@@ -124,7 +125,7 @@ def test_no_more_is_counted_than_leaves_most_of_the_time_to_training(
     elif counted > 2 * budget.FEWEST_COUNTED and spent > budget.COUNTING_SHARE * seconds:
         # Too little time for any counts, which the plan then says.
         with pytest.raises(ConfigError, match="too few"):
-            plan(config, text, machine.choose(config), seconds, timer=on_a_machine(1e11))
+            plan(config, text, chosen, seconds, timer=on_a_machine(1e11))
 
 
 def test_counting_takes_no_more_memory_than_it_may() -> None:

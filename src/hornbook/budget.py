@@ -47,12 +47,6 @@ CONCLUDING_SECONDS = 2.9
 COUNTING_SECONDS_A_TOKEN = 1.6e-6
 JOINT_COUNTING_SECONDS_A_TOKEN, BASELINES_SECONDS_A_TOKEN = 3.2e-6, 0.4e-6
 COUNTING_SHARE, COUNTING_BYTES, FEWEST_COUNTED = 0.4, 800_000_000, 10_000
-# What counts beside the network add: to a step of training, to a token of it, and to a token that
-# is evaluated, which reads 4,096 back, and how much more a token takes for each of the vocabulary
-# (two cores; 2 to 64 x 128 tokens of 65 letters, 1,024 pieces of words and 1,367 syllables).
-JOINING_SECONDS_A_STEP, JOINING_SECONDS_A_TOKEN = 0.008, 0.8e-5
-READING_WITH_COUNTS_SECONDS_A_TOKEN = 1.2e-5
-JOINING_SECONDS_A_TOKEN_AND_ENTRY = 1e-8
 # The share of the time that may go into timing the machine.
 TIMING_SHARE = 0.03
 # Compiling the default's block on two cores (docs/experiments.md), and what is left of a step then.
@@ -83,6 +77,28 @@ class Law:
 # network learns what is left, in which its size tells little.
 NETWORK_LAW = Law(1.209, 0.0426, 0.2258, 0.355, 368, 4)
 LAW_WITH_COUNTS = Law(1.300, 0.0041, 0.028, 0.497, 611, 15)
+
+
+@dataclass(frozen=True)
+class Joining:
+    """Seconds that counts add to a network's, and how many more each of the vocabulary takes.
+
+    To a step of training, to a token of it, and to a token that is read without training; and how
+    long the network itself takes over that, beside its training.
+    """
+
+    step: float
+    token: float
+    token_and_entry: float
+    read: float
+    read_and_entry: float
+    network_read: float
+
+
+# Two cores; 2 to 32 x 128 tokens of 65 letters, 1,024 pieces of words and 1,367 syllables. Whatever
+# trains in C is read by torch afterwards, but for its counts.
+JOINING_IN_C = Joining(0.001, 1.6e-6, 4.5e-9, 0.8e-6, 2.2e-9, 0.9)
+JOINING_BY_TORCH = Joining(0.008, 0.8e-5, 1e-8, 1.2e-5, 1e-8, 0.5)
 
 
 @dataclass(frozen=True)
@@ -150,6 +166,8 @@ def plan(
     Raises: ConfigError for a time too short to train in.
     """
     started = time.monotonic()
+    if machine.compile.value == "c":
+        config = config.override(compile="c")
     if "counted_tokens" not in asked:
         config = count_within(config, text, seconds)
     concluding = concluding_seconds(config, text)
@@ -346,15 +364,20 @@ def weight_decay(config: Config, tokens: int, text: Text) -> float:
 def concluding_seconds(config: Config, text: Text, token_seconds: float = 0.0) -> float:
     """What the exact loss, the counting and the report take after the last step.
 
-    `token_seconds` is what a token takes in training: reading it through windows, half of that.
+    `token_seconds` is what a token takes in training.
     """
-    model, reading = config.model, token_seconds / 2
+    model, joining = config.model, joining_of(config)
+    reading = joining.network_read * token_seconds
     if model.with_counts:
-        reading += READING_WITH_COUNTS_SECONDS_A_TOKEN
-        reading += text.vocab_size * JOINING_SECONDS_A_TOKEN_AND_ENTRY
+        reading += joining.read + text.vocab_size * joining.read_and_entry
     a_token = BASELINES_SECONDS_A_TOKEN if model.with_counts else COUNTING_SECONDS_A_TOKEN
     evaluated = min(text.validation_tokens, MOST_EVALUATED) * reading
     return CONCLUDING_SECONDS + counted_tokens(config, text) * a_token + evaluated
+
+
+def joining_of(config: Config) -> Joining:
+    """What counts take beside a network trained so."""
+    return JOINING_IN_C if config.train.compile == "c" else JOINING_BY_TORCH
 
 
 def counting_before(config: Config, text: Text) -> float:
@@ -433,12 +456,11 @@ def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
     reading_seconds = max(0.0, quickest[many] - many * row_seconds)
     if not config.model.with_counts:
         return StepTime(row_seconds / block_size, reading_seconds, updating)
+    joining = joining_of(config.override(compile=machine.compile.value))
     return StepTime(
-        row_seconds / block_size
-        + JOINING_SECONDS_A_TOKEN
-        + vocab_size * JOINING_SECONDS_A_TOKEN_AND_ENTRY,
+        row_seconds / block_size + joining.token + vocab_size * joining.token_and_entry,
         reading_seconds,
-        updating + JOINING_SECONDS_A_STEP,
+        updating + joining.step,
     )
 
 
