@@ -147,6 +147,10 @@ def run(
     )
 
     # Only now: a wrong setting should not wait for torch.
+    from hornbook.native import compile_ahead
+
+    if settings.model.model == "gpt":
+        compile_ahead()
     from hornbook import training as engine
     from hornbook.cli.display import Display
 

@@ -1,5 +1,6 @@
 """What is written in C, compiled on first use: a GPT's writing, without torch, and its training."""
 
+from hornbook.native.ahead import compile_ahead
 from hornbook.native.counts import CountsInC, Mixing, Reading, counts_in_c
 from hornbook.native.decoder import (
     Decoder,
@@ -34,6 +35,7 @@ __all__ = [
     "Reading",
     "Weights",
     "cache_bytes",
+    "compile_ahead",
     "compiler",
     "counts_in_c",
     "decoder_library",

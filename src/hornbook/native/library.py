@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -22,6 +23,7 @@ from hornbook import cache
 from hornbook.errors import HornbookError
 
 COMPILE_SECONDS = 120.0
+ONE_AT_A_TIME = threading.Lock()
 
 
 class NativeUnavailableError(HornbookError):
@@ -61,7 +63,8 @@ def shared_library(sources: Sources) -> ctypes.CDLL:
 
     Raises: NativeUnavailableError with the reason in one line.
     """
-    return load(cache.cache_folder() / "native", compiler(), sources)
+    with ONE_AT_A_TIME:
+        return load(cache.cache_folder() / "native", compiler(), sources)
 
 
 def load(kept: Path, found: str | None, sources: Sources) -> ctypes.CDLL:

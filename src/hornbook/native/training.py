@@ -86,13 +86,18 @@ class Kernels(NamedTuple):
             raise MemoryError("no memory for a step")
 
 
+def sources(precision: Literal["float32", "bfloat16"]) -> Sources:
+    """What trains in this precision."""
+    return Sources(FILES, (f"-DPACK={PACKED[precision]}",))
+
+
 @lru_cache
 def kernels(precision: Literal["float32", "bfloat16"]) -> Kernels:
     """What trains in this precision; torch must have been imported.
 
     Raises: NativeUnavailableError with the reason in one line.
     """
-    library = shared_library(Sources(FILES, (f"-DPACK={PACKED[precision]}",)))
+    library = shared_library(sources(precision))
     library.hornbook_kept_numbers.restype = ctypes.c_int64
     return Kernels(library, openmp())
 
