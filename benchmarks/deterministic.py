@@ -18,7 +18,7 @@ import torch
 
 from hornbook import machine
 from hornbook.config import Config, preset
-from hornbook.models import GPT, LanguageModel, build
+from hornbook.models import LanguageModel, build, place
 from hornbook.optimizer import Optimizers
 
 VOCABULARY = 65
@@ -28,17 +28,14 @@ WARM_UP = 10
 class Trained:
     """A model that takes one step after the other on batches of its own stream."""
 
-    def __init__(self, config: Config, *, compiled: bool, deterministic: bool) -> None:
+    def __init__(self, config: Config, *, deterministic: bool) -> None:
         torch.manual_seed(config.train.seed)
         self.config, self.deterministic = config, deterministic
         chosen = machine.choose(config)
         self.device = chosen.device.value
-        self.model: LanguageModel = build(config.model, VOCABULARY).to(self.device)
-        self.model.compute_dtype = chosen.compute_dtype
-        if compiled and isinstance(self.model, GPT):
-            for block in self.model.blocks:
-                block.compile()
-        self.optimizers = Optimizers(self.model, config.optimizer)
+        self.model: LanguageModel = build(config.model, VOCABULARY)
+        place(self.model, chosen)
+        self.optimizers = Optimizers(self.model, config.optimizer, chosen.kernels)
 
     def step(self, seed: int) -> float:
         """One step on the batch of that number; its seconds."""
@@ -59,12 +56,12 @@ def main() -> None:
     """Print one line: both medians, what the setting costs, and whether bits are the same."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="laptop", help="a preset, as hornbook train takes it")
-    parser.add_argument("--compile", action="store_true", help="compile the blocks")
+    parser.add_argument("--compile", default="auto", help="how blocks are run: c, on or off")
     parser.add_argument("--steps", type=int, default=100, help="pairs of steps")
     asked = parser.parse_args()
     machine.keep_freed_memory()
-    config = preset(asked.model).override(dropout=0.1, batch_size=16)
-    pair = [Trained(config, compiled=asked.compile, deterministic=each) for each in (True, False)]
+    config = preset(asked.model).override(dropout=0.1, batch_size=16, compile=asked.compile)
+    pair = [Trained(config, deterministic=each) for each in (True, False)]
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for number in range(WARM_UP + asked.steps):
         # Who goes second finds the caches as the first has left them.

@@ -17,6 +17,7 @@ import torch
 import hornbook as hb
 from benchmarks.peers.nanogpt import CPU_RECIPE, GPU_RECIPE, NanoGPT, Recipe
 from benchmarks.table import Row, median_seconds
+from benchmarks.train import matrix_peak
 from hornbook.config import Config, ModelConfig
 from hornbook.generate import Rows
 from hornbook.models import GPT
@@ -36,14 +37,26 @@ def measure(*, short: bool = False) -> list[Row]:
         for rows in (1, 2 if short else 64):
             peer = peer_speed(recipe, rows, runs)
             texts = "one text" if rows == 1 else f"{rows} texts"
-            for precision in ("float32", "bfloat16", "int8"):
+            parameters = sum(array.size for array in weights.values())
+            for precision, width in (("float32", 4), ("bfloat16", 2), ("int8", 1)):
+                ceiling = (
+                    (reads_a_second(parameters * width), "its weights read from memory")
+                    if rows == 1
+                    else (matrix_peak(torch.float32, 1024) / (2 * parameters), "float32 products")
+                )
                 decoder = Decoder(shape, weights, precision=precision, rows=rows)
                 ours = our_speed(decoder, shape.block_size, runs if rows == 1 else 1)
                 what = f"{name}, {texts}, {precision}"
-                found.append(Row(what, "tokens/s", ours, peer, "nanoGPT, float32"))
+                found.append(Row(what, "tokens/s", ours, peer, "nanoGPT, float32", *ceiling))
         soon = first_character_seconds(shape, runs)
         found.append(Row(f"{name}: hornbook sample, to the first character", "s", soon))
     return found
+
+
+def reads_a_second(size: int) -> float:
+    """How often so many bytes can be read."""
+    numbers = torch.ones(size // 4)
+    return 1 / median_seconds(numbers.sum, runs=20)
 
 
 def shape_of(recipe: Recipe) -> ModelConfig:

@@ -1,7 +1,8 @@
-"""Training: tokens a second at nanoGPT's own shapes, the share of the machine's peak, memory, and
-the loss after so many seconds, each beside nanoGPT's recipe in the same run."""
+"""Training: tokens a second at nanoGPT's own shapes, the share of the machine's peak, and memory,
+each beside nanoGPT's recipe in the same run."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
@@ -11,14 +12,17 @@ from benchmarks.peers.nanogpt import CPU_RECIPE, GPU_RECIPE, NanoGPT, Recipe, tr
 from benchmarks.table import Row, median_seconds, process
 from hornbook import machine
 from hornbook.config import Config
-from hornbook.models import GPT
+from hornbook.models import GPT, place
 from hornbook.optimizer import Optimizers
 
 VOCABULARY = 65
 
 
+HOW = {"off": "eager", "on": "compiled", "c": "in C"}
+
+
 def measure(*, short: bool = False) -> list[Row]:
-    """Steps at both of nanoGPT's shapes, eager and compiled, and memory at the larger."""
+    """Steps at both of nanoGPT's shapes, by torch and in C, and memory at the larger."""
     rows = []
     if not short:
         # First of all: a process is born with the peak of the one that starts it.
@@ -26,33 +30,32 @@ def measure(*, short: bool = False) -> list[Row]:
             process(["python", "-m", "benchmarks.train", which]).peak_mib
             for which in ("ours", "peer")
         )
-        rows.append(
-            Row("nanoGPT's GPU shape, eager: memory", "MiB", ours, theirs, "nanoGPT, eager")
-        )
+        rows.append(Row("nanoGPT's GPU shape: memory", "MiB", ours, theirs, "nanoGPT, eager"))
     peak = matrix_peak(torch.bfloat16, 256 if short else 2048)
     rows.append(Row("matrix products, bfloat16", "GFLOP/s", peak / 1e9))
-    small = replace(CPU_RECIPE, n_layer=1, n_embd=32) if short else CPU_RECIPE
+    small = replace(CPU_RECIPE, n_layer=1, n_embd=64, n_head=2) if short else CPU_RECIPE
     for name, recipe, runs in (
         ("nanoGPT's CPU shape", small, 3 if short else 20),
         ("nanoGPT's GPU shape", GPU_RECIPE, 3),
     )[: 1 if short else 2]:
-        for compiled in (False,) if short else (False, True):
-            how = "compiled" if compiled else "eager"
-            ours, flops = our_speed(recipe, compiled=compiled, runs=runs)
-            theirs = peer_speed(recipe, compiled=compiled, runs=runs)
-            rows.append(Row(f"{name}, {how}", "tokens/s", ours, theirs, f"nanoGPT, {how}"))
-            rows.append(
-                Row(
-                    f"{name}, {how}: of the peak",
-                    "share of peak",
-                    ours * flops / peak,
-                    theirs * flops / peak,
-                    f"nanoGPT, {how}",
-                    1.0,
-                    "the peak above",
-                )
-            )
+        hows = ("off",) if short else ("off", "on")
+        theirs = {how: peer_speed(recipe, compiled=how == "on", runs=runs) for how in hows}
+        for way in choices(recipe, hows):
+            ours, flops = our_speed(recipe, way, runs=runs)
+            for how in hows if way == "c" else (way,):
+                peer = f"nanoGPT, {HOW[how]}"
+                speed = Row(f"{name}, {HOW[way]}", "tokens/s", ours, theirs[how], peer)
+                share = [ours * flops / peak, theirs[how] * flops / peak]
+                rows.append(speed._replace(ceiling=peak / flops, ceiling_name="at the peak"))
+                rows.append(Row(f"{name}, {HOW[way]}: of the peak", "share of peak", *share, peer))
     return rows
+
+
+def choices(recipe: Recipe, hows: Iterable[str]) -> list[str]:
+    """The ways our blocks can be run here."""
+    precision = machine.choose(settings(recipe)).precision.value
+    in_c = not machine.obstacle_to_c(settings(recipe), "cpu", precision)
+    return [*hows, *(["c"] if in_c else [])]
 
 
 def matrix_peak(dtype: torch.dtype, size: int) -> float:
@@ -61,22 +64,27 @@ def matrix_peak(dtype: torch.dtype, size: int) -> float:
     return 2 * size**3 / median_seconds(lambda: a @ b, runs=5)
 
 
-def our_speed(recipe: Recipe, *, compiled: bool, runs: int) -> tuple[float, float]:
-    """Tokens a second of whole training steps of our GPT at a peer's shape; FLOPs a token."""
-    config = Config().override(
+def settings(recipe: Recipe) -> Config:
+    """Ours at a peer's shape."""
+    return Config().override(
         n_layer=recipe.n_layer,
         n_head=recipe.n_head,
         n_embd=recipe.n_embd,
         block_size=recipe.block_size,
         batch_size=recipe.batch_size,
         dropout=recipe.dropout,
+        device="cpu",
     )
+
+
+def our_speed(recipe: Recipe, way: str, *, runs: int) -> tuple[float, float]:
+    """Tokens a second of whole training steps of our GPT at a peer's shape; FLOPs a token."""
+    config = settings(recipe).override(compile=way)
+    chosen = machine.choose(config)
+    machine.keep_freed_memory()
     model = GPT(config.model, VOCABULARY)
-    model.compute_dtype = machine.choose(config).compute_dtype
-    if compiled:
-        for block in model.blocks:
-            block.compile()
-    optimizers = Optimizers(model, config.optimizer)
+    place(model, chosen)
+    optimizers = Optimizers(model, config.optimizer, chosen.kernels)
     idx = torch.randint(VOCABULARY, (recipe.batch_size, recipe.block_size))
 
     def step() -> None:
@@ -102,6 +110,6 @@ def peer_speed(recipe: Recipe, *, compiled: bool, runs: int) -> float:
 
 if __name__ == "__main__":
     if sys.argv[1] == "ours":
-        our_speed(GPU_RECIPE, compiled=False, runs=1)
+        our_speed(GPU_RECIPE, "auto", runs=1)
     else:
         peer_speed(GPU_RECIPE, compiled=False, runs=1)

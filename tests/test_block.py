@@ -1,6 +1,9 @@
 """A block's training passes in C, held to the block they are of."""
 
+import ctypes
+import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +16,9 @@ from hornbook.machine import choose
 from hornbook.models import place
 from hornbook.models.block_in_c import fuse
 from hornbook.models.gpt import Block, random_bytes, rotary_angles
-from hornbook.native import Kernels, NativeUnavailableError, kernels, obstacle
+from hornbook.native import Kernels, NativeUnavailableError, compiler, kernels, obstacle
+from hornbook.native.library import Sources, load, openmp
+from hornbook.native.training import FILES
 
 SHAPES = {
     "the default": ModelConfig(block_size=128, n_head=4, n_embd=128),
@@ -84,6 +89,20 @@ def test_both_passes_are_torchs(config: ModelConfig, dtype: torch.dtype, rows: i
     for found, by_torch, expected in zip(ours, theirs, exact, strict=True):
         # In bfloat16 C rounds less often than torch; sixteen numbers may say otherwise.
         assert distance(found, expected) <= 1.3 * distance(by_torch, expected) + 5e-6
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX-512 is x86's")
+def test_a_processor_without_wide_vectors_gets_the_same(tmp_path: Path) -> None:
+    in_c(torch.float32)
+    narrow = Sources(FILES, ("-DPACK=1", "-mno-avx512f"))
+    library = load(tmp_path, compiler(), narrow)
+    library.hornbook_kept_numbers.restype = ctypes.c_int64
+    for config in SHAPES.values():
+        fused, block = random_block(config), random_block(config)
+        fuse(fused, Kernels(library, openmp()))
+        ours, exact = (passes(each, config, torch.float32, rows=3) for each in (fused, block))
+        for found, expected in zip(ours, exact, strict=True):
+            assert distance(found, expected) < 5e-6
 
 
 @precisions

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,49 @@ def test_sample_writes_the_same_with_a_compiler_and_without(place: Path) -> None
     refused = hornbook(*arguments, "--weights", "int8", cwd=place, **bare)
     assert refused.returncode == 2
     assert "no C compiler" in refused.stderr.decode()
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
+def test_training_works_without_a_compiler_and_goes_on_without_it(place: Path) -> None:
+    bare = {"PATH": "", "CXX": "", "HORNBOOK_CACHE_DIR": str(place / "empty")}
+    told = hornbook("doctor", "--json", cwd=place, **bare)
+    chosen = json.loads(told.stdout)["chosen"]["compile"]
+    assert chosen["value"] == "off"
+    assert "no C compiler" in chosen["why"]
+    assert "twice as long" in chosen["why"]
+    train = ("train", "hamlet.txt", *TINY, "--json", "--steps")
+    assert hornbook(*train, "4", "--out", "without", cwd=place, **bare).returncode == 0
+    refused = hornbook(*train, "4", "--set", "compile=c", cwd=place, **bare)
+    assert refused.returncode == 2
+    assert "compile = 'c': found no C compiler" in refused.stderr.decode()
+
+    # Begun in C, gone on with where there is none: told of, and refused if asked to.
+    assert hornbook(*train, "4", "--out", "with", cwd=place).returncode == 0
+    longer = ("train", "--resume", "with", "--steps", "6", "--json")
+    strict = hornbook(*longer, "--strict", cwd=place, **bare)
+    assert strict.returncode == 1
+    assert "compile was c, is off" in strict.stderr.decode()
+    done = hornbook(*longer, cwd=place, **bare)
+    assert done.returncode == 0
+    assert "compile was c, is off" in done.stderr.decode()
+    assert json.loads(done.stdout)["steps"] == 6
+
+
+@pytest.mark.parametrize("compiled", ["auto", "off"])
+@pytest.mark.parametrize(
+    "capped", [{"ONEDNN_MAX_CPU_ISA": "AVX2"}, {"ATEN_CPU_CAPABILITY": "default"}], ids=str
+)
+def test_processors_with_less_train_too(place: Path, capped: dict[str, str], compiled: str) -> None:
+    out = f"as-if-{'-'.join(capped)}-{compiled}"
+    asked = ("--steps", "4", "--set", f"compile={compiled}", "--json", "--out", out)
+    done = hornbook("train", "hamlet.txt", *TINY, *asked, cwd=place, **capped)
+    assert done.returncode == 0, done.stderr.decode()
+    assert 0 < json.loads(done.stdout)["val_nats_per_char"] < 4
+    if "ONEDNN_MAX_CPU_ISA" in capped:
+        told = json.loads(hornbook("doctor", "--json", cwd=place, **capped).stdout)["chosen"]
+        assert told["precision"]["value"] == "float32"
+        kept = tomllib.loads((place / out / "config.toml").read_text())
+        assert kept["train"]["precision"] == "float32"
 
 
 @pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")

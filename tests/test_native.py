@@ -1,7 +1,10 @@
 """Decoding in C, held to torch; and the library that it comes in."""
 
 import itertools
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +177,15 @@ def test_a_compiler_that_fails_says_so_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(NativeUnavailableError, match="cannot keep"):
         load(tmp_path / "file", compiler(), DECODER)
+
+
+def test_what_is_compiled_ahead_is_there_for_who_asks(tmp_path: Path) -> None:
+    program = (
+        "import hornbook.native as native, sys\n"
+        "native.compile_ahead()\n"
+        "native.decoder_library()\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    environment = os.environ | {"HORNBOOK_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-W", "error", "-c", program], env=environment, check=True)
+    assert any((tmp_path / "native").glob("*/library.so"))

@@ -93,20 +93,21 @@ def choose_compile(config: Config, device: str, precision: str) -> Choice:
     Raises: ConfigError when asked for where it cannot work.
     """
     wanted, steps = config.train.compile, config.train.steps
-    found = {"c": obstacle_to_c(config, device, precision), "on": obstacle_to_compiling(device)}
-    if found.get(wanted):
-        raise ConfigError(f"compile = {wanted!r}: {found[wanted]}")
+    no_c = obstacle_to_c(config, device, precision) if wanted in ("auto", "c") else ""
+    no_compiling = obstacle_to_compiling(device)
+    if obstacle := {"c": no_c, "on": no_compiling}.get(wanted):
+        raise ConfigError(f"compile = {wanted!r}: {obstacle}")
     if wanted != "auto":
         return Choice(wanted, "asked for")
-    if not found["c"] and not multiplies_in_tiles(precision):
+    if not no_c and (no_compiling or not multiplies_in_tiles(precision)):
         return Choice("c", "blocks in C: 1.5 to 2.5 times torch's speed, after 2 s once")
     if device == "mps":
         return Choice("off", "torch.compile is not dependable on Apple GPUs yet")
-    if found["on"]:
-        return Choice("off", f"{found['on']} (training takes about twice as long without)")
+    if no_compiling:
+        return Choice("off", f"{no_c}; training takes about twice as long without")
     if steps < STEPS_WORTH_COMPILING:
         return Choice("off", f"{steps} steps end before compiling (about 20 s) pays")
-    return Choice("on", "about twice the speed, after about 20 s")
+    return Choice("on", "two thirds of a step's time, after about 20 s")
 
 
 def obstacle_to_c(config: Config, device: str, precision: str) -> str:

@@ -94,12 +94,18 @@ def parameters(model: ModelConfig, vocab_size: int) -> int:
     return tables + squares.get(model.model, 12 * model.n_layer) * model.n_embd**2
 
 
-def activations(model: ModelConfig, vocab_size: int) -> float:
-    """Bytes that one position of a batch takes in training, forward and back, in float32.
+def activations(config: Config, vocab_size: int) -> float:
+    """Bytes that one position of a batch takes in training, forward and back, by torch in float32.
 
-    The factors are fitted to measured peaks, as told at `peak_bytes`.
+    The factors are fitted to measured peaks, as told at `peak_bytes`. Blocks in C keep what
+    native/block.c says, in the run's precision.
     """
+    model = config.model
     wide, seen = model.n_embd, model.n_head * model.block_size
+    if config.train.compile == "c":
+        number = 2 if config.train.precision == "bfloat16" else 4
+        kept = number * (6 * wide + 2 * model.mlp_width) + (2 * wide if model.dropout else 0)
+        return model.n_layer * kept + number * 8 * wide + 16 * (wide + vocab_size)
     match model.model:
         case "bigram" | "ngram":
             inside = 0.0
@@ -128,9 +134,12 @@ def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = No
     # Weights, gradients, and the optimizer's one or two numbers for each.
     muon = config.optimizer.optimizer == "muon" and model.model == "gpt"
     kept = (12 if muon else 16) * count
-    step = kept + train.batch_size * model.block_size * activations(model, vocab_size)
+    step = kept + train.batch_size * model.block_size * activations(config, vocab_size)
     # Muon works on all matrices of one shape at once, after the gradients are there.
-    moving = 27 * count if muon else 0
+    moving = 27 * count if muon and train.compile != "c" else 0
+    if train.compile == "c":  # a layer's gradients for each thread, and what they work in
+        layer = 4 * model.n_embd**2 + 3 * model.n_embd * model.mlp_width
+        step += 8 * layer * (train.threads or os.cpu_count() or 1)
     # Weights and optimizer, and their bytes on the way to the disk.
     saving = int(2.6 * kept)
     rows = max(min(EVALUATED, EVALUATED_LOGITS // vocab_size), model.context_size)

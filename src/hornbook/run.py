@@ -392,9 +392,11 @@ class TrainedModel:
         seed: int = 0,
         **sampling: Any,
     ) -> Iterator[str]:
-        """`generate`, piece by piece as the text is made."""
+        """`generate`, piece by piece as the text is made: by the weights as they are now."""
+        from hornbook.models.reader import snapshot
+
         return generate.stream(
-            self.model,
+            snapshot(self.model),
             self.tokenizer,
             prompt,
             max_new_tokens=max_new_tokens,

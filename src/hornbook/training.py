@@ -96,18 +96,13 @@ def begin(
     if plan:
         config = plan.config
         chosen = machine.choose(config)
+    config = settled(config, chosen)
     for tokens, part in ((dataset.train, "training"), (dataset.validation, "validation")):
         check_length(tokens, config.model.block_size if part == "training" else 1, part)
     check_memory(config, chosen, dataset)
     folder = RunFolder(Path(out) if out else new_run_path(corpus.name))
     lock = folder.create(disk)
-    config = config.override(
-        corpus=lasting_reference(config.data.corpus, corpus, folder, disk),
-        device=chosen.device.value,
-        precision=chosen.precision.value,
-        compile=chosen.compile.value,
-        threads=chosen.threads,
-    )
+    config = config.override(corpus=lasting_reference(config.data.corpus, corpus, folder, disk))
     training = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
     environment = {
         "format": FORMAT,
@@ -164,7 +159,7 @@ def plan_minutes(
 
     def planned(config: Config) -> budget.Plan:
         smallest = config if "batch_size" in asked else config.override(batch_size=1)
-        check_memory(smallest, chosen, dataset)
+        check_memory(settled(smallest, chosen), chosen, dataset)
         seconds = started + 60 * config.train.minutes - time.monotonic()
         return budget.plan(config, size_of(config, dataset), chosen, seconds, asked=asked)
 
@@ -175,6 +170,16 @@ def plan_minutes(
         with suppress(ConfigError):  # Too little time or memory for both: the network alone, then.
             return planned(config.override(with_counts=True))
     return planned(config)
+
+
+def settled(config: Config, chosen: machine.Machine) -> Config:
+    """The settings with what was chosen for this machine in them."""
+    return config.override(
+        device=chosen.device.value,
+        precision=chosen.precision.value,
+        compile=chosen.compile.value,
+        threads=chosen.threads,
+    )
 
 
 def size_of(config: Config, dataset: Dataset) -> budget.Text:

@@ -25,10 +25,11 @@ def snapshot(model: LanguageModel) -> Decoder | JointDecoder | ModelReader:
     """The fastest reader of a model as it is now: a GPT's weights copied for C where that is here.
 
     Only for a model that nobody has taken apart: changes to its parts, which torch would follow,
-    are not in its weights.
+    are not in its weights. Hooks keep it with torch.
     """
+    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
     # Not isinstance: a subclass may compute something else.
-    if type(model) is GPT or type(model) is GPTWithCounts:
+    if not hooked and (type(model) is GPT or type(model) is GPTWithCounts):
         weights = {
             name: tensor.detach().float().cpu().numpy()
             for name, tensor in model.state_dict().items()

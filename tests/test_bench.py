@@ -1,0 +1,34 @@
+"""The benchmarks run: their short form, in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hornbook.cli.bench import SUBJECTS
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_every_benchmark_has_a_short_form(subject: str, data_dir: Path, tmp_path: Path) -> None:
+    if not (ROOT / "benchmarks").is_dir():
+        pytest.skip("the benchmarks are only in a clone")
+    done = subprocess.run(
+        [sys.executable, "-m", "hornbook", "bench", subject, "--short", "--json"],
+        cwd=tmp_path,
+        env=os.environ | {"HORNBOOK_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)[subject]
+    assert len({row["what"] for row in rows}) > 1
+    assert all(row["ours"] > 0 for row in rows)
+    assert any(row["peer"] or row["ceiling"] for row in rows)
+    assert all(row["ratio"] > 0 for row in rows if row["peer"])
