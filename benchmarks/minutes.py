@@ -1,4 +1,4 @@
-"""The loss after so many minutes: whole commands from cold, each beside nanoGPT given the same time.
+"""The loss after so many minutes: whole commands from cold, beside nanoGPT given the same time.
 
 Start-up, compiling, training, the exact evaluation, the counting and the report card are all in our
 time; nanoGPT's recipe for a CPU gets as many steps as fit, its schedule fitted to them, and its
@@ -24,21 +24,16 @@ def measure(*, short: bool = False) -> list[Row]:
         if short:
             asked = ["--steps", "2", "--set", "n_layer=1"]
             return rows("2 steps", [corpus, *asked], text, seconds=2.0)
-        found = [row for minutes in MINUTES for row in given(minutes, corpus, text)]
-        ours = train([])
-        return [*found, row_of("train (python-docs, 2 minutes)", ours, None)]
+        found = []
+        for minutes in MINUTES:
+            asked = [corpus, "--minutes", f"{minutes:.3g}"]
+            found += rows(f"{minutes:.2g} minutes", asked, text, seconds=60 * minutes)
+        return [*found, row_of("train (python-docs, 2 minutes)", train([]), None)]
 
 
 def verse() -> str:
     """A text just long enough to train on."""
     return "".join(f"line {number} of a text to be learned by heart\n" for number in range(200))
-
-
-def given(minutes: float, corpus: str, text: Path) -> list[Row]:
-    """What so many minutes give."""
-    return rows(
-        f"{minutes:.2g} minutes", [corpus, "--minutes", f"{minutes:.3g}"], text, 60 * minutes
-    )
 
 
 def rows(name: str, asked: list[str], text: Path, seconds: float) -> list[Row]:
