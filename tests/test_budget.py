@@ -175,12 +175,13 @@ def test_the_timer_times_real_steps() -> None:
     steps=st.integers(1, 10**6),
     unique=st.integers(10**4, 10**10),
 )
-def test_more_of_anything_is_never_predicted_to_hurt(
+def test_more_is_never_predicted_to_hurt_but_a_size_that_could_hold_the_text(
     size: int, tokens: int, steps: int, unique: int
 ) -> None:
     loss = predicted_loss(size, tokens, steps, unique)
+    read_once = predicted_loss(size, tokens, steps, max(tokens, unique))
+    assert predicted_loss(2 * size, tokens, steps, max(tokens, unique)) <= read_once
     for more in (
-        predicted_loss(2 * size, tokens, steps, unique),
         predicted_loss(size, 2 * tokens, steps, unique),
         predicted_loss(size, tokens, 2 * steps, unique),
         predicted_loss(size, tokens, steps, 2 * unique),

@@ -70,13 +70,15 @@ class Law:
     text_term: float
     text_power: float
     steps_half_worth: float
-    epochs_worth: float
+    epochs_worth: float  # for each token that there is to a parameter
 
 
+# At the most: of models small for their text.
+MOST_EPOCHS_WORTH = 15
 # Fitted to the runs under "Which size for which time" in docs/experiments.md. Beside counts a
 # network learns what is left, in which its size tells little.
-NETWORK_LAW = Law(1.209, 0.0426, 0.2258, 0.355, 368, 4)
-LAW_WITH_COUNTS = Law(1.300, 0.0041, 0.028, 0.497, 611, 15)
+NETWORK_LAW = Law(1.209, 0.0426, 0.2258, 0.355, 368, 4.7)
+LAW_WITH_COUNTS = Law(1.300, 0.0041, 0.028, 0.497, 611, math.inf)
 
 
 @dataclass(frozen=True)
@@ -323,12 +325,13 @@ def predicted_loss(
 
     Few large steps teach less than many small ones from the same tokens (the form is McCandlish
     et al. 2018's, arXiv:1812.06162), and tokens read again less than new ones, a share of 1/e
-    after so many epochs (Muennighoff et al. 2023, arXiv:2305.16264). What is left enters Hoffmann
-    et al. 2022's law, arXiv:2203.15556.
+    after so many epochs (Muennighoff et al. 2023, arXiv:2305.16264): fewer, the more of the text
+    the model could hold. What is left enters Hoffmann et al. 2022's law, arXiv:2203.15556.
     """
     law = LAW_WITH_COUNTS if with_counts else NETWORK_LAW
     again = max(0.0, tokens / unique_tokens - 1)
-    repeated = law.epochs_worth * (1 - math.exp(-again / law.epochs_worth))
+    epochs_worth = min(MOST_EPOCHS_WORTH, law.epochs_worth * unique_tokens / parameters)
+    repeated = epochs_worth * (1 - math.exp(-again / epochs_worth))
     fresh = min(tokens, unique_tokens) + unique_tokens * repeated
     worth = fresh / (1 + law.steps_half_worth / steps)
     return (
@@ -341,13 +344,13 @@ def predicted_loss(
 def dropout(config: Config, parameters: int, tokens: int, text: Text) -> float:
     """More of it the more often a model that is large for its text reads it.
 
-    Measured (docs/experiments.md): at a strain of 9, 0.1 costs 0.05 nats; at 13 it gains 0.08; at
-    25 0.2 gains another 0.03.
+    Measured (docs/experiments.md): at a strain of 9, 0.1 costs 0.05 nats, at 10 another text's
+    0.01; at 13 it gains 0.08; at 25 0.2 gains another 0.03.
     """
     if config.model.model != "gpt":
         return config.model.dropout
     strain = parameters * tokens / text.train_tokens**2
-    return 0.0 if strain < 10 else 0.1 if strain < 20 else 0.2
+    return 0.0 if strain < 12 else 0.1 if strain < 20 else 0.2
 
 
 def weight_decay(config: Config, tokens: int, text: Text) -> float:
