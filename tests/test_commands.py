@@ -20,6 +20,7 @@ from hornbook.native import compiler
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 60
 TINY = (
     "--preset", "quick", "--set", "block_size=16", "--set", "n_embd=32", "--set", "batch_size=4",
+    "--set", "n_head=2",
     "--set", "eval_interval=10", "--set", "sample_tokens=10",
 )  # fmt: skip
 

@@ -298,7 +298,8 @@ def test_what_was_saved_needs_no_text(text_path: Path, tmp_path: Path) -> None:
     assert isinstance(loaded.model, GPTWithCounts)
     idx_BT = torch.tensor([loaded.tokenizer.encode("to be, or not to")])
     training.model.eval()
-    torch.testing.assert_close(loaded.model(idx_BT)[0], training.model(idx_BT)[0], rtol=0, atol=0)
+    # Loaded, counts are read in C.
+    torch.testing.assert_close(loaded.model(idx_BT)[0], training.model(idx_BT)[0])
     assert len(loaded.generate("to be", max_new_tokens=40, seed=1)) == 40
     written = loaded.generate("to be, or not to be: that", max_new_tokens=12, temperature=0)
     assert written == " is nobler i"
