@@ -45,9 +45,9 @@ def measure(*, short: bool = False) -> list[Row]:
             for how in hows if way == "c" else (way,):
                 peer = f"nanoGPT, {HOW[how]}"
                 speed = Row(f"{name}, {HOW[way]}", "tokens/s", ours, theirs[how], peer)
-                share = [ours * flops / peak, theirs[how] * flops / peak]
                 rows.append(speed._replace(ceiling=peak / flops, ceiling_name="at the peak"))
-                rows.append(Row(f"{name}, {HOW[way]}: of the peak", "share of peak", *share, peer))
+            share = [ours * flops / peak, theirs[how] * flops / peak]
+            rows.append(Row(f"{name}, {HOW[way]}: of the peak", "share of peak", *share, peer))
     return rows
 
 

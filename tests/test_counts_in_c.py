@@ -79,6 +79,10 @@ def test_a_token_outside_the_vocabulary_is_refused() -> None:
     for token in (-1, 7, 2**40):
         with pytest.raises(IndexError, match="below 7"):
             model.counted(torch.tensor([[1, token, 2]]))
+        recent = Recent(7)
+        mix_in_c(recent, counts_in_c())
+        with pytest.raises(IndexError, match="below 7"):
+            recent(torch.tensor([[1, token, 2]]), torch.full((1, 3, 7), 1 / 7))
 
 
 @given(

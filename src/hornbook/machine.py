@@ -64,21 +64,24 @@ def choose_precision(device: str, wanted: str = "auto") -> Choice:
 
 def choose_cpu_precision() -> Choice:
     """bfloat16 where the processor multiplies it in hardware and oneDNN may use that."""
-    # ONEDNN_MAX_CPU_ISA caps what oneDNN uses of what the processor has.
-    capped = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    narrow = capped not in ("", "ALL", "DEFAULT") and "BF16" not in capped and "AMX" not in capped
-    if torch.cpu._is_amx_tile_supported() and not narrow:
+    may = onednn_may_use("BF16", "AMX")
+    if torch.cpu._is_amx_tile_supported() and may:
         return Choice("bfloat16", "AMX tiles: about six times float32's speed")
-    if torch.cpu._is_avx512_bf16_supported() and not narrow:
+    if torch.cpu._is_avx512_bf16_supported() and may:
         return Choice("bfloat16", "AVX-512 bfloat16: about twice float32's speed")
     return Choice("float32", "this CPU has no bfloat16 units")
 
 
 def multiplies_in_tiles(precision: str) -> bool:
     """Whether torch has AMX to multiply in this precision with, which hornbook's C does not use."""
+    there = torch.cpu._is_amx_tile_supported() and onednn_may_use("AMX")
+    return precision == "bfloat16" and there
+
+
+def onednn_may_use(*parts: str) -> bool:
+    """Whether ONEDNN_MAX_CPU_ISA, which caps what oneDNN uses of a processor, allows one of these."""
     capped = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    allowed = capped in ("", "ALL", "DEFAULT") or "AMX" in capped
-    return precision == "bfloat16" and allowed and torch.cpu._is_amx_tile_supported()
+    return capped in ("", "ALL", "DEFAULT") or any(part in capped for part in parts)
 
 
 def compiler() -> str | None:
@@ -117,7 +120,7 @@ def obstacle_to_c(config: Config, device: str, precision: str) -> str:
     if obstacle := native.obstacle(config.model):
         return obstacle
     try:
-        native.kernels("bfloat16" if precision == "bfloat16" else "float32")
+        native.kernels(precision)
     except native.NativeUnavailableError as error:
         return str(error)
     return ""
@@ -162,9 +165,7 @@ class Machine:
     @property
     def kernels(self) -> native.Kernels | None:
         """What runs blocks in C, where that is chosen."""
-        if self.compile.value != "c":
-            return None
-        return native.kernels("bfloat16" if self.precision.value == "bfloat16" else "float32")
+        return native.kernels(self.precision.value) if self.compile.value == "c" else None
 
 
 def choose(config: Config) -> Machine:

@@ -1,11 +1,11 @@
-/* Counts read beside a network: what the text's n-grams say of the token after each position, and what
- * the runs say that have come before in the block. models/ngram.py and models/recent.py are the
+/* Counts read beside a network: what the text's n-grams say of the token after each position, and
+ * what the runs say that have come before in the block. models/ngram.py and models/recent.py are the
  * references, and tests/test_counts_in_c.py holds this file to them.
  *
  * Positions are read in stretches, each by itself: the same bits for any number of threads.
  *
- * Names: S positions of a row, T the last of them, which are asked about; V vocabulary; N the counts'
- * order: contexts are 0 to N - 1 tokens long; R the lengths of run.
+ * Names: S positions of a row, T the last of them, which are asked about; V vocabulary; N the
+ * counts' order: contexts are 0 to N - 1 tokens long; R the lengths of run.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -14,7 +14,7 @@
 
 enum { STRETCH = 64, MOST_ORDERS = 64, MOST_LENGTHS = 16 };
 
-/* models.ngram's Table. A context's n-grams stand side by side, in the order of their last tokens. */
+/* models.ngram's Table. A context's n-grams stand side by side, in order of their last tokens. */
 typedef struct {
     const int64_t *keys; /* context x V + token */
     const int32_t *first; /* where each context's begin */
@@ -125,12 +125,19 @@ static void read_stretch(void *argument, int number)
     }
 }
 
+static int any_outside(const int64_t *tokens, size_t count, int vocab_size)
+{
+    for (size_t i = 0; i < count; i++)
+        if (tokens[i] < 0 || tokens[i] >= vocab_size)
+            return 1;
+    return 0;
+}
+
 /* 1 where a token is none of the vocabulary. Orders up to 64. */
 int hornbook_read_counts(Reading *r)
 {
-    for (size_t i = 0; i < (size_t)r->rows * r->length; i++)
-        if (r->tokens[i] < 0 || r->tokens[i] >= r->vocab_size)
-            return 1;
+    if (any_outside(r->tokens, (size_t)r->rows * r->length, r->vocab_size))
+        return 1;
     share_out(r->parallel, r->threads, r->rows * stretches(r->last), read_stretch, r);
     return 0;
 }
@@ -255,10 +262,14 @@ static void mix_stretch(void *argument, int number)
     }
 }
 
-/* There without `d_mixed`, back with it; rows of at most 2^14 positions, whose places fit a stack. */
-void hornbook_mix(Mixing *m)
+/* There without `d_mixed`, back with it. 1 where a token is none of the vocabulary. Rows of at most
+ * 2^14 positions, whose places fit a stack. */
+int hornbook_mix(Mixing *m)
 {
+    if (any_outside(m->tokens, (size_t)m->rows * m->length, m->vocab_size))
+        return 1;
     share_out(m->parallel, m->threads, m->rows * stretches(m->last), mix_stretch, m);
+    return 0;
 }
 
 /* How many stretches `d_log_strengths` has room for. */

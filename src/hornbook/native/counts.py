@@ -60,9 +60,13 @@ class CountsInC(NamedTuple):
         return int(self.library.hornbook_stretches(ctypes.byref(mixing)))
 
     def mix(self, mixing: Mixing) -> None:
-        """Fill `mixed` and `came`; with `d_mixed`, `d_log_strengths`."""
+        """Fill `mixed` and `came`; with `d_mixed`, `d_log_strengths`.
+
+        Raises: IndexError for a token outside the vocabulary.
+        """
         mixing.parallel = self.parallel
-        self.library.hornbook_mix(ctypes.byref(mixing))
+        if self.library.hornbook_mix(ctypes.byref(mixing)):
+            raise IndexError(f"expected tokens below {mixing.vocab_size}")
 
 
 @lru_cache

@@ -6,7 +6,7 @@ Numbers go by their addresses: torch is not needed here. `models.block_in_c` and
 import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from hornbook.config import ModelConfig
 from hornbook.native.library import Sources, openmp, shared_library
@@ -86,14 +86,14 @@ class Kernels(NamedTuple):
             raise MemoryError("no memory for a step")
 
 
-def sources(precision: Literal["float32", "bfloat16"]) -> Sources:
+def sources(precision: str) -> Sources:
     """What trains in this precision."""
     return Sources(FILES, (f"-DPACK={PACKED[precision]}",))
 
 
 @lru_cache
-def kernels(precision: Literal["float32", "bfloat16"]) -> Kernels:
-    """What trains in this precision; torch must have been imported.
+def kernels(precision: str) -> Kernels:
+    """What trains in float32 or bfloat16; torch must have been imported.
 
     Raises: NativeUnavailableError with the reason in one line.
     """
