@@ -79,7 +79,7 @@ def multiplies_in_tiles(precision: str) -> bool:
 
 
 def onednn_may_use(*parts: str) -> bool:
-    """Whether ONEDNN_MAX_CPU_ISA, which caps what oneDNN uses of a processor, allows one of these."""
+    """Whether ONEDNN_MAX_CPU_ISA, which caps what oneDNN uses, allows one of these."""
     capped = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     return capped in ("", "ALL", "DEFAULT") or any(part in capped for part in parts)
 

@@ -1,6 +1,6 @@
 """A GPT's block with its training passes in C: the same mathematics, each pass one call.
 
-torch makes 70 passes over memory of one block there and 110 back, which native/block.c leaves in
+torch makes 75 passes over memory of one block there and 116 back, which native/block.c leaves in
 the processor's caches. models/gpt.py stays the reference, and all but training goes by it.
 """
 

@@ -1,6 +1,6 @@
 """Counts beside a network read in C: models/ngram.py and models/recent.py, each in one call.
 
-A step of 1,024 tokens makes 300 operations of torch of them, 11 ms on two cores; C takes 1.
+A step of 1,024 tokens takes 11 ms of torch for them on two cores, and 2 of C.
 """
 
 from __future__ import annotations
