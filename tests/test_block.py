@@ -16,7 +16,14 @@ from hornbook.machine import choose
 from hornbook.models import place
 from hornbook.models.block_in_c import fuse
 from hornbook.models.gpt import Block, random_bytes, rotary_angles
-from hornbook.native import Kernels, NativeUnavailableError, compiler, kernels, obstacle
+from hornbook.native import (
+    Kernels,
+    NativeUnavailableError,
+    compiler,
+    is_worth_it,
+    kernels,
+    obstacle,
+)
 from hornbook.native.library import Sources, load, openmp
 from hornbook.native.training import FILES
 
@@ -182,6 +189,14 @@ def test_what_c_cannot_train_is_said_in_words() -> None:
     with pytest.raises(ConfigError, match="compile = 'c': in C n_embd"):
         choose(Config().override(n_embd=48, n_head=2, compile="c"))
     assert choose(Config().override(n_embd=48, n_head=2)).compile.value != "c"
+
+
+def test_c_is_chosen_where_it_is_faster() -> None:
+    in_c(torch.float32)
+    asked = Config().override(compile="c", device="cpu", precision="float32")
+    assert choose(asked).compile.value == "c"
+    by_itself = choose(asked.override(compile="auto")).compile
+    assert (by_itself.value == "c") == is_worth_it()
 
 
 def test_gradients_of_gradients_are_refused() -> None:

@@ -114,9 +114,11 @@ def choose_compile(config: Config, device: str, precision: str) -> Choice:
 
 
 def obstacle_to_c(config: Config, device: str, precision: str) -> str:
-    """Why native/block.c cannot train this model here; empty where it can. Compiles it."""
+    """Why native/block.c is not to train this model here; empty where it is. Compiles it."""
     if device != "cpu":
         return f"hornbook's C is for CPUs, and this is {device}"
+    if config.train.compile != "c" and not native.is_worth_it():
+        return "hornbook's C is faster than torch with AVX-512 alone, which this processor has not"
     if obstacle := native.obstacle(config.model):
         return obstacle
     try:

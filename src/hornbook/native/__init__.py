@@ -17,6 +17,7 @@ from hornbook.native.training import (
     Kernels,
     Matrix,
     MuonStep,
+    is_worth_it,
     kernels,
     obstacle,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "compiler",
     "counts_in_c",
     "decoder_library",
+    "is_worth_it",
     "joint_weight_names",
     "kernels",
     "obstacle",

@@ -4,7 +4,7 @@ import threading
 from contextlib import suppress
 
 from hornbook.native import counts, decoder, training
-from hornbook.native.library import NativeUnavailableError, processor_features, shared_library
+from hornbook.native.library import NativeUnavailableError, processor_has, shared_library
 
 
 def compile_ahead() -> None:
@@ -12,10 +12,10 @@ def compile_ahead() -> None:
 
     The first time on a machine, 3 s of one core, which importing torch leaves free.
     """
-    precision = (
-        "bfloat16" if any("avx512_bf16" in line for line in processor_features()) else "float32"
-    )
-    wanted = [training.sources(precision), counts.SOURCES, decoder.DECODER]
+    wanted = [counts.SOURCES, decoder.DECODER]
+    if training.is_worth_it():
+        precision = "bfloat16" if processor_has("avx512_bf16") else "float32"
+        wanted.insert(0, training.sources(precision))
 
     def compile_all() -> None:
         for sources in wanted:

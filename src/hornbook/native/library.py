@@ -125,6 +125,11 @@ def processor_features() -> list[str]:
     return sorted({line for line in lines if line.startswith(wanted)})
 
 
+def processor_has(feature: str) -> bool:
+    """Whether the processor names this among its features, as /proc/cpuinfo lists them."""
+    return any(feature in line.split() for line in processor_features())
+
+
 def build(sources: Sources, found: str, folder: Path) -> None:
     """Compile into a folder of the cache.
 

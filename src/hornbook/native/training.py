@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from hornbook.config import ModelConfig
-from hornbook.native.library import Sources, openmp, shared_library
+from hornbook.native.library import Sources, openmp, processor_has, shared_library
 
 FILES = ("block.c", "muon.c", "products.h", "threads.h", "vectors.h")
 # How many numbers a word of 32 bits has.
@@ -17,6 +17,9 @@ PACKED = {"float32": 1, "bfloat16": 2}
 N_WEIGHTS = 11
 # What widths are multiples of: the columns of a panel, and a vector.
 PANEL, VECTOR = 32, 16
+# Where vectors are narrower gcc keeps the sums of products in memory: a step takes 4 times torch's
+# time (docs/experiments.md).
+WIDE = "avx512f"
 
 
 class BlockPass(ctypes.Structure):
@@ -100,6 +103,11 @@ def kernels(precision: str) -> Kernels:
     library = shared_library(sources(precision))
     library.hornbook_kept_numbers.restype = ctypes.c_int64
     return Kernels(library, openmp())
+
+
+def is_worth_it() -> bool:
+    """Whether C trains faster than torch on this processor."""
+    return processor_has(WIDE)
 
 
 def obstacle(model: ModelConfig) -> str:
