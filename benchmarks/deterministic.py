@@ -16,10 +16,10 @@ import time
 
 import torch
 
-from hornbook import machine
 from hornbook.config import Config, preset
 from hornbook.models import LanguageModel, build, place
-from hornbook.optimizer import Optimizers
+from hornbook.optim.optimizer import Optimizers
+from hornbook.plan import machine
 
 VOCABULARY = 65
 WARM_UP = 10

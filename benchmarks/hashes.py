@@ -3,9 +3,9 @@
     python -m benchmarks.hashes --write before.json     # at the commit before
     python -m benchmarks.hashes --against before.json   # at the commit after, on the same machine
 
-Every run is a real `hornbook` process: each model, each backend of a GPT in both precisions, n-grams
-beside a network, gradient accumulation, dropout, and a run that was interrupted and resumed. The
-hashes depend on the processor, on torch and on the number of threads, so none are kept here.
+Every run is a real `hornbook` process: each model, each backend of a GPT in both precisions,
+n-grams beside a network, gradient accumulation, dropout, and a run that was stopped and resumed.
+The hashes depend on the processor, on torch and on the number of threads, so none are kept here.
 """
 
 import argparse
@@ -18,8 +18,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-GPT = ["--preset", "quick", *"--set n_layer=2 --set n_embd=64 --set n_head=4".split()]
-SMALL = "--set block_size=32 --set batch_size=4 --set eval_interval=3 --set sample_tokens=30".split()
+GPT = ["--preset", "quick", *["--set", "n_layer=2", "--set", "n_embd=64", "--set", "n_head=4"]]
+SMALL = [
+    "--set",
+    "block_size=32",
+    "--set",
+    "batch_size=4",
+    "--set",
+    "eval_interval=3",
+    "--set",
+    "sample_tokens=30",
+]
 BACKENDS = {
     f"gpt {backend} {precision}": [*GPT, f"--set=compile={backend}", f"--set=precision={precision}"]
     for backend in ("off", "on", "c")
@@ -37,14 +46,14 @@ RUNS: dict[str, list[str]] = {
         for name, arguments in BACKENDS.items()
         if " on " not in name
     },
-    "gpt c dropout": [*GPT, *"--set compile=c --set dropout=0.2".split()],
-    "gpt off dropout": [*GPT, *"--set compile=off --set dropout=0.2".split()],
-    "gpt c accumulation": [*GPT, *"--set compile=c --set gradient_accumulation=3".split()],
+    "gpt c dropout": [*GPT, *["--set", "compile=c", "--set", "dropout=0.2"]],
+    "gpt off dropout": [*GPT, *["--set", "compile=off", "--set", "dropout=0.2"]],
+    "gpt c accumulation": [*GPT, *["--set", "compile=c", "--set", "gradient_accumulation=3"]],
     "gpt off tied, adamw": [
-        *GPT, *"--set compile=off --set tie_embeddings=true --set optimizer=adamw".split()
+        *GPT, *["--set", "compile=off", "--set", "tie_embeddings=true", "--set", "optimizer=adamw"]
     ],
-    "gpt c one thread": [*GPT, *"--set compile=c --set threads=1 --with-counts".split()],
-    "gpt bytes": [*GPT, *"--set compile=c --tokenizer byte".split()],
+    "gpt c one thread": [*GPT, *["--set", "compile=c", "--set", "threads=1", "--with-counts"]],
+    "gpt bytes": [*GPT, *["--set", "compile=c", "--tokenizer", "byte"]],
 }  # fmt: skip
 RESUMED = {"gpt c float32", "gpt c float32 with n-grams", "gpt off bfloat16", "layernorm"}
 FIGURES = ("val_nats_per_char", "val_bits_per_byte", "baselines_nats_per_char", "parameters")
@@ -86,7 +95,18 @@ def hashes_of(arguments: list[str], folder: Path, *, resumed: bool) -> dict[str,
     verdict = json.loads(hornbook("verify", "run", "--json", folder=folder))
     last = next(each for each in verdict["checkpoints"] if each["kind"] == "step")
     samples = hornbook(
-        *"sample run --max-new-tokens 60 --num-samples 3 --temperature 0.9 --top-k 20".split(),
+        *[
+            "sample",
+            "run",
+            "--max-new-tokens",
+            "60",
+            "--num-samples",
+            "3",
+            "--temperature",
+            "0.9",
+            "--top-k",
+            "20",
+        ],
         folder=folder,
     )
     sample = (folder / "run" / "sample.txt").read_bytes()

@@ -19,9 +19,9 @@ from benchmarks.peers.nanogpt import CPU_RECIPE, GPU_RECIPE, NanoGPT, Recipe
 from benchmarks.table import Row, median_seconds
 from benchmarks.train import matrix_peak
 from hornbook.config import Config, ModelConfig
-from hornbook.generate import Rows
+from hornbook.infer.generate import Rows
+from hornbook.kernels import Decoder
 from hornbook.models import GPT
-from hornbook.native import Decoder
 
 RECIPES = {"0.8M": CPU_RECIPE, "10.65M": GPU_RECIPE}
 CHARACTERS = "\n !$&',-.3:;?" + "".join(chr(65 + i) + chr(97 + i) for i in range(26))

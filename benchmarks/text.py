@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from benchmarks.table import Row, median_seconds
-from hornbook.arrays import Tokens
-from hornbook.corpora import known_corpora
-from hornbook.data import batch, get_batch
-from hornbook.text import load_text
-from hornbook.tokenizer import BPETokenizer, CharTokenizer
+from hornbook.text.arrays import Tokens
+from hornbook.text.corpora import known_corpora
+from hornbook.text.corpus import load_text
+from hornbook.text.dataset import batch, get_batch
+from hornbook.text.tokenizer import BPETokenizer, CharTokenizer
 
 
 def measure(*, short: bool = False) -> list[Row]:

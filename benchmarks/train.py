@@ -10,10 +10,10 @@ import torch
 
 from benchmarks.peers.nanogpt import CPU_RECIPE, GPU_RECIPE, NanoGPT, Recipe, train
 from benchmarks.table import Row, median_seconds, process
-from hornbook import machine
 from hornbook.config import Config
 from hornbook.models import GPT, place
-from hornbook.optimizer import Optimizers
+from hornbook.optim.optimizer import Optimizers
+from hornbook.plan import machine
 
 VOCABULARY = 65
 

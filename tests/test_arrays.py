@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hornbook import cache
-from hornbook.arrays import Chunks, open_arrays, write_arrays
-from hornbook.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
+from hornbook.storage import cache
+from hornbook.text.arrays import Chunks, open_arrays, write_arrays
+from hornbook.text.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
 
 TEXT = "한글은 letters too; the quick brown fox.\n" * 60
 CHAR = CharTokenizer.from_text(TEXT)

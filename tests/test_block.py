@@ -12,11 +12,7 @@ from torch import Tensor
 import hornbook as hb
 from hornbook.config import Config, ModelConfig
 from hornbook.errors import ConfigError
-from hornbook.machine import choose
-from hornbook.models import place
-from hornbook.models.block_in_c import fuse
-from hornbook.models.gpt import Block, random_bytes, rotary_angles
-from hornbook.native import (
+from hornbook.kernels import (
     Kernels,
     NativeUnavailableError,
     compiler,
@@ -24,8 +20,12 @@ from hornbook.native import (
     kernels,
     obstacle,
 )
-from hornbook.native.library import Sources, load, openmp
-from hornbook.native.training import FILES
+from hornbook.kernels.library import Sources, load, openmp
+from hornbook.kernels.training import FILES
+from hornbook.models import place
+from hornbook.models.block_in_c import fuse
+from hornbook.models.gpt import Block, random_bytes, rotary_angles
+from hornbook.plan.machine import choose
 
 SHAPES = {
     "the default": ModelConfig(block_size=128, n_head=4, n_embd=128),
@@ -132,7 +132,7 @@ def test_threads_share_the_work_and_repeat_their_bits(
 
 def trained(compile_: str, precision: str, *, accumulation: int = 1) -> list[float]:
     """The losses of a few steps of a small model."""
-    from hornbook.optimizer import Optimizers
+    from hornbook.optim.optimizer import Optimizers
 
     config = Config().override(
         n_layer=2, n_head=2, n_embd=64, block_size=48, dropout=0.1, compile=compile_,

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 import hornbook as hb
 import hornbook.models
-from hornbook import budget, machine
-from hornbook.budget import Pace, StepTime, Text, parameter_count, plan, predicted_loss
 from hornbook.config import Config
 from hornbook.errors import ConfigError
-from hornbook.evaluation import MOST_EVALUATED
-from hornbook.memory import Countable
+from hornbook.eval.loss import MOST_EVALUATED
+from hornbook.plan import budget, machine
+from hornbook.plan.budget import Pace, StepTime, Text, parameter_count, plan, predicted_loss
+from hornbook.plan.memory import Countable
 
 SHAKESPEARE = Text(train_tokens=1_003_854, validation_tokens=111_540, vocab_size=65)
 

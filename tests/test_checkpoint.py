@@ -11,10 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hornbook import checkpoint
-from hornbook.checkpoint import Checkpoint, DamagedCheckpointWarning
 from hornbook.errors import CheckpointError
-from hornbook.storage import Disk
+from hornbook.storage import checkpoint
+from hornbook.storage.checkpoint import Checkpoint, DamagedCheckpointWarning
+from hornbook.storage.disk import Disk
 
 
 def made(step: int) -> Checkpoint:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import hornbook as hb
-from hornbook.native import compiler
+from hornbook.kernels import compiler
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 60
 TINY = (

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hornbook.copies import CopyIndex, Match
 from hornbook.errors import CheckpointError, ConfigError
-from hornbook.lock import Lock
+from hornbook.ngram.suffixes import CopyIndex, Match
+from hornbook.storage.lock import Lock
 
 # Few letters make long repeats; these take one to four bytes of UTF-8, and one is half a pair.
 ALPHABETS = ("a", "ab", "ab\n", "아가각a", "a é가😀👍🏽", "\ud83d\udc4d가b")

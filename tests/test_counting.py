@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.lm import KneserNeyInterpolated, Lidstone, WittenBellInterpolated
 
-from hornbook.counting import (
+from hornbook.errors import ConfigError, DataError
+from hornbook.ngram.counting import (
     FALLBACK_DISCOUNTS,
     NGramModel,
     best_bigram_loss,
     bigram_counts,
     estimate_discounts,
 )
-from hornbook.errors import ConfigError, DataError
-from hornbook.tuning import tune
+from hornbook.ngram.tuning import tune
 
 SMOOTHINGS = ("mle", "add-k", "witten-bell", "kneser-ney")
 ADD_K = 0.3

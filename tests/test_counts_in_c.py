@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hornbook.config import ModelConfig
-from hornbook.counting import NGramModel, side_by_side
+from hornbook.kernels import NativeUnavailableError, counts_in_c
 from hornbook.models import build
+from hornbook.models.context_counts import Recent
 from hornbook.models.counts_in_c import LONGEST_ROW, fuse_counts, mix_in_c
 from hornbook.models.ngram import NGramLanguageModel
-from hornbook.models.recent import Recent
-from hornbook.native import NativeUnavailableError, counts_in_c
+from hornbook.ngram.counting import NGramModel, side_by_side
 
 
 @pytest.fixture(autouse=True)

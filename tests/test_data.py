@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hornbook as hb
-from hornbook.cache import DamagedCacheWarning
 from hornbook.config import DataConfig
-from hornbook.data import Tokens, batch, check_length, prepare, split_text
 from hornbook.errors import DataError
-from hornbook.text import Corpus, read_corpus
+from hornbook.storage.cache import DamagedCacheWarning
+from hornbook.text.corpus import Corpus, read_corpus
+from hornbook.text.dataset import Tokens, batch, check_length, prepare, split_text
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
-from hornbook.decoding import NotTextError, decode
 from hornbook.errors import DataError
-from hornbook.sources import Held
+from hornbook.text.decoding import NotTextError, decode
+from hornbook.text.sources import Held
 
 ENCODINGS = ["utf-8", "utf-16", "utf-16-le", "utf-32", "cp949", "gb18030", "utf-7", "utf-8-sig"]
 ENCODINGS += ["iso2022_kr", "shift_jis", "latin-1", "unicode_escape", "punycode"]

@@ -3,7 +3,7 @@
 import pytest
 
 import hornbook as hb
-from hornbook.diagnosis import Diagnosis, Point, curve, diagnose, evaluations_since_best
+from hornbook.eval.diagnosis import Diagnosis, Point, curve, diagnose, evaluations_since_best
 
 CONFIG = hb.preset("quick")
 

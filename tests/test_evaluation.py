@@ -11,7 +11,7 @@ from test_gpt import small_gpt
 
 import hornbook as hb
 from hornbook.errors import DataError
-from hornbook.evaluation import estimate, losses
+from hornbook.eval.loss import estimate, losses
 
 
 @given(length=st.integers(2, 90), block=st.integers(1, 16), data=st.data(), seed=st.integers(0, 9))

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import hornbook as hb
-from hornbook import explain
 from hornbook.cli import run as hornbook_command
 from hornbook.errors import ConfigError
+from hornbook.learn import explain
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 20
 

@@ -11,10 +11,19 @@ from hypothesis import strategies as st
 from test_gpt import small_gpt
 
 import hornbook as hb
-from hornbook import generate
 from hornbook.config import READ_AT_ONCE, SamplingConfig
 from hornbook.errors import CheckpointError, UnknownCharacterError
-from hornbook.generate import draw, in_order, probabilities, spell, stream, streams, tokens, until
+from hornbook.infer import generate
+from hornbook.infer.generate import (
+    draw,
+    in_order,
+    probabilities,
+    spell,
+    stream,
+    streams,
+    tokens,
+    until,
+)
 
 GREEDY = SamplingConfig(temperature=0)
 

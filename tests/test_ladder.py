@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import hornbook as hb
-from hornbook import ladder
 from hornbook.cli import run as hornbook_command
-from hornbook.evaluation import losses
+from hornbook.eval.loss import losses
+from hornbook.learn import ladder
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 20
 THREE = ["bigram", "average", "head"]

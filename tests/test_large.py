@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hornbook import cache
-from hornbook.arrays import release
 from hornbook.config import DataConfig
-from hornbook.data import prepare
 from hornbook.errors import DataError
-from hornbook.sources import MOST_HELD_BYTES, Stored
-from hornbook.text import read_corpus
+from hornbook.storage import cache
+from hornbook.text.arrays import release
+from hornbook.text.corpus import read_corpus
+from hornbook.text.dataset import prepare
+from hornbook.text.sources import MOST_HELD_BYTES, Stored
 
 LINE = "가나다라 the quick brown fox jumps over the lazy dog.\n"
 LINES = 1 + MOST_HELD_BYTES // len(LINE.encode())

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import hornbook as hb
-from hornbook.counting import best_bigram_loss
-from hornbook.evaluation import losses
+from hornbook.eval.loss import losses
+from hornbook.ngram.counting import best_bigram_loss
 
 LETTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -55,8 +55,8 @@ def test_the_data_tensor(data: torch.Tensor, train_data: torch.Tensor) -> None:
 
 def test_the_prepared_split_is_the_lectures(data: torch.Tensor, text: str) -> None:
     from hornbook.config import DataConfig
-    from hornbook.data import prepare
-    from hornbook.text import read_corpus
+    from hornbook.text.corpus import read_corpus
+    from hornbook.text.dataset import prepare
 
     dataset = prepare(read_corpus("shakespeare"), DataConfig(corpus="shakespeare"))
     assert np.array_equal(dataset.train, data[:1_003_854].numpy())

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hornbook.errors import ConfigError
-from hornbook.lessons import LANGUAGES, check, choose_language, find, tables
+from hornbook.learn.lessons import LANGUAGES, check, choose_language, find, tables
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted((DOCS / "lessons").glob("*.md"))

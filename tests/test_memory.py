@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import hornbook as hb
-from hornbook import memory, training
-from hornbook.counting import NGramModel
-from hornbook.data import prepare
 from hornbook.errors import ConfigError
-from hornbook.text import read_corpus
+from hornbook.ngram.counting import NGramModel
+from hornbook.plan import memory
+from hornbook.text.corpus import read_corpus
+from hornbook.text.dataset import prepare
+from hornbook.train import training
 
 GIB = 2**30
 

@@ -13,13 +13,13 @@ import torch
 from test_gpt import small_gpt
 
 import hornbook as hb
-from hornbook.cache import DamagedCacheWarning
 from hornbook.config import READ_AT_ONCE, ModelConfig, SamplingConfig
 from hornbook.errors import CheckpointError
-from hornbook.generate import Rows, tokens
-from hornbook.native import Decoder, NativeUnavailableError, compiler
-from hornbook.native.decoder import DECODER
-from hornbook.native.library import load
+from hornbook.infer.generate import Rows, tokens
+from hornbook.kernels import Decoder, NativeUnavailableError, compiler
+from hornbook.kernels.decoder import DECODER
+from hornbook.kernels.library import load
+from hornbook.storage.cache import DamagedCacheWarning
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
 
@@ -181,7 +181,7 @@ def test_a_compiler_that_fails_says_so_in_a_line(tmp_path: Path) -> None:
 
 def test_what_is_compiled_ahead_is_there_for_who_asks(tmp_path: Path) -> None:
     program = (
-        "import hornbook.native as native, sys\n"
+        "import hornbook.kernels as native, sys\n"
         "native.compile_ahead()\n"
         "native.decoder_library()\n"
         "assert 'torch' not in sys.modules\n"

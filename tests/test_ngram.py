@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file
 
 import hornbook as hb
-from hornbook import checkpoint
 from hornbook.cli import run as hornbook_command
 from hornbook.config import Config, ModelConfig
-from hornbook.counting import NGramModel
 from hornbook.errors import CheckpointError, ConfigError, DataError
-from hornbook.evaluation import losses
+from hornbook.eval.loss import losses
 from hornbook.models import NGramLanguageModel, build
-from hornbook.run import RunFolder, load_counts
-from hornbook.tokenizer import load_tokenizer
-from hornbook.tuning import choose
-from hornbook.verification import verify
+from hornbook.ngram.counting import NGramModel
+from hornbook.ngram.tuning import choose
+from hornbook.runs.run import RunFolder, load_counts
+from hornbook.runs.verify import verify
+from hornbook.storage import checkpoint
+from hornbook.text.tokenizer import load_tokenizer
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 20
 SMOOTHINGS = ("mle", "add-k", "witten-bell", "kneser-ney")

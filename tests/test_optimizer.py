@@ -11,9 +11,9 @@ from test_gpt import SMALL
 import hornbook as hb
 from hornbook.config import OptimizerConfig
 from hornbook.errors import CheckpointError
-from hornbook.muon import Muon, orthogonalize
-from hornbook.native import NativeUnavailableError, kernels
-from hornbook.optimizer import AdamW, Optimizers, learning_rate_scale, matrices
+from hornbook.kernels import NativeUnavailableError, kernels
+from hornbook.optim.muon import Muon, orthogonalize
+from hornbook.optim.optimizer import AdamW, Optimizers, learning_rate_scale, matrices
 
 
 @given(steps=st.integers(1, 500), warmup=st.floats(0, 1), decay=st.floats(0, 1))

@@ -23,7 +23,7 @@ from hornbook.report.compression import (
     compress_all,
 )
 from hornbook.report.page import visible
-from hornbook.result import revisit
+from hornbook.runs.result import revisit
 
 WORDS = ("to", "be", "or", "not", "that", "is", "the", "question", "whether", "nobler", "mind")
 HOSTILE = "<script>alert('1')</script> & </div></main> \" ]]> <!-- 나의 책 é \x01 \ufffe 🂡\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hornbook.errors import CheckpointError
-from hornbook.lock import Lock
-from hornbook.storage import Disk, write_atomically
+from hornbook.storage.disk import Disk, write_atomically
+from hornbook.storage.lock import Lock
 
 
 class Recording(Disk):

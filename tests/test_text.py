@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hornbook.corpora import KnownCorpus, known_corpora
 from hornbook.errors import ConfigError, DataError, HornbookError
-from hornbook.text import load_text, read_corpus
+from hornbook.text.corpora import KnownCorpus, known_corpora
+from hornbook.text.corpus import load_text, read_corpus
 
 HANGUL = "안녕하세요. 이것은 한국어로 쓴 글입니다.\n" * 20
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hornbook.errors import ConfigError, DataError, UnknownCharacterError
-from hornbook.text import load_text
-from hornbook.tokenizer import (
+from hornbook.text.corpus import load_text
+from hornbook.text.tokenizer import (
     BPETokenizer,
     ByteTokenizer,
     CharTokenizer,

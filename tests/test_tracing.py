@@ -13,7 +13,7 @@ import pytest
 import hornbook as hb
 from hornbook.cli import run as hornbook_command
 from hornbook.errors import CheckpointError, ConfigError, DataError
-from hornbook.tracing import index_of
+from hornbook.report.tracing import index_of
 
 WORDS = [
     "하늘",

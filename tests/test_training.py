@@ -12,16 +12,17 @@ import pytest
 import torch
 
 import hornbook as hb
-from hornbook import checkpoint, machine
-from hornbook import training as engine
 from hornbook.config import PRESETS, Config, ModelConfig
 from hornbook.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
-from hornbook.result import conclude
-from hornbook.run import new_run_path
-from hornbook.state import OtherMachineWarning
-from hornbook.storage import Disk
-from hornbook.training import UnsavedStepsWarning
-from hornbook.verification import verify
+from hornbook.plan import machine
+from hornbook.runs.result import conclude
+from hornbook.runs.run import new_run_path
+from hornbook.runs.verify import verify
+from hornbook.storage import checkpoint
+from hornbook.storage.disk import Disk
+from hornbook.train import training as engine
+from hornbook.train.state import OtherMachineWarning
+from hornbook.train.training import UnsavedStepsWarning
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
 
@@ -389,7 +390,7 @@ def test_accumulated_parts_are_one_large_batch(text_path: Path, tmp_path: Path) 
     parts = engine.begin(small(text_path, gradient_accumulation=2), out=tmp_path / "parts")
     found = engine.train_step(parts)
     whole = engine.begin(small(text_path, batch_size=8), out=tmp_path / "whole")
-    from hornbook.data import batch
+    from hornbook.text.dataset import batch
 
     pairs = [
         batch(whole.dataset.train, index, batch_size=4, block_size=16, seed=1337)

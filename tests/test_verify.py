@@ -10,7 +10,7 @@ import pytest
 
 import hornbook as hb
 from hornbook.errors import CheckpointError
-from hornbook.verification import verify
+from hornbook.runs.verify import verify
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 20
 

@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from hornbook.config import Config as Config
     from hornbook.config import load_config as load_config
     from hornbook.config import preset as preset
-    from hornbook.data import batch as batch
-    from hornbook.data import get_batch as get_batch
     from hornbook.errors import HornbookError as HornbookError
-    from hornbook.evaluation import evaluate as evaluate
+    from hornbook.eval.loss import evaluate as evaluate
     from hornbook.models import GPT as GPT
     from hornbook.models import AverageLanguageModel as AverageLanguageModel
     from hornbook.models import BigramLanguageModel as BigramLanguageModel
@@ -40,23 +38,25 @@ if TYPE_CHECKING:
     from hornbook.models.averaging import average_matrix as average_matrix
     from hornbook.models.averaging import average_softmax as average_softmax
     from hornbook.models.averaging import average_weights as average_weights
-    from hornbook.run import load as load
-    from hornbook.text import load_text as load_text
-    from hornbook.tokenizer import BPETokenizer as BPETokenizer
-    from hornbook.tokenizer import ByteTokenizer as ByteTokenizer
-    from hornbook.tokenizer import CharTokenizer as CharTokenizer
-    from hornbook.tokenizer import load_tokenizer as load_tokenizer
-    from hornbook.tracing import trace as trace
-    from hornbook.training import train as train
+    from hornbook.report.tracing import trace as trace
+    from hornbook.runs.run import load as load
+    from hornbook.text.corpus import load_text as load_text
+    from hornbook.text.dataset import batch as batch
+    from hornbook.text.dataset import get_batch as get_batch
+    from hornbook.text.tokenizer import BPETokenizer as BPETokenizer
+    from hornbook.text.tokenizer import ByteTokenizer as ByteTokenizer
+    from hornbook.text.tokenizer import CharTokenizer as CharTokenizer
+    from hornbook.text.tokenizer import load_tokenizer as load_tokenizer
+    from hornbook.train.training import train as train
 
 # Where each public name lives; a name is imported when it is first used.
 HOMES = {
     "AverageLanguageModel": "models",
-    "BPETokenizer": "tokenizer",
+    "BPETokenizer": "text.tokenizer",
     "BigramLanguageModel": "models",
     "Block": "models",
-    "ByteTokenizer": "tokenizer",
-    "CharTokenizer": "tokenizer",
+    "ByteTokenizer": "text.tokenizer",
+    "CharTokenizer": "text.tokenizer",
     "Config": "config",
     "FeedForward": "models",
     "FeedForwardLanguageModel": "models",
@@ -72,16 +72,16 @@ HOMES = {
     "average_matrix": "models.averaging",
     "average_softmax": "models.averaging",
     "average_weights": "models.averaging",
-    "batch": "data",
-    "evaluate": "evaluation",
-    "get_batch": "data",
-    "load": "run",
+    "batch": "text.dataset",
+    "evaluate": "eval.loss",
+    "get_batch": "text.dataset",
+    "load": "runs.run",
     "load_config": "config",
-    "load_text": "text",
-    "load_tokenizer": "tokenizer",
+    "load_text": "text.corpus",
+    "load_tokenizer": "text.tokenizer",
     "preset": "config",
-    "trace": "tracing",
-    "train": "training",
+    "trace": "report.tracing",
+    "train": "train.training",
 }
 
 

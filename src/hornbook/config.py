@@ -16,8 +16,8 @@ import msgspec
 import tomli_w
 from msgspec import Meta
 
-from hornbook.documents import SETTINGS_BYTES, read_regular
 from hornbook.errors import ConfigError
+from hornbook.storage.files import SETTINGS_BYTES, read_regular
 
 Count = Annotated[int, Meta(ge=1, le=2**40)]
 Index = Annotated[int, Meta(ge=0, le=2**62)]
@@ -153,7 +153,7 @@ class OptimizerConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Section):
-    """How long, in what portions, on what. With `minutes`, `hornbook.budget` settles the rest."""
+    """How long, in what portions, on what. With `minutes`, `hornbook.plan` settles the rest."""
 
     minutes: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     steps: Count = 420

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hornbook.storage import Disk
+from hornbook.storage.disk import Disk
 
 When = Literal["before", "midway", "after"]
 Blow = Callable[[Path], None]

@@ -29,12 +29,13 @@ import numpy as np
 from sandbox import Watch
 
 with atheris.instrument_imports(include=["hornbook", "json", "tomllib", "safetensors"]):
-    from hornbook import arrays, cache, checkpoint
     from hornbook.config import load_config
     from hornbook.errors import HornbookError
-    from hornbook.run import RunFolder
-    from hornbook.text import read_corpus
-    from hornbook.tokenizer import ByteTokenizer, load_tokenizer
+    from hornbook.runs.run import RunFolder
+    from hornbook.storage import cache, checkpoint
+    from hornbook.text import arrays
+    from hornbook.text.corpus import read_corpus
+    from hornbook.text.tokenizer import ByteTokenizer, load_tokenizer
 
 SEEDS = Path(__file__).parent.parent / "fixtures" / "run-format-1"
 

@@ -16,13 +16,14 @@ import torch
 from disks import Breaking, When, die
 
 import hornbook as hb
-from hornbook import checkpoint, cli, lock
-from hornbook import training as engine
-from hornbook.checkpoint import Checkpoint
+from hornbook import cli
 from hornbook.config import Config
-from hornbook.copies import CopyIndex
 from hornbook.errors import HornbookError
-from hornbook.storage import Disk
+from hornbook.ngram.suffixes import CopyIndex
+from hornbook.storage import checkpoint, lock
+from hornbook.storage.checkpoint import Checkpoint
+from hornbook.storage.disk import Disk
+from hornbook.train import training as engine
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
 STEPS = 12

@@ -15,8 +15,8 @@ from sandbox import Sandbox
 
 from hornbook.config import Config, preset
 from hornbook.errors import HornbookError
-from hornbook.text import read_corpus
-from hornbook.training import begin, steps
+from hornbook.text.corpus import read_corpus
+from hornbook.train.training import begin, steps
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the sandbox forks")
 

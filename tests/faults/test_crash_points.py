@@ -10,11 +10,11 @@ from disks import Breaking
 from jobs import TEXT, made, overwriting, pruning_first
 from processes import Processes
 
-from hornbook import checkpoint
-from hornbook.checkpoint import Checkpoint, DamagedCheckpointWarning
-from hornbook.copies import CopyIndex
 from hornbook.errors import CheckpointError
-from hornbook.storage import Disk
+from hornbook.ngram.suffixes import CopyIndex
+from hornbook.storage import checkpoint
+from hornbook.storage.checkpoint import Checkpoint, DamagedCheckpointWarning
+from hornbook.storage.disk import Disk
 
 
 def test_a_crash_at_every_operation_of_a_save(

@@ -12,8 +12,8 @@ import torch
 from jobs import INTERVAL, STEPS, hashes, write_text
 from processes import Outcome, Processes
 
-from hornbook import checkpoint
-from hornbook.run import RunFolder
+from hornbook.runs.run import RunFolder
+from hornbook.storage import checkpoint
 
 
 def test_killed_at_random_instants(

@@ -12,12 +12,13 @@ import torch
 from jobs import config, hashes, write_text
 
 import hornbook as hb
-from hornbook import checkpoint, cli
-from hornbook import training as engine
+from hornbook import cli
 from hornbook.config import Config
 from hornbook.errors import NonFiniteLossError
-from hornbook.run import RunFolder
-from hornbook.state import Training
+from hornbook.runs.run import RunFolder
+from hornbook.storage import checkpoint
+from hornbook.train import training as engine
+from hornbook.train.state import Training
 
 STEPS = 6
 

@@ -13,7 +13,7 @@ import pytest
 import hornbook
 from hornbook.cli import run
 from hornbook.errors import DataError, redacted
-from hornbook.text import read_corpus
+from hornbook.text.corpus import read_corpus
 
 SOURCE = Path(hornbook.__file__).parent
 USER, PASSWORD, TOKEN = "somebody", "opensesame", "t0ps3cret"

@@ -9,15 +9,19 @@ import pytest
 from jobs import STEPS, flags, hashes, write_text
 from processes import Outcome, Processes
 
-from hornbook import checkpoint
-from hornbook.run import RunFolder
+from hornbook.runs.run import RunFolder
+from hornbook.storage import checkpoint
 
 PHASES = {
-    "start-up": ["hornbook.cli.train:run", "hornbook.data:prepare", "hornbook.training:assemble"],
-    "training": ["hornbook.training:train_step"],
-    "evaluation": ["hornbook.evaluation:estimate", "hornbook.training:write_sample"],
-    "saving": ["hornbook.checkpoint:save"],
-    "conclusion": ["hornbook.result:conclude"],
+    "start-up": [
+        "hornbook.cli.train:run",
+        "hornbook.text.dataset:prepare",
+        "hornbook.train.training:assemble",
+    ],
+    "training": ["hornbook.train.training:train_step"],
+    "evaluation": ["hornbook.eval.loss:estimate", "hornbook.train.training:write_sample"],
+    "saving": ["hornbook.storage.checkpoint:save"],
+    "conclusion": ["hornbook.runs.result:conclude"],
 }
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -126,7 +130,7 @@ def test_a_signal_while_an_object_is_destroyed(
     ended = processes.run(
         "command_signalled",
         arguments=["train", str(text), "--out", str(run), *flags()],
-        at="hornbook.training:train_step",
+        at="hornbook.train.training:train_step",
         number=int(number),
         entries=2,
         destroying=True,

@@ -91,7 +91,7 @@ def cells(row: Any) -> tuple[str, ...]:
 
 def record(found: dict[str, list[Any]]) -> None:
     """Write every table to benchmarks/RESULTS.md, those not measured now staying as they were."""
-    from hornbook.machine import describe, source_commit
+    from hornbook.plan.machine import describe, source_commit
 
     path = ROOT / "benchmarks" / "RESULTS.md"
     sections: dict[str, str] = {}

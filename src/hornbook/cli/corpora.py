@@ -7,7 +7,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from hornbook.corpora import known_corpora
+from hornbook.text.corpora import known_corpora
 
 
 def run(*, json: bool = False) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from hornbook.report import Card
 from hornbook.report.words import duration, uncertainty
-from hornbook.state import StepMetrics, Training
+from hornbook.train.state import StepMetrics, Training
 
 REFRESH_SECONDS = 0.25
 CURVE_HEIGHT = 8

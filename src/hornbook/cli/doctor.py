@@ -16,9 +16,9 @@ def run(*, json: bool = False) -> None:
     json
         Print one JSON object instead.
     """
-    from hornbook import machine
-    from hornbook.cache import cache_folder
     from hornbook.config import laptop
+    from hornbook.plan import machine
+    from hornbook.storage.cache import cache_folder
 
     chosen = machine.choose(laptop())
     writing = machine.choose_writing()

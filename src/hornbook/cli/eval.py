@@ -39,7 +39,7 @@ def run(
     json
         Print one JSON object instead of a table.
     """
-    from hornbook.run import load
+    from hornbook.runs.run import load
 
     trained = load(run, which=checkpoint)
     if corpus is None:

@@ -15,7 +15,7 @@ from hornbook.cli.terminal import CorpusArgument
 from hornbook.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hornbook.explain import Averaging, Bigram, Difference, Matrix
+    from hornbook.learn.explain import Averaging, Bigram, Difference, Matrix
 
 
 def run(
@@ -39,7 +39,7 @@ def run(
     json
         Print one JSON object instead.
     """
-    from hornbook import explain
+    from hornbook.learn import explain
 
     if topic not in (None, *explain.TOPICS):
         raise ConfigError(f"explain {topic}: expected one of {', '.join(explain.TOPICS)}")

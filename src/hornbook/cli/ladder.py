@@ -15,7 +15,7 @@ from rich.text import Text
 from hornbook.cli.terminal import CorpusArgument, Whole, note, read
 
 if TYPE_CHECKING:
-    from hornbook.ladder import Ladder, Plan, Rung
+    from hornbook.learn.ladder import Ladder, Plan, Rung
 
 CURVE_HEIGHT = 14
 # One for each of ten rungs, where uniplot's own six would come round again.
@@ -66,7 +66,7 @@ def run(
         End with one JSON object on stdout, and nothing else there.
     """
     # Only now: --help should not wait for torch.
-    from hornbook import ladder
+    from hornbook.learn import ladder
 
     names = [name.strip() for name in rungs.split(",") if name.strip()]
     corpus = corpus or "python-docs"
@@ -100,7 +100,7 @@ def run(
 
 def train(plan: "Plan") -> None:
     """Climb the plan, showing on stderr where it stands: bars on a terminal, lines in a log."""
-    from hornbook import ladder
+    from hornbook.learn import ladder
 
     console = Console(stderr=True, highlight=False)
     columns = (

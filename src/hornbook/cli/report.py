@@ -44,8 +44,8 @@ def run(
 
     from hornbook import report
     from hornbook.cli.display import show_card
-    from hornbook.machine import choose_device
-    from hornbook.result import revisit
+    from hornbook.plan.machine import choose_device
+    from hornbook.runs.result import revisit
 
     device = choose_device().value
     cards: list[report.Card] = []

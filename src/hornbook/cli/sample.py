@@ -68,8 +68,8 @@ def run(
         Print one JSON object a sample, one a line, instead of text.
     """
     from hornbook.errors import ConfigError
-    from hornbook.generate import in_order
-    from hornbook.writer import open_writer
+    from hornbook.infer.generate import in_order
+    from hornbook.runs.writer import open_writer
 
     for name, value in (("max-new-tokens", max_new_tokens), ("num-samples", num_samples)):
         if value < 1:

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from hornbook.errors import for_terminal
-from hornbook.text import Corpus, read_corpus
-from hornbook.tokenizer import Tokenizer
+from hornbook.text.corpus import Corpus, read_corpus
+from hornbook.text.tokenizer import Tokenizer
 
 LARGE_CHARACTERS = 50_000_000
 # When the command began, on time.monotonic's clock: Python itself starts in a fifth of a second.

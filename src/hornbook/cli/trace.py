@@ -14,7 +14,7 @@ from hornbook.cli.terminal import CorpusArgument, note, read
 from hornbook.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hornbook.tracing import Trace
+    from hornbook.report.tracing import Trace
 
 # For matches that reach none, one, two or all of the lengths of runs. Both colours of each are set,
 # which is legible on any background; where there are no colours the strokes tell them apart.
@@ -66,7 +66,7 @@ def run(
     json
         Print one JSON object with every passage and its offsets in characters.
     """
-    from hornbook.tracing import trace
+    from hornbook.report.tracing import trace
 
     if text is not None and samples is not None:
         raise ConfigError("trace either a text or --samples of the model's own")
@@ -89,7 +89,7 @@ def run(
 
 def show(console: Console, found: "Trace") -> None:
     """The texts coloured, what part is copied beside real text, and each passage's place."""
-    from hornbook.tracing import RUNS, on_one_line
+    from hornbook.report.tracing import RUNS, on_one_line
 
     for number, each in enumerate(found.texts):
         # A text that was given is known; without colours there is nothing to see in it.

@@ -25,9 +25,9 @@ from hornbook.config import (
 from hornbook.errors import ConfigError, HornbookError
 
 if TYPE_CHECKING:
-    from hornbook.budget import Plan
     from hornbook.cli.display import Display
-    from hornbook.state import Training
+    from hornbook.plan.budget import Plan
+    from hornbook.train.state import Training
 
 DEFAULT_MINUTES = 2.0
 
@@ -147,12 +147,12 @@ def run(
     )
 
     # Only now: a wrong setting should not wait for torch.
-    from hornbook.native import compile_ahead
+    from hornbook.kernels import compile_ahead
 
     if settings.model.model == "gpt":
         compile_ahead()
-    from hornbook import training as engine
     from hornbook.cli.display import Display
+    from hornbook.train import training as engine
 
     display = Display(quiet=quiet)
     if resume is not None:
@@ -175,9 +175,9 @@ def run(
 def follow(training: "Training", display: "Display", *, json: bool, resumed: bool) -> None:
     """Train to the end, showing each step, then the report card; whatever ends it, say what is."""
     from hornbook import report
-    from hornbook import training as engine
-    from hornbook.energy import EnergyMeter
-    from hornbook.result import conclude
+    from hornbook.runs.result import conclude
+    from hornbook.train import training as engine
+    from hornbook.train.energy import EnergyMeter
 
     energy = EnergyMeter()
     try:

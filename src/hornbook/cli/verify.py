@@ -21,7 +21,7 @@ def run(run: Path, /, *, json: bool = False) -> int:
         Print one JSON object instead of a list: each file and checkpoint, whether it is sound, and
         the SHA-256 of a checkpoint's weights and optimizer files.
     """
-    from hornbook.verification import Finding, verify
+    from hornbook.runs.verify import Finding, verify
 
     verdict = verify(run)
     if json:

@@ -7,9 +7,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from hornbook.config import ModelConfig
-from hornbook.counting import NGramModel
 from hornbook.errors import ConfigError
-from hornbook.machine import Machine
 from hornbook.models.attention import (
     Head,
     HeadLanguageModel,
@@ -22,8 +20,8 @@ from hornbook.models.block_in_c import fuse
 from hornbook.models.counts_in_c import fuse_counts
 from hornbook.models.gpt import GPT
 from hornbook.models.gpt import Block as GPTBlock
-from hornbook.models.joint import GPTWithCounts
 from hornbook.models.language_model import LanguageModel
+from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel
 from hornbook.models.transformer import (
     Block,
@@ -32,6 +30,8 @@ from hornbook.models.transformer import (
     LayerNormLanguageModel,
     ResidualLanguageModel,
 )
+from hornbook.ngram.counting import NGramModel
+from hornbook.plan.machine import Machine
 
 __all__ = [
     "GPT",

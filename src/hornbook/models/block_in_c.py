@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.autograd.function import Function, once_differentiable
 
+from hornbook.kernels import BlockPass, Kernels
 from hornbook.models.gpt import EPSILON, Block
-from hornbook.native import BlockPass, Kernels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hornbook.models.cache import LayerCache
+    from hornbook.models.kv_cache import LayerCache
 
 
 def fuse(block: Block, kernels: Kernels) -> None:

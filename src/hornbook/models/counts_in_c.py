@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.function import Function, once_differentiable
 
+from hornbook.kernels import CountsInC, Mixing, Reading, counts_in_c
+from hornbook.kernels.counts import Table
+from hornbook.models.context_counts import LENGTHS, Recent
 from hornbook.models.ngram import Counted, NGramLanguageModel
-from hornbook.models.recent import LENGTHS, Recent
-from hornbook.native import CountsInC, Mixing, Reading, counts_in_c
-from hornbook.native.counts import Table
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hornbook.counting import NGramModel, side_by_side
 from hornbook.models.ngram import Counted, NGramLanguageModel
+from hornbook.ngram.counting import NGramModel, side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hornbook.counting import Ids, Integers
-    from hornbook.tuning import Recipe
+    from hornbook.ngram.counting import Ids, Integers
+    from hornbook.ngram.tuning import Recipe
 
 N_PARTS = 5
 # More would take more memory; numpy lets go of Python's lock, so that two cores take 0.7 the time.

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hornbook.config import ModelConfig
-from hornbook.models.cache import KeyValueCache, LayerCache
+from hornbook.models.kv_cache import KeyValueCache, LayerCache
 from hornbook.models.language_model import LanguageModel
 
 EPSILON = 1e-6

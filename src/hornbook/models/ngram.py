@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hornbook.counting import Level, NGramModel
 from hornbook.models.language_model import LanguageModel
+from hornbook.ngram.counting import Level, NGramModel
 
 # In place of a context's number: it was never seen; or there are too few tokens before it.
 UNSEEN, ABSENT = -1, -2

@@ -14,7 +14,7 @@ from hornbook.report.comparison import comparison_html
 from hornbook.report.comparison import remark as remark
 from hornbook.report.markdown import comparison_markdown, markdown
 from hornbook.report.page import html
-from hornbook.storage import write_atomically
+from hornbook.storage.disk import write_atomically
 
 
 def write(card: Card) -> Card:

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from hornbook.copies import CopyIndex
-from hornbook.data import Reader
-from hornbook.diagnosis import Diagnosis, Point, curve
-from hornbook.evaluation import losses
+from hornbook.eval.diagnosis import Diagnosis, Point, curve
+from hornbook.eval.loss import losses
+from hornbook.ngram.suffixes import CopyIndex
 from hornbook.report.compression import VALIDATION_BYTES, Compressed, compress_all
 from hornbook.report.origin import Origin, trace
 from hornbook.report.reading import (
@@ -26,7 +25,8 @@ from hornbook.report.reading import (
     reach,
     read,
 )
-from hornbook.result import Result, write_sample
+from hornbook.runs.result import Result, write_sample
+from hornbook.text.dataset import Reader
 
 OTHER_TEMPERATURES = (0.5, 1.0)
 OTHER_SAMPLE_TOKENS = 300

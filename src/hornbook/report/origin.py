@@ -5,10 +5,10 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 
 from hornbook.config import FIELDS, PRESETS, Config
-from hornbook.data import split_place
 from hornbook.errors import HornbookError
 from hornbook.report.reading import alphabet
-from hornbook.result import Result
+from hornbook.runs.result import Result
+from hornbook.text.dataset import split_place
 
 # Chosen by each machine for itself.
 OF_THE_MACHINE = ("device", "precision", "compile", "threads")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hornbook.data import Tokens
-from hornbook.tokenizer import Tokenizer
+from hornbook.text.dataset import Tokens
+from hornbook.text.tokenizer import Tokenizer
 
 Floats = NDArray[np.float64]
 

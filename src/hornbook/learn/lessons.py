@@ -1,0 +1,400 @@
+"""Checks the answers to the lessons' exercises, and says what is wrong about a wrong one.
+
+An exercise (a table of lessons.toml) knows its answer and the slips that lead to other answers;
+each slip has its own message, in English and in Korean. Importing this does not import torch.
+"""
+
+import difflib
+import html
+import importlib.resources
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from hornbook.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Language = Literal["en", "ko"]
+LANGUAGES: tuple[Language, ...] = ("en", "ko")
+
+# Two decimals are enough for an answer, and counts are told apart.
+TOLERANCE = 0.0051
+
+
+class Both(NamedTuple):
+    """The same in both languages."""
+
+    en: str
+    ko: str
+
+    def within(self, frame: "Both", **parts: object) -> "Both":
+        """This, in the place of {message} in a frame."""
+        return Both(
+            frame.en.format(message=self.en, **parts), frame.ko.format(message=self.ko, **parts)
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an answer is right, and what there is to say about it."""
+
+    correct: bool
+    language: Language
+    messages: Both
+
+    @property
+    def message(self) -> str:
+        """What there is to say, in the language asked for."""
+        return getattr(self.messages, self.language)
+
+    def __repr__(self) -> str:
+        return self.message
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the message, and hidden beside it the other language's.
+
+        The lessons are run once and published in both; each page's style shows its own.
+        """
+        lines = (
+            f'<span lang="{language}"{"" if language == self.language else " hidden"}>'
+            f"{html.escape(getattr(self.messages, language), quote=False)}</span>"
+            for language in LANGUAGES
+        )
+        return f'<p class="hornbook-verdict">{"".join(lines)}</p>'
+
+
+class Slip(NamedTuple):
+    """A wrong answer that has a reason, and the reason."""
+
+    answer: Any
+    reason: Both
+
+
+class Trial(NamedTuple):
+    """For an exercise whose answer is a function: how to try one, and functions by name."""
+
+    run: Callable[[Callable[..., Any]], Any]
+    functions: dict[str, Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A right answer and the likely wrong ones: numbers, or lists of numbers of any depth.
+
+    A `trial` turns a function handed in into such numbers.
+    """
+
+    answer: Any
+    right: Both
+    hint: Both
+    slips: tuple[Slip, ...]
+    trial: Trial | None = None
+
+
+RIGHT = Both("Right. {message}", "맞아요. {message}")
+WRONG = Both("Not yet. {message}", "아직이에요. {message}")
+BLANK = Both("Put your answer where the dots are.", "점 세 개(...)가 있는 자리에 답을 넣어 보세요.")
+TOO_LARGE = Both("{given} is too large. {message}", "{given}보다 작은 값이에요. {message}")
+TOO_SMALL = Both("{given} is too small. {message}", "{given}보다 큰 값이에요. {message}")
+ENTRY = Both(
+    "The first number that is off is number {place}: {given}. {message}",
+    "{place}번째 수 {given}부터 달라요. {message}",
+)
+SHAPE = Both(
+    "The answer is {wanted}, and this is {given}. {message}",
+    "답의 모양이 달라요(필요한 것: {wanted_ko}, 받은 것: {given_ko}). {message}",
+)
+NO_FUNCTION = Both(
+    "This exercise asks for a function: give its name, without brackets. {message}",
+    "이 문제의 답은 함수예요. 괄호 없이 함수 이름만 넣어 보세요. {message}",
+)
+RAISED = Both(
+    "Your function raised {error}. {message}", "함수에서 오류가 났어요({error}). {message}"
+)
+
+
+def check(exercise: str, answer: Any, *, language: str | None = None) -> Verdict:
+    """Whether `answer` solves the exercise, and, where it does not, what went wrong.
+
+    Arrays, tensors and tuples count as lists; an answer of `...` is one still to come.
+    `language` is "en" or "ko"; unless given, the one that the environment (LANG) speaks.
+    Raises: ConfigError for an exercise or a language that there is not.
+    """
+    spoken = choose_language(language)
+    correct, message = judge(find(exercise), answer)
+    return Verdict(correct, spoken, message.within(RIGHT if correct else WRONG))
+
+
+def choose_language(
+    language: str | None = None, environment: Mapping[str, str] | None = None
+) -> Language:
+    """The language asked for, or the environment's; English where that is neither.
+
+    Raises: ConfigError for a language asked for that there is not.
+    """
+    if language is None:
+        variables = os.environ if environment is None else environment
+        locales = (variables.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
+        return "ko" if next(filter(None, locales), "").startswith("ko") else "en"
+    for known in LANGUAGES:
+        if language == known:
+            return known
+    raise ConfigError(f"expected language 'en' or 'ko', got {language!r}")
+
+
+def find(name: str) -> Exercise:
+    """The exercise of that name.
+
+    Raises: ConfigError, with the nearest known name.
+    """
+    table = tables()
+    if name not in table:
+        near = difflib.get_close_matches(str(name), table, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(table)}"
+        raise ConfigError(f"unknown exercise {name!r}; {hint}")
+    found = table[name]
+    trial = TRIALS[name]() if name in TRIALS else None
+
+    def meant(answer: Any) -> Any:
+        return trial.functions[answer] if trial else answer
+
+    return Exercise(
+        answer=meant(found["answer"]),
+        right=Both(**found["right"]),
+        hint=Both(**found["hint"]),
+        slips=tuple(
+            Slip(meant(slip["answer"]), Both(slip["en"], slip["ko"])) for slip in found["slips"]
+        ),
+        trial=trial,
+    )
+
+
+@cache
+def tables() -> dict[str, Any]:
+    """lessons.toml: the exercises by name, in the order of the lessons."""
+    source = importlib.resources.files("hornbook.learn") / "lessons.toml"
+    return tomllib.loads(source.read_text(encoding="utf-8"))
+
+
+def judge(exercise: Exercise, answer: Any) -> tuple[bool, Both]:
+    """Right or not, and why."""
+    if answer is ...:
+        return False, BLANK
+    if exercise.trial and not callable(answer):
+        return False, exercise.hint.within(NO_FUNCTION)
+    try:
+        given = numbers(exercise, answer)
+    except Exception as error:  # noqa: BLE001 - a learner's function may raise anything
+        described = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        return False, exercise.hint.within(RAISED, error=described)
+    wanted = numbers(exercise, exercise.answer)
+    if same(given, wanted):
+        return True, exercise.right
+    for slip in exercise.slips:
+        if same(given, numbers(exercise, slip.answer)):
+            return False, slip.reason
+    return False, difference(given, wanted, exercise.hint)
+
+
+def numbers(exercise: Exercise, answer: Any) -> Any:
+    """An answer as plain numbers in plain lists; a function, as what its trial shows."""
+    return plain(exercise.trial.run(answer) if exercise.trial else answer)
+
+
+def plain(value: Any) -> Any:
+    """Tensors, arrays and tuples as lists."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return list(map(plain, value)) if isinstance(value, (list, tuple)) else value
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two answers have one shape, and numbers that hardly differ."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return shape(one) == shape(other) == () and near(one, other)
+
+
+def near(one: float, other: float) -> bool:
+    """Equal, infinities too, or within the tolerance."""
+    return one == other or abs(one - other) <= TOLERANCE
+
+
+def shape(value: Any) -> tuple[int, ...] | None:
+    """The lengths of nested lists of numbers, () for a number, None for anything else."""
+    if not isinstance(value, list):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return () if is_number else None
+    inner = {shape(part) for part in value}
+    only = inner.pop() if len(inner) == 1 else None
+    return None if only is None else (len(value), *only)
+
+
+def flat(value: Any) -> list[float]:
+    """All numbers of nested lists, in order."""
+    return [leaf for part in value for leaf in flat(part)] if isinstance(value, list) else [value]
+
+
+def difference(given: Any, wanted: Any, hint: Both) -> Both:
+    """Where an answer that no slip explains parts from the right one, and the hint."""
+    if shape(given) != shape(wanted):
+        is_, should_be = described(given), described(wanted)
+        return hint.within(
+            SHAPE, given=is_.en, given_ko=is_.ko, wanted=should_be.en, wanted_ko=should_be.ko
+        )
+    if not isinstance(given, list):
+        return hint.within(TOO_LARGE if given > wanted else TOO_SMALL, given=f"{given:g}")
+    pairs = enumerate(zip(flat(given), flat(wanted), strict=True), start=1)
+    place, first = next((place, a) for place, (a, b) in pairs if not near(a, b))
+    return hint.within(ENTRY, place=place, given=f"{first:g}")
+
+
+def described(value: Any) -> Both:
+    """What kind of thing an answer is."""
+    sizes = shape(value)
+    if sizes is None:
+        return Both(f"something else ({value!r:.40})", f"다른 것({value!r:.40})")
+    if not sizes:
+        return Both("one number", "수 하나")
+    if len(sizes) == 1:
+        return Both(f"a list of {sizes[0]}", f"길이 {sizes[0]}인 목록")
+    size = " x ".join(map(str, sizes))
+    return Both(f"a table of {size}", f"{size} 크기의 표")
+
+
+def windows() -> Trial:
+    """batch-4: inputs and targets of a block, out of 100, 101, 102, ..."""
+    Cut = Callable[[list[int], int, int], tuple[list[int], list[int]]]
+    functions: dict[str, Cut] = {
+        "right": lambda tokens, at, size: (tokens[at : at + size], tokens[at + 1 : at + size + 1]),
+        "the inputs themselves": lambda tokens, at, size: (tokens[at : at + size],) * 2,
+        "one back": lambda tokens, at, size: (
+            tokens[at : at + size],
+            tokens[at - 1 : at + size - 1],
+        ),
+        "one short": lambda tokens, at, size: (
+            tokens[at : at + size],
+            tokens[at + 1 : at + size],
+        ),
+        "one too many": lambda tokens, at, size: (
+            tokens[at : at + size + 1],
+            tokens[at + 1 : at + size + 1],
+        ),
+    }
+
+    def run(window: Cut) -> Any:
+        return window(list(range(100, 120)), 5, 4)
+
+    return Trial(run, functions)
+
+
+def causal_means() -> Trial:
+    """trick-3: the mean of the past, [T,C] -> [T,C], of rows whose means all differ."""
+    import torch
+
+    x_TC = torch.tensor([[1.0, 8.0], [4.0, 2.0], [10.0, 5.0], [3.0, 7.0]])
+    past_TT = torch.ones(4, 4).tril()
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "right": lambda x_TC: past_TT / past_TT.sum(dim=1, keepdim=True) @ x_TC,
+        "sum": lambda x_TC: past_TT @ x_TC,
+        "whole": lambda x_TC: torch.full((4, 4), 0.25) @ x_TC,
+        "future": lambda x_TC: past_TT.T / past_TT.T.sum(dim=1, keepdim=True) @ x_TC,
+        "columns": lambda x_TC: past_TT / past_TT.sum(dim=0) @ x_TC,
+    }
+
+    def run(causal_mean: "Callable[[Tensor], Tensor]") -> Any:
+        return causal_mean(x_TC)
+
+    return Trial(run, functions)
+
+
+def heads() -> Trial:
+    """attention-4: one causal head, [T,D] three times -> [T,D], on random numbers."""
+    import torch
+
+    T, D = 5, 4
+    rows = torch.randn(3, T, D, generator=torch.Generator().manual_seed(0))
+    past_TT = torch.ones(T, T).tril()
+
+    def hide(scores_TT: "Tensor", by: float = float("-inf")) -> "Tensor":
+        return scores_TT.masked_fill(past_TT == 0, by)
+
+    def attend(scores_TT: "Tensor", v_TD: "Tensor") -> "Tensor":
+        return scores_TT.softmax(dim=-1) @ v_TD
+
+    functions: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+        "right": lambda q, k, v: attend(hide(q @ k.T / D**0.5), v),
+        "no scale": lambda q, k, v: attend(hide(q @ k.T), v),
+        "scale by the size": lambda q, k, v: attend(hide(q @ k.T / D), v),
+        "scale by the length": lambda q, k, v: attend(hide(q @ k.T / T**0.5), v),
+        "no mask": lambda q, k, v: attend(q @ k.T / D**0.5, v),
+        "mask after": lambda q, k, v: past_TT * (q @ k.T / D**0.5).softmax(dim=-1) @ v,
+        "mask with zero": lambda q, k, v: attend(hide(q @ k.T / D**0.5, by=0.0), v),
+        "wrong axis": lambda q, k, v: hide(q @ k.T / D**0.5).softmax(dim=-2) @ v,
+        "roles swapped": lambda q, k, v: attend(hide(k @ q.T / D**0.5), v),
+        "no softmax": lambda q, k, v: past_TT * (q @ k.T / D**0.5) @ v,
+    }
+
+    def run(function: "Callable[[Tensor, Tensor, Tensor], Tensor]") -> Any:
+        return function(*rows)
+
+    return Trial(run, functions)
+
+
+def blocks() -> Trial:
+    """block-4: a pre-norm block, on one number and three functions that do not commute."""
+    Step = Callable[[float], float]
+    Kind = Callable[[float, Step, Step, Step], float]
+
+    def right(x: float, norm: Step, attention: Step, mlp: Step) -> float:
+        x = x + attention(norm(x))
+        return x + mlp(norm(x))
+
+    def no_second_path(x: float, norm: Step, attention: Step, mlp: Step) -> float:
+        return mlp(norm(x + attention(norm(x))))
+
+    def no_first_path(x: float, norm: Step, attention: Step, mlp: Step) -> float:
+        x = attention(norm(x))
+        return x + mlp(norm(x))
+
+    def post_norm(x: float, norm: Step, attention: Step, mlp: Step) -> float:
+        x = norm(x + attention(x))
+        return norm(x + mlp(x))
+
+    def no_norm(x: float, _: Step, attention: Step, mlp: Step) -> float:
+        x = x + attention(x)
+        return x + mlp(x)
+
+    def norm_on_the_path(x: float, norm: Step, attention: Step, mlp: Step) -> float:
+        x = norm(x) + attention(norm(x))
+        return norm(x) + mlp(norm(x))
+
+    functions: dict[str, Kind] = {
+        "right": right,
+        "no path": lambda x, norm, attention, mlp: mlp(norm(attention(norm(x)))),
+        "no second path": no_second_path,
+        "no first path": no_first_path,
+        "post-norm": post_norm,
+        "old input": lambda x, norm, attention, mlp: x + attention(norm(x)) + mlp(norm(x)),
+        "old sum": lambda x, norm, attention, mlp: x + mlp(norm(x + attention(norm(x)))),
+        "no norm": no_norm,
+        "norm on the path": norm_on_the_path,
+    }
+
+    def run(block: Kind) -> Any:
+        return block(4.0, lambda x: x / 2, lambda x: x + 1, lambda x: 3 * x)
+
+    return Trial(run, functions)
+
+
+TRIALS: dict[str, Callable[[], Trial]] = {
+    "batch-4": windows,
+    "trick-3": causal_means,
+    "attention-4": heads,
+    "block-4": blocks,
+}

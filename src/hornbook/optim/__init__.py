@@ -1,0 +1,1 @@
+"""How weights move: AdamW, Muon, and the schedule of the learning rate."""

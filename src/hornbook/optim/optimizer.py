@@ -1,0 +1,175 @@
+"""How weights move: which parameters, by which rule, how far at each step.
+
+torch's optimizer classes are not used: their first object imports torch's compiler, 1.4 s.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+from hornbook.config import OptimizerConfig
+from hornbook.errors import CheckpointError
+from hornbook.kernels import Kernels
+from hornbook.models import LanguageModel
+from hornbook.optim.muon import Muon
+
+EPSILON = 1e-8
+EMBEDDING_RATE = 2
+
+
+def learning_rate_scale(
+    step: int, steps: int, *, warmup_fraction: float, decay_fraction: float
+) -> float:
+    """The share of the full learning rate at a step: up in a line, level, down in a line.
+
+    A pure function of its arguments: 0 < scale <= 1 for 0 <= step < steps, and the last step is
+    still a step.
+    Source: the warmup-stable-decay schedule, Hu et al. 2024, arXiv:2404.06395.
+    """
+    up = (step + 1) / max(1.0, warmup_fraction * steps)
+    down = (steps - step) / max(1.0, decay_fraction * steps)
+    return min(1.0, up, down)
+
+
+def matrices(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters Muon takes: every matrix inside a block."""
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 2 and name.removeprefix("network.").startswith("blocks.")
+    }
+
+
+def embeddings(model: nn.Module) -> list[Tensor]:
+    """The tables that say what a token means; one that gives the logits too is not among them."""
+    of_products = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear)}
+    return [
+        part.weight
+        for part in model.modules()
+        if isinstance(part, nn.Embedding) and id(part.weight) not in of_products
+    ]
+
+
+class AdamW:
+    """torch's fused AdamW over some parameters, to the bit (a test holds one to the other).
+
+    Source: Loshchilov and Hutter 2019, arXiv:1711.05101.
+    """
+
+    def __init__(
+        self, parameters: Iterable[Tensor], *, lr: float, betas: tuple[float, float], decay: float
+    ) -> None:
+        self.parameters = list(parameters)
+        self.state: dict[Tensor, dict[str, Tensor]] = {each: {} for each in self.parameters}
+        self.lr, self.betas, self.decay = lr, betas, decay
+
+    @torch.no_grad()
+    def step(self, scale: float = 1.0) -> None:
+        """Move every parameter that has a gradient, at `scale` times the full rate."""
+        moved = [each for each in self.parameters if each.grad is not None]
+        for each in moved:
+            if not self.state[each]:
+                self.state[each].update(
+                    step=torch.zeros((), device=each.device),
+                    exp_avg=torch.zeros_like(each),
+                    exp_avg_sq=torch.zeros_like(each),
+                )
+        states = [self.state[each] for each in moved]
+        adamw(
+            moved,
+            [each.grad for each in moved if each.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=self.lr * scale,
+            weight_decay=self.decay,
+            eps=EPSILON,
+            maximize=False,
+        )
+
+
+class Optimizers:
+    """Muon for the blocks' matrices and AdamW for the rest, stepped as one.
+
+    Muon orthogonalises each matrix's momentum, in the precision of the run. Tables of embeddings
+    and logits, and gains, are AdamW's, and only matrices decay. Beside Muon an embedding, of which
+    a batch moves few rows, moves EMBEDDING_RATE times as far. `kernels` do Muon's part in C.
+    """
+
+    def __init__(
+        self, model: LanguageModel, config: OptimizerConfig, kernels: Kernels | None = None
+    ) -> None:
+        self.names: dict[Tensor, str] = {
+            parameter: name for name, parameter in model.named_parameters()
+        }
+        rate, decay, betas = config.learning_rate, config.weight_decay, (config.beta1, config.beta2)
+        if config.optimizer == "adamw":
+            decayed = [parameter for parameter in self.names if parameter.ndim >= 2]
+            level = [parameter for parameter in self.names if parameter.ndim < 2]
+            self.parts: list[Muon | AdamW] = [
+                AdamW(decayed, lr=rate, betas=betas, decay=decay),
+                AdamW(level, lr=rate, betas=betas, decay=0.0),
+            ]
+            return
+        by_muon, tables = list(matrices(model).values()), embeddings(model)
+        taken = {*by_muon, *tables}
+        others = [parameter for parameter in self.names if parameter not in taken]
+        self.parts = [
+            Muon(
+                by_muon,
+                lr=config.muon_learning_rate,
+                momentum=config.momentum,
+                decay=decay,
+                dtype=model.compute_dtype,
+                kernels=kernels,
+            ),
+            AdamW(tables, lr=EMBEDDING_RATE * rate, betas=betas, decay=0.0),
+            AdamW(others, lr=rate, betas=betas, decay=0.0),
+        ]
+
+    def step(self, scale: float) -> None:
+        """Move every parameter at `scale` times its full learning rate, and drop the gradients."""
+        for part in self.parts:
+            part.step(scale)
+        for parameter in self.names:
+            parameter.grad = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All state as named tensors ("blocks.0.mlp.up.weight/momentum_buffer"), for saving."""
+        return {
+            f"{self.names[parameter]}/{key}": value
+            for part in self.parts
+            for parameter, state in part.state.items()
+            for key, value in state.items()
+        }
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `tensors` gave.
+
+        Raises: CheckpointError when a parameter's state is missing or has another shape.
+        """
+        for part in self.parts:
+            for parameter in part.parameters:
+                name = self.names[parameter]
+                prefix = f"{name}/"
+                state = {
+                    key.removeprefix(prefix): value.to(parameter.device).clone()
+                    for key, value in tensors.items()
+                    if key.startswith(prefix)
+                }
+                if not state or any(
+                    (value.ndim and value.shape != parameter.shape) or not value.is_floating_point()
+                    for value in state.values()
+                ):
+                    raise CheckpointError(
+                        f"the optimizer's state does not fit this model: {name} is missing or has "
+                        "another shape; was the run's config.toml edited?"
+                    )
+                part.state[parameter].update(state)

@@ -1,0 +1,1 @@
+"""Which run fits this machine, text and time: hardware, memory, scaling law, planner."""

@@ -1,0 +1,307 @@
+"""What this machine offers, and what follows from it: device, precision, compile or not."""
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hornbook import kernels as native
+from hornbook.config import Config
+from hornbook.errors import ConfigError
+
+# Compiling the default model's block takes 15-23 s on two cores and saves 40% of each step after
+# (14,100 tokens/s eager, 25,400 compiled): won back in about 200 steps of 4,096 tokens.
+STEPS_WORTH_COMPILING = 250
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A decision and its reason, as `doctor` prints it."""
+
+    value: str
+    why: str
+
+
+def choose_device(wanted: str = "auto") -> Choice:
+    """cuda, mps or cpu: the first that is there, unless `wanted` names one.
+
+    Raises: ConfigError when the wanted device is absent.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted != "auto":
+        if not present.get(wanted, True):
+            raise ConfigError(
+                f"device = {wanted!r}: not present here; use device = 'cpu' or 'auto'"
+            )
+        return Choice(wanted, "asked for")
+    for name, there in present.items():
+        if there:
+            return Choice(name, "present")
+    return Choice("cpu", "no GPU that PyTorch can use")
+
+
+def choose_precision(device: str, wanted: str = "auto") -> Choice:
+    """bfloat16 where the device multiplies it in hardware, else float32."""
+    if wanted != "auto":
+        return Choice(wanted, "asked for")
+    if device == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Choice("bfloat16", "this GPU multiplies bfloat16 in hardware")
+        return Choice("float32", "this GPU has no bfloat16 units")
+    if device == "mps":
+        return Choice("float32", "the safe choice on Apple GPUs")
+    return choose_cpu_precision()
+
+
+def choose_cpu_precision() -> Choice:
+    """bfloat16 where the processor multiplies it in hardware and oneDNN may use that."""
+    may = onednn_may_use("BF16", "AMX")
+    if torch.cpu._is_amx_tile_supported() and may:
+        return Choice("bfloat16", "AMX tiles: about six times float32's speed")
+    if torch.cpu._is_avx512_bf16_supported() and may:
+        return Choice("bfloat16", "AVX-512 bfloat16: about twice float32's speed")
+    return Choice("float32", "this CPU has no bfloat16 units")
+
+
+def multiplies_in_tiles(precision: str) -> bool:
+    """Whether torch has AMX to multiply in this precision with, which hornbook's C does not use."""
+    there = torch.cpu._is_amx_tile_supported() and onednn_may_use("AMX")
+    return precision == "bfloat16" and there
+
+
+def onednn_may_use(*parts: str) -> bool:
+    """Whether ONEDNN_MAX_CPU_ISA, which caps what oneDNN uses, allows one of these."""
+    capped = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    return capped in ("", "ALL", "DEFAULT") or any(part in capped for part in parts)
+
+
+def compiler() -> str | None:
+    """The C++ compiler torch.compile would call on a CPU, or None."""
+    wanted = os.environ.get("CXX", "")
+    return next(filter(None, map(shutil.which, filter(None, [wanted, "g++", "clang++"]))), None)
+
+
+def choose_compile(config: Config, device: str, precision: str) -> Choice:
+    """How a gpt's blocks are run: "c" by native/block.c, "on" by torch.compile, "off" by torch.
+
+    Raises: ConfigError when asked for where it cannot work.
+    """
+    wanted, steps = config.train.compile, config.train.steps
+    no_c = obstacle_to_c(config, device, precision) if wanted in ("auto", "c") else ""
+    no_compiling = obstacle_to_compiling(device)
+    if obstacle := {"c": no_c, "on": no_compiling}.get(wanted):
+        raise ConfigError(f"compile = {wanted!r}: {obstacle}")
+    if wanted != "auto":
+        return Choice(wanted, "asked for")
+    if not no_c and (no_compiling or not multiplies_in_tiles(precision)):
+        return Choice("c", "blocks in C: 1.5 to 2.5 times torch's speed, after 2 s once")
+    if device == "mps":
+        return Choice("off", "torch.compile is not dependable on Apple GPUs yet")
+    if no_compiling:
+        return Choice("off", f"{no_c}; training takes about twice as long without")
+    if steps < STEPS_WORTH_COMPILING:
+        return Choice("off", f"{steps} steps end before compiling (about 20 s) pays")
+    return Choice("on", "two thirds of a step's time, after about 20 s")
+
+
+def obstacle_to_c(config: Config, device: str, precision: str) -> str:
+    """Why native/block.c is not to train this model here; empty where it is. Compiles it."""
+    if device != "cpu":
+        return f"hornbook's C is for CPUs, and this is {device}"
+    if config.train.compile != "c" and not native.is_worth_it():
+        return "hornbook's C is faster than torch with AVX-512 alone, which this processor has not"
+    if obstacle := native.obstacle(config.model):
+        return obstacle
+    try:
+        native.kernels(precision)
+    except native.NativeUnavailableError as error:
+        return str(error)
+    return ""
+
+
+def obstacle_to_compiling(device: str) -> str:
+    """Why torch.compile cannot work here; empty where it can."""
+    if device == "cpu" and platform.system() != "Linux":
+        return f"on a CPU hornbook compiles on Linux only, and this is {platform.system()}"
+    if device == "cpu" and compiler() is None:
+        return "torch.compile needs a C++ compiler and found none; install g++"
+    return ""
+
+
+def choose_writing() -> Choice:
+    """Whether GPTs write in C or by torch; compiles the decoder where that has not been done.
+
+    On one core, with 0.8 million parameters torch wrote 356 tokens/s and C 10,800; with 10.65
+    million, 108 and 640 (while other programs ran).
+    """
+    try:
+        native.decoder_library()
+    except native.NativeUnavailableError as error:
+        return Choice("torch", f"{error}; torch writes 6 to 30 times slower")
+    return Choice("C", f"compiled by {native.compiler()}")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The choices a run is made with."""
+
+    device: Choice
+    precision: Choice
+    compile: Choice
+    threads: int
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The activations' precision as torch names it."""
+        return torch.bfloat16 if self.precision.value == "bfloat16" else torch.float32
+
+    @property
+    def kernels(self) -> native.Kernels | None:
+        """What runs blocks in C, where that is chosen."""
+        return native.kernels(self.precision.value) if self.compile.value == "c" else None
+
+
+def choose(config: Config) -> Machine:
+    """Settle every "auto" for this machine.
+
+    Raises: ConfigError when what was asked for is not here.
+    """
+    train = config.train
+    device = choose_device(train.device)
+    precision = choose_precision(device.value, train.precision)
+    return Machine(
+        device=device,
+        precision=precision,
+        compile=choose_compile(config, device.value, precision.value),
+        threads=train.threads or torch.get_num_threads(),
+    )
+
+
+def choose_again(config: Config) -> Machine:
+    """The same for a run begun elsewhere: where its blocks cannot be run as they were, as they can.
+
+    Raises: ConfigError when another thing that the run was begun with is not here.
+    """
+    with suppress(ConfigError):
+        return choose(config)
+    return choose(config.override(compile="auto"))
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees for the next one; elsewhere do nothing.
+
+    Else it gives large pieces back to the system, which clears them before it lends them again: a
+    compiled step of the default network takes 7% longer, an eager one up to 6%.
+    """
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
+    with suppress(AttributeError):
+        mallopt = ctypes.pythonapi.mallopt  # as this process has it: no library is opened
+        mallopt(mmap_threshold, 1 << 30)
+        mallopt(trim_threshold, (1 << 31) - 1)
+        mallopt(top_pad, 1 << 26)
+
+
+@contextmanager
+def repeatable(wanted: bool) -> Iterator[None]:
+    """Inside, torch takes only algorithms that give the same bits each time.
+
+    On a CPU this changed not a bit of gpt and layernorm, nor their speed; some of a GPU's need it.
+    """
+    before = torch.get_deterministic_debug_mode()
+    settings: Any = torch.utils.deterministic
+    filling = settings.fill_uninitialized_memory
+    set_deterministic("error" if wanted else "default")
+    # Else torch.empty would be filled with NaN first, against errors that are not ours.
+    settings.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        set_deterministic(before)
+        settings.fill_uninitialized_memory = filling
+
+
+def set_deterministic(mode: int | str) -> None:
+    """Have torch take deterministic algorithms, and its compiler too where that is in use.
+
+    The compiler's own setting is why torch.use_deterministic_algorithms imports it.
+    """
+    torch.set_deterministic_debug_mode(mode)
+    if compiler_in_use():
+        torch.use_deterministic_algorithms(
+            torch.are_deterministic_algorithms_enabled(),
+            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Inside, what was compiled runs uncompiled: other shapes than training's are not worth it.
+
+    Where nothing was compiled torch's compiler is not even imported.
+    """
+    with torch.compiler.set_stance("force_eager") if compiler_in_use() else nullcontext():
+        yield
+
+
+def compiler_in_use() -> bool:
+    """Whether anything has imported torch's compiler, which takes 1.4 s."""
+    return "torch._dynamo" in sys.modules
+
+
+def describe() -> dict[str, str]:
+    """The machine and the versions that a run depends on, for `environment.json`."""
+    import numpy as np
+    import safetensors
+    import tokenizers
+
+    import hornbook
+
+    return {
+        "hornbook": hornbook.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "safetensors": safetensors.__version__,
+        "tokenizers": tokenizers.__version__,
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "cores": str(os.cpu_count()),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+
+
+def source_commit() -> str:
+    """The commit that hornbook runs from, with a + where files differ; "none" outside a clone."""
+    git, here = shutil.which("git"), Path(__file__)
+
+    def ask(*arguments: str) -> str:
+        if git is None:
+            return ""
+        # A package installed inside somebody's repository is not of that repository.
+        done = subprocess.run(  # noqa: S603 - nothing in it comes from outside
+            [git, "-C", str(here.parent), *arguments], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    tracked = ask("ls-files", "--error-unmatch", here.name)
+    return (ask("describe", "--always", "--dirty=+", "--abbrev=12") if tracked else "") or "none"
+
+
+def processor_name() -> str:
+    """The processor as it calls itself, or its architecture where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines: list[str] = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

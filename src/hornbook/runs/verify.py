@@ -1,0 +1,233 @@
+"""Is a run sound? Every file of its folder is checked and named."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hornbook.storage import checkpoint
+from hornbook.ngram import suffixes as copies
+from hornbook.config import load_config
+from hornbook.storage.files import LOG_BYTES, LOG_LINE_BYTES, open_regular, read_json
+from hornbook.errors import CheckpointError, HornbookError
+from hornbook.models import build
+from hornbook.optim.optimizer import Optimizers
+from hornbook.runs.run import RunFolder, check_shapes, load_counts, load_weights, steps_never_saved
+from hornbook.text.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One file or checkpoint folder: what it holds, and what is wrong with it, if anything."""
+
+    path: Path
+    holds: str = ""
+    fault: str | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.fault is None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The finding as JSON has it."""
+        return {"path": str(self.path), "sound": self.sound, "fault": self.fault}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFinding(Finding):
+    """A checkpoint with the SHA-256 of its files; a best one has no optimizer's."""
+
+    kind: str
+    step: int
+    weights_sha256: str | None
+    optimizer_sha256: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The finding as JSON has it."""
+        return super().as_dict() | {
+            "kind": self.kind,
+            "step": self.step,
+            "weights_sha256": self.weights_sha256,
+            "optimizer_sha256": self.optimizer_sha256,
+        }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All that was found in a run folder."""
+
+    folder: RunFolder
+    files: list[Finding]
+    checkpoints: list[CheckpointFinding]
+
+    @property
+    def sound(self) -> bool:
+        """Whether everything is."""
+        return all(each.sound for each in (*self.files, *self.checkpoints))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The verdict as `verify --json` prints it."""
+        return {
+            "run": str(self.folder.path),
+            "sound": self.sound,
+            "files": [each.as_dict() for each in self.files],
+            "checkpoints": [each.as_dict() for each in self.checkpoints],
+        }
+
+
+def verify(path: str | Path) -> Verdict:
+    """Check every file of a run that anything is computed from, and that its logs can be read.
+
+    Raises: CheckpointError when there is no such folder.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.path.is_dir():
+        raise CheckpointError(f"{path}: no such folder")
+    checks: dict[Path, Callable[[RunFolder], str]] = {
+        folder.config: check_config,
+        folder.environment: check_environment,
+        folder.tokenizer: check_tokenizer,
+        folder.manifest: check_manifest,
+    }
+    later = {
+        folder.text: check_text,
+        folder.metrics: check_metrics,
+        folder.result: check_result,
+        folder.counts: check_counts,
+        folder.copies: check_copies,
+    }
+    checks |= {file: check for file, check in later.items() if file.exists()}
+    if not checkpoint.folders(folder.checkpoints, "step"):
+        checks[folder.checkpoints] = check_never_saved
+    return Verdict(
+        folder,
+        [examine(folder, file, check) for file, check in checks.items()],
+        [
+            examine_checkpoint(folder, found, kind)
+            for kind in ("step", "best")
+            for found in checkpoint.folders(folder.checkpoints, kind)
+        ],
+    )
+
+
+def examine(folder: RunFolder, file: Path, check: Callable[[RunFolder], str]) -> Finding:
+    """One check's outcome; a check gives what the file holds, or raises what is wrong."""
+    try:
+        return Finding(file, check(folder))
+    except HornbookError as error:
+        return Finding(file, fault=str(error))
+
+
+def check_manifest(folder: RunFolder) -> str:
+    """`run.json`."""
+    manifest = folder.read_manifest()
+    if manifest is None:
+        return "not there: a run of the first format"
+    return f"run format {manifest.format}"
+
+
+def check_config(folder: RunFolder) -> str:
+    """`config.toml`."""
+    folder.check(folder.config)
+    config = load_config(folder.config)
+    return f"{config.model.kind}, {config.train.steps:,} steps on {config.data.corpus}"
+
+
+def check_environment(folder: RunFolder) -> str:
+    """`environment.json`."""
+    folder.check(folder.environment)
+    facts = folder.environment_facts()
+    return f"torch {facts.get('torch')} on {facts.get('processor')}"
+
+
+def check_tokenizer(folder: RunFolder) -> str:
+    """`tokenizer.json`."""
+    folder.check(folder.tokenizer)
+    return f"{load_tokenizer(folder.tokenizer).vocab_size:,} tokens"
+
+
+def check_text(folder: RunFolder) -> str:
+    """`input.txt`, against the hash of the text that the run began with."""
+    if file_sha256(folder.text) != folder.environment_facts().get("corpus_sha256"):
+        raise CheckpointError(f"{folder.text}: not the text that the run began with")
+    return "the text, as it came on standard input"
+
+
+def check_metrics(folder: RunFolder) -> str:
+    """`metrics.jsonl`: a row a step, in order; a crash may have cut the last one short."""
+    try:
+        with open_regular(folder.metrics, LOG_BYTES) as file:
+            lines = sum(1 for _ in iter(lambda: file.readline(LOG_LINE_BYTES), b""))
+    except OSError as error:
+        raise CheckpointError(f"{folder.metrics}: {error.strerror}") from None
+    steps = [row["step"] for row in folder.metrics_rows()]
+    torn = lines - len(steps)
+    if steps != list(range(1, len(steps) + 1)) or torn > 1:
+        raise CheckpointError(f"{folder.metrics}: rows are missing, out of order or damaged")
+    return f"{len(steps):,} steps" + (", and one cut short by a crash" if torn else "")
+
+
+def check_result(folder: RunFolder) -> str:
+    """`result.json`."""
+    try:
+        read_json(folder.result)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder.result}: cannot be read: {error}") from None
+    return "the finished run's figures"
+
+
+def check_counts(folder: RunFolder) -> str:
+    """What was counted."""
+    counted = load_counts(folder, load_tokenizer(folder.tokenizer))
+    return f"{counted.n_grams:,} counted runs of up to {counted.order} tokens"
+
+
+def check_copies(folder: RunFolder) -> str:
+    """`copies/`, against its own hashes: the text it is of may be anywhere, or gone."""
+    copies.check(folder.copies)
+    return "the index that tracing has made of the training text"
+
+
+def check_never_saved(folder: RunFolder) -> str:
+    """`checkpoints/` without one to go on from."""
+    steps_never_saved(folder)
+    return "no checkpoint yet: going on with it begins at step 0"
+
+
+def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFinding:
+    """A checkpoint's outcome: its files against its manifest, its tensors against the settings."""
+    fault = None
+    try:
+        found = checkpoint.read(path)
+        config = load_config(folder.config)
+        tokenizer = load_tokenizer(folder.tokenizer)
+        if "model" not in found.tensors or (kind == "step" and "optimizer" not in found.tensors):
+            raise CheckpointError(f"{path}: holds no weights, or no optimizer's state")
+        counted = load_counts(folder, tokenizer) if config.model.reads_counts else None
+        check_shapes(config.model, tokenizer, found.tensors["model"], folder, counted)
+        model = build(config.model, tokenizer.vocab_size, counted)
+        load_weights(model, found.tensors["model"], folder)
+        if kind == "step":
+            Optimizers(model, config.optimizer).load_tensors(found.tensors["optimizer"])
+    except HornbookError as error:
+        fault = str(error)
+    return CheckpointFinding(
+        path,
+        "all that resuming needs" if kind == "step" else "the weights",
+        fault,
+        kind=kind,
+        step=checkpoint.step_of(path),
+        weights_sha256=file_sha256(path / "model.safetensors"),
+        optimizer_sha256=file_sha256(path / "optimizer.safetensors"),
+    )
+
+
+def file_sha256(path: Path) -> str | None:
+    """A file's SHA-256; None where it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

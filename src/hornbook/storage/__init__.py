@@ -1,0 +1,1 @@
+"""What reaches the disk: files read with care, writes made whole, locks, the cache, checkpoints."""

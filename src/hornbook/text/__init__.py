@@ -1,0 +1,1 @@
+"""From any source to tokens: decoding, corpora, tokenizers, token arrays, batches."""

@@ -1,0 +1,210 @@
+"""The texts known by name: where each lies on this machine, or how it is fetched."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import re
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from hornbook.errors import DataError, reason, shown
+from hornbook.storage.cache import cache_folder
+from hornbook.text.sources import read_bytes, status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class KnownCorpus:
+    """A corpus that goes by a name; ``location`` is where a copy lies now, or None."""
+
+    name: str
+    description: str
+    aliases: tuple[str, ...] = ()
+    characters: int | None = None
+    sha256: str | None = None
+    url: str | None = None
+    location: str | None = None
+
+
+CATALOGUE: Final = (
+    KnownCorpus(
+        name="python-docs",
+        description="The help topics of the Python language, which come with Python itself",
+    ),
+    KnownCorpus(
+        name="shakespeare",
+        aliases=("tinyshakespeare",),
+        description="A third of Shakespeare's plays, the corpus of Karpathy's lecture",
+        characters=1_115_394,
+        sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    ),
+    KnownCorpus(
+        name="korean-novels",
+        description="Korean prose of the 1920s-30s, half of the novels of the KoCoNovel corpus, "
+        "from Wikisource; CC BY-SA 4.0",
+        characters=312_604,
+        sha256="43c92891392ba23ae1aff10144b491411b02b60208c54bed2576fc104881872a",
+    ),
+)
+
+DEFAULT = "python-docs"
+_EMBEDDED_MODULE = "pydoc_data.topics"
+_RETRY_WAITS_SECONDS = (0.2, 0.5, 1.0)
+_CONNECT_TIMEOUT_SECONDS = 10
+_READ_TIMEOUT_SECONDS = 30
+
+
+def known_corpora(catalogue: Sequence[KnownCorpus] = CATALOGUE) -> list[KnownCorpus]:
+    """The corpora that can be asked for by name, each with where it lies on this machine."""
+    found: list[KnownCorpus] = []
+    for known in catalogue:
+        if known.name == DEFAULT:
+            text = _embedded_text()
+            here = None if text is None else _EMBEDDED_MODULE
+            found.append(replace(known, characters=len(text or "") or None, location=here))
+        else:
+            places = [str(p) for p in (*_data_copies(known), _cached_copy(known)) if status_of(p)]
+            found.append(replace(known, location=places[0] if places else None))
+    return found
+
+
+def fetch(known: KnownCorpus, on_progress: Progress | None = None) -> tuple[bytes, str]:
+    """The UTF-8 bytes of a known corpus and where they lay; downloaded if need be, hash checked.
+
+    Raises: DataError saying what to do instead.
+    """
+    if known.name == DEFAULT:
+        text = _embedded_text()
+        if text is None:
+            raise DataError(
+                f"this Python comes without {_EMBEDDED_MODULE}, the text of {DEFAULT}: "
+                "take shakespeare, or a file of your own"
+            )
+        return text.encode(), _EMBEDDED_MODULE
+    cached = _cached_copy(known)
+    for path in (*_data_copies(known), cached):
+        if status_of(path) is None:
+            continue
+        data = read_bytes(path)
+        if _is_intact(known, data):
+            return data, str(path)
+        if path != cached or known.url is None:
+            raise DataError(
+                f"{shown(path)} is not {known.name}: expected sha256 {known.sha256}, got "
+                f"{hashlib.sha256(data).hexdigest()}; replace the file, or remove it"
+            )
+    remedy = f"put it at {shown(next(_data_copies(known), cached))}"
+    if known.url is None:
+        raise DataError(f"{known.name} is not on this machine and cannot be downloaded: {remedy}")
+    try:
+        data = _download_into(cached, known, on_progress)
+    except OSError as error:
+        raise DataError(
+            f"cannot keep {known.name} in {shown(cached.parent)} ({reason(error)}): "
+            "set HORNBOOK_CACHE_DIR to a folder that can be written"
+        ) from None
+    except DownloadError as error:
+        raise DataError(
+            f"cannot download {known.name} ({error}): get {known.url} and {remedy}"
+        ) from None
+    return data, str(cached)
+
+
+def _is_intact(known: KnownCorpus, data: bytes) -> bool:
+    return known.sha256 in (None, hashlib.sha256(data).hexdigest())
+
+
+def _download_into(cached: Path, known: KnownCorpus, on_progress: Progress | None) -> bytes:
+    """Download a known corpus; its file appears whole and right, or not at all."""
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=cached.parent) as folder:
+        target = Path(folder) / cached.name
+        download(known.url or "", target, on_progress)
+        data = read_bytes(target)
+        if not _is_intact(known, data):
+            raise DownloadError(f"what came has not the sha256 {known.sha256}")
+        with target.open("rb+") as file:
+            os.fsync(file.fileno())
+        target.replace(cached)
+    return data
+
+
+class DownloadError(Exception):
+    """Why a download failed; its callers know what was wanted, and what else to try."""
+
+
+def download(url: str, target: Path, on_progress: Progress | None) -> None:
+    """Fetch a URL into a file, trying again where that may help. Raises: DownloadError."""
+    # fsspec's chains and references open further addresses, or templates, that a file names.
+    if "::" in url or url.startswith("reference:"):
+        raise DownloadError("expected one plain address, without ::")
+    from fsspec.callbacks import Callback
+    from fsspec.core import url_to_fs
+
+    def report(size: int | None, value: int, **_: object) -> None:
+        if on_progress is not None:
+            on_progress(value, size)
+
+    for wait_seconds in (*_RETRY_WAITS_SECONDS, None):
+        try:
+            filesystem, path = url_to_fs(url, **_http_options(url))
+            filesystem.get_file(path, str(target), callback=Callback(hooks={"report": report}))
+        except Exception as error:  # noqa: BLE001 - every back end of fsspec raises its own kinds
+            final = isinstance(
+                error, FileNotFoundError | PermissionError | ImportError | ValueError
+            )
+            refused = 400 <= (getattr(error, "status", None) or 0) < 500
+            if final or refused or wait_seconds is None:
+                missing = isinstance(error, FileNotFoundError)
+                why = "there is nothing at that address" if missing else reason(error)
+                raise DownloadError(why) from None
+            time.sleep(wait_seconds)
+        else:
+            if target.is_file():
+                return
+            raise DownloadError("it is a folder; copy it here and name that")
+
+
+def _http_options(url: str) -> dict[str, object]:
+    if not url.startswith(("http://", "https://")):
+        return {}
+    from aiohttp import ClientTimeout
+
+    timeout = ClientTimeout(
+        total=None, connect=_CONNECT_TIMEOUT_SECONDS, sock_read=_READ_TIMEOUT_SECONDS
+    )
+    return {"client_kwargs": {"trust_env": True, "timeout": timeout}}
+
+
+def _embedded_text() -> str | None:
+    try:
+        topics: dict[str, str] = importlib.import_module(_EMBEDDED_MODULE).topics
+    except ImportError:
+        return None
+    return "\n".join(topics[name] for name in sorted(topics))
+
+
+def data_file(name: str) -> Path | None:
+    """``input.txt`` in the data folder of a name, where there is one and the name stays in it."""
+    data_dir = os.environ.get("HORNBOOK_DATA_DIR")
+    if not data_dir or not name or name.startswith(".") or re.search(r"[/\\:]", name):
+        return None
+    return Path(data_dir) / name / "input.txt"
+
+
+def _data_copies(known: KnownCorpus) -> Iterator[Path]:
+    return (p for name in (known.name, *known.aliases) if (p := data_file(name)) is not None)
+
+
+def _cached_copy(known: KnownCorpus) -> Path:
+    return cache_folder() / "corpora" / known.name / "input.txt"
