@@ -17,9 +17,11 @@ import time
 import torch
 
 from hornbook.config import Config, preset
-from hornbook.models import LanguageModel, build, place
+from hornbook.kernels import runtime
+from hornbook.models import LanguageModel, build
 from hornbook.optim.optimizer import Optimizers
 from hornbook.plan import machine
+from hornbook.plan.prepare import prepare
 
 VOCABULARY = 65
 WARM_UP = 10
@@ -34,7 +36,7 @@ class Trained:
         chosen = machine.choose(config)
         self.device = chosen.device.value
         self.model: LanguageModel = build(config.model, VOCABULARY)
-        place(self.model, chosen)
+        prepare(self.model, chosen)
         self.optimizers = Optimizers(self.model, config.optimizer, chosen.kernels)
 
     def step(self, seed: int) -> float:
@@ -43,7 +45,7 @@ class Trained:
         shape = (self.config.train.batch_size, self.config.model.block_size)
         idx = torch.randint(VOCABULARY, shape, device=self.device)
         started = time.perf_counter()
-        with machine.repeatable(self.deterministic):
+        with runtime.deterministic(self.deterministic):
             _, loss = self.model(idx, idx)
             loss.backward()
             self.optimizers.step(1.0)
@@ -59,7 +61,7 @@ def main() -> None:
     parser.add_argument("--compile", default="auto", help="how blocks are run: c, on or off")
     parser.add_argument("--steps", type=int, default=100, help="pairs of steps")
     asked = parser.parse_args()
-    machine.keep_freed_memory()
+    runtime.keep_freed_memory()
     config = preset(asked.model).override(dropout=0.1, batch_size=16, compile=asked.compile)
     pair = [Trained(config, deterministic=each) for each in (True, False)]
     seconds: dict[bool, list[float]] = {True: [], False: []}

@@ -11,9 +11,11 @@ import torch
 from benchmarks.peers.nanogpt import CPU_RECIPE, GPU_RECIPE, NanoGPT, Recipe, train
 from benchmarks.table import Row, median_seconds, process
 from hornbook.config import Config
-from hornbook.models import GPT, place
+from hornbook.kernels import runtime
+from hornbook.models import GPT
 from hornbook.optim.optimizer import Optimizers
 from hornbook.plan import machine
+from hornbook.plan.prepare import prepare
 
 VOCABULARY = 65
 
@@ -81,9 +83,9 @@ def our_speed(recipe: Recipe, way: str, *, runs: int) -> tuple[float, float]:
     """Tokens a second of whole training steps of our GPT at a peer's shape; FLOPs a token."""
     config = settings(recipe).override(compile=way)
     chosen = machine.choose(config)
-    machine.keep_freed_memory()
+    runtime.keep_freed_memory()
     model = GPT(config.model, VOCABULARY)
-    place(model, chosen)
+    prepare(model, chosen)
     optimizers = Optimizers(model, config.optimizer, chosen.kernels)
     idx = torch.randint(VOCABULARY, (recipe.batch_size, recipe.block_size))
 

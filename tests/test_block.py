@@ -22,10 +22,10 @@ from hornbook.kernels import (
 )
 from hornbook.kernels.library import Sources, load, openmp
 from hornbook.kernels.training import FILES
-from hornbook.models import place
 from hornbook.models.block_in_c import fuse
 from hornbook.models.gpt import Block, random_bytes, rotary_angles
 from hornbook.plan.machine import choose
+from hornbook.plan.prepare import prepare
 
 SHAPES = {
     "the default": ModelConfig(block_size=128, n_head=4, n_embd=128),
@@ -141,7 +141,7 @@ def trained(compile_: str, precision: str, *, accumulation: int = 1) -> list[flo
     machine = choose(config)
     torch.manual_seed(0)
     model = hb.GPT(config.model, 20)
-    place(model, machine)
+    prepare(model, machine)
     optimizers = Optimizers(model, config.optimizer, machine.kernels)
     idx = torch.randint(20, (6, 49), generator=torch.Generator().manual_seed(3))
     losses = []

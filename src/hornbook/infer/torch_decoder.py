@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from hornbook.kernels import Decoder, JointDecoder, NativeUnavailableError
+from hornbook.kernels.runtime import eagerly
 from hornbook.models.gpt import GPT
 from hornbook.models.mixture import GPTWithCounts
-from hornbook.plan.machine import eagerly
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

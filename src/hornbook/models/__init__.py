@@ -16,10 +16,8 @@ from hornbook.models.attention import (
 )
 from hornbook.models.averaging import AverageLanguageModel
 from hornbook.models.bigram import BigramLanguageModel
-from hornbook.models.block_in_c import fuse
 from hornbook.models.counts_in_c import fuse_counts
 from hornbook.models.gpt import GPT
-from hornbook.models.gpt import Block as GPTBlock
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel
@@ -31,7 +29,6 @@ from hornbook.models.transformer import (
     ResidualLanguageModel,
 )
 from hornbook.ngram.counting import NGramModel
-from hornbook.plan.machine import Machine
 
 __all__ = [
     "GPT",
@@ -52,7 +49,6 @@ __all__ = [
     "build",
     "fuse_counts",
     "outline",
-    "place",
 ]
 
 
@@ -81,24 +77,6 @@ def build(config: ModelConfig, vocab_size: int, counted: NGramModel | None = Non
     if config.model == "ngram":
         return counts
     return GPTWithCounts(GPT(config, vocab_size), counts)
-
-
-def place(model: LanguageModel, machine: Machine) -> None:
-    """Have a model trained as this machine is to: device, precision, and in C where that is chosen.
-
-    Compiled, one block at a time: all blocks share one compiled form. 23 s to the first step
-    against 40 s for the whole model, which then is 12% quicker: worth it after a thousand steps.
-    """
-    model.to(machine.device.value)
-    if machine.kernels:
-        fuse_counts(model)
-    for part in model.modules():
-        if isinstance(part, LanguageModel):
-            part.compute_dtype = machine.compute_dtype
-        if isinstance(part, GPTBlock) and machine.kernels:
-            fuse(part, machine.kernels)
-        elif isinstance(part, GPTBlock) and machine.compile.value == "on":
-            part.compile()
 
 
 def outline(

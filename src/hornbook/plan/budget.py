@@ -16,7 +16,7 @@ import torch
 from hornbook.config import Config
 from hornbook.errors import ConfigError
 from hornbook.eval.loss import MOST_EVALUATED
-from hornbook.models import build, outline, place
+from hornbook.models import build, outline
 from hornbook.optim.optimizer import Optimizers
 from hornbook.plan import memory
 from hornbook.plan.machine import (
@@ -26,6 +26,7 @@ from hornbook.plan.machine import (
     obstacle_to_c,
     obstacle_to_compiling,
 )
+from hornbook.plan.prepare import prepare
 
 # Layers, heads, width: from 0.1 million parameters to 300 million.
 SHAPES = (
@@ -438,7 +439,7 @@ def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
     with torch.random.fork_rng(devices=[]):
         network = dataclasses.replace(config.model, with_counts=False)
         model = build(network, vocab_size)
-        place(model, machine)
+        prepare(model, machine)
         optimizers = Optimizers(model, config.optimizer, machine.kernels)
         block_size = config.model.block_size
         few = max(1, 256 // block_size)

@@ -1,16 +1,12 @@
 """What this machine offers, and what follows from it: device, precision, compile or not."""
 
-import ctypes
 import os
 import platform
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -194,67 +190,6 @@ def choose_again(config: Config) -> Machine:
     with suppress(ConfigError):
         return choose(config)
     return choose(config.override(compile="auto"))
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next one; elsewhere do nothing.
-
-    Else it gives large pieces back to the system, which clears them before it lends them again: a
-    compiled step of the default network takes 7% longer, an eager one up to 6%.
-    """
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
-    with suppress(AttributeError):
-        mallopt = ctypes.pythonapi.mallopt  # as this process has it: no library is opened
-        mallopt(mmap_threshold, 1 << 30)
-        mallopt(trim_threshold, (1 << 31) - 1)
-        mallopt(top_pad, 1 << 26)
-
-
-@contextmanager
-def repeatable(wanted: bool) -> Iterator[None]:
-    """Inside, torch takes only algorithms that give the same bits each time.
-
-    On a CPU this changed not a bit of gpt and layernorm, nor their speed; some of a GPU's need it.
-    """
-    before = torch.get_deterministic_debug_mode()
-    settings: Any = torch.utils.deterministic
-    filling = settings.fill_uninitialized_memory
-    set_deterministic("error" if wanted else "default")
-    # Else torch.empty would be filled with NaN first, against errors that are not ours.
-    settings.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        set_deterministic(before)
-        settings.fill_uninitialized_memory = filling
-
-
-def set_deterministic(mode: int | str) -> None:
-    """Have torch take deterministic algorithms, and its compiler too where that is in use.
-
-    The compiler's own setting is why torch.use_deterministic_algorithms imports it.
-    """
-    torch.set_deterministic_debug_mode(mode)
-    if compiler_in_use():
-        torch.use_deterministic_algorithms(
-            torch.are_deterministic_algorithms_enabled(),
-            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
-        )
-
-
-@contextmanager
-def eagerly() -> Iterator[None]:
-    """Inside, what was compiled runs uncompiled: other shapes than training's are not worth it.
-
-    Where nothing was compiled torch's compiler is not even imported.
-    """
-    with torch.compiler.set_stance("force_eager") if compiler_in_use() else nullcontext():
-        yield
-
-
-def compiler_in_use() -> bool:
-    """Whether anything has imported torch's compiler, which takes 1.4 s."""
-    return "torch._dynamo" in sys.modules
 
 
 def describe() -> dict[str, str]:

@@ -25,14 +25,15 @@ from hornbook.eval.diagnosis import curve, evaluations_since_best
 from hornbook.eval.loss import estimate
 from hornbook.infer import generate
 from hornbook.infer.torch_decoder import snapshot
-from hornbook.kernels import NativeUnavailableError, decoder_library
-from hornbook.models import build, place
+from hornbook.kernels import NativeUnavailableError, decoder_library, runtime
+from hornbook.models import build
 from hornbook.models.crossfit import CrossFit
 from hornbook.models.ngram import Counted
 from hornbook.ngram.counting import NGramModel
 from hornbook.ngram.tuning import LONGEST, choose
 from hornbook.optim.optimizer import Optimizers, learning_rate_scale
 from hornbook.plan import budget, machine, memory
+from hornbook.plan.prepare import prepare as apply
 from hornbook.runs.run import (
     FORMAT,
     RunFolder,
@@ -322,16 +323,16 @@ def assemble(
     if chosen.device.value == "cuda" and config.train.deterministic:
         # cuBLAS reads it when it starts, and refuses deterministic products without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    machine.keep_freed_memory()
+    runtime.keep_freed_memory()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         model = build(config.model, dataset.tokenizer.vocab_size, counted)
         random_state = torch.get_rng_state()
-    place(model, chosen)
+    apply(model, chosen)
     if cross_fit:
-        place(cross_fit.parts, chosen)
+        apply(cross_fit.parts, chosen)
     return Training(
         folder=folder,
         config=config,
@@ -409,7 +410,7 @@ def train_step(training: Training) -> StepMetrics:
     model.train()
     model.zero_grad(set_to_none=True)
     losses: list[Tensor] = []
-    with training_stream(training) as stream, machine.repeatable(config.train.deterministic):
+    with training_stream(training) as stream, runtime.deterministic(config.train.deterministic):
         for part in range(parts):
             _, loss = model(*read_batch(training, training.step * parts + part))
             if loss.requires_grad:  # counting alone has nothing to learn
