@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import hornbook as hb
+from hornbook import training as engine
 from hornbook.config import PRESETS, Config, ModelConfig
 from hornbook.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from hornbook.plan import machine
@@ -20,9 +21,8 @@ from hornbook.runs.run import new_run_path
 from hornbook.runs.verify import verify
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import Disk
-from hornbook.train import training as engine
-from hornbook.train.state import OtherMachineWarning
-from hornbook.train.training import UnsavedStepsWarning
+from hornbook.training.state import OtherMachineWarning
+from hornbook.training.trainer import UnsavedStepsWarning
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
 
@@ -390,7 +390,7 @@ def test_accumulated_parts_are_one_large_batch(text_path: Path, tmp_path: Path) 
     parts = engine.begin(small(text_path, gradient_accumulation=2), out=tmp_path / "parts")
     found = engine.train_step(parts)
     whole = engine.begin(small(text_path, batch_size=8), out=tmp_path / "whole")
-    from hornbook.text.dataset import batch
+    from hornbook.text.batches import batch
 
     pairs = [
         batch(whole.dataset.train, index, batch_size=4, block_size=16, seed=1337)

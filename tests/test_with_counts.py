@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hornbook.models.crossfit import CrossFit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hornbook as hb
+from hornbook import training as engine
 from hornbook.cli import run as hornbook_command
 from hornbook.config import Config, ModelConfig, SamplingConfig
 from hornbook.errors import ConfigError
@@ -20,12 +22,10 @@ from hornbook.infer.torch_decoder import snapshot
 from hornbook.kernels import JointDecoder
 from hornbook.models import GPT, GPTWithCounts, NGramLanguageModel, build
 from hornbook.models.context_counts import Recent
-from hornbook.models.crossfit import CrossFit
 from hornbook.ngram.counting import NGramModel, Smoothing, side_by_side
 from hornbook.ngram.tuning import Recipe
 from hornbook.runs.verify import verify
 from hornbook.runs.writer import open_writer
-from hornbook.train import training as engine
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
 

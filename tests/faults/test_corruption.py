@@ -12,11 +12,11 @@ import safetensors.torch
 from jobs import config, write_text
 
 import hornbook as hb
+from hornbook import training as engine
 from hornbook.errors import HornbookError
 from hornbook.storage.cache import DamagedCacheWarning
 from hornbook.text.corpus import read_corpus
 from hornbook.text.dataset import prepare
-from hornbook.train import training as engine
 
 # The log of a run and what is written at its end are read by people: nothing is computed on them.
 NOT_USED = {

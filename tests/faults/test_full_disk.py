@@ -12,13 +12,13 @@ from jobs import config, flags, hashes, made, overwriting, pruning_first, write_
 from processes import Processes
 
 import hornbook as hb
+from hornbook import training as engine
 from hornbook.errors import CheckpointError, HornbookError
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import Disk
-from hornbook.train import training as engine
 
 # A disk may well refuse the first checkpoint: then the steps are taken again, and that is said.
-pytestmark = pytest.mark.filterwarnings("ignore::hornbook.train.training.UnsavedStepsWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::hornbook.training.trainer.UnsavedStepsWarning")
 
 KIB_64 = 2**16
 SHORT = {"steps": 4, "eval_interval": 2}

@@ -13,12 +13,12 @@ from jobs import config, hashes, write_text
 
 import hornbook as hb
 from hornbook import cli
+from hornbook import training as engine
 from hornbook.config import Config
 from hornbook.errors import NonFiniteLossError
 from hornbook.runs.run import RunFolder
 from hornbook.storage import checkpoint
-from hornbook.train import training as engine
-from hornbook.train.state import Training
+from hornbook.training.state import Training
 
 STEPS = 6
 

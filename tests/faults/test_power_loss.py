@@ -11,10 +11,10 @@ import safetensors.torch
 from disks import Logging, after_power_loss
 from jobs import INTERVAL, STEPS, config, made, write_text
 
+from hornbook import training as engine
 from hornbook.errors import HornbookError, HornbookWarning
 from hornbook.storage import checkpoint
-from hornbook.train import training as engine
-from hornbook.train.state import Training
+from hornbook.training.state import Training
 
 State = tuple[int, bytes, bytes, list[int]]
 

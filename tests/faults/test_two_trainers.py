@@ -12,11 +12,11 @@ import pytest
 from jobs import config, flags, hashes, write_text
 from processes import Processes
 
+from hornbook import training as engine
 from hornbook.errors import CheckpointError
 from hornbook.runs.result import conclude
 from hornbook.runs.verify import verify
 from hornbook.storage.lock import Lock
-from hornbook.train import training as engine
 
 
 def test_a_second_trainer_is_refused_and_a_dead_ones_lock_is_not_heeded(

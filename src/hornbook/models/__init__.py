@@ -8,6 +8,7 @@ from torch.overrides import TorchFunctionMode
 
 from hornbook.config import ModelConfig
 from hornbook.errors import ConfigError
+from hornbook.kernels.ngrams import ngram_kernels
 from hornbook.models.attention import (
     Head,
     HeadLanguageModel,
@@ -16,7 +17,7 @@ from hornbook.models.attention import (
 )
 from hornbook.models.averaging import AverageLanguageModel
 from hornbook.models.bigram import BigramLanguageModel
-from hornbook.models.counts_in_c import fuse_counts
+from hornbook.models.context_counts import ContextCounts
 from hornbook.models.gpt import GPT
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.mixture import GPTWithCounts
@@ -47,8 +48,8 @@ __all__ = [
     "NGramLanguageModel",
     "ResidualLanguageModel",
     "build",
-    "fuse_counts",
     "outline",
+    "use_ngram_kernels",
 ]
 
 
@@ -77,6 +78,16 @@ def build(config: ModelConfig, vocab_size: int, counted: NGramModel | None = Non
     if config.model == "ngram":
         return counts
     return GPTWithCounts(GPT(config, vocab_size), counts)
+
+
+def use_ngram_kernels(model: torch.nn.Module) -> None:
+    """Have every part of a model that reads n-grams use the C kernels, where it is on a CPU.
+
+    Raises: NativeUnavailableError.
+    """
+    for part in model.modules():
+        if isinstance(part, NGramLanguageModel | ContextCounts):
+            part.kernels = ngram_kernels()
 
 
 def outline(
