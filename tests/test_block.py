@@ -194,7 +194,7 @@ def test_what_the_kernels_cannot_train_is_reported() -> None:
     with pytest.raises(ConfigError, match="compile = 'c': the C kernels need n_embd"):
         choose(Config().override(n_embd=48, n_head=2, compile="c"))
     assert choose(Config().override(n_embd=48, n_head=2)).compile.value != "c"
-    with pytest.raises(ConfigError, match="compile = 'c': .*layernorm"):
+    with pytest.raises(ConfigError, match=r"compile = 'c': .*layernorm"):
         choose(Config().override(model="layernorm", compile="c"))
 
 

@@ -6,4 +6,5 @@ from hornbook.training.planning import dry_run as dry_run
 from hornbook.training.state import StepMetrics as StepMetrics
 from hornbook.training.trainer import Trainer as Trainer
 from hornbook.training.trainer import begin as begin
+from hornbook.training.trainer import lasting_reference as lasting_reference
 from hornbook.training.trainer import resume as resume
