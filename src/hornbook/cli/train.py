@@ -160,8 +160,8 @@ def run(
         trainer = engine.resume(resume, steps=raised, strict=strict)
         if raised is not None:
             note(
-                f"planned for {raised:,} steps now; from step {trainer.state.step:,} on the learning "
-                "rate follows the longer plan"
+                f"planned for {raised:,} steps now; from step {trainer.state.step:,} on the "
+                "learning rate follows the longer plan"
             )
     else:
         text = read(settings.data.corpus, settings.data.encoding)
