@@ -17,7 +17,7 @@ MEGABYTES = (1, 10, 100)
 CHILD = """
 import json, resource, statistics, sys, sysconfig, tempfile, time
 from pathlib import Path
-from hornbook.copies import CopyIndex
+from hornbook.ngram.suffixes import CopyIndex
 
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 def timed(action, *arguments):

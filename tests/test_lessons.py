@@ -168,7 +168,7 @@ def test_a_verdict_shows_its_message_and_hides_the_other_language_in_a_notebook(
 
 def test_importing_the_checker_does_not_import_torch() -> None:
     code = (
-        "import sys; from hornbook.lessons import check; "
+        "import sys; from hornbook.learn.lessons import check; "
         "check('bigram-1', 4.17); print('torch' in sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
