@@ -15,14 +15,16 @@ import pytest
 import hornbook as hb
 from hornbook import report
 from hornbook.cli import run as command
-from hornbook.report import reading
+from hornbook.report import characters
 from hornbook.report.compression import (
     BZIP2_BLOCK,
     TRAINING_BYTES,
     VALIDATION_BYTES,
     compress_all,
 )
-from hornbook.report.page import visible
+from hornbook.report.confidence import interval
+from hornbook.report.context import loss_by_context
+from hornbook.report.markup import visible
 from hornbook.runs.result import revisit
 
 WORDS = ("to", "be", "or", "not", "that", "is", "the", "question", "whether", "nobler", "mind")
@@ -78,7 +80,7 @@ def test_losses_by_character_mean_the_loss_per_character(kind: str) -> None:
     }[kind](text)
     tokens = tokenizer.encode_array(text)[1:]
     nats = np.random.default_rng(0).random(len(tokens))
-    found = reading.read(tokenizer, tokens, nats)
+    found = characters.losses_by_character(tokenizer, tokens, nats)
     assert text.endswith(found.text)
     assert len(found.nats) == len(found.text)
     assert found.nats.sum() == pytest.approx(nats.sum())
@@ -87,7 +89,9 @@ def test_losses_by_character_mean_the_loss_per_character(kind: str) -> None:
 def test_a_characters_loss_is_the_sum_of_its_bytes() -> None:
     tokenizer = hb.ByteTokenizer()
     tokens = tokenizer.encode_array("a나b")
-    found = reading.read(tokenizer, tokens, np.array([1.0, 0.5, 0.25, 0.125, 2.0]))
+    found = characters.losses_by_character(
+        tokenizer, tokens, np.array([1.0, 0.5, 0.25, 0.125, 2.0])
+    )
     assert found.text == "a나b"
     assert found.nats.tolist() == [1.0, 0.875, 2.0]
 
@@ -96,7 +100,9 @@ def test_stretches_of_bytes_put_together_keep_a_loss_for_each_character() -> Non
     whole = "가나다라 ab".encode()
     data = whole[:4] + whole[8:]  # 나 is cut short, and two bytes of 다 are without their first
     tokens = np.frombuffer(data, np.uint8)
-    found = reading.read(hb.ByteTokenizer(), tokens, np.arange(len(tokens), dtype=float))
+    found = characters.losses_by_character(
+        hb.ByteTokenizer(), tokens, np.arange(len(tokens), dtype=float)
+    )
     assert len(found.text) == len(found.nats)
     assert found.nats.sum() == np.arange(len(tokens)).sum()
     assert found.text[0] == "가"
@@ -106,20 +112,20 @@ def test_stretches_of_bytes_put_together_keep_a_loss_for_each_character() -> Non
 def test_the_interval_minds_that_neighbours_are_alike() -> None:
     noise = np.random.default_rng(0).normal(size=60_000) ** 2
     alike = np.repeat(noise[::1000], 1000)  # stretches of 1,000 that are wholly alike
-    narrow, wide = reading.interval(noise), reading.interval(alike)
+    narrow, wide = interval(noise), interval(alike)
     assert narrow.low < noise.mean() < narrow.high
     assert wide.half_width > 5 * narrow.half_width
-    assert reading.interval(alike) == wide
+    assert interval(alike) == wide
     # 1.96 standard errors of the 60 independent stretches, within the bootstrap's own noise.
     error = 1.96 * alike[::1000].std() / 60**0.5
     assert wide.half_width == pytest.approx(error, rel=0.25)
-    assert reading.interval(np.full(500, 2.0)).half_width == pytest.approx(0)
-    assert reading.interval(np.array([2.0])).mean == 2.0
+    assert interval(np.full(500, 2.0)).half_width == pytest.approx(0)
+    assert interval(np.array([2.0])).mean == 2.0
 
 
-def test_reach_is_read_off_the_positions_in_the_block() -> None:
+def test_loss_by_context_is_the_mean_over_positions_in_the_block() -> None:
     nats = np.tile([8.0, 4, 2, 2, 1, 1, 1, 1], 50)
-    found = reading.reach(nats, 8, tokens_per_char=0.5)
+    found = loss_by_context(nats, 8, tokens_per_char=0.5)
     assert [(each.first, each.last, each.nats_per_char) for each in found.depths] == [
         (1, 1, 4.0),
         (2, 2, 2.0),
@@ -128,13 +134,13 @@ def test_reach_is_read_off_the_positions_in_the_block() -> None:
     ]
     assert found.last_doubling == pytest.approx(0.5)
     assert found.noise == pytest.approx(0)
-    assert reading.reach(nats, 1, 1.0).last_doubling is None
-    assert reading.reach(nats[:5], 8, 1.0).depths == []
+    assert loss_by_context(nats, 1, 1.0).last_doubling is None
+    assert loss_by_context(nats[:5], 8, 1.0).depths == []
 
 
 def test_kinds_of_character_by_hand() -> None:
-    read = reading.Reading("Ab, 나1\n", np.array([4.0, 1, 3, 1, 6, 2, 3]))
-    found = {kind.name: kind for kind in reading.kinds(read, read)}
+    losses = characters.CharacterLosses("Ab, 나1\n", np.array([4.0, 1, 3, 1, 6, 2, 3]))
+    found = {kind.name: kind for kind in characters.kinds(losses, losses)}
     assert set(found) == {
         "capital letters", "small letters", "punctuation", "spaces", "Hangul letters", "digits",
         "line ends",
@@ -142,15 +148,15 @@ def test_kinds_of_character_by_hand() -> None:
     assert found["Hangul letters"].share_of_loss == pytest.approx(0.3)
     assert found["capital letters"].share_of_text == pytest.approx(1 / 7)
     assert next(iter(found)) == "Hangul letters"
-    assert reading.kind_of("漢") == "Chinese characters"
-    assert reading.kind_of("あ") == "Hiragana letters"
+    assert characters.kind_of("漢") == "Chinese characters"
+    assert characters.kind_of("あ") == "Hiragana letters"
 
 
 def test_a_planted_surprise_is_found_where_it_stands() -> None:
     text = "an ordinary line of text\n" * 200
     nats = np.ones(len(text))
     nats[25 * 120 : 25 * 123] = 5
-    found = reading.passages(reading.Reading(text, nats, first_line=41))
+    found = characters.passages(characters.CharacterLosses(text, nats, first_line=41))
     assert found[0].line == 40 + 121
     assert found[0].mean_nats == pytest.approx(5)
     assert len(found[0].text) == len(found[0].nats)
@@ -261,7 +267,7 @@ def test_the_card_has_every_figure(card: report.Card) -> None:
 def test_the_same_in_markdown(card: report.Card, place: Path) -> None:
     report.write(card)
     text = (place / "chars" / "report.md").read_text(encoding="utf-8")
-    for mark in card.marks:
+    for mark in card.predictors:
         assert f"{mark.nats_per_char:.4f}" in text
     assert card.diagnosis.sentences[0] in text
     assert "\n    " in text  # the samples, indented: none of it is Markdown
