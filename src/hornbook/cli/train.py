@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from hornbook.cli.terminal import STARTED, CorpusArgument, Whole, note, read, say
+from hornbook.cli.terminal import STARTED, CorpusArgument, Whole, log, note, read
 from hornbook.config import (
     FIELDS,
     PRESETS,
@@ -193,11 +193,11 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
             finite = math.isfinite(result.evaluation.nats_per_char)
             card = report.write(report.examine(result)) if finite else None
     except (KeyboardInterrupt, SystemExit):
-        say(f"stopped at step {trainer.state.step} of {trainer.state.steps}, saved; go on with:")
-        say(f"  hornbook train --resume {trainer.folder.path}")
+        log(f"stopped at step {trainer.state.step} of {trainer.state.steps}, saved; go on with:")
+        log(f"  hornbook train --resume {trainer.folder.path}")
         raise
     except HornbookError:
-        say(f"the run so far is in {trainer.folder.path}")
+        log(f"the run so far is in {trainer.folder.path}")
         raise
     if json:
         sys.stdout.write(json_format.dumps(result.as_dict()) + "\n")
