@@ -1,7 +1,7 @@
-"""Checks the answers to the lessons' exercises, and says what is wrong about a wrong one.
+"""Checks the answers to the lessons' exercises, and explains wrong ones.
 
-An exercise (a table of lessons.toml) knows its answer and the slips that lead to other answers;
-each slip has its own message, in English and in Korean. Importing this does not import torch.
+An exercise (a table of lessons.toml) has its answer and the likely slips with their answers; each
+slip has its own message in English and in Korean. Importing this module does not import torch.
 """
 
 import difflib
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 Language = Literal["en", "ko"]
 LANGUAGES: tuple[Language, ...] = ("en", "ko")
 
-# Two decimals are enough for an answer, and counts are told apart.
+# Two decimals are enough for an answer; whole numbers remain distinct.
 TOLERANCE = 0.0051
 
 
 class Both(NamedTuple):
-    """The same in both languages."""
+    """A message in both languages."""
 
     en: str
     ko: str
 
     def within(self, frame: "Both", **parts: object) -> "Both":
-        """This, in the place of {message} in a frame."""
+        """A frame with this message in place of {message}."""
         return Both(
             frame.en.format(message=self.en, **parts), frame.ko.format(message=self.ko, **parts)
         )
@@ -41,7 +41,7 @@ class Both(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an answer is right, and what there is to say about it."""
+    """Whether an answer is right, and the message about it."""
 
     correct: bool
     language: Language
@@ -49,16 +49,16 @@ class Verdict:
 
     @property
     def message(self) -> str:
-        """What there is to say, in the language asked for."""
+        """The message in the requested language."""
         return getattr(self.messages, self.language)
 
     def __repr__(self) -> str:
         return self.message
 
     def _repr_html_(self) -> str:
-        """For notebooks: the message, and hidden beside it the other language's.
+        """The message as HTML, with a hidden copy in the other language.
 
-        The lessons are run once and published in both; each page's style shows its own.
+        The lessons run once and are published in both; each page's style shows its own language.
         """
         lines = (
             f'<span lang="{language}"{"" if language == self.language else " hidden"}>'
@@ -69,14 +69,14 @@ class Verdict:
 
 
 class Slip(NamedTuple):
-    """A wrong answer that has a reason, and the reason."""
+    """A likely wrong answer, and the reason why it is wrong."""
 
     answer: Any
     reason: Both
 
 
 class Trial(NamedTuple):
-    """For an exercise whose answer is a function: how to try one, and functions by name."""
+    """For an exercise whose answer is a function: how to test one, and named functions."""
 
     run: Callable[[Callable[..., Any]], Any]
     functions: dict[str, Callable[..., Any]]
@@ -84,9 +84,9 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Exercise:
-    """A right answer and the likely wrong ones: numbers, or lists of numbers of any depth.
+    """The right answer and the likely wrong ones: numbers, or nested lists of numbers.
 
-    A `trial` turns a function handed in into such numbers.
+    A `trial` turns a function into such numbers.
     """
 
     answer: Any
@@ -119,23 +119,23 @@ RAISED = Both(
 
 
 def check(exercise: str, answer: Any, *, language: str | None = None) -> Verdict:
-    """Whether `answer` solves the exercise, and, where it does not, what went wrong.
+    """Check an answer; the result says whether it is right, or what is wrong.
 
-    Arrays, tensors and tuples count as lists; an answer of `...` is one still to come.
-    `language` is "en" or "ko"; unless given, the one that the environment (LANG) speaks.
-    Raises: ConfigError for an exercise or a language that there is not.
+    Arrays, tensors and tuples are treated as lists; `...` is an answer not yet given. `language` is
+    "en" or "ko"; by default that of the environment (LANG).
+    Raises: ConfigError for an unknown exercise or language.
     """
-    spoken = choose_language(language)
+    chosen = choose_language(language)
     correct, message = judge(find(exercise), answer)
-    return Verdict(correct, spoken, message.within(RIGHT if correct else WRONG))
+    return Verdict(correct, chosen, message.within(RIGHT if correct else WRONG))
 
 
 def choose_language(
     language: str | None = None, environment: Mapping[str, str] | None = None
 ) -> Language:
-    """The language asked for, or the environment's; English where that is neither.
+    """The requested language, or that of the environment: Korean, else English.
 
-    Raises: ConfigError for a language asked for that there is not.
+    Raises: ConfigError if the requested language is unknown.
     """
     if language is None:
         variables = os.environ if environment is None else environment
@@ -148,9 +148,9 @@ def choose_language(
 
 
 def find(name: str) -> Exercise:
-    """The exercise of that name.
+    """The exercise of this name.
 
-    Raises: ConfigError, with the nearest known name.
+    Raises: ConfigError for an unknown name, with the closest known one.
     """
     table = tables()
     if name not in table:
@@ -182,7 +182,7 @@ def tables() -> dict[str, Any]:
 
 
 def judge(exercise: Exercise, answer: Any) -> tuple[bool, Both]:
-    """Right or not, and why."""
+    """Whether an answer is right, and the message."""
     if answer is ...:
         return False, BLANK
     if exercise.trial and not callable(answer):
@@ -202,7 +202,7 @@ def judge(exercise: Exercise, answer: Any) -> tuple[bool, Both]:
 
 
 def numbers(exercise: Exercise, answer: Any) -> Any:
-    """An answer as plain numbers in plain lists; a function, as what its trial shows."""
+    """An answer as numbers in lists; a function is replaced by the result of its trial."""
     return plain(exercise.trial.run(answer) if exercise.trial else answer)
 
 
@@ -214,14 +214,14 @@ def plain(value: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two answers have one shape, and numbers that hardly differ."""
+    """Whether two answers have the same shape, and numbers equal within the tolerance."""
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same, one, other))
     return shape(one) == shape(other) == () and near(one, other)
 
 
 def near(one: float, other: float) -> bool:
-    """Equal, infinities too, or within the tolerance."""
+    """Whether two numbers are equal, also if infinite, or within the tolerance."""
     return one == other or abs(one - other) <= TOLERANCE
 
 
@@ -241,7 +241,7 @@ def flat(value: Any) -> list[float]:
 
 
 def difference(given: Any, wanted: Any, hint: Both) -> Both:
-    """Where an answer that no slip explains parts from the right one, and the hint."""
+    """Where an answer first differs from the right one, and the hint; for no known slip."""
     if shape(given) != shape(wanted):
         is_, should_be = described(given), described(wanted)
         return hint.within(
@@ -255,7 +255,7 @@ def difference(given: Any, wanted: Any, hint: Both) -> Both:
 
 
 def described(value: Any) -> Both:
-    """What kind of thing an answer is."""
+    """A description of an answer's shape."""
     sizes = shape(value)
     if sizes is None:
         return Both(f"something else ({value!r:.40})", f"다른 것({value!r:.40})")
