@@ -45,11 +45,7 @@ OUT_OF_MEMORY = "not enough memory; use a smaller model, batch or text"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit.
-
-    The status is 0 for success, 1 for a failure, 2 for a usage error, 3 for training that diverged,
-    and 128 + the number of a signal.
-    """
+    """Run one command and exit: 0 success, 1 failure, 2 usage error, 3 diverged, 128 + signal."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

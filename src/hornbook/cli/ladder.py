@@ -114,23 +114,17 @@ def train(plan: "Plan") -> None:
     ):
         tasks: dict[Path, TaskID] = {}
         for each in progress:
-            steps = each.steps
-            name = each.climb.folder.path.name
-            metrics = each.metrics
-            if each.climb.folder.path not in tasks:
-                tasks[each.climb.folder.path] = bars.add_task(name, total=steps, loss="")
-            task = tasks[each.climb.folder.path]
-            if metrics is None:
-                bars.update(task, completed=steps, loss="already trained")
-            elif metrics.val_loss is not None:
-                bars.update(
-                    task, completed=metrics.step, total=steps, loss=f"val {metrics.val_loss:.3f}"
-                )
-            else:
-                bars.update(task, completed=metrics.step, total=steps)
-            if not live and (metrics is None or metrics.step == steps):
-                how = "already trained" if metrics is None else f"val {metrics.val_loss:.4f}"
-                note(f"{name}: {steps:,} steps, {how}")
+            folder, steps, metrics = each.climb.folder.path, each.steps, each.metrics
+            if folder not in tasks:
+                tasks[folder] = bars.add_task(folder.name, total=steps, loss="")
+            done, found = (metrics.step, metrics.val_loss) if metrics else (steps, None)
+            bars.update(tasks[folder], completed=done, total=steps)
+            if metrics is None or found is not None:
+                loss = "already trained" if found is None else f"val {found:.3f}"
+                bars.update(tasks[folder], loss=loss)
+            if not live and done == steps:
+                loss = "already trained" if found is None else f"val {found:.4f}"
+                note(f"{folder.name}: {steps:,} steps, {loss}")
 
 
 def show(found: "Ladder") -> None:

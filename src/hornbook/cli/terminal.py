@@ -21,7 +21,7 @@ LARGE_CHARACTERS = 50_000_000
 STARTED = time.monotonic() - 0.2
 
 
-def refuse_option(_type: object, value: str | None) -> None:
+def refuse_flag(_type: object, value: str | None) -> None:
     """Refuse a mistyped option as a corpus; a single hyphen is standard input."""
     if value is not None and value.startswith("-") and value != "-":
         raise ValueError(f"unknown option {value}")
@@ -36,9 +36,7 @@ def whole(_type: object, tokens: Sequence[Token]) -> int:
 
 
 Whole = Annotated[int, Parameter(converter=whole)]
-CorpusArgument = Annotated[
-    str | None, Parameter(allow_leading_hyphen=True, validator=refuse_option)
-]
+CorpusArgument = Annotated[str | None, Parameter(allow_leading_hyphen=True, validator=refuse_flag)]
 FreeText = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
 
@@ -101,13 +99,8 @@ def table(
     title: str | None = None,
 ) -> Table:
     """A table without lines; the columns of `numbers` are aligned right."""
-    made = Table(
-        title=title,
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        show_header=bool(headings),
-    )
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    made.show_header = bool(headings)
     for heading in headings:
         justify = "right" if heading in numbers else "left"
         made.add_column(heading, justify=justify, no_wrap=heading in unbroken)

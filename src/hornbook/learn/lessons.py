@@ -268,7 +268,7 @@ def described(value: Any) -> Both:
 
 
 def windows() -> Trial:
-    """batch-4: inputs and targets of a block, out of 100, 101, 102, ..."""
+    """batch-4: the inputs and targets of a block of the tokens 100, 101, 102, ..."""
     Cut = Callable[[list[int], int, int], tuple[list[int], list[int]]]
     functions: dict[str, Cut] = {
         "right": lambda tokens, at, size: (tokens[at : at + size], tokens[at + 1 : at + size + 1]),
@@ -294,7 +294,7 @@ def windows() -> Trial:
 
 
 def causal_means() -> Trial:
-    """trick-3: the mean of the past, [T,C] -> [T,C], of rows whose means all differ."""
+    """trick-3: the mean of the past, [T,C] -> [T,C], of rows with distinct means."""
     import torch
 
     x_TC = torch.tensor([[1.0, 8.0], [4.0, 2.0], [10.0, 5.0], [3.0, 7.0]])
@@ -314,7 +314,7 @@ def causal_means() -> Trial:
 
 
 def heads() -> Trial:
-    """attention-4: one causal head, [T,D] three times -> [T,D], on random numbers."""
+    """attention-4: one causal head on random numbers, three of [T,D] -> [T,D]."""
     import torch
 
     T, D = 5, 4
@@ -347,43 +347,22 @@ def heads() -> Trial:
 
 
 def blocks() -> Trial:
-    """block-4: a pre-norm block, on one number and three functions that do not commute."""
+    """block-4: a pre-norm block of one number and three functions that do not commute."""
     Step = Callable[[float], float]
     Kind = Callable[[float, Step, Step, Step], float]
 
-    def right(x: float, norm: Step, attention: Step, mlp: Step) -> float:
-        x = x + attention(norm(x))
-        return x + mlp(norm(x))
-
-    def no_second_path(x: float, norm: Step, attention: Step, mlp: Step) -> float:
-        return mlp(norm(x + attention(norm(x))))
-
-    def no_first_path(x: float, norm: Step, attention: Step, mlp: Step) -> float:
-        x = attention(norm(x))
-        return x + mlp(norm(x))
-
-    def post_norm(x: float, norm: Step, attention: Step, mlp: Step) -> float:
-        x = norm(x + attention(x))
-        return norm(x + mlp(x))
-
-    def no_norm(x: float, _: Step, attention: Step, mlp: Step) -> float:
-        x = x + attention(x)
-        return x + mlp(x)
-
-    def norm_on_the_path(x: float, norm: Step, attention: Step, mlp: Step) -> float:
-        x = norm(x) + attention(norm(x))
-        return norm(x) + mlp(norm(x))
-
     functions: dict[str, Kind] = {
-        "right": right,
+        "right": lambda x, norm, attention, mlp: (y := x + attention(norm(x))) + mlp(norm(y)),
         "no path": lambda x, norm, attention, mlp: mlp(norm(attention(norm(x)))),
-        "no second path": no_second_path,
-        "no first path": no_first_path,
-        "post-norm": post_norm,
+        "no second path": lambda x, norm, attention, mlp: mlp(norm(x + attention(norm(x)))),
+        "no first path": lambda x, norm, attention, mlp: (y := attention(norm(x))) + mlp(norm(y)),
+        "post-norm": lambda x, norm, attention, mlp: norm((y := norm(x + attention(x))) + mlp(y)),
         "old input": lambda x, norm, attention, mlp: x + attention(norm(x)) + mlp(norm(x)),
         "old sum": lambda x, norm, attention, mlp: x + mlp(norm(x + attention(norm(x)))),
-        "no norm": no_norm,
-        "norm on the path": norm_on_the_path,
+        "no norm": lambda x, _, attention, mlp: (y := x + attention(x)) + mlp(y),
+        "norm on the path": lambda x, norm, attention, mlp: (
+            norm(y := norm(x) + attention(norm(x))) + mlp(norm(y))
+        ),
     }
 
     def run(block: Kind) -> Any:

@@ -47,11 +47,8 @@ def chart(
     lines = [line for line in lines if line.points]
     framed = [y for line in lines if line.framed for _, y in line.points]
     for line in lines:
-        framed += [
-            y + sign * d
-            for (_, y), d in zip(line.points, line.spread, strict=False)
-            for sign in (1, -1)
-        ]
+        for (_, y), d in zip(line.points, line.spread, strict=False):
+            framed += [y - d, y + d]
     values = [y for y in [*framed, *(level.value for level in levels)] if isfinite(y)]
     scale_x: Callable[[float], float] = (lambda x: log2(max(x, 1))) if doubling_x else float
     xs = [scale_x(x) for line in lines for x, _ in line.points]
@@ -75,13 +72,10 @@ def chart(
         _, y = place(0, tick)
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        parts.append(
             f'<text class="tick" x="{LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{tick:g}</text>'
         )
     if doubling_x:
-        named = list(zip(lines[0].points, x_names, strict=True))
-        marks = [(x, name) for (x, _), name in named]
+        marks = [(x, name) for (x, _), name in zip(lines[0].points, x_names, strict=True)]
     else:
         marks = [(tick, f"{tick:,g}") for tick in ticks(first, last, 5)]
     for x, name in marks:

@@ -1,6 +1,6 @@
 """The report card as one HTML page, without scripts; it loads nothing from the network."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from math import log
 
@@ -252,27 +252,26 @@ def sample_text(sample: Sample) -> str:
     lengths = [sum(n >= edge for edge in COPIED_CHARACTERS) for n in sample.match_lengths]
     return (
         f"<h3>Temperature {sample.temperature:g} <span>{sample.share_copied(20):.1%} in matches of "
-        f"20 characters or more, {sample.share_copied(50):.1%} of 50</span></h3>"
+        f"20+ characters, {sample.share_copied(50):.1%} of 50+</span></h3>"
         + coloured(sample.text, lengths, "c")
     )
 
 
 def making(card: Card) -> str:
     """The text, the settings, the machine, and the command that reproduces the run."""
-    facts = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{visible(value)}</td></tr>'
-        for name, value in made_from(card)
-    )
-    settings = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{visible(value)}</td></tr>'
-        for name, value in settings_lines(card)
-    )
+
+    def rows(facts: Iterable[tuple[str, str]]) -> str:
+        return "".join(
+            f'<tr><th scope="row">{escape(name)}</th><td>{visible(value)}</td></tr>'
+            for name, value in facts
+        )
+
     return f"""<h2>How it was made</h2>
-<table class="facts"><tbody>{facts}</tbody></table>
+<table class="facts"><tbody>{rows(made_from(card))}</tbody></table>
 <h3>Command to reproduce it</h3>
 <pre class="command">{visible(card.origin.command)}</pre>
 <details><summary>All settings and versions</summary>
-<table class="facts"><tbody>{settings}</tbody></table></details>"""
+<table class="facts"><tbody>{rows(settings_lines(card))}</tbody></table></details>"""
 
 
 def command_in(line: str) -> str:

@@ -72,15 +72,9 @@ def trace(
     index = index_of(folder.copies, training, on_note)
     if text is None:
         trained = run if isinstance(run, TrainedModel) else load(folder.path, which=checkpoint)
-        sources = [
-            (
-                trained.generate(
-                    max_new_tokens=max_new_tokens, temperature=temperature, seed=seed + number
-                ),
-                seed + number,
-            )
-            for number in range(samples)
-        ]
+        options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+        seeds = range(seed, seed + samples)
+        sources = [(trained.generate(seed=each, **options), each) for each in seeds]
     else:
         sources = [(text, None)]
     found = [(each, number, index.matches(each, at_least)) for each, number in sources]

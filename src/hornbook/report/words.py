@@ -35,10 +35,10 @@ def lede(card: Card) -> str:
     if result.kind == "counts":
         return f"An n-gram model of {corpus}, without a network."
     epochs = result.tokens / max(1, len(result.dataset.train))
-    what = {"network": "A network"}.get(result.kind, "A network combined with an n-gram model,")
+    combined = "" if result.kind == "network" else " combined with an n-gram model"
     return (
-        f"{what} with {result.parameters:,} parameters, trained on {corpus} for {epochs:.1f} "
-        f"epochs in {duration(result.seconds)}."
+        f"A network of {result.parameters:,} parameters{combined}, trained on {corpus} for "
+        f"{epochs:.1f} epochs in {duration(result.seconds)}."
     )
 
 
@@ -80,7 +80,7 @@ def copying(card: Card) -> str:
     lengths = [n for sample in card.samples for n in sample.match_lengths]
     shares = {n: sum(m >= n for m in lengths) / max(1, len(lengths)) for n in COPY_LENGTHS}
     listed = "; ".join(
-        f"{shares[n]:.1%} in matches of {n} characters or more (real validation text: "
+        f"{shares[n]:.1%} in matches of {n}+ characters (real validation text: "
         f"{card.copied_in_real_text[n]:.1%})"
         for n in COPY_LENGTHS
     )
