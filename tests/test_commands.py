@@ -402,7 +402,7 @@ def test_a_terminal_shows_the_run_as_it_goes(place: Path) -> None:
         assert process.wait(30) == 0
     os.close(leader)
     screen = seen.decode()
-    for part in ("60/60", "what it writes at step", "tokens/s", "left", "bigram counts", "Next:"):
+    for part in ("60/60", "sample at step", "tokens/s", "left", "bigram counts", "Next:"):
         assert part in screen, part
     assert "\x1b[" in screen
 

@@ -144,12 +144,8 @@ def show_bigram(console: Console, found: "Bigram") -> None:
     facts.add_row("lowest loss of any table", f"{found.best_loss:.4f} nats")
     trained = found.trained
     if trained:
-        facts.add_row(
-            "loss of the trained table at initialisation", f"{trained.loss_at_birth:.4f} nats"
-        )
-        facts.add_row(
-            f"loss of the trained table at step {trained.step:,}", f"{trained.loss:.4f} nats"
-        )
+        facts.add_row("trained table at initialisation", f"{trained.loss_at_birth:.4f} nats")
+        facts.add_row(f"trained table at step {trained.step:,}", f"{trained.loss:.4f} nats")
         facts.add_row("above the lowest", f"{trained.left:.4f} nats")
         facts.add_row("share of the way done", f"{trained.way_gone:.2%}")
     console.print(facts)
