@@ -1,4 +1,4 @@
-"""The report card: its figures from known ones, and pages that hold whatever a text holds."""
+"""The report card: figures checked against known ones, and pages that show any text safely."""
 
 import json
 import random
@@ -43,7 +43,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text of plain and hostile lines, and two runs on it, of characters and of BPE."""
+    """A text of plain and hostile lines, and two runs on it, with characters and with BPE."""
     place = tmp_path_factory.mktemp("place")
     draw = random.Random(1)
     lines = (
@@ -96,9 +96,9 @@ def test_a_characters_loss_is_the_sum_of_its_bytes() -> None:
     assert found.nats.tolist() == [1.0, 0.875, 2.0]
 
 
-def test_stretches_of_bytes_put_together_keep_a_loss_for_each_character() -> None:
+def test_joined_stretches_of_bytes_keep_a_loss_for_each_character() -> None:
     whole = "가나다라 ab".encode()
-    data = whole[:4] + whole[8:]  # 나 is cut short, and two bytes of 다 are without their first
+    data = whole[:4] + whole[8:]  # 나 is cut off, and 다 lacks its first byte
     tokens = np.frombuffer(data, np.uint8)
     found = characters.losses_by_character(
         hb.ByteTokenizer(), tokens, np.arange(len(tokens), dtype=float)
@@ -109,9 +109,9 @@ def test_stretches_of_bytes_put_together_keep_a_loss_for_each_character() -> Non
     assert found.text.endswith("라 ab")
 
 
-def test_the_interval_minds_that_neighbours_are_alike() -> None:
+def test_the_interval_widens_where_neighbours_are_alike() -> None:
     noise = np.random.default_rng(0).normal(size=60_000) ** 2
-    alike = np.repeat(noise[::1000], 1000)  # stretches of 1,000 that are wholly alike
+    alike = np.repeat(noise[::1000], 1000)  # stretches of 1,000 equal losses
     narrow, wide = interval(noise), interval(alike)
     assert narrow.low < noise.mean() < narrow.high
     assert wide.half_width > 5 * narrow.half_width
@@ -152,7 +152,7 @@ def test_kinds_of_character_by_hand() -> None:
     assert characters.kind_of("あ") == "Hiragana letters"
 
 
-def test_a_planted_surprise_is_found_where_it_stands() -> None:
+def test_a_planted_passage_of_high_loss_is_found_in_its_line() -> None:
     text = "an ordinary line of text\n" * 200
     nats = np.ones(len(text))
     nats[25 * 120 : 25 * 123] = 5
@@ -167,17 +167,17 @@ def test_a_planted_surprise_is_found_where_it_stands() -> None:
 def test_compressors_use_the_training_text() -> None:
     draw = random.Random(0)
     train = "".join(draw.choices(string.ascii_lowercase, k=40_000))
-    told = {each.name: each for each in compress_all(train, train[10_000:14_000])}
-    untold = {each.name: each for each in compress_all(train[:5000], train[10_000:14_000])}
-    assert set(told) == {"xz", "bz2", "zstd", "brotli"}
-    for name, each in told.items():
-        assert untold[name].bits_per_char > log(26, 2)  # letters drawn evenly: no way below
-        if name != "bz2":  # which sorts, and copies nothing
+    primed = {each.name: each for each in compress_all(train, train[10_000:14_000])}
+    unprimed = {each.name: each for each in compress_all(train[:5000], train[10_000:14_000])}
+    assert set(primed) == {"xz", "bz2", "zstd", "brotli"}
+    for name, each in primed.items():
+        assert unprimed[name].bits_per_char > log(26, 2)  # the entropy of uniform letters
+        if name != "bz2":  # which sorts and does not copy
             assert each.bits_per_char < 0.2
-    assert told["bz2"].bits_per_char < untold["bz2"].bits_per_char
+    assert primed["bz2"].bits_per_char < unprimed["bz2"].bits_per_char
 
 
-def test_compressors_take_whole_characters_of_a_text_too_large_for_them() -> None:
+def test_compressors_cut_a_large_text_between_characters() -> None:
     text = "가나다라마 바사" * (VALIDATION_BYTES // 8)
     found = compress_all("", text)
     assert len(text[: found[0].characters].encode()) <= VALIDATION_BYTES
@@ -187,7 +187,7 @@ def test_compressors_take_whole_characters_of_a_text_too_large_for_them() -> Non
 
 
 class Page(HTMLParser):
-    """What a page is made of; complains of tags that do not nest."""
+    """The tags, attributes and words of a page; fails where tags do not nest."""
 
     EMPTY = frozenset({"meta", "br", "link", "img", "line", "rect", "circle", "polyline"})
 
@@ -221,7 +221,7 @@ class Page(HTMLParser):
         self.words += data
 
 
-def test_the_page_holds_a_hostile_text_and_loads_nothing(card: report.Card) -> None:
+def test_the_page_shows_a_hostile_text_and_loads_nothing(card: report.Card) -> None:
     page = report.html(card)
     found = Page(page)
     assert not found.tags & {"script", "link", "img", "iframe", "object", "form"}
@@ -232,7 +232,7 @@ def test_the_page_holds_a_hostile_text_and_loads_nothing(card: report.Card) -> N
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\ud800-\udfff]", page)
 
 
-def test_stand_ins_for_what_html_forbids() -> None:
+def test_characters_that_html_forbids_are_replaced() -> None:
     assert visible("a\x00b\ud800c\ufffe<\n") == "a\ufffdb\ufffdc\ufffd&lt;\n"
 
 
@@ -273,7 +273,7 @@ def test_the_same_in_markdown(card: report.Card, place: Path) -> None:
     assert "\n    " in text  # the samples, indented: none of it is Markdown
 
 
-def test_the_command_makes_the_run_again(
+def test_the_command_reproduces_the_run(
     card: report.Card, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = shlex.split(card.origin.command)
@@ -293,7 +293,7 @@ def test_runs_are_compared_on_the_same_characters(
     rows = json.loads(capsys.readouterr().out)
     assert rows[0]["val_nats_per_char"] < rows[1]["val_nats_per_char"]
     assert rows[0]["behind_best"] is None
-    # The first character is given to one and the first token to the other: nearly the same text.
+    # One is given the first character and the other the first token: nearly the same text.
     gap = rows[1]["val_nats_per_char"] - rows[0]["val_nats_per_char"]
     assert rows[1]["behind_best"] == pytest.approx(gap, abs=0.02)
     low, high = rows[1]["behind_best_95"]
@@ -303,7 +303,7 @@ def test_runs_are_compared_on_the_same_characters(
     assert "pieces" in (tmp_path / "compared" / "comparison.md").read_text(encoding="utf-8")
 
 
-def test_an_unfinished_run_has_a_report_that_says_so(
+def test_the_report_of_an_unfinished_run_states_that_it_is_unfinished(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"corpus": str(place / "hostile.txt"), **SMALL}
@@ -321,7 +321,7 @@ def test_an_unfinished_run_has_a_report_that_says_so(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (["nowhere"], 1, "not a run folder"),
         (["{run}", "{run}"], 2, "named twice"),
@@ -330,10 +330,10 @@ def test_an_unfinished_run_has_a_report_that_says_so(
     ],
 )
 def test_a_wrong_request_is_one_line(
-    arguments: list[str], status: int, said: str, place: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], status: int, message: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [word.replace("{run}", str(place / "chars")) for word in arguments]
     assert command(["report", *given]) == status
     captured = capsys.readouterr()
-    assert said in captured.err.lower()
+    assert message in captured.err.lower()
     assert not captured.out
