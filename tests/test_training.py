@@ -4,8 +4,10 @@ import dataclasses
 import itertools
 import json
 import shutil
+import sys
 import warnings
 from pathlib import Path
+from types import FrameType
 from typing import get_args, get_type_hints
 
 import pytest
@@ -329,6 +331,34 @@ def test_a_run_of_the_first_format_is_read_and_gone_on_with(
     assert verify(run).sound
 
 
+def test_a_run_with_counts_from_before_the_rooms_loads_resumes_and_writes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Made at commit 362c25e; the figures beside it are what that commit computed.
+    expected = json.loads((FIXTURES / "run-with-counts.json").read_text(encoding="utf-8"))
+    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("HORNBOOK_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    run = Path(shutil.copytree(FIXTURES / "run-with-counts", tmp_path / "run"))
+    (tmp_path / "data" / "verse").mkdir(parents=True)
+    shutil.copy(FIXTURES / "verse.txt", tmp_path / "data" / "verse" / "input.txt")
+    assert verify(run).sound
+    model = hb.load(run)
+    assert model.step == expected["step"]
+    assert model.evaluate().nats_per_char == pytest.approx(expected["nats_per_char"], rel=1e-5)
+    text = model.generate("the ", max_new_tokens=60, seed=3, temperature=0.8)
+    assert text == expected["text"]
+    assert model.generate("a ", max_new_tokens=40, temperature=0) == expected["likeliest"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OtherMachineWarning)
+        rest = list(hb.train(resume_from=run))
+    losses = [each.train_loss for each in rest]
+    assert losses == pytest.approx(expected["resumed_train_losses"], rel=1e-4)
+    resumed = hb.load(run, which="last").evaluate().nats_per_char
+    assert resumed == pytest.approx(expected["resumed_nats_per_char"], rel=1e-5)
+    assert verify(run).sound
+
+
 def test_a_damaged_best_is_said_and_the_last_stands_in(text_path: Path, tmp_path: Path) -> None:
     list(hb.train(small(text_path), out=tmp_path / "run"))
     best = next((tmp_path / "run" / "checkpoints").glob("best-*")) / "model.safetensors"
@@ -547,3 +577,37 @@ def test_patience_stops_after_evaluations_that_bring_nothing(
     longer = [each.train_loss for each in itertools.islice(patient, len(metrics) + 1)]
     assert longer[:-1] == [each.train_loss for each in metrics]
     assert len(longer) == len(metrics) + 1
+
+
+def files_entered(trainer: engine.Trainer) -> list[str]:
+    """The files of hornbook whose functions a training step enters."""
+    package = Path(hb.__file__).parent
+    entered: set[str] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(str(package)):
+            entered.add(str(Path(frame.f_code.co_filename).relative_to(package)))
+
+    engine.train_step(trainer)  # what the first step alone sets up is not a step's
+    sys.setprofile(note)
+    try:
+        engine.train_step(trainer)
+    finally:
+        sys.setprofile(None)
+    return sorted(entered)
+
+
+def test_a_step_reads_in_few_files(text_path: Path, tmp_path: Path) -> None:
+    """docs/architecture.md names these files, in this order of the alphabet."""
+    config = small(text_path, compile="off", gradient_accumulation=2, dropout=0.1)
+    by_torch = files_entered(engine.begin(config, out=tmp_path / "gpt"))
+    joined = small(text_path, with_counts=True, gradient_accumulation=2, n_embd=64, n_head=4)
+    with_ngrams = files_entered(engine.begin(joined, out=tmp_path / "joined"))
+    assert len(by_torch) <= 8
+    assert len(with_ngrams) <= 12
+    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for files, name in ((by_torch, "A step of `--model gpt`"), (with_ngrams, "The default's step")):
+        # Without AVX-512 or a C compiler the default's step enters fewer.
+        if name.startswith("A step") or any("kernels/training" in file for file in files):
+            listed = ", ".join(f"`{file}`" for file in files)
+            assert f"{name} enters {len(files)} files: {listed}" in " ".join(page.split())
