@@ -2,15 +2,7 @@
 
 from hornbook.kernels.ahead import compile_ahead
 from hornbook.kernels.counts import CountsInC, Mixing, Reading, counts_in_c
-from hornbook.kernels.decoder import (
-    Decoder,
-    Precision,
-    Weights,
-    cache_bytes,
-    decoder_library,
-    weight_names,
-)
-from hornbook.kernels.joint import JointDecoder, joint_weight_names
+from hornbook.kernels.decoder import decoder_library
 from hornbook.kernels.library import NativeUnavailableError, compiler
 from hornbook.kernels.training import (
     BlockPass,
@@ -25,24 +17,17 @@ from hornbook.kernels.training import (
 __all__ = [
     "BlockPass",
     "CountsInC",
-    "Decoder",
-    "JointDecoder",
     "Kernels",
     "Matrix",
     "Mixing",
     "MuonStep",
     "NativeUnavailableError",
-    "Precision",
     "Reading",
-    "Weights",
-    "cache_bytes",
     "compile_ahead",
     "compiler",
     "counts_in_c",
     "decoder_library",
     "is_worth_it",
-    "joint_weight_names",
     "kernels",
     "obstacle",
-    "weight_names",
 ]

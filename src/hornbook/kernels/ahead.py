@@ -3,8 +3,13 @@
 import threading
 from contextlib import suppress
 
-from hornbook.kernels import counts, decoder, training
-from hornbook.kernels.library import NativeUnavailableError, processor_has, shared_library
+from hornbook.kernels import counts, training
+from hornbook.kernels.library import (
+    DECODER,
+    NativeUnavailableError,
+    processor_has,
+    shared_library,
+)
 
 
 def compile_ahead() -> None:
@@ -12,7 +17,7 @@ def compile_ahead() -> None:
 
     The first time on a machine, 3 s of one core, which importing torch leaves free.
     """
-    wanted = [counts.SOURCES, decoder.DECODER]
+    wanted = [counts.SOURCES, DECODER]
     if training.is_worth_it():
         precision = "bfloat16" if processor_has("avx512_bf16") else "float32"
         wanted.insert(0, training.sources(precision))

@@ -43,6 +43,9 @@ class Sources:
         return {name: folder.joinpath(name).read_bytes() for name in self.files}
 
 
+DECODER = Sources(("decoder.c", "vectors.h"))
+
+
 def compiler() -> str | None:
     """The C compiler: $CC, or the first of cc, gcc and clang on the path; None without one."""
     wanted = os.environ.get("CC")
