@@ -15,8 +15,8 @@ import hornbook as hb
 from hornbook.config import PRESETS, Config, ModelConfig
 from hornbook.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from hornbook.plan import machine
-from hornbook.runs.result import conclude
-from hornbook.runs.run import new_run_path
+from hornbook.runs.folder import new_run_path
+from hornbook.train.conclude import conclude
 from hornbook.runs.verify import verify
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import Disk

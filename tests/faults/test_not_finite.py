@@ -15,7 +15,7 @@ import hornbook as hb
 from hornbook import cli
 from hornbook.config import Config
 from hornbook.errors import NonFiniteLossError
-from hornbook.runs.run import RunFolder
+from hornbook.runs.folder import RunFolder
 from hornbook.storage import checkpoint
 from hornbook.train import training as engine
 from hornbook.train.state import Training

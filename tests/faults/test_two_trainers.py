@@ -13,7 +13,7 @@ from jobs import config, flags, hashes, write_text
 from processes import Processes
 
 from hornbook.errors import CheckpointError
-from hornbook.runs.result import conclude
+from hornbook.train.conclude import conclude
 from hornbook.runs.verify import verify
 from hornbook.storage.lock import Lock
 from hornbook.train import training as engine
@@ -62,7 +62,7 @@ def test_without_a_lock_two_trainers_would_show(
     assert not verify(run).sound
 
 
-@pytest.mark.parametrize("at", ["hornbook.runs.result:conclude", "hornbook.report.page:html"])
+@pytest.mark.parametrize("at", ["hornbook.train.conclude:conclude", "hornbook.report.page:html"])
 def test_a_second_trainer_is_refused_until_the_last_file_is_written(
     at: str, tmp_path: Path, run: Path, processes: Processes
 ) -> None:

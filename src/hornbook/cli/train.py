@@ -175,8 +175,8 @@ def run(
 def follow(training: "Training", display: "Display", *, json: bool, resumed: bool) -> None:
     """Train to the end, showing each step, then the report card; whatever ends it, say what is."""
     from hornbook import report
-    from hornbook.runs.result import conclude
     from hornbook.train import training as engine
+    from hornbook.train.conclude import conclude
     from hornbook.train.energy import EnergyMeter
 
     energy = EnergyMeter()

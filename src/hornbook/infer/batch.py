@@ -100,7 +100,8 @@ class Batch:
             [each.read - each.start for each in running],
         )
         size = self.decoder.context_size
-        drawn, finished = {}, []
+        drawn: dict[int, int] = {}
+        finished: list[int] = []
         for (number, each), logits_V in zip(self._running.items(), logits_RV, strict=True):
             tokens, sampling = each.tokens, each.sampling
             context = () if sampling.repetition_penalty == 1 else tokens[-size:]

@@ -1,4 +1,4 @@
-"""The decoder protocol: a model that generation runs, prefill and decode alike. Never imports torch.
+"""The decoder protocol: what generation needs of a model, for prefill and decode alike.
 
 Shapes in names: R rows (texts generated together), T time, V vocabulary.
 """

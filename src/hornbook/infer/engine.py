@@ -55,8 +55,9 @@ class Engine:
         **sampling: Any,
     ) -> str:
         """The text that follows a prompt; see `stream`."""
-        settings = {"max_new_tokens": max_new_tokens, "stop": stop, "seed": seed, **sampling}
-        return "".join(self.stream(prompt, **settings))
+        return "".join(
+            self.stream(prompt, max_new_tokens=max_new_tokens, stop=stop, seed=seed, **sampling)
+        )
 
     def stream(
         self,

@@ -39,8 +39,9 @@ MOST_CACHE_BYTES = 1 << 34
 # One more thread for each so many. With 0.8 million parameters a token takes 35 microseconds on one
 # thread and 37 on two; with 10.65 million (bfloat16) 300 on two, 880 or more on one.
 PARAMETERS_WORTH_A_THREAD = 2_000_000
-# "auto" stores larger models in bfloat16: in float32 their weights do not fit the processor's caches,
-# and loading them takes nearly all the time of a token (10.65 million: 2.7 ms on one core, not 0.9).
+# "auto" stores larger models in bfloat16: in float32 their weights do not fit the processor's
+# caches, and loading them takes nearly all the time of a token (10.65 million: 2.7 ms on one core
+# instead of 0.9).
 LARGEST_EXACT_PARAMETERS = 4_000_000
 
 
@@ -188,7 +189,9 @@ class NativeDecoder:
         layers = []
         for layer in range(schema.n_layer):
             block = {name: weights[f"{BLOCKS}.{layer}.{name}"] for name in schema.block()}
-            qkv = [of_heads(block[f"attention.{name}.weight"]) for name in ("query", "key", "value")]
+            qkv = [
+                of_heads(block[f"attention.{name}.weight"]) for name in ("query", "key", "value")
+            ]
             output = of_heads(block["attention.output.weight"].T).T
             layers.append(
                 PackedLayer(

@@ -33,12 +33,12 @@ class Text:
         return self._until.push(self._utf8.decode(self._bytes[token]))
 
     def end(self) -> str:
-        """The rest, after the last token: text held back as the possible beginning of a stop string."""
+        """The text held back as the possible beginning of a stop string, after the last token."""
         return self._until.end()
 
 
 class StopStrings:
-    """Passes text on up to the first stop string, and holds back what may be the beginning of one."""
+    """Passes text on up to the first stop string; holds back what may be the beginning of one."""
 
     def __init__(self, stop: Sequence[str]) -> None:
         self.found = False

@@ -13,7 +13,8 @@ from hornbook.storage.files import LOG_BYTES, LOG_LINE_BYTES, open_regular, read
 from hornbook.errors import CheckpointError, HornbookError
 from hornbook.models import build
 from hornbook.optim.optimizer import Optimizers
-from hornbook.runs.run import RunFolder, check_shapes, load_counts, load_weights, steps_never_saved
+from hornbook.runs.folder import RunFolder, steps_never_saved
+from hornbook.runs.load import check_shapes, load_counts, load_weights
 from hornbook.text.tokenizer import load_tokenizer
 
 

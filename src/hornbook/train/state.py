@@ -19,7 +19,8 @@ from hornbook.models import LanguageModel
 from hornbook.models.crossfit import CrossFit
 from hornbook.optim.optimizer import Optimizers
 from hornbook.plan import budget, machine
-from hornbook.runs.run import Number, RunFolder, is_like, load_weights
+from hornbook.runs.folder import Number, RunFolder, is_like
+from hornbook.runs.load import load_weights
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk, refused
 from hornbook.storage.lock import Lock

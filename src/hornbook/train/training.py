@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hornbook.config import Config, ModelConfig, SamplingConfig, laptop, load_config
+from hornbook.config import Config, ModelConfig, laptop, load_config
 from hornbook.errors import (
     CheckpointError,
     ConfigError,
@@ -23,8 +23,7 @@ from hornbook.errors import (
 )
 from hornbook.eval.diagnosis import curve, evaluations_since_best
 from hornbook.eval.loss import estimate
-from hornbook.infer import generate
-from hornbook.infer.torch_decoder import snapshot
+from hornbook.infer.engine import generate_sample
 from hornbook.kernels import NativeUnavailableError, decoder_library, runtime
 from hornbook.models import build
 from hornbook.models.crossfit import CrossFit
@@ -34,16 +33,15 @@ from hornbook.ngram.tuning import LONGEST, choose
 from hornbook.optim.optimizer import Optimizers, learning_rate_scale
 from hornbook.plan import budget, machine, memory
 from hornbook.plan.prepare import prepare as apply
-from hornbook.runs.run import (
+from hornbook.runs.folder import (
     FORMAT,
     RunFolder,
     check_same_text,
-    load_checkpoint,
     new_run_path,
     open_run,
-    save_counts,
     steps_never_saved,
 )
+from hornbook.runs.load import load_checkpoint, save_counts
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk, write_atomically
 from hornbook.storage.lock import Lock
@@ -552,11 +550,9 @@ def validation_loss(training: Training) -> float:
 
 def write_sample(training: Training) -> str:
     """A short sample of the present model; the training stream is not disturbed."""
-    pieces = generate.stream(
-        snapshot(training.model),
+    return generate_sample(
+        training.model,
         training.dataset.tokenizer,
         max_new_tokens=training.config.train.sample_tokens,
-        sampling=SamplingConfig(temperature=0.8),
         seed=training.config.train.seed,
     )
-    return "".join(pieces)
