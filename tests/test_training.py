@@ -16,11 +16,11 @@ from hornbook.config import PRESETS, Config, ModelConfig
 from hornbook.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from hornbook.plan import machine
 from hornbook.runs.folder import new_run_path
-from hornbook.train.conclude import conclude
 from hornbook.runs.verify import verify
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import Disk
 from hornbook.train import training as engine
+from hornbook.train.conclude import conclude
 from hornbook.train.state import OtherMachineWarning
 from hornbook.train.training import UnsavedStepsWarning
 

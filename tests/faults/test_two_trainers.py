@@ -13,10 +13,10 @@ from jobs import config, flags, hashes, write_text
 from processes import Processes
 
 from hornbook.errors import CheckpointError
-from hornbook.train.conclude import conclude
 from hornbook.runs.verify import verify
 from hornbook.storage.lock import Lock
 from hornbook.train import training as engine
+from hornbook.train.conclude import conclude
 
 
 def test_a_second_trainer_is_refused_and_a_dead_ones_lock_is_not_heeded(

@@ -123,8 +123,8 @@ def load(
 
     Raises: CheckpointError when the run is missing, unfinished or damaged.
     """
-    from hornbook.models import build, fuse_counts
     from hornbook.kernels import NativeUnavailableError
+    from hornbook.models import build, fuse_counts
 
     folder = open_run(path)
     config = load_config(folder.config)
@@ -194,7 +194,7 @@ def load_arrays(folder: RunFolder, which: Literal["best", "last"]) -> checkpoint
 def best_or_last(
     folder: RunFolder, which: Literal["best", "last"], load_kind: Callable[[Path, str], Found]
 ) -> Found:
-    """The best or last checkpoint, read by `load_kind`; a damaged best gives a warning and the last.
+    """The best or last checkpoint, read by `load_kind`; for a damaged best, a warning and the last.
 
     Raises: CheckpointError when there is none.
     """

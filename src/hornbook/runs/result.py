@@ -171,8 +171,8 @@ def measure(
 ) -> Result:
     """Measure a model's exact loss at every token of the validation part, and generate a sample.
 
-    Of a large part the loss is an estimate. `baselines` are those of the same text and tokens, where
-    they have been counted already.
+    Of a large part the loss is an estimate. `baselines` are those of the same text and tokens,
+    where they have been counted already.
     """
     size, tokens = trained.config.model.context_size, spread(dataset.validation, MOST_EVALUATED)
     nats = losses(trained.model, tokens, block_size=size)

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hornbook.storage import checkpoint
-from hornbook.ngram import suffixes as copies
 from hornbook.config import load_config
-from hornbook.storage.files import LOG_BYTES, LOG_LINE_BYTES, open_regular, read_json
 from hornbook.errors import CheckpointError, HornbookError
 from hornbook.models import build
+from hornbook.ngram import suffixes as copies
 from hornbook.optim.optimizer import Optimizers
 from hornbook.runs.folder import RunFolder, steps_never_saved
 from hornbook.runs.load import check_shapes, load_counts, load_weights
+from hornbook.storage import checkpoint
+from hornbook.storage.files import LOG_BYTES, LOG_LINE_BYTES, open_regular, read_json
 from hornbook.text.tokenizer import load_tokenizer
 
 
