@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import hornbook as hb
+from hornbook import training
 from hornbook.errors import ConfigError
 from hornbook.ngram.counting import NGramModel
 from hornbook.plan import memory
 from hornbook.text.corpus import read_corpus
 from hornbook.text.dataset import prepare
-from hornbook.train import training
 
 GIB = 2**30
 

@@ -230,7 +230,7 @@ def warm_up(home: Path) -> None:
 
     from hornbook.cli import run
     from hornbook.config import laptop
-    from hornbook.train.training import train
+    from hornbook.training.loop import train
 
     assert all((difflib, encodings.idna, charset_normalizer))
     text = home / "text.txt"

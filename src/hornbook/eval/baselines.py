@@ -54,7 +54,7 @@ def own_ngrams(model: LanguageModel, config: ModelConfig, dataset: Dataset) -> N
     if not isinstance(ngrams, NGramLanguageModel) or config.order:
         return None
     same_text = config.with_counts or len(dataset.train) <= config.counted_tokens
-    return ngrams.as_counted() if same_text and config.smoothing == "kneser-ney" else None
+    return ngrams.ngram_model() if same_text and config.smoothing == "kneser-ney" else None
 
 
 def count_baselines(model: LanguageModel, config: ModelConfig, dataset: Dataset) -> Baselines:

@@ -13,7 +13,6 @@ from hornbook.kernels import NativeUnavailableError
 from hornbook.kernels.runtime import eagerly
 from hornbook.models.gpt import GPT
 from hornbook.models.mixture import GPTWithCounts
-from hornbook.models.schema import Schema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +31,7 @@ def fastest_decoder(model: LanguageModel, *, rows: int = 1) -> Decoder:
     """
     hooked = any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
     if not hooked and (type(model) is GPT or type(model) is GPTWithCounts):
-        config = model.config if isinstance(model, GPT) else model.network.config
-        schema = Schema.of(config, model.vocab_size)
+        schema = model.schema if isinstance(model, GPT) else model.network.schema
         weights = {
             name: tensor.detach().float().cpu().numpy()
             for name, tensor in model.state_dict().items()
@@ -41,7 +39,7 @@ def fastest_decoder(model: LanguageModel, *, rows: int = 1) -> Decoder:
         size = {"context_size": model.context_size, "rows": rows}
         try:
             if isinstance(model, GPTWithCounts):
-                return NativeMixture(schema, weights, model.counts.as_counted(), **size)
+                return NativeMixture(schema, weights, model.counts.ngram_model(), **size)
             return NativeDecoder(schema, weights, **size)
         except NativeUnavailableError:
             pass

@@ -44,6 +44,24 @@ class Sources:
 
 
 DECODER = Sources(("decoder.c", "vectors.h"))
+NGRAMS = Sources(("ngrams.c", "threads.h"))
+# How many numbers a word of 32 bits holds.
+PACKED = {"float32": 1, "bfloat16": 2}
+
+
+def training_sources(precision: str) -> Sources:
+    """The kernels of a training step in this precision."""
+    files_ = ("block.c", "muon.c", "products.h", "threads.h", "vectors.h")
+    return Sources(files_, (f"-DPACK={PACKED[precision]}",))
+
+
+def training_kernels_pay() -> bool:
+    """Whether the C kernels train faster than PyTorch on this processor: with AVX-512 alone.
+
+    Without it gcc keeps the sums of products in memory, and a step takes 4 times as long as
+    PyTorch's (docs/experiments.md).
+    """
+    return processor_has("avx512f")
 
 
 def compiler() -> str | None:

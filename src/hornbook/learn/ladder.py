@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hornbook import report
+from hornbook import report, training
 from hornbook.config import Config, load_config, preset
 from hornbook.errors import ConfigError
 from hornbook.eval.loss import losses
@@ -26,8 +26,7 @@ from hornbook.runs.load import load
 from hornbook.storage.disk import write_atomically
 from hornbook.text.corpus import Corpus, read_corpus
 from hornbook.text.dataset import prepare
-from hornbook.train import training
-from hornbook.train.conclude import conclude
+from hornbook.training.conclude import conclude
 
 if TYPE_CHECKING:
     from hornbook.eval.baselines import Baselines
@@ -262,7 +261,7 @@ def climb(plan: Plan) -> Generator[Progress, None, None]:
             )
         with under_way.lock:
             for metrics in training.steps(under_way):
-                yield Progress(each, metrics, under_way.config.train.steps)
+                yield Progress(each, metrics, under_way.state.steps)
             result = conclude(under_way, baselines)
             card = report.write(report.examine(result, compressed))
             baselines, compressed = result.baselines, card.compressed

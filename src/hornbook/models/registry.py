@@ -8,9 +8,14 @@ from torch.overrides import TorchFunctionMode
 
 from hornbook.config import ModelConfig
 from hornbook.errors import ConfigError
-from hornbook.models.attention import HeadLanguageModel, HeadsLanguageModel
+from hornbook.kernels.ngrams import ngram_kernels
+from hornbook.models.attention import (
+    HeadLanguageModel,
+    HeadsLanguageModel,
+)
 from hornbook.models.averaging import AverageLanguageModel
 from hornbook.models.bigram import BigramLanguageModel
+from hornbook.models.context_counts import ContextCounts
 from hornbook.models.gpt import GPT
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.mixture import GPTWithCounts
@@ -47,6 +52,16 @@ def build(config: ModelConfig, vocab_size: int, counted: NGramModel | None = Non
     if config.model == "ngram":
         return counts
     return GPTWithCounts(GPT(config, vocab_size), counts)
+
+
+def use_ngram_kernels(model: torch.nn.Module) -> None:
+    """Have every part of a model that reads n-grams use the C kernels, where it is on a CPU.
+
+    Raises: NativeUnavailableError.
+    """
+    for part in model.modules():
+        if isinstance(part, NGramLanguageModel | ContextCounts):
+            part.kernels = ngram_kernels()
 
 
 def outline(

@@ -124,7 +124,7 @@ def load(
     Raises: CheckpointError when the run is missing, unfinished or damaged.
     """
     from hornbook.kernels import NativeUnavailableError
-    from hornbook.models import build, fuse_counts
+    from hornbook.models import build, use_ngram_kernels
 
     folder = open_run(path)
     config = load_config(folder.config)
@@ -135,7 +135,7 @@ def load(
     model = build(config.model, tokenizer.vocab_size, counted)
     load_weights(model, found.tensors["model"], folder)
     with suppress(NativeUnavailableError):
-        fuse_counts(model)
+        use_ngram_kernels(model)
     return TrainedModel(model.eval().to(device), tokenizer, config, found.step, folder)
 
 

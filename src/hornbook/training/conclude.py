@@ -6,25 +6,25 @@ from hornbook.eval.baselines import Baselines
 from hornbook.runs.load import load
 from hornbook.runs.result import Result, measure, peak_memory_mib
 from hornbook.storage.disk import write_atomically
-from hornbook.train.state import Training
+from hornbook.training.trainer import Trainer
 
 
 def conclude(
-    training: Training, baselines: Baselines | None = None, *, energy_joules: float | None = None
+    trainer: Trainer, baselines: Baselines | None = None, *, energy_joules: float | None = None
 ) -> Result:
     """Measure the best weights, count the baselines, and save the sample and the figures.
 
     `baselines` are those of the same text and tokens, where they have been counted already.
     Raises: CheckpointError when the run cannot be loaded, or another process is training it.
     """
-    folder = training.folder
-    with training.lock:
+    folder = trainer.folder
+    with trainer.lock:
         result = measure(
-            load(folder.path, device=training.machine.device.value),
-            training.corpus,
-            training.dataset,
-            steps=training.step,
-            seconds=training.seconds,
+            load(folder.path, device=trainer.machine.device.value),
+            trainer.corpus,
+            trainer.dataset,
+            steps=trainer.state.step,
+            seconds=trainer.state.seconds,
             baselines=baselines,
             peak_memory_mib=peak_memory_mib(),
             energy_joules=energy_joules,
