@@ -21,7 +21,7 @@ from hornbook.errors import CheckpointError
 from hornbook.infer import tokens
 from hornbook.infer.batch import Batch
 from hornbook.infer.native_decoder import NativeDecoder
-from hornbook.infer.torch_decoder import TorchDecoder
+from hornbook.infer.torch_decoder import TorchDecoder, fastest_decoder
 from hornbook.kernels import NativeUnavailableError, compiler
 from hornbook.kernels.library import DECODER, load
 from hornbook.models.schema import Schema
@@ -174,6 +174,20 @@ def test_ragged_rows_are_each_row_alone_and_torchs(data: st.DataObject) -> None:
         np.testing.assert_allclose(
             found_RV, expected_RV, rtol=1e-4, atol=1e-4 * float(np.abs(expected_RV).max())
         )
+
+
+def test_models_with_forward_hooks_run_in_pytorch() -> None:
+    model = small_gpt()
+    assert isinstance(fastest_decoder(model), NativeDecoder)
+    for part in (model, model.blocks[0].mlp):
+        seen: list[object] = []
+        hook = part.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        decoder = fastest_decoder(model)
+        assert isinstance(decoder, TorchDecoder)
+        next(tokens(decoder, [1]))
+        assert bool(seen) is (part is not model), "the model's parts are called, not the model"
+        hook.remove()
+    assert isinstance(fastest_decoder(model), NativeDecoder)
 
 
 def test_shapes_that_the_kernel_lacks_are_unavailable() -> None:

@@ -93,6 +93,8 @@ class Batch:
         """
         while self._waiting and self._free:
             self._join(next(iter(self._waiting)))
+        if not self._running:
+            return {}
         running = self._running.values()
         logits_RV = self.decoder.forward(
             [each.tokens[each.read :] for each in running],

@@ -10,7 +10,7 @@ from hornbook.infer.batch import Batch
 from hornbook.infer.text import Text, start_token
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from hornbook.infer.decoder import Decoder
     from hornbook.models import LanguageModel
@@ -24,7 +24,7 @@ class Engine:
 
     All its streams form one batch: they begin and end at any time, and a step draws a token in each
     of them. What a stream generates does not depend on the others. Not thread-safe.
-    `why` says what the decoder runs on, `remark` what a user should know of it ("" for nothing).
+    `why` names what the decoder runs on; `remark` is a message for the user ("" for none).
     """
 
     def __init__(
@@ -76,7 +76,8 @@ class Engine:
         """
         tokens = self.tokenizer.encode(prompt) or [start_token(self.tokenizer)]
         number = self._batch.add(tokens, SamplingConfig(**sampling), seed, max_new_tokens)
-        stream = self._streams[number] = Stream(self, number, Text(self.tokenizer, stop))
+        stream = Stream(self._batch, number, Text(self.tokenizer, stop), self.step)
+        self._streams[number] = stream
         return stream
 
     def streams(
@@ -100,25 +101,18 @@ class Engine:
             if stream is None or stream.push(token):
                 self._batch.remove(number)
 
-    def runs(self, number: int) -> bool:
-        """Whether a stream is unfinished."""
-        return number in self._batch
-
-    def end(self, number: int) -> None:
-        """Take a stream out of the batch."""
-        self._batch.remove(number)
-
 
 class Stream:
     """An iterator over the text of one generation, in pieces as they become certain.
 
-    A pull steps its engine until there is text. A server steps the engine itself and calls `take`.
+    `next` steps the engine until there is text. A server steps the engine itself and calls `take`.
     """
 
-    def __init__(self, engine: Engine, number: int, text: Text) -> None:
-        self._engine = engine
+    def __init__(self, batch: Batch, number: int, text: Text, step: Callable[[], None]) -> None:
+        self._batch = batch
         self._number = number
         self._text = text
+        self._step = step
         self._ready = ""
 
     def __iter__(self) -> Self:
@@ -126,7 +120,7 @@ class Stream:
 
     def __next__(self) -> str:
         while not self._ready and not self.finished:
-            self._engine.step()
+            self._step()
         if piece := self.take():
             return piece
         raise StopIteration
@@ -134,7 +128,7 @@ class Stream:
     @property
     def finished(self) -> bool:
         """Whether no more tokens will be drawn."""
-        return not self._engine.runs(self._number)
+        return self._number not in self._batch
 
     def push(self, token: int) -> bool:
         """Add a token; whether a stop string has come."""
@@ -148,7 +142,7 @@ class Stream:
 
     def close(self) -> None:
         """End the generation."""
-        self._engine.end(self._number)
+        self._batch.remove(self._number)
 
 
 def generate_sample(

@@ -203,8 +203,8 @@ def best_or_last(
             return load_kind(folder.checkpoints, "best")
         except CheckpointError as error:
             last = load_kind(folder.checkpoints, "step")
-            said = f"{error}; the last weights, of step {last.step}, are used instead"
-            warnings.warn(said, checkpoint.DamagedCheckpointWarning, stacklevel=3)
+            message = f"{error}; the last weights, of step {last.step}, are used instead"
+            warnings.warn(message, checkpoint.DamagedCheckpointWarning, stacklevel=3)
             return last
     return load_kind(folder.checkpoints, "step")
 
