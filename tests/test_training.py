@@ -18,11 +18,11 @@ from hornbook import training as engine
 from hornbook.config import PRESETS, Config, ModelConfig
 from hornbook.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from hornbook.plan import machine
-from hornbook.runs.result import conclude
-from hornbook.runs.run import new_run_path
+from hornbook.runs.folder import new_run_path
 from hornbook.runs.verify import verify
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import Disk
+from hornbook.training.conclude import conclude
 from hornbook.training.state import OtherMachineWarning
 from hornbook.training.trainer import UnsavedStepsWarning
 

@@ -16,16 +16,17 @@ from hornbook import training as engine
 from hornbook.cli import run as hornbook_command
 from hornbook.config import Config, ModelConfig, SamplingConfig
 from hornbook.errors import ConfigError
-from hornbook.infer import generate
-from hornbook.infer.torch_decoder import snapshot
-from hornbook.kernels import JointDecoder
+from hornbook.infer import tokens
+from hornbook.infer.batch import Batch
+from hornbook.infer.native_mixture import NativeMixture
+from hornbook.infer.torch_decoder import TorchDecoder, fastest_decoder
 from hornbook.models import GPT, GPTWithCounts, NGramLanguageModel, build
 from hornbook.models.context_counts import ContextCounts
 from hornbook.models.ngram import CrossFit
 from hornbook.ngram.counting import NGramModel, Smoothing, side_by_side
 from hornbook.ngram.tuning import Recipe
+from hornbook.runs.engine import open_engine
 from hornbook.runs.verify import verify
-from hornbook.runs.writer import open_writer
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
 
@@ -122,24 +123,24 @@ def test_decoding_with_the_cache_is_rereading() -> None:
     model = joined()
     texts = []
     for cached in (True, False):
-        rows = generate.Rows(generate.reader_of(model, cached=cached), [1, 2, 3], seeds=[1, 2])
-        for _ in range(40):
-            rows.advance()
-        texts.append(rows.texts)
+        batch = Batch(TorchDecoder(model, cached=cached))
+        for seed in (1, 2):
+            batch.add([1, 2, 3], seed=seed)
+        texts.append([batch.step() for _ in range(40)])
     assert texts[0] == texts[1]
 
 
 def test_in_c_it_writes_what_torch_rereading_everything_writes() -> None:
     model = joined()
-    reader = snapshot(model)
-    if not isinstance(reader, JointDecoder):
+    decoder = fastest_decoder(model)
+    if not isinstance(decoder, NativeMixture):
         pytest.skip("no C compiler here")
     for prompt in ([1], [1, 2, 3], [n % 7 for n in range(23)], [n % 5 for n in range(60)]):
         for temperature in (0, 1):
             texts = []
-            for each in (reader, generate.reader_of(model, cached=False)):
+            for each in (decoder, TorchDecoder(model, cached=False)):
                 asked = SamplingConfig(temperature=temperature)
-                drawn = generate.tokens(each, prompt, sampling=asked, seed=5)
+                drawn = tokens(each, prompt, sampling=asked, seed=5)
                 texts.append(list(itertools.islice(drawn, 70)))
             assert texts[0] == texts[1]
 
@@ -147,33 +148,40 @@ def test_in_c_it_writes_what_torch_rereading_everything_writes() -> None:
 @pytest.mark.parametrize("smoothing", ["mle", "add-k", "witten-bell", "kneser-ney"])
 def test_in_c_its_logits_are_torch_s(smoothing: Smoothing) -> None:
     model = joined(smoothing=smoothing)
-    reader = snapshot(model)
-    if not isinstance(reader, JointDecoder):
+    decoder = fastest_decoder(model, rows=3)
+    if not isinstance(decoder, NativeMixture):
         pytest.skip("no C compiler here")
     idx = torch.randint(7, (24,), generator=torch.Generator().manual_seed(1))
     expected_TV = model(idx[None])[0][0].detach().numpy()
     texts = idx.tolist()
     # In pieces, then again from the middle, where what was read before is forgotten.
     for start, stop in ((0, 5), (5, 6), (6, 24), (9, 13), (0, 24)):
-        found_V = reader.read([texts[start:stop]], [0], start)[0]
+        found_V = decoder.forward([texts[start:stop]], [0], [start])[0]
         np.testing.assert_allclose(found_V, expected_TV[stop - 1], rtol=1e-4, atol=1e-4)
+    # Rows of different lengths, whose neighbours change no bit.
+    decoder.forward([texts[:9]], [2], [0])
+    found_RV = decoder.forward([texts, texts[9:14]], [1, 2], [0, 9])
+    np.testing.assert_array_equal(found_RV[0], found_V)
+    np.testing.assert_array_equal(found_RV[1], decoder.forward([texts[:14]], [0], [0])[0])
     with pytest.raises(IndexError):
-        reader.read([[7]], [0], 0)
+        decoder.forward([[7]], [0], [0])
 
 
 def test_texts_side_by_side_are_those_alone(text_path: Path, tmp_path: Path) -> None:
     list(hb.train(small(text_path), out=tmp_path / "run"))
-    together = open_writer(tmp_path / "run", rows=3)
+    together = open_engine(tmp_path / "run", rows=3)
     streams = together.streams("to be", seeds=(1, 2, 3), max_new_tokens=80)
     texts = ["".join(text) for text in streams]
     for seed, text in zip((1, 2, 3), texts, strict=True):
         assert text == hb.load(tmp_path / "run").generate("to be", max_new_tokens=80, seed=seed)
     if "in C" in together.why:
-        script = "import sys; from hornbook.writer import open_writer; open_writer(sys.argv[1]); "
+        script = (
+            "import sys; from hornbook.runs.engine import open_engine; open_engine(sys.argv[1]); "
+        )
         script += "assert 'torch' not in sys.modules"
         subprocess.run([sys.executable, "-c", script, str(tmp_path / "run")], check=True)
     with pytest.raises(ConfigError, match="int8"):
-        open_writer(tmp_path / "run", weights="int8")
+        open_engine(tmp_path / "run", weights="int8")
 
 
 @settings(max_examples=20, deadline=None)

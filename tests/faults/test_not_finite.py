@@ -16,7 +16,7 @@ from hornbook import cli
 from hornbook import training as engine
 from hornbook.config import Config
 from hornbook.errors import NonFiniteLossError
-from hornbook.runs.run import RunFolder
+from hornbook.runs.folder import RunFolder
 from hornbook.storage import checkpoint
 from hornbook.training import Trainer
 from hornbook.training.step import read_batch

@@ -14,9 +14,9 @@ from processes import Processes
 
 from hornbook import training as engine
 from hornbook.errors import CheckpointError
-from hornbook.runs.result import conclude
 from hornbook.runs.verify import verify
 from hornbook.storage.lock import Lock
+from hornbook.training.conclude import conclude
 
 
 def test_a_second_trainer_is_refused_and_a_dead_ones_lock_is_not_heeded(
@@ -62,7 +62,7 @@ def test_without_a_lock_two_trainers_would_show(
     assert not verify(run).sound
 
 
-@pytest.mark.parametrize("at", ["hornbook.runs.result:conclude", "hornbook.report.page:html"])
+@pytest.mark.parametrize("at", ["hornbook.training.conclude:conclude", "hornbook.report.page:html"])
 def test_a_second_trainer_is_refused_until_the_last_file_is_written(
     at: str, tmp_path: Path, run: Path, processes: Processes
 ) -> None:

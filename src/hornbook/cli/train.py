@@ -176,7 +176,7 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
     """Train to the end, showing each step, then the report card; whatever ends it, say what is."""
     from hornbook import report
     from hornbook import training as engine
-    from hornbook.runs.result import conclude
+    from hornbook.training.conclude import conclude
     from hornbook.training.energy import EnergyMeter
 
     energy = EnergyMeter()

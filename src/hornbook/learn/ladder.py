@@ -10,6 +10,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,15 @@ from hornbook.errors import ConfigError
 from hornbook.eval.loss import losses
 from hornbook.plan import machine
 from hornbook.plan.budget import time_step
-from hornbook.runs.result import Baselines, conclude
-from hornbook.runs.run import RunFolder, load
+from hornbook.runs.folder import RunFolder
+from hornbook.runs.load import load
 from hornbook.storage.disk import write_atomically
 from hornbook.text.corpus import Corpus, read_corpus
 from hornbook.text.dataset import prepare
+from hornbook.training.conclude import conclude
+
+if TYPE_CHECKING:
+    from hornbook.eval.baselines import Baselines
 
 # From the bottom to the top.
 IDEAS = {

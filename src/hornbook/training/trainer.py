@@ -23,16 +23,15 @@ from hornbook.optim.optimizer import Optimizers
 from hornbook.plan import machine
 from hornbook.plan.budget import Pace, Plan
 from hornbook.plan.prepare import prepare as apply_choices
-from hornbook.runs.run import (
+from hornbook.runs.folder import (
     FORMAT,
     RunFolder,
     check_same_text,
-    load_checkpoint,
     new_run_path,
     open_run,
-    save_counts,
     steps_never_saved,
 )
+from hornbook.runs.load import load_checkpoint, save_counts
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk, write_atomically
 from hornbook.storage.lock import Lock
