@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hornbook.config import ModelSpec
 from hornbook.models.language_model import LanguageModel
 from hornbook.ngram.counting import Level, NGramModel
 
@@ -174,3 +175,22 @@ class Table(nn.Module):
         else:
             left_P *= back_P
         return back_P
+
+
+SPECS = {
+    "ngram": ModelSpec(
+        idea="counting, no network",
+        network=None,
+        parameters=lambda *_: 0,
+        activations=lambda _: 0.0,
+        preset={
+            "block_size": 256,
+            "steps": 1,
+            "eval_interval": 1,
+            "checkpoint_interval": 1,
+            "precision": "float32",
+            "compile": "off",
+        },
+        branch=True,
+    )
+}
