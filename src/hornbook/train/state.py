@@ -18,7 +18,7 @@ from hornbook.errors import CheckpointError, HornbookWarning, NonFiniteLossError
 from hornbook.models import LanguageModel
 from hornbook.models.crossfit import CrossFit
 from hornbook.optim.optimizer import Optimizers
-from hornbook.plan import budget, machine
+from hornbook.plan import Plan, machine
 from hornbook.runs.run import Number, RunFolder, is_like, load_weights
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk, refused
@@ -26,6 +26,7 @@ from hornbook.storage.lock import Lock
 from hornbook.storage.signals import signals_held
 from hornbook.text.corpus import Corpus
 from hornbook.text.dataset import Dataset
+from hornbook.train.pace import Pace
 
 
 class OtherMachineWarning(HornbookWarning):
@@ -68,14 +69,13 @@ class Training:
     # The last step's, until its evaluation is done and its row written.
     unfinished: StepMetrics | None = None
     disk: Disk = DISK
-    plan: budget.Plan | None = None
-    pace: budget.Pace | None = None
+    plan: Plan | None = None
+    pace: Pace | None = None
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens read in one step."""
-        train = self.config.train
-        return train.batch_size * train.gradient_accumulation * self.config.model.block_size
+        return self.config.tokens_per_step
 
 
 Byte = Annotated[int, Meta(ge=0, le=255)]

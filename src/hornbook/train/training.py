@@ -5,7 +5,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Collection, Generator
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hornbook.config import Config, ModelConfig, SamplingConfig, laptop, load_config
+from hornbook.config import Config, Request, SamplingConfig, load_config
 from hornbook.errors import (
     CheckpointError,
     ConfigError,
@@ -25,14 +25,14 @@ from hornbook.eval.diagnosis import curve, evaluations_since_best
 from hornbook.eval.loss import estimate
 from hornbook.infer import generate
 from hornbook.infer.torch_decoder import snapshot
-from hornbook.kernels import NativeUnavailableError, decoder_library, runtime
+from hornbook.kernels import runtime
 from hornbook.models import build
 from hornbook.models.crossfit import CrossFit
 from hornbook.models.ngram import Counted
 from hornbook.ngram.counting import NGramModel
-from hornbook.ngram.tuning import LONGEST, choose
+from hornbook.ngram.tuning import choose
 from hornbook.optim.optimizer import Optimizers, learning_rate_scale
-from hornbook.plan import budget, machine, memory
+from hornbook.plan import check_memory, counted_part, machine, resolve
 from hornbook.plan.prepare import prepare as apply
 from hornbook.runs.run import (
     FORMAT,
@@ -48,11 +48,11 @@ from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk, write_atomically
 from hornbook.storage.lock import Lock
 from hornbook.storage.signals import signals_held
-from hornbook.text.arrays import Tokens
 from hornbook.text.corpora import CATALOGUE
 from hornbook.text.corpus import Corpus, read_corpus
-from hornbook.text.dataset import Dataset, batch, batch_starts, check_length, prepare
+from hornbook.text.dataset import Dataset, batch, batch_starts, prepare
 from hornbook.text.tokenizer import load_tokenizer
+from hornbook.train.pace import Pace
 from hornbook.train.state import (
     StepMetrics,
     Training,
@@ -71,12 +71,11 @@ class UnsavedStepsWarning(HornbookWarning):
 
 
 def begin(
-    config: Config | None = None,
+    config: Config | Request | None = None,
     *,
     out: str | Path | None = None,
     corpus: Corpus | None = None,
     started: float | None = None,
-    asked: Collection[str] = (),
     training_seconds: float | None = None,
     disk: Disk = DISK,
 ) -> Training:
@@ -84,25 +83,18 @@ def begin(
 
     `corpus` is the text that the settings name, where it has been read already. With the setting
     `minutes` the model is the best for a run that ends so long after `started` (on the clock of
-    time.monotonic; now, unless given), the settings named in `asked` staying as they are. With
-    `training_seconds` only the steps follow the time, which evaluations do not count towards.
+    time.monotonic; now, unless given), and keeps what was requested. With `training_seconds` only
+    the steps follow the time, which evaluations do not count towards.
     Raises: ConfigError, DataError.
     """
     started = time.monotonic() if started is None else started
-    config = config or laptop()
-    corpus = corpus or read_corpus(config.data.corpus, encoding=config.data.encoding)
-    if config.model.model == "ngram":  # counted before the first step, and the better for no other
-        config = config.override(steps=1)
-    chosen = machine.choose(config)
-    dataset = prepare(corpus, config.data)
-    plan = plan_minutes(config, dataset, chosen, started, asked)
-    if plan:
-        config = plan.config
-        chosen = machine.choose(config)
-    config = settled(config, chosen)
-    for tokens, part in ((dataset.train, "training"), (dataset.validation, "validation")):
-        check_length(tokens, config.model.block_size if part == "training" else 1, part)
-    check_memory(config, chosen, dataset)
+    request = config if isinstance(config, Request) else Request.of(config or Config())
+    data = request.config.data
+    corpus = corpus or read_corpus(data.corpus, encoding=data.encoding)
+    chosen = machine.choose(request.config)
+    dataset = prepare(corpus, data)
+    resolved = resolve(request, chosen, dataset, started=started)
+    config, chosen, plan = resolved.config, resolved.machine, resolved.plan
     folder = RunFolder(Path(out) if out else new_run_path(corpus.name))
     lock = folder.create(disk)
     config = config.override(corpus=lasting_reference(config.data.corpus, corpus, folder, disk))
@@ -124,75 +116,10 @@ def begin(
     folder.establish(contents, disk)
     if plan:
         training.plan = plan
-        training.pace = budget.Pace(started + 60 * config.train.minutes - plan.concluding_seconds)
+        training.pace = Pace(started + 60 * config.train.minutes - plan.concluding_seconds)
     elif training_seconds:
-        training.pace = budget.Pace(training_seconds, lambda: training.seconds)
+        training.pace = Pace(training_seconds, lambda: training.seconds)
     return training
-
-
-def dry_run(
-    config: Config, corpus: Corpus, *, started: float, asked: Collection[str] = ()
-) -> budget.Plan:
-    """The plan that `begin` would follow, and nothing made of it.
-
-    Raises: ConfigError, DataError.
-    """
-    chosen = machine.choose(config)
-    dataset = prepare(corpus, config.data)
-    plan = plan_minutes(config, dataset, chosen, started, asked)
-    return plan or budget.unplanned(config, size_of(config, dataset))
-
-
-def plan_minutes(
-    config: Config,
-    dataset: Dataset,
-    chosen: machine.Machine,
-    started: float,
-    asked: Collection[str],
-) -> budget.Plan | None:
-    """The plan for `minutes` counted from `started`; None where none are set.
-
-    Raises: ConfigError when they are too few.
-    """
-    if not config.train.minutes or config.model.model == "ngram":
-        return None
-    # What no plan may change must fit before a step of it is timed.
-    if "block_size" in asked or config.model.model != "gpt":
-        check_length(dataset.train, config.model.block_size, "training")
-
-    def planned(config: Config) -> budget.Plan:
-        smallest = config if "batch_size" in asked else config.override(batch_size=1)
-        check_memory(settled(smallest, chosen), chosen, dataset)
-        seconds = started + 60 * config.train.minutes - time.monotonic()
-        return budget.plan(config, size_of(config, dataset), chosen, seconds, asked=asked)
-
-    # 1 s, the first time on a machine, that belongs to no sample and no evaluation.
-    with suppress(NativeUnavailableError):
-        decoder_library()
-    if budget.may_join(config, chosen, asked):
-        with suppress(ConfigError):  # Too little time or memory for both: the network alone, then.
-            return planned(config.override(with_counts=True))
-    return planned(config)
-
-
-def settled(config: Config, chosen: machine.Machine) -> Config:
-    """The settings with what was chosen for this machine in them."""
-    return config.override(
-        device=chosen.device.value,
-        precision=chosen.precision.value,
-        compile=chosen.compile.value,
-        threads=chosen.threads,
-    )
-
-
-def size_of(config: Config, dataset: Dataset) -> budget.Text:
-    """What a plan needs to know of a text."""
-    return budget.Text(
-        len(dataset.train),
-        len(dataset.validation),
-        dataset.tokenizer.vocab_size,
-        countable(config.model, dataset),
-    )
 
 
 def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK) -> str:
@@ -267,40 +194,13 @@ def resume(
             training.config = config.override(steps=found.state["steps"])
     # With `minutes` there is none any more: the time that is gone by says nothing.
     if training_seconds:
-        training.pace = budget.Pace(training_seconds, lambda: training.seconds)
+        training.pace = Pace(training_seconds, lambda: training.seconds)
     done = training.step - (training.unfinished is not None)
     rows = [row for row in folder.metrics_rows() if row["step"] <= done]
     write_atomically(folder.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode(), disk)
     if config != planned:
         folder.replace_config(config, disk)
     return training
-
-
-def check_memory(config: Config, chosen: machine.Machine, dataset: Dataset) -> None:
-    """See that the run fits, where the estimate was measured: on a CPU.
-
-    Raises: ConfigError with the size that would fit.
-    """
-    if chosen.device.value == "cpu":
-        memory.check(
-            config,
-            dataset.tokenizer.vocab_size,
-            memory.available_bytes(),
-            countable(config.model, dataset),
-        )
-
-
-def countable(model: ModelConfig, dataset: Dataset) -> memory.Countable | None:
-    """What of a text is counted, as far as memory goes; None where nothing is."""
-    if not model.reads_counts:
-        return None
-    order, vocab_size = model.order or LONGEST, dataset.tokenizer.vocab_size
-    return memory.Countable.sample(counted_part(model, dataset), vocab_size, order)
-
-
-def counted_part(model: ModelConfig, dataset: Dataset) -> Tokens:
-    """The training text as far as it is counted."""
-    return dataset.train[-model.counted_tokens :] if model.with_counts else dataset.train
 
 
 def assemble(
