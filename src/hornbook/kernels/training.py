@@ -112,7 +112,7 @@ def is_worth_it() -> bool:
 
 def obstacle(model: ModelConfig) -> str:
     """Why block.c cannot train a model; empty where it can."""
-    if model.model != "gpt":
+    if not model.spec.c_kernels:
         return f"only a gpt's blocks are written in C, and model = {model.model!r}"
     if model.n_embd % PANEL or model.head_width % VECTOR:
         return (

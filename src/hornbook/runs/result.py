@@ -5,13 +5,12 @@ import os
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hornbook.text.arrays import Tokens
-from hornbook.config import Config, SamplingConfig
+from hornbook.config import Family, SamplingConfig
 from hornbook.ngram.counting import NGramModel
 from hornbook.text.dataset import Dataset, prepare
 from hornbook.eval.diagnosis import Diagnosis, curve, diagnose
@@ -32,7 +31,6 @@ SAMPLE_TOKENS = 500
 LONGEST_NGRAM = 8
 
 Floats = NDArray[np.float64]
-ModelKind = Literal["network", "counts", "network and counts"]
 
 
 @dataclass(frozen=True)
@@ -95,9 +93,7 @@ class Result:
     @property
     def tokens(self) -> int:
         """How many tokens were read in training."""
-        config = self.trained.config
-        per_step = config.train.batch_size * config.train.gradient_accumulation
-        return self.steps * per_step * config.model.block_size
+        return self.steps * self.trained.config.tokens_per_step
 
     @property
     def parameters(self) -> int:
@@ -105,9 +101,9 @@ class Result:
         return self.trained.model.parameter_count
 
     @property
-    def kind(self) -> ModelKind:
+    def kind(self) -> Family:
         """Whether the figures are a network's, those of counts, or of both."""
-        return kind_of(self.trained.config)
+        return self.trained.config.model.family
 
     @property
     def tokens_per_char(self) -> float:
@@ -148,13 +144,6 @@ class Result:
             ),
             "diagnosis": self.diagnosis.as_dict(),
         }
-
-
-def kind_of(config: Config) -> ModelKind:
-    """Whether settings make a network, a counting model, or both in one."""
-    if config.model.model == "ngram":
-        return "counts"
-    return "network and counts" if config.model.with_counts else "network"
 
 
 def conclude(

@@ -92,9 +92,9 @@ def open_writer(
     folder = run.open_run(path)
     config = load_config(folder.config)
     why = f"the {config.model.kind} model is written by torch"
-    if config.model.model == "gpt" and weights == "int8" and config.model.with_counts:
+    if config.model.spec.c_kernels and weights == "int8" and config.model.with_counts:
         why = "what they would cost a network joined with counts in loss is not measured"
-    elif config.model.model == "gpt":
+    elif config.model.spec.c_kernels:
         try:
             return open_native(folder, config, which, weights, rows)
         except NativeUnavailableError as error:
