@@ -103,7 +103,7 @@ def test_only_resolved_settings_have_a_size() -> None:
     for name in ("precision", "compile"):
         with pytest.raises(ValueError, match="resolved"):
             memory.peak_bytes(resolved("laptop").override(**{name: "auto"}), 65)
-    narrow = resolved("laptop").override(compile="c", precision="bfloat16")
+    narrow = resolved("laptop").override(compile="c", precision="bfloat16", batch_size=256)
     wide = narrow.override(precision="float32")
     assert memory.peak_bytes(narrow, 65) < memory.peak_bytes(wide, 65)
 
