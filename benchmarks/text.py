@@ -20,9 +20,9 @@ import torch
 
 from benchmarks.table import Row, median_seconds
 from hornbook.text.arrays import Tokens
+from hornbook.text.batches import batch, get_batch
 from hornbook.text.corpora import known_corpora
 from hornbook.text.corpus import load_text
-from hornbook.text.dataset import batch, get_batch
 from hornbook.text.tokenizer import BPETokenizer, CharTokenizer
 
 

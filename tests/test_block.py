@@ -1,8 +1,10 @@
-"""A block's training passes in C, held to the block they are of."""
+"""The C kernels of a block's training passes, compared with the block in PyTorch."""
 
+import copy
 import ctypes
 import platform
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,18 +14,18 @@ from torch import Tensor
 import hornbook as hb
 from hornbook.config import Config, ModelConfig
 from hornbook.errors import ConfigError
-from hornbook.kernels import (
-    Kernels,
+from hornbook.kernels.library import (
     NativeUnavailableError,
+    Sources,
     compiler,
-    is_worth_it,
-    kernels,
-    obstacle,
+    load,
+    openmp,
+    training_kernels_pay,
+    training_sources,
 )
-from hornbook.kernels.library import Sources, load, openmp
-from hornbook.kernels.training import FILES
-from hornbook.models.block_in_c import fuse
+from hornbook.kernels.training import TrainingKernels, misfit, training_kernels
 from hornbook.models.gpt import Block, random_bytes, rotary_angles
+from hornbook.models.schema import Schema
 from hornbook.plan.machine import choose
 from hornbook.plan.prepare import prepare
 
@@ -40,9 +42,9 @@ shapes = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES.keys())
 precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 
-def in_c(dtype: torch.dtype) -> Kernels:
+def in_c(dtype: torch.dtype) -> TrainingKernels:
     try:
-        return kernels("float32" if dtype == torch.float32 else "bfloat16")
+        return training_kernels("float32" if dtype == torch.float32 else "bfloat16")
     except NativeUnavailableError as error:
         pytest.skip(str(error))
 
@@ -57,7 +59,7 @@ def two_threads() -> Iterator[None]:
 
 def random_block(config: ModelConfig) -> Block:
     torch.manual_seed(0)
-    block = Block(config)
+    block = Block(Schema.of(config, vocab_size=1), config.dropout)
     with torch.no_grad():
         for weight in block.parameters():
             gain = weight.ndim == 1
@@ -70,13 +72,13 @@ def passes(block: Block, config: ModelConfig, dtype: torch.dtype, rows: int) -> 
     generator = torch.Generator().manual_seed(1)
     shape = (rows, config.block_size, config.n_embd)
     x, dy = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
-    noise = None
+    mask = None
     if config.dropout:
         torch.manual_seed(2)
-        noise = random_bytes(2, *shape, device=x.device)
-    cos, sin = rotary_angles(torch.arange(config.block_size), config.head_width)
+        mask = random_bytes(2, *shape, device=x.device)
+    cos, sin = rotary_angles(torch.arange(config.block_size), config.head_width, 10_000.0)
     x.requires_grad_()
-    y = block(x, cos, sin, None, noise)
+    y = block(x, cos, sin, None, mask)
     assert y.dtype == dtype
     return [y.detach(), *torch.autograd.grad(y, [x, *block.parameters()], dy)]
 
@@ -90,7 +92,7 @@ def distance(found: Tensor, expected: Tensor) -> float:
 @precisions
 def test_both_passes_are_torchs(config: ModelConfig, dtype: torch.dtype, rows: int) -> None:
     fused, block = random_block(config), random_block(config)
-    fuse(fused, in_c(dtype))
+    fused.kernels = in_c(dtype)
     exact = passes(block, config, torch.float32, rows)
     ours, theirs = (passes(each, config, dtype, rows) for each in (fused, block))
     for found, by_torch, expected in zip(ours, theirs, exact, strict=True):
@@ -101,12 +103,12 @@ def test_both_passes_are_torchs(config: ModelConfig, dtype: torch.dtype, rows: i
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX-512 is x86's")
 def test_a_processor_without_wide_vectors_gets_the_same(tmp_path: Path) -> None:
     in_c(torch.float32)
-    narrow = Sources(FILES, ("-DPACK=1", "-mno-avx512f"))
+    narrow = Sources(training_sources("float32").files, ("-DPACK=1", "-mno-avx512f"))
     library = load(tmp_path, compiler(), narrow)
     library.hornbook_kept_numbers.restype = ctypes.c_int64
     for config in SHAPES.values():
         fused, block = random_block(config), random_block(config)
-        fuse(fused, Kernels(library, openmp()))
+        fused.kernels = TrainingKernels(library, openmp())
         ours, exact = (passes(each, config, torch.float32, rows=3) for each in (fused, block))
         for found, expected in zip(ours, exact, strict=True):
             assert distance(found, expected) < 5e-6
@@ -118,7 +120,7 @@ def test_threads_share_the_work_and_repeat_their_bits(
 ) -> None:
     config = SHAPES["dropout"]
     block = random_block(config)
-    fuse(block, in_c(dtype))
+    block.kernels = in_c(dtype)
     first, again = (passes(block, config, dtype, rows=5) for _ in range(2))
     torch.set_num_threads(1)
     alone = passes(block, config, dtype, rows=5)
@@ -170,7 +172,7 @@ def test_all_but_training_goes_by_the_reference() -> None:
     model, reference = hb.GPT(config, 11), hb.GPT(config, 11)
     reference.load_state_dict(model.state_dict())
     for block in model.blocks:
-        fuse(block, in_c(torch.float32))
+        block.kernels = in_c(torch.float32)
     longer = torch.randint(11, (2, 60))
     with torch.no_grad():
         assert torch.equal(model(longer)[0], reference(longer)[0])
@@ -181,14 +183,49 @@ def test_all_but_training_goes_by_the_reference() -> None:
     assert torch.equal(loss, expected)
 
 
-def test_what_c_cannot_train_is_said_in_words() -> None:
-    assert not obstacle(ModelConfig())
-    assert "multiple of 32" in obstacle(ModelConfig(n_embd=48, n_head=2))
-    assert "48 and 24" in obstacle(ModelConfig(n_embd=48, n_head=2))
-    assert "only a gpt" in obstacle(ModelConfig(model="layernorm"))
-    with pytest.raises(ConfigError, match="compile = 'c': in C n_embd"):
+def test_what_the_kernels_cannot_train_is_reported() -> None:
+    def of(**settings: object) -> Schema:
+        return Schema.of(ModelConfig(**settings), vocab_size=5)
+
+    assert not misfit(of())
+    assert "multiple of 32" in misfit(of(n_embd=48, n_head=2))
+    assert "48 and 24" in misfit(of(n_embd=48, n_head=2))
+    assert "a key-value head for each head" in misfit(replace(of(), n_kv_head=1))
+    with pytest.raises(ConfigError, match="compile = 'c': the C kernels need n_embd"):
         choose(Config().override(n_embd=48, n_head=2, compile="c"))
     assert choose(Config().override(n_embd=48, n_head=2)).compile.value != "c"
+    with pytest.raises(ConfigError, match=r"compile = 'c': .*layernorm"):
+        choose(Config().override(model="layernorm", compile="c"))
+
+
+def test_hooks_on_a_blocks_parts_still_fire() -> None:
+    config = SHAPES["heads of half a panel"]
+    block, reference = random_block(config), random_block(config)
+    block.kernels = in_c(torch.float32)
+    fired: list[str] = []
+    handles = [
+        part.register_forward_hook(lambda *_, name=name: fired.append(name))
+        for name, part in block.named_modules()
+        if name
+    ]
+    hooked, expected = (passes(each, config, torch.float32, rows=2) for each in (block, reference))
+    assert fired[:2] == ["attention_norm", "attention.query"]
+    assert all(torch.equal(a, b) for a, b in zip(hooked, expected, strict=True))
+    handles.pop().remove()
+    for handle in handles:
+        handle.remove()
+    fired.clear()
+    passes(block, config, torch.float32, rows=2)
+    assert not fired
+
+
+def test_a_model_with_kernels_can_be_copied() -> None:
+    config = ModelConfig(block_size=8, n_layer=1, n_head=2, n_embd=32)
+    model = hb.GPT(config, 5)
+    for block in model.blocks:
+        block.kernels = in_c(torch.float32)
+    idx = torch.randint(5, (2, 8))
+    assert torch.equal(copy.deepcopy(model)(idx, idx)[1], model(idx, idx)[1])
 
 
 def test_c_is_chosen_where_it_is_faster() -> None:
@@ -196,14 +233,14 @@ def test_c_is_chosen_where_it_is_faster() -> None:
     asked = Config().override(compile="c", device="cpu", precision="float32")
     assert choose(asked).compile.value == "c"
     by_itself = choose(asked.override(compile="auto")).compile
-    assert (by_itself.value == "c") == is_worth_it()
+    assert (by_itself.value == "c") == training_kernels_pay()
 
 
 def test_gradients_of_gradients_are_refused() -> None:
     config = SHAPES["heads of half a panel"]
     block = random_block(config)
-    fuse(block, in_c(torch.float32))
-    cos, sin = rotary_angles(torch.arange(8), config.head_width)
+    block.kernels = in_c(torch.float32)
+    cos, sin = rotary_angles(torch.arange(8), config.head_width, 10_000.0)
     x = torch.randn(1, 8, 64, requires_grad=True)
     (slope,) = torch.autograd.grad(block(x, cos, sin).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):

@@ -1,4 +1,4 @@
-"""Counts read in C, held to torch's reading of them."""
+"""The C kernels of n-grams, compared with PyTorch."""
 
 import itertools
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hornbook.config import ModelConfig
-from hornbook.kernels import NativeUnavailableError, counts_in_c
-from hornbook.models import build
-from hornbook.models.context_counts import Recent
-from hornbook.models.counts_in_c import LONGEST_ROW, fuse_counts, mix_in_c
+from hornbook.kernels import NativeUnavailableError
+from hornbook.kernels.ngrams import LONGEST_ROW, ngram_kernels
+from hornbook.models import build, use_ngram_kernels
+from hornbook.models.context_counts import ContextCounts
 from hornbook.models.ngram import NGramLanguageModel
 from hornbook.ngram.counting import NGramModel, side_by_side
 
@@ -21,7 +21,7 @@ from hornbook.ngram.counting import NGramModel, side_by_side
 @pytest.fixture(autouse=True)
 def in_c() -> None:
     try:
-        counts_in_c()
+        ngram_kernels()
     except NativeUnavailableError as error:
         pytest.skip(str(error))
 
@@ -51,10 +51,10 @@ SMOOTHINGS = ("kneser-ney", "witten-bell", "add-k", "mle")
 def test_what_counts_say_is_torchs(threads: int, smoothing: str, order: int) -> None:
     counted = NGramModel.fit(random_text(4000, 13), 13, order=order, smoothing=smoothing)
     ours, theirs = NGramLanguageModel(counted, 512), NGramLanguageModel(counted, 512)
-    fuse_counts(ours)
+    use_ngram_kernels(ours)
     idx = torch.from_numpy(random_text(3 * 150, 13, seed=1)).view(3, 150)
     for last in (None, 1, 70, 150, 400):
-        for found, expected in zip(ours.counted(idx, last), theirs.counted(idx, last), strict=True):
+        for found, expected in zip(ours.lookup(idx, last), theirs.lookup(idx, last), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
@@ -63,24 +63,24 @@ def test_models_side_by_side_are_each_asked_their_own(threads: int) -> None:
     parts = [NGramModel.fit(part, 11, order=5) for part in np.split(text, 3)]
     beside = side_by_side([NGramModel.fit(part, 11, order=5) for part in np.split(text, 3)])
     ours = NGramLanguageModel(beside, 64)
-    fuse_counts(ours)
+    use_ngram_kernels(ours)
     idx = torch.from_numpy(random_text(3 * 80, 11, seed=2)).view(3, 80)
     which = torch.tensor([2, 0, 1])
-    found = ours.counted(idx, 64, which)
+    found = ours.lookup(idx, 64, which)
     for row, number in enumerate(which.tolist()):
-        expected = NGramLanguageModel(parts[number], 64).counted(idx[row : row + 1], 64)
+        expected = NGramLanguageModel(parts[number], 64).lookup(idx[row : row + 1], 64)
         for each, other in zip(found, expected, strict=True):
             torch.testing.assert_close(each[row : row + 1], other, rtol=1e-5, atol=1e-6)
 
 
 def test_a_token_outside_the_vocabulary_is_refused() -> None:
     model = NGramLanguageModel(NGramModel.fit(random_text(500, 7), 7, order=3), 64)
-    fuse_counts(model)
+    use_ngram_kernels(model)
     for token in (-1, 7, 2**40):
         with pytest.raises(IndexError, match="below 7"):
-            model.counted(torch.tensor([[1, token, 2]]))
-        recent = Recent(7)
-        mix_in_c(recent, counts_in_c())
+            model.lookup(torch.tensor([[1, token, 2]]))
+        recent = ContextCounts(7)
+        recent.kernels = ngram_kernels()
         with pytest.raises(IndexError, match="below 7"):
             recent(torch.tensor([[1, token, 2]]), torch.full((1, 3, 7), 1 / 7))
 
@@ -103,9 +103,9 @@ def test_the_blocks_own_counts_and_their_gradients_are_torchs(
     weight = torch.randn(p.shape, generator=generator)
     found = []
     for fused in (True, False):
-        recent = Recent(vocab_size)
+        recent = ContextCounts(vocab_size)
         if fused:
-            mix_in_c(recent, counts_in_c())
+            recent.kernels = ngram_kernels()
         mixed, came = recent(idx, p)
         (slope,) = torch.autograd.grad((mixed.log() * weight).sum(), recent.log_strength)
         found.append((mixed.detach(), came, slope))
@@ -125,7 +125,7 @@ def test_a_network_with_counts_says_and_learns_the_same(threads: int) -> None:
         torch.manual_seed(0)
         model = build(config, 13, counted)
         if fused:
-            fuse_counts(model)
+            use_ngram_kernels(model)
         _, loss = model(idx[:, :-1], idx[:, -24:])
         loss.backward()
         found.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
@@ -134,9 +134,9 @@ def test_a_network_with_counts_says_and_learns_the_same(threads: int) -> None:
 
 
 def test_rows_too_long_for_c_are_torchs() -> None:
-    recent = Recent(65)
-    mix_in_c(recent, counts_in_c())
+    recent = ContextCounts(65)
+    recent.kernels = ngram_kernels()
     idx = torch.randint(65, (1, LONGEST_ROW + 1), generator=torch.Generator().manual_seed(0))
     p = torch.full((1, 2, 65), 1 / 65)
-    for each, other in zip(recent(idx, p), Recent.forward(recent, idx, p), strict=True):
+    for each, other in zip(recent(idx, p), recent.by_torch(idx, p), strict=True):
         assert torch.equal(each, other)

@@ -12,8 +12,9 @@ import hornbook as hb
 from hornbook.config import DataConfig
 from hornbook.errors import DataError
 from hornbook.storage.cache import DamagedCacheWarning
+from hornbook.text.batches import batch
 from hornbook.text.corpus import Corpus, read_corpus
-from hornbook.text.dataset import Tokens, batch, check_length, prepare, split_text
+from hornbook.text.dataset import Tokens, check_length, prepare, split_text
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hornbook.train.energy import EnergyMeter
+from hornbook.training.energy import EnergyMeter
 
 
 def counter(root: Path, name: str, microjoules: int) -> Path:

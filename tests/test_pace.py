@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from hornbook.train.pace import Pace
+from hornbook.training.pace import Pace
 
 
 def test_a_slow_machine_gets_fewer_steps_and_a_quick_one_more() -> None:

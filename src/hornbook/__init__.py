@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from hornbook.models.averaging import average_weights as average_weights
     from hornbook.report.tracing import trace as trace
     from hornbook.runs.run import load as load
+    from hornbook.text.batches import batch as batch
+    from hornbook.text.batches import get_batch as get_batch
     from hornbook.text.corpus import load_text as load_text
-    from hornbook.text.dataset import batch as batch
-    from hornbook.text.dataset import get_batch as get_batch
     from hornbook.text.tokenizer import BPETokenizer as BPETokenizer
     from hornbook.text.tokenizer import ByteTokenizer as ByteTokenizer
     from hornbook.text.tokenizer import CharTokenizer as CharTokenizer
     from hornbook.text.tokenizer import load_tokenizer as load_tokenizer
-    from hornbook.train.training import train as train
+    from hornbook.training.loop import train as train
 
 # Where each public name lives; a name is imported when it is first used.
 HOMES = {
@@ -72,16 +72,16 @@ HOMES = {
     "average_matrix": "models.averaging",
     "average_softmax": "models.averaging",
     "average_weights": "models.averaging",
-    "batch": "text.dataset",
+    "batch": "text.batches",
     "evaluate": "eval.loss",
-    "get_batch": "text.dataset",
+    "get_batch": "text.batches",
     "load": "runs.run",
     "load_config": "config",
     "load_text": "text.corpus",
     "load_tokenizer": "text.tokenizer",
     "preset": "config",
     "trace": "report.tracing",
-    "train": "train.training",
+    "train": "training.loop",
 }
 
 

@@ -17,13 +17,13 @@ from disks import Breaking, When, die
 
 import hornbook as hb
 from hornbook import cli
+from hornbook import training as engine
 from hornbook.config import Config
 from hornbook.errors import HornbookError
 from hornbook.ngram.suffixes import CopyIndex
 from hornbook.storage import checkpoint, lock
 from hornbook.storage.checkpoint import Checkpoint
 from hornbook.storage.disk import Disk
-from hornbook.train import training as engine
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
 STEPS = 12
@@ -102,11 +102,11 @@ def train(
     disk = Breaking(die, at, when)
     try:
         if (Path(run) / "config.toml").exists():
-            training = engine.resume(run, disk=disk)
+            trainer = engine.resume(run, disk=disk)
         else:
-            training = engine.begin(config(Path(text), **changes), out=run, disk=disk)
-        say(f"from {training.step}")
-        for metrics in engine.steps(training):
+            trainer = engine.begin(config(Path(text), **changes), out=run, disk=disk)
+        say(f"from {trainer.state.step}")
+        for metrics in engine.steps(trainer):
             say(f"step {metrics.step}")
     except HornbookError as error:
         sys.stderr.write(f"{error}\n")

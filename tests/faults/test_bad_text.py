@@ -16,7 +16,7 @@ from sandbox import Sandbox
 from hornbook.config import Config, preset
 from hornbook.errors import HornbookError
 from hornbook.text.corpus import read_corpus
-from hornbook.train.training import begin, steps
+from hornbook.training import begin, steps
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the sandbox forks")
 

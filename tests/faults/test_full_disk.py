@@ -12,13 +12,13 @@ from jobs import config, flags, hashes, made, overwriting, pruning_first, write_
 from processes import Processes
 
 import hornbook as hb
+from hornbook import training as engine
 from hornbook.errors import CheckpointError, HornbookError
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import Disk
-from hornbook.train import training as engine
 
 # A disk may well refuse the first checkpoint: then the steps are taken again, and that is said.
-pytestmark = pytest.mark.filterwarnings("ignore::hornbook.train.training.UnsavedStepsWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::hornbook.training.trainer.UnsavedStepsWarning")
 
 KIB_64 = 2**16
 SHORT = {"steps": 4, "eval_interval": 2}
@@ -36,13 +36,13 @@ def finish(text: Path, run: Path, disk: Disk, **changes: object) -> None:
     What is saved before the disk refuses is seen to be kept.
     """
     if (run / "config.toml").exists():
-        training = engine.resume(run, disk=disk)
+        trainer = engine.resume(run, disk=disk)
     else:
-        training = engine.begin(config(text, **SHORT | changes), out=run, disk=disk)
-    promised = training.step
+        trainer = engine.begin(config(text, **SHORT | changes), out=run, disk=disk)
+    promised = trainer.state.step
     try:
-        for metrics in engine.steps(training):
-            if metrics.step % training.config.train.checkpoint_interval == 0:
+        for metrics in engine.steps(trainer):
+            if metrics.step % trainer.config.train.checkpoint_interval == 0:
                 promised = metrics.step
     except HornbookError:
         check_kept(run / "checkpoints", promised)

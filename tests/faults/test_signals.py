@@ -16,10 +16,10 @@ PHASES = {
     "start-up": [
         "hornbook.cli.train:run",
         "hornbook.text.dataset:prepare",
-        "hornbook.train.training:assemble",
+        "hornbook.training.trainer:assemble",
     ],
-    "training": ["hornbook.train.training:train_step"],
-    "evaluation": ["hornbook.eval.loss:estimate", "hornbook.train.training:write_sample"],
+    "training": ["hornbook.training.step:train_step"],
+    "evaluation": ["hornbook.eval.loss:estimate", "hornbook.training.loop:write_sample"],
     "saving": ["hornbook.storage.checkpoint:save"],
     "conclusion": ["hornbook.runs.result:conclude"],
 }
@@ -130,7 +130,7 @@ def test_a_signal_while_an_object_is_destroyed(
     ended = processes.run(
         "command_signalled",
         arguments=["train", str(text), "--out", str(run), *flags()],
-        at="hornbook.train.training:train_step",
+        at="hornbook.training.step:train_step",
         number=int(number),
         entries=2,
         destroying=True,

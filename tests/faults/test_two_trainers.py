@@ -12,11 +12,11 @@ import pytest
 from jobs import config, flags, hashes, write_text
 from processes import Processes
 
+from hornbook import training as engine
 from hornbook.errors import CheckpointError
 from hornbook.runs.result import conclude
 from hornbook.runs.verify import verify
 from hornbook.storage.lock import Lock
-from hornbook.train import training as engine
 
 
 def test_a_second_trainer_is_refused_and_a_dead_ones_lock_is_not_heeded(
@@ -85,11 +85,11 @@ def test_the_lock_goes_with_a_conclusion_that_fails(
     tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
-    training = engine.begin(config(write_text(tmp_path), steps=2), out=run)
-    list(engine.steps(training))
+    trainer = engine.begin(config(write_text(tmp_path), steps=2), out=run)
+    list(engine.steps(trainer))
     (run / "result.json").mkdir()
     with pytest.raises(CheckpointError, match=r"result\.json"):
-        conclude(training)
+        conclude(trainer)
     Lock(run).acquire()
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from hornbook.report import Card
 from hornbook.report.words import duration, uncertainty
-from hornbook.train.state import StepMetrics, Training
+from hornbook.training import StepMetrics, Trainer
 
 REFRESH_SECONDS = 0.25
 CURVE_HEIGHT = 8
@@ -29,7 +29,7 @@ class Display:
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False)
         self.live: Live | None = None
-        self.training: Training | None = None
+        self.trainer: Trainer | None = None
         self.curve: list[tuple[int, float, float]] = []
         self.sample = ""
         self.smoothed_loss = 0.0
@@ -59,44 +59,44 @@ class Display:
     @property
     def steps(self) -> int:
         """How many steps there are to be, as planned by now."""
-        return self.training.config.train.steps if self.training else 0
+        return self.trainer.state.steps if self.trainer else 0
 
     def say(self, message: str) -> None:
         """A line for the user, whole even where it is long."""
         if not self.quiet:
             self.console.print(escape(message), soft_wrap=True)
 
-    def announce(self, training: Training) -> None:
+    def announce(self, trainer: Trainer) -> None:
         """What is about to be trained, on what, and why so."""
-        config = training.config
-        self.training = training
-        self.first_step = training.step
+        config, state = trainer.config, trainer.state
+        self.trainer = trainer
+        self.first_step = state.step
         if self.quiet:
             return
-        data, chosen = training.dataset, training.machine
-        read = training.tokens_per_step * config.train.steps / len(data.train)
+        data, chosen = trainer.dataset, trainer.machine
+        read = trainer.tokens_per_step * state.steps / len(data.train)
         plan = (
-            f"{config.train.steps:,} steps of {training.tokens_per_step:,} tokens: the text "
+            f"{state.steps:,} steps of {trainer.tokens_per_step:,} tokens: the text "
             f"{read:.1f} times over"
         )
         if config.model.spec.counted:
             plan = "the text counted once: there is nothing to train"
         self.say(
-            f"text     {training.corpus.name}: {len(data.train):,} tokens to learn from, "
+            f"text     {trainer.corpus.name}: {len(data.train):,} tokens to learn from, "
             f"{len(data.validation):,} to be tested on, {data.tokenizer.vocab_size:,} distinct"
         )
-        self.say(f"model    {config.model.kind}: {training.model.summary}")
-        if training.plan:
-            for reason in training.plan.reasons:
+        self.say(f"model    {config.model.kind}: {state.model.summary}")
+        if trainer.plan:
+            for reason in trainer.plan.reasons:
                 self.say(f"{reason.value:<8} {reason.why}")
         else:
             self.say(f"plan     {plan}")
             self.say(f"compile  {chosen.compile.value}: {chosen.compile.why}")
         for name, choice in (("device", chosen.device), ("numbers", chosen.precision)):
             self.say(f"{name:<8} {choice.value}: {choice.why}")
-        if training.step:
-            self.say(f"resumed  at step {training.step:,}")
-        self.say(f"run      {training.folder.path}\n")
+        if state.step:
+            self.say(f"resumed  at step {state.step:,}")
+        self.say(f"run      {trainer.folder.path}\n")
         if chosen.compile.value == "on":
             self.say("compiling; the first step takes a while ...")
 

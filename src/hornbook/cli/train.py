@@ -26,7 +26,7 @@ from hornbook.errors import ConfigError, HornbookError
 if TYPE_CHECKING:
     from hornbook.cli.display import Display
     from hornbook.plan import Plan
-    from hornbook.train.state import Training
+    from hornbook.training import Trainer
 
 DEFAULT_MINUTES = 2.0
 
@@ -145,17 +145,17 @@ def run(
     if request.config.model.spec.c_kernels:
         compile_ahead()
     from hornbook import plan
+    from hornbook import training as engine
     from hornbook.cli.display import Display
-    from hornbook.train import training as engine
 
     display = Display(quiet=quiet)
     if resume is not None:
         raised = request.config.train.steps if longer else None
-        training = engine.resume(resume, steps=raised, strict=strict)
+        trainer = engine.resume(resume, steps=raised, strict=strict)
         if raised is not None:
             note(
-                f"planned for {raised:,} steps now; from step {training.step:,} on the learning "
-                "rates follow the longer plan"
+                f"planned for {raised:,} steps now; from step {trainer.state.step:,} on the "
+                "learning rate follows the longer plan"
             )
     else:
         data = request.config.data
@@ -163,36 +163,36 @@ def run(
         if dry_run:
             show_plan(plan.dry_run(request, text, started=STARTED), json=json)
             return
-        training = engine.begin(request, out=out, corpus=text, started=STARTED)
-    follow(training, display, json=json, resumed=resume is not None)
+        trainer = engine.begin(request, out=out, corpus=text, started=STARTED)
+    follow(trainer, display, json=json, resumed=resume is not None)
 
 
-def follow(training: "Training", display: "Display", *, json: bool, resumed: bool) -> None:
+def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool) -> None:
     """Train to the end, showing each step, then the report card; print where a stopped run is."""
     from hornbook import report
+    from hornbook import training as engine
     from hornbook.runs.result import conclude
-    from hornbook.train import training as engine
-    from hornbook.train.energy import EnergyMeter
+    from hornbook.training.energy import EnergyMeter
 
     energy = EnergyMeter()
     try:
-        display.announce(training)
+        display.announce(trainer)
         # To the last of its files the run has one writer.
-        with training.lock:
+        with trainer.lock:
             # Closed explicitly: leaving the loop saves, and an error of the disk must be raised.
-            with display, closing(engine.steps(training)) as taken:
+            with display, closing(engine.steps(trainer)) as taken:
                 for metrics in taken:
                     display.show(metrics)
                     energy.read()
-            result = conclude(training, energy_joules=None if resumed else energy.read())
+            result = conclude(trainer, energy_joules=None if resumed else energy.read())
             finite = math.isfinite(result.evaluation.nats_per_char)
             card = report.write(report.examine(result)) if finite else None
     except (KeyboardInterrupt, SystemExit):
-        say(f"stopped at step {training.step} of {training.config.train.steps}, saved; go on with:")
-        say(f"  hornbook train --resume {training.folder.path}")
+        say(f"stopped at step {trainer.state.step} of {trainer.state.steps}, saved; go on with:")
+        say(f"  hornbook train --resume {trainer.folder.path}")
         raise
     except HornbookError:
-        say(f"the run so far is in {training.folder.path}")
+        say(f"the run so far is in {trainer.folder.path}")
         raise
     if json:
         sys.stdout.write(json_format.dumps(result.as_dict()) + "\n")

@@ -36,7 +36,7 @@ def snapshot(model: LanguageModel) -> Decoder | JointDecoder | ModelReader:
         }
         try:
             if isinstance(model, GPTWithCounts):
-                return JointDecoder(model.network.config, weights, model.counts.as_counted())
+                return JointDecoder(model.network.config, weights, model.counts.ngram_model())
             return Decoder(model.config, weights)
         except NativeUnavailableError:
             pass

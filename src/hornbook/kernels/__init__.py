@@ -1,7 +1,9 @@
-"""What is written in C, compiled on first use: a GPT's writing, without torch, and its training."""
+"""Operations in C, compiled on first use. Their PyTorch forms stand with those who call them.
+
+Nothing here imports torch but `training` and `ngrams`, which work on its tensors, and `runtime`.
+"""
 
 from hornbook.kernels.ahead import compile_ahead
-from hornbook.kernels.counts import CountsInC, Mixing, Reading, counts_in_c
 from hornbook.kernels.decoder import (
     Decoder,
     Precision,
@@ -12,37 +14,17 @@ from hornbook.kernels.decoder import (
 )
 from hornbook.kernels.joint import JointDecoder, joint_weight_names
 from hornbook.kernels.library import NativeUnavailableError, compiler
-from hornbook.kernels.training import (
-    BlockPass,
-    Kernels,
-    Matrix,
-    MuonStep,
-    is_worth_it,
-    kernels,
-    obstacle,
-)
 
 __all__ = [
-    "BlockPass",
-    "CountsInC",
     "Decoder",
     "JointDecoder",
-    "Kernels",
-    "Matrix",
-    "Mixing",
-    "MuonStep",
     "NativeUnavailableError",
     "Precision",
-    "Reading",
     "Weights",
     "cache_bytes",
     "compile_ahead",
     "compiler",
-    "counts_in_c",
     "decoder_library",
-    "is_worth_it",
     "joint_weight_names",
-    "kernels",
-    "obstacle",
     "weight_names",
 ]

@@ -1,25 +1,32 @@
-"""Compiling ahead: what a training will ask for, while torch is being imported."""
+"""Compiles what a training will need in the background, while torch is imported."""
 
 import threading
 from contextlib import suppress
 
-from hornbook.kernels import counts, decoder, training
-from hornbook.kernels.library import NativeUnavailableError, processor_has, shared_library
+from hornbook.kernels import decoder
+from hornbook.kernels.library import (
+    NGRAMS,
+    NativeUnavailableError,
+    processor_has,
+    shared_library,
+    training_kernels_pay,
+    training_sources,
+)
 
 
 def compile_ahead() -> None:
-    """Begin to compile all that trains and writes, in the background; who asks for it then waits.
+    """Start compiling all kernels; whoever asks for one then waits for it.
 
-    The first time on a machine, 3 s of one core, which importing torch leaves free.
+    It takes 3 s of one core, once on a machine, which importing torch leaves free.
     """
-    wanted = [counts.SOURCES, decoder.DECODER]
-    if training.is_worth_it():
+    wanted = [NGRAMS, decoder.DECODER]
+    if training_kernels_pay():
         precision = "bfloat16" if processor_has("avx512_bf16") else "float32"
-        wanted.insert(0, training.sources(precision))
+        wanted.insert(0, training_sources(precision))
 
     def compile_all() -> None:
         for sources in wanted:
-            with suppress(NativeUnavailableError):  # Who asks for it will be told.
+            with suppress(NativeUnavailableError):  # Whoever asks for it gets the reason.
                 shared_library(sources)
 
     threading.Thread(target=compile_all, daemon=True).start()

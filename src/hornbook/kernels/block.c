@@ -27,7 +27,7 @@ typedef struct {
     int32_t dropped; /* of 256: how much dropout takes */
     float epsilon;
     const number *x;
-    const int8_t *noise; /* [2, rows, length, width], or null */
+    const int8_t *mask; /* [2, rows, length, width], or null */
     const float *cosines, *sines; /* [length, D] */
     const float *weights[WEIGHTS];
     number *kept; /* hornbook_kept_numbers of them, from forward to backward */
@@ -314,10 +314,10 @@ static void attend_backward(const Run *run, Room *room, const number *qkv, const
 /* ---- the residual stream ---- */
 
 /* Sixteen of what a half has found, less what dropout takes. */
-INLINE floats left_by_dropout(const Block *block, const int8_t *noise, floats found)
+INLINE floats left_by_dropout(const Block *block, const int8_t *mask, floats found)
 {
     typedef int8_t bytes __attribute__((vector_size(16), aligned(1), may_alias));
-    ints drawn = __builtin_convertvector(*(const bytes *)noise, ints);
+    ints drawn = __builtin_convertvector(*(const bytes *)mask, ints);
     floats none = {0};
     return choose(drawn >= block->dropped - 128, found * (256.0f / (256 - block->dropped)), none);
 }
@@ -329,11 +329,11 @@ INLINE int64_t place(const Run *run, int first, int padded)
     return t < run->T ? ((int64_t)row * run->T + t) * run->C : -1;
 }
 
-static const int8_t *noise_of(const Run *run, int half)
+static const int8_t *mask_of(const Run *run, int half)
 {
     const Block *block = run->block;
     size_t size = (size_t)block->rows * run->T * run->C;
-    return block->noise ? block->noise + half * size : NULL;
+    return block->mask ? block->mask + half * size : NULL;
 }
 
 /* y = x + found, in [rows, Tp, C] unless `out` is set, which is in [rows, T, C]. */
@@ -341,7 +341,7 @@ static void add_found(const Run *run, int first, int rows, int half, const numbe
                       const float *found, number *y, int out)
 {
     int C = run->C;
-    const int8_t *noise = noise_of(run, half);
+    const int8_t *mask = mask_of(run, half);
     for (int row = 0; row < rows; row++, x += C, found += C) {
         int64_t at = place(run, first, row);
         if (at < 0 && out)
@@ -349,8 +349,8 @@ static void add_found(const Run *run, int first, int rows, int half, const numbe
         number *to = out ? y + at : y + (size_t)row * C;
         for (int i = 0; i < C; i += 16) {
             floats more = *(const floats *)(found + i);
-            if (noise && at >= 0)
-                more = left_by_dropout(run->block, noise + at + i, more);
+            if (mask && at >= 0)
+                more = left_by_dropout(run->block, mask + at + i, more);
             store(to + i, load(x + i) + more);
         }
     }
@@ -411,13 +411,13 @@ static void forward_group(const Run *run, Room *room, int first, int texts)
 static void found_backward(const Run *run, Room *room, int first, int rows, int half)
 {
     int C = run->C;
-    const int8_t *noise = noise_of(run, half);
+    const int8_t *mask = mask_of(run, half);
     for (int row = 0; row < rows; row++) {
         int64_t at = place(run, first, row);
         for (int i = 0; i < C; i += 16) {
             floats found = *(floats *)(room->stream + (size_t)row * C + i);
-            if (noise && at >= 0)
-                found = left_by_dropout(run->block, noise + at + i, found);
+            if (mask && at >= 0)
+                found = left_by_dropout(run->block, mask + at + i, found);
             store(room->found + (size_t)row * C + i, found);
         }
     }

@@ -43,6 +43,26 @@ class Sources:
         return {name: folder.joinpath(name).read_bytes() for name in self.files}
 
 
+NGRAMS = Sources(("ngrams.c", "threads.h"))
+# How many numbers a word of 32 bits holds.
+PACKED = {"float32": 1, "bfloat16": 2}
+
+
+def training_sources(precision: str) -> Sources:
+    """The kernels of a training step in this precision."""
+    files_ = ("block.c", "muon.c", "products.h", "threads.h", "vectors.h")
+    return Sources(files_, (f"-DPACK={PACKED[precision]}",))
+
+
+def training_kernels_pay() -> bool:
+    """Whether the C kernels train faster than PyTorch on this processor: with AVX-512 alone.
+
+    Without it gcc keeps the sums of products in memory, and a step takes 4 times as long as
+    PyTorch's (docs/experiments.md).
+    """
+    return processor_has("avx512f")
+
+
 def compiler() -> str | None:
     """The C compiler: $CC, or the first of cc, gcc and clang on the path; None without one."""
     wanted = os.environ.get("CC")

@@ -1,7 +1,9 @@
-"""How torch itself runs: its allocator, its deterministic algorithms, its compiler."""
+"""How this process runs: torch's allocator, determinism and compiler, and signals held back."""
 
 import ctypes
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
@@ -23,19 +25,6 @@ def keep_freed_memory() -> None:
         mallopt(top_pad, 1 << 26)
 
 
-def set_deterministic(mode: int | str) -> None:
-    """Set torch's deterministic mode, and its compiler's where the compiler is in use.
-
-    torch.use_deterministic_algorithms imports the compiler; this does not.
-    """
-    torch.set_deterministic_debug_mode(mode)
-    if compiler_in_use():
-        torch.use_deterministic_algorithms(
-            torch.are_deterministic_algorithms_enabled(),
-            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
-        )
-
-
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
     """Inside, torch uses only algorithms that give the same bits each time.
@@ -55,6 +44,19 @@ def deterministic(wanted: bool) -> Iterator[None]:
         settings.fill_uninitialized_memory = filling
 
 
+def set_deterministic(mode: int | str) -> None:
+    """Set torch's deterministic mode, and its compiler's where the compiler is in use.
+
+    torch.use_deterministic_algorithms imports the compiler; this does not.
+    """
+    torch.set_deterministic_debug_mode(mode)
+    if compiler_in_use():
+        torch.use_deterministic_algorithms(
+            torch.are_deterministic_algorithms_enabled(),
+            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+
+
 @contextmanager
 def eagerly() -> Iterator[None]:
     """Inside, compiled modules run uncompiled: compiling for other shapes does not pay.
@@ -68,3 +70,25 @@ def eagerly() -> Iterator[None]:
 def compiler_in_use() -> bool:
     """Whether anything has imported torch's compiler, which takes 1.4 s."""
     return "torch._dynamo" in sys.modules
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Let the body finish before SIGINT, SIGTERM or SIGHUP takes effect."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    previous = {
+        number: signal.signal(number, lambda received, _: held.append(received))
+        for name in names
+        if signal.getsignal(number := getattr(signal, name)) is not None
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if held:
+        signal.raise_signal(held[0])

@@ -1,25 +1,31 @@
-"""What a network's training step is made of, in C: a block there and back, and Muon's update.
+"""The C kernels of a training step: a GPT block forward and backward, and Muon's update.
 
-Numbers go by their addresses: torch is not needed here. `models.block_in_c` and `muon` call it.
+PyTorch passes over memory 75 times for one block forward and 116 times backward; block.c keeps that
+data in the processor's caches. `models.gpt.Block` and `optim.muon.Muon` call this module, and their
+PyTorch forms are the reference that the tests compare it with.
 """
 
+from __future__ import annotations
+
 import ctypes
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from hornbook.config import ModelConfig
-from hornbook.kernels.library import Sources, openmp, processor_has, shared_library
+import torch
+from torch.autograd.function import Function, once_differentiable
 
-FILES = ("block.c", "muon.c", "products.h", "threads.h", "vectors.h")
-# How many numbers a word of 32 bits has.
-PACKED = {"float32": 1, "bfloat16": 2}
+from hornbook.kernels.library import openmp, shared_library, training_sources
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from hornbook.models.schema import Schema
+
 N_WEIGHTS = 11
-# What widths are multiples of: the columns of a panel, and a vector.
+# Widths are multiples of these: the columns of a panel, and a vector.
 PANEL, VECTOR = 32, 16
-# Where vectors are narrower gcc keeps the sums of products in memory: a step takes 4 times torch's
-# time (docs/experiments.md).
-WIDE = "avx512f"
 
 
 class BlockPass(ctypes.Structure):
@@ -32,7 +38,7 @@ class BlockPass(ctypes.Structure):
         ),
         *((name, ctypes.c_int32) for name in ("threads", "dropped")),
         ("epsilon", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("x", "noise", "cosines", "sines")),
+        *((name, ctypes.c_void_p) for name in ("x", "mask", "cosines", "sines")),
         ("weights", ctypes.c_void_p * N_WEIGHTS),
         *((name, ctypes.c_void_p) for name in ("kept", "y", "dy", "dx", "gradients", "parallel")),
     )
@@ -59,64 +65,112 @@ class MuonStep(ctypes.Structure):
     )
 
 
-class Kernels(NamedTuple):
-    """block.c and muon.c for one precision, and the threads of torch's OpenMP to run them."""
+class TrainingKernels(NamedTuple):
+    """block.c and muon.c compiled for one precision, and the entry of torch's OpenMP."""
 
     library: ctypes.CDLL
     parallel: int
 
-    def kept_numbers(self, block: BlockPass) -> int:
-        """How many numbers a block keeps between its two passes."""
-        return self.library.hornbook_kept_numbers(ctypes.byref(block))
+    def __deepcopy__(self, _memo: dict[int, object]) -> Self:
+        """The same kernels: a library is loaded once in a process."""
+        return self
 
-    def forward(self, block: BlockPass) -> None:
-        """Fill `y` and `kept` from `x`."""
-        self._run("hornbook_forward", block)
-
-    def backward(self, block: BlockPass) -> None:
-        """Fill `dx` and `gradients` from `dy`, `x` and `kept`."""
-        self._run("hornbook_backward", block)
+    def run(self, name: str, call: BlockPass | MuonStep) -> None:
+        """Call one kernel. Raises: MemoryError."""
+        call.parallel = self.parallel
+        if getattr(self.library, name)(ctypes.byref(call)):
+            raise MemoryError("no memory for a training step")
 
     def move(self, step: MuonStep, matrices: Sequence[Matrix]) -> None:
-        """One step of Muon for all matrices."""
+        """Apply one step of Muon to all matrices. Raises: MemoryError."""
         step.matrices = (Matrix * len(matrices))(*matrices)
         step.count = len(matrices)
-        self._run("hornbook_muon", step)
-
-    def _run(self, name: str, asked: BlockPass | MuonStep) -> None:
-        asked.parallel = self.parallel
-        if getattr(self.library, name)(ctypes.byref(asked)):
-            raise MemoryError("no memory for a step")
-
-
-def sources(precision: str) -> Sources:
-    """What trains in this precision."""
-    return Sources(FILES, (f"-DPACK={PACKED[precision]}",))
+        step.threads = torch.get_num_threads()
+        self.run("hornbook_muon", step)
 
 
 @lru_cache
-def kernels(precision: str) -> Kernels:
-    """What trains in float32 or bfloat16; torch must have been imported.
+def training_kernels(precision: str) -> TrainingKernels:
+    """The kernels for float32 or bfloat16, compiled where they are not yet.
 
     Raises: NativeUnavailableError with the reason in one line.
     """
-    library = shared_library(sources(precision))
+    library = shared_library(training_sources(precision))
     library.hornbook_kept_numbers.restype = ctypes.c_int64
-    return Kernels(library, openmp())
+    return TrainingKernels(library, openmp())
 
 
-def is_worth_it() -> bool:
-    """Whether C trains faster than torch on this processor."""
-    return processor_has(WIDE)
-
-
-def obstacle(model: ModelConfig) -> str:
-    """Why block.c cannot train a model; empty where it can."""
-    if not model.spec.c_kernels:
-        return f"only a gpt's blocks are written in C, and model = {model.model!r}"
-    if model.n_embd % PANEL or model.head_width % VECTOR:
+def misfit(schema: Schema) -> str:
+    """Why block.c cannot train a transformer of these sizes; empty where it can."""
+    if schema.n_embd % PANEL or schema.head_width % VECTOR:
         return (
-            f"in C n_embd must be a multiple of {PANEL} and a head's width one of {VECTOR}; they "
-            f"are {model.n_embd} and {model.head_width}"
+            f"the C kernels need n_embd to be a multiple of {PANEL} and a head's width one of "
+            f"{VECTOR}; they are {schema.n_embd} and {schema.head_width}"
         )
+    if schema.n_kv_head != schema.n_head or not schema.query_key_norm:
+        return "the C kernels need a key-value head for each head, and normalised queries and keys"
     return ""
+
+
+class Operands(NamedTuple):
+    """What a block's passes read that takes no gradient; `mask` is `models.gpt.random_bytes`."""
+
+    kernels: TrainingKernels
+    schema: Schema
+    cosines: Tensor
+    sines: Tensor
+    mask: Tensor | None
+    dropout: float
+
+
+def block(x_BTC: Tensor, weights: Sequence[Tensor], operands: Operands) -> Tensor:
+    """A transformer block, differentiable once in `x_BTC` and the weights.
+
+    The weights come in the schema's order. Shapes: [B,T,C] -> [B,T,C]. Raises: MemoryError.
+    """
+    y_BTC: Tensor = BlockFunction.apply(operands, x_BTC, *weights)
+    return y_BTC
+
+
+class BlockFunction(Function):
+    """block.c under torch's autograd."""
+
+    @staticmethod
+    def forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ARG004 (torch's own signature)
+        ctx, operands, x_BTC, *weights = args
+        x_BTC = x_BTC.contiguous()
+        schema, (B, T, C) = operands.schema, x_BTC.shape
+        call = BlockPass(
+            B, T, C, schema.n_head, schema.head_width, schema.mlp_width, torch.get_num_threads(),
+            round(256 * operands.dropout), schema.epsilon,
+        )  # fmt: skip
+        call.weights[:] = [weight.data_ptr() for weight in weights]
+        library = operands.kernels.library
+        y_BTC = torch.empty_like(x_BTC)
+        kept = torch.empty(library.hornbook_kept_numbers(ctypes.byref(call)), dtype=x_BTC.dtype)
+        point(call, operands, x=x_BTC, kept=kept, y=y_BTC)
+        operands.kernels.run("hornbook_forward", call)
+        ctx.save_for_backward(x_BTC, *weights)
+        ctx.call, ctx.operands, ctx.kept = call, operands, kept
+        return y_BTC
+
+    @staticmethod
+    @once_differentiable
+    # It forgets the names of parameters.
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        x_BTC, *weights = ctx.saved_tensors
+        (dy_BTC,) = (each.contiguous() for each in grad_outputs)
+        dx_BTC = torch.empty_like(dy_BTC)
+        sizes = [weight.numel() for weight in weights]
+        gradients = torch.empty(sum(sizes))
+        point(ctx.call, ctx.operands, x=x_BTC, dy=dy_BTC, dx=dx_BTC, gradients=gradients)
+        ctx.operands.kernels.run("hornbook_backward", ctx.call)
+        parts = zip(gradients.split(sizes), weights, strict=True)
+        return None, dx_BTC, *(part.view_as(weight) for part, weight in parts)
+
+
+def point(call: BlockPass, operands: Operands, **tensors: Tensor) -> None:
+    """Set the addresses of tensors, by the names that block.c has for them."""
+    read = {"cosines": operands.cosines, "sines": operands.sines, "mask": operands.mask}
+    for name, tensor in (read | tensors).items():
+        setattr(call, name, None if tensor is None else tensor.data_ptr())

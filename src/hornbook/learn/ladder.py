@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hornbook import report
+from hornbook import report, training
 from hornbook.config import MODELS, Config, load_config, preset, spec_of
 from hornbook.errors import ConfigError
 from hornbook.eval.loss import losses
@@ -24,7 +24,6 @@ from hornbook.runs.run import RunFolder, load
 from hornbook.storage.disk import write_atomically
 from hornbook.text.corpus import Corpus, read_corpus
 from hornbook.text.dataset import prepare
-from hornbook.train import training
 
 # The top rung, a size of another, and what it adds.
 LARGE, LARGE_IDEA = "lecture", "scale, dropout"
@@ -245,7 +244,7 @@ def climb(plan: Plan) -> Generator[Progress, None, None]:
             )
         with under_way.lock:
             for metrics in training.steps(under_way):
-                yield Progress(each, metrics, under_way.config.train.steps)
+                yield Progress(each, metrics, under_way.state.steps)
             result = conclude(under_way, baselines)
             card = report.write(report.examine(result, compressed))
             baselines, compressed = result.baselines, card.compressed

@@ -99,18 +99,18 @@ class Exercise:
 RIGHT = Both("Right. {message}", "맞아요. {message}")
 WRONG = Both("Not yet. {message}", "아직이에요. {message}")
 BLANK = Both("Put your answer where the dots are.", "점 세 개(...)가 있는 자리에 답을 넣어 보세요.")
-TOO_LARGE = Both("{given} is too large. {message}", "{given}보다 작은 값이에요. {message}")
-TOO_SMALL = Both("{given} is too small. {message}", "{given}보다 큰 값이에요. {message}")
+TOO_LARGE = Both("{given} is too large. {message}", "답은 {given}보다 작아요. {message}")
+TOO_SMALL = Both("{given} is too small. {message}", "답은 {given}보다 커요. {message}")
 ENTRY = Both(
-    "The first number that is off is number {place}: {given}. {message}",
-    "{place}번째 수 {given}부터 달라요. {message}",
+    "The first wrong number is number {place}: {given}. {message}",
+    "{place}번째 수({given})부터 답과 달라요. {message}",
 )
 SHAPE = Both(
     "The answer is {wanted}, and this is {given}. {message}",
     "답의 모양이 달라요(필요한 것: {wanted_ko}, 받은 것: {given_ko}). {message}",
 )
 NO_FUNCTION = Both(
-    "This exercise asks for a function: give its name, without brackets. {message}",
+    "This exercise asks for a function: pass its name, without parentheses. {message}",
     "이 문제의 답은 함수예요. 괄호 없이 함수 이름만 넣어 보세요. {message}",
 )
 RAISED = Both(
@@ -262,7 +262,7 @@ def described(value: Any) -> Both:
     if not sizes:
         return Both("one number", "수 하나")
     if len(sizes) == 1:
-        return Both(f"a list of {sizes[0]}", f"길이 {sizes[0]}인 목록")
+        return Both(f"a list of {sizes[0]}", f"길이가 {sizes[0]}인 리스트")
     size = " x ".join(map(str, sizes))
     return Both(f"a table of {size}", f"{size} 크기의 표")
 

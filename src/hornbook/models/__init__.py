@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from hornbook.models.attention import MultiHeadAttention as MultiHeadAttention
     from hornbook.models.averaging import AverageLanguageModel as AverageLanguageModel
     from hornbook.models.bigram import BigramLanguageModel as BigramLanguageModel
-    from hornbook.models.counts_in_c import fuse_counts as fuse_counts
     from hornbook.models.gpt import GPT as GPT
     from hornbook.models.language_model import LanguageModel as LanguageModel
     from hornbook.models.mixture import GPTWithCounts as GPTWithCounts
     from hornbook.models.ngram import NGramLanguageModel as NGramLanguageModel
     from hornbook.models.registry import build as build
     from hornbook.models.registry import meta_model as meta_model
+    from hornbook.models.registry import use_ngram_kernels as use_ngram_kernels
     from hornbook.models.transformer import Block as Block
     from hornbook.models.transformer import FeedForward as FeedForward
     from hornbook.models.transformer import FeedForwardLanguageModel as FeedForwardLanguageModel
@@ -44,8 +44,8 @@ HOMES = {
     "NGramLanguageModel": "ngram",
     "ResidualLanguageModel": "transformer",
     "build": "registry",
-    "fuse_counts": "counts_in_c",
     "meta_model": "registry",
+    "use_ngram_kernels": "registry",
 }
 
 

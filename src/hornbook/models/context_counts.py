@@ -1,9 +1,9 @@
-"""The block's own counts: what has followed the same tokens earlier in it.
+"""N-grams of the context itself: what has followed the same tokens earlier in the block.
 
-A name that has come up will come up again, and no count of another text can know it.
+A name that has occurred will occur again, and no n-gram table of another text can know it.
 
-Shapes in names: B batch, S the block's positions, T the last of them, V vocabulary, R the lengths
-of run.
+Shapes in names: B batch, S the positions given, T the last of them, V vocabulary, R the lengths of
+n-gram.
 """
 
 import math
@@ -12,19 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hornbook.kernels import ngrams
 from hornbook.ngram.counting import shortest_telling_run
 
-# At birth: how many times a run must have come for its followers to weigh as much as all that
-# shorter runs say, shortest first. Learned values on tiny Shakespeare end near these.
+# Initial strengths: how often an n-gram must have occurred for its successors to weigh as much as
+# the shorter n-grams, shortest first. Values learned on tiny Shakespeare end near these.
 STRENGTHS = (100.0, 27.0, 12.0, 7.0, 4.0, 3.0, 2.0)
 LENGTHS = len(STRENGTHS)
 
 
-class Recent(nn.Module):
-    """Mixes a distribution with the followers of matching runs of `shortest` tokens and more.
+class ContextCounts(nn.Module):
+    """Mixes a distribution with the successors of matching n-grams of `shortest` tokens and more.
 
-    Each of LENGTHS lengths in turn: p <- (count + strength * p) / (total + strength), strengths
-    learned.
+    For each of LENGTHS lengths in turn: p <- (count + strength * p) / (total + strength), with
+    learned strengths. Also called a cache language model.
     Source: the hierarchical Dirichlet model, MacKay & Peto 1995.
     """
 
@@ -32,15 +33,24 @@ class Recent(nn.Module):
         super().__init__()
         self.shortest = shortest_telling_run(vocab_size)
         self.log_strength = nn.Parameter(torch.tensor([math.log(each) for each in STRENGTHS]))
+        self.kernels: ngrams.NGramKernels | None = None
 
     def forward(self, idx_BS: Tensor, p_BTV: Tensor) -> tuple[Tensor, Tensor]:
-        """The mixed distributions of the block's last T positions, and how often each run came.
+        """The mixed distributions after the last T positions, and how often each n-gram occurred.
 
         Shapes: [B,S], [B,T,V] -> [B,T,V], [B,T,R].
+        Raises: IndexError for a token outside the vocabulary.
         """
+        on_cpu = idx_BS.device.type == "cpu" and not p_BTV.requires_grad
+        if self.kernels and on_cpu and idx_BS.size(1) <= ngrams.LONGEST_ROW:
+            return ngrams.mix(self.kernels, idx_BS, p_BTV, self.log_strength, self.shortest)
+        return self.by_torch(idx_BS, p_BTV)
+
+    def by_torch(self, idx_BS: Tensor, p_BTV: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` in PyTorch: the reference."""
         (B, T, V), S = p_BTV.shape, idx_BS.size(1)
         text = idx_BS.flatten()
-        here, there = pairs(runs_of(idx_BS, self.shortest, V), T)
+        here, there = pairs(ngram_numbers(idx_BS, self.shortest, V), T)
         length = torch.full_like(here, self.shortest)
         row = here // S * T + here % S - (S - T)
         totals = [row.bincount(minlength=B * T)]
@@ -51,22 +61,22 @@ class Recent(nn.Module):
             length[alive] += 1
             totals.append(row[alive].bincount(minlength=B * T))
         came_BTR = torch.stack(totals, dim=-1).view(B, T, LENGTHS).to(p_BTV.dtype)
-        # By length, what one match hands its follower, and what is left to the shorter lengths.
+        # By length: what one match gives its successor, and what is left to the shorter lengths.
         strength_R = self.log_strength.exp()
         share_BTR = 1 / (came_BTR + strength_R)
         left_BTR = (strength_R * share_BTR).flip(-1).cumprod(-1).flip(-1)
-        handed_BTR = share_BTR * F.pad(left_BTR[..., 1:], (0, 1), value=1.0)
-        # A run of so many tokens is a match of every length up to it.
-        weight = handed_BTR.cumsum(-1).view(-1, LENGTHS)[row, length - self.shortest]
+        given_BTR = share_BTR * F.pad(left_BTR[..., 1:], (0, 1), value=1.0)
+        # A match of so many tokens is a match of every shorter length too.
+        weight = given_BTR.cumsum(-1).view(-1, LENGTHS)[row, length - self.shortest]
         mixed = (left_BTR[..., :1] * p_BTV).flatten()
         mixed = mixed.index_add(0, row * V + text[there + 1], weight)
         return mixed.view(B, T, V), came_BTR
 
 
-def runs_of(idx_BS: Tensor, length: int, vocab_size: int) -> Tensor:
-    """A number for the run of tokens that ends at each position, -1 where it would begin before.
+def ngram_numbers(idx_BS: Tensor, length: int, vocab_size: int) -> Tensor:
+    """A number for the n-gram that ends at each position, -1 where it would begin before the row.
 
-    Shapes: [B,S] -> [B,S]; equal numbers are equal runs.
+    Shapes: [B,S] -> [B,S]; equal numbers are equal n-grams.
     """
     number_BS = torch.zeros_like(idx_BS)
     for back in reversed(range(length)):
@@ -78,8 +88,8 @@ def runs_of(idx_BS: Tensor, length: int, vocab_size: int) -> Tensor:
 def pairs(number_BS: Tensor, T: int) -> tuple[Tensor, Tensor]:
     """All pairs of one of the last T positions and an earlier one of its row with its number.
 
-    Both as places in the flattened rows; a number below 0 has no equal. By sorting: a thirtieth of
-    the time that comparing all positions takes (2 rows of 4,096).
+    Both are places in the flattened rows; a number below 0 matches nothing. Sorting takes a
+    thirtieth of the time of comparing all positions (2 rows of 4,096).
     """
     B, S = number_BS.shape
     place = torch.arange(B * S, device=number_BS.device)

@@ -1,35 +1,39 @@
-"""GPT: the flagship. A decoder-only transformer with today's block, and nothing hidden.
+"""GPT: the flagship, a decoder-only transformer with today's block, and nothing hidden.
 
-The mathematics is Qwen3's (Qwen Team 2025, arXiv:2505.09388), letter for letter, so that a model
-trained here runs wherever Qwen3 runs: RMSNorm before each half, rotary positions, normalised
-queries and keys, a gated SiLU MLP, no biases.
+The mathematics is Qwen3's (Qwen Team 2025, arXiv:2505.09388) exactly, so that a model trained here
+runs wherever Qwen3 runs: RMSNorm before each half, rotary positions, normalised queries and keys, a
+gated SiLU MLP, no biases.
 
-Shapes in names: B batch, T time, C n_embd, H n_head, D head width, F MLP width, V vocabulary;
-S is the number of positions attended to (S = T unless a cache supplies older ones).
+Shapes in names: B batch, T time, C n_embd, H heads, D head width, F MLP width, V vocabulary; S is
+the number of positions attended to (S = T unless a cache holds earlier ones).
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hornbook.config import ModelConfig
+from hornbook.kernels import training
 from hornbook.models.kv_cache import KeyValueCache, LayerCache
-from hornbook.models.language_model import LanguageModel
+from hornbook.models.language_model import LanguageModel, has_hooks
+from hornbook.models.schema import Schema
 
-EPSILON = 1e-6
-ROTARY_BASE = 10_000.0
+if TYPE_CHECKING:
+    from hornbook.config import ModelConfig
 
 
-def rotary_angles(positions_T: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
+def rotary_angles(positions_T: Tensor, head_width: int, base: float) -> tuple[Tensor, Tensor]:
     """Cosine and sine of each position's rotation, float32.
 
     Shapes: [T] -> two of [T,D], each half of D repeating the same D/2 frequencies.
     Source: Su et al. 2021, arXiv:2104.09864, in the half-split layout of GPT-NeoX and Qwen.
     """
     exponents = torch.arange(0, head_width, 2, device=positions_T.device) / head_width
-    angles_TD = torch.outer(positions_T.float(), ROTARY_BASE**-exponents).repeat(1, 2)
+    angles_TD = torch.outer(positions_T.float(), base**-exponents).repeat(1, 2)
     return angles_TD.cos(), angles_TD.sin()
 
 
@@ -42,9 +46,10 @@ def rotate(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
 def attention_reference(
     q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, window: int | None = None
 ) -> Tensor:
-    """Causal attention as the formula has it, in float32: what every faster form is held to.
+    """Causal attention as the formula has it, in float32: the reference for every faster form.
 
-    Each position sees itself and all before it; with a `window` only that many, itself counted.
+    Each position attends to itself and all before it; with a `window` only to that many, itself
+    counted.
     Shapes: [B,H,T,D], [B,H,S,D], [B,H,S,D] -> [B,H,T,D]; queries are the last T of S positions.
     Sources: Vaswani et al. 2017, arXiv:1706.03762, equation 1; Beltagy et al. 2020,
     arXiv:2004.05150 (the window).
@@ -57,16 +62,16 @@ def attention_reference(
 
 
 def visible(T: int, S: int, window: int | None, device: torch.device) -> Tensor:
-    """Which of S positions each of the last T sees: [T,S]."""
+    """Which of S positions each of the last T attends to: [T,S]."""
     visible_TS = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
     return visible_TS if window is None else visible_TS.triu(S - T - window + 1)
 
 
 def attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, window: int | None = None) -> Tensor:
-    """`attention_reference`, by the fastest form on this device; same shapes.
+    """`attention_reference` by the fastest form on this device; same shapes.
 
-    On a CPU the two products and the softmax are written out: their bfloat16 backward pass runs at
-    73-83 GFLOP/s on two cores, that of torch's fused kernel at 25. On a GPU the fused kernel wins.
+    On a CPU that is two products and a softmax: their bfloat16 backward pass runs at 73-83 GFLOP/s
+    on two cores, and that of PyTorch's fused kernel at 25. On a GPU the fused kernel is faster.
     """
     T, S = q_BHTD.size(-2), k_BHSD.size(-2)
     if window is not None and window < T == S:
@@ -76,14 +81,14 @@ def attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, window: int | None
         return attention(q_BHTD, k_BHSD[:, :, seen], v_BHSD[:, :, seen], window)
     if q_BHTD.device.type != "cpu" and (window is None or window >= S):
         return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, is_causal=T == S and T > 1)
-    return written_out(q_BHTD, k_BHSD, v_BHSD, visible(T, S, window, q_BHTD.device))
+    return plain_attention(q_BHTD, k_BHSD, v_BHSD, visible(T, S, window, q_BHTD.device))
 
 
-def written_out(q: Tensor, k: Tensor, v: Tensor, visible_TS: Tensor) -> Tensor:
-    """Two products and a softmax between them, over what is visible.
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, visible_TS: Tensor) -> Tensor:
+    """Two products and a softmax between them, over the visible positions.
 
-    The softmax keeps its result in the activations' precision: forward the same bits as in float32
-    rounded, gradients 0.7% off float32's instead of 0.64%, in 57% of the time.
+    The softmax keeps its result in the activations' precision. Forward that gives the bits of a
+    float32 softmax, rounded; gradients are 0.7% off float32's instead of 0.64%, in 57% of the time.
     """
     scores = (q * q.size(-1) ** -0.5) @ k.transpose(-2, -1)
     scores.masked_fill_(~visible_TS, float("-inf"))
@@ -91,9 +96,9 @@ def written_out(q: Tensor, k: Tensor, v: Tensor, visible_TS: Tensor) -> Tensor:
 
 
 def in_windows(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, window: int) -> Tensor:
-    """Windowed attention in chunks as long as the window, each over itself and the one before.
+    """Windowed attention in chunks of a window: each attends to itself and the one before it.
 
-    Twice the window's work a position instead of the block's.
+    A position costs two windows of work instead of the whole text's.
     """
     B, H, T, D = q_BHTD.shape
     W = window
@@ -108,12 +113,12 @@ def in_windows(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, window: int) -> T
     key = torch.arange(2 * W, device=q.device)
     # In the first chunk the one before is padding.
     seen = visible(W, 2 * W, window, q.device) & ((chunk > 0)[:, None, None] | (key >= W))
-    y = written_out(q, pairs(k_BHTD), pairs(v_BHTD), seen)
+    y = plain_attention(q, pairs(k_BHTD), pairs(v_BHTD), seen)
     return y.reshape(B, H, T + spare, D)[:, :, :T]
 
 
 class Linear(nn.Linear):
-    """A product with a float32 master weight, done in the activations' precision; no bias."""
+    """A product in the activations' precision, with a float32 master weight and no bias."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
@@ -128,58 +133,62 @@ class RMSNorm(nn.Module):
     Source: Zhang and Sennrich 2019, arXiv:1910.07467.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, epsilon: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
+        self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, EPSILON).to(x.dtype)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.epsilon).to(x.dtype)
 
 
 class Attention(nn.Module):
-    """Every position looks back over the positions before it, in n_head ways at once."""
+    """Causal self-attention with rotary positions. [B,T,C] -> [B,T,C]."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, schema: Schema) -> None:
         super().__init__()
-        self.n_head = config.n_head
-        self.window = config.block_size
-        self.query = Linear(config.n_embd, config.n_embd)
-        self.key = Linear(config.n_embd, config.n_embd)
-        self.value = Linear(config.n_embd, config.n_embd)
-        self.output = Linear(config.n_embd, config.n_embd)
-        self.query_norm = RMSNorm(config.n_embd // config.n_head)
-        self.key_norm = RMSNorm(config.n_embd // config.n_head)
+        self.n_head, self.n_kv_head = schema.n_head, schema.n_kv_head
+        self.head_width, self.window = schema.head_width, schema.window
+        queries, keys = self.n_head * self.head_width, self.n_kv_head * self.head_width
+        self.query = Linear(schema.n_embd, queries)
+        self.key = Linear(schema.n_embd, keys)
+        self.value = Linear(schema.n_embd, keys)
+        self.output = Linear(queries, schema.n_embd)
+        if schema.query_key_norm:
+            self.query_norm: nn.Module = RMSNorm(self.head_width, schema.epsilon)
+            self.key_norm: nn.Module = RMSNorm(self.head_width, schema.epsilon)
+        else:
+            self.query_norm, self.key_norm = nn.Identity(), nn.Identity()
 
     def forward(
         self, x_BTC: Tensor, cos_TD: Tensor, sin_TD: Tensor, cache: LayerCache | None = None
     ) -> Tensor:
-        B, T, C = x_BTC.shape
-
-        def heads(y_BTC: Tensor) -> Tensor:
-            return y_BTC.view(B, T, self.n_head, C // self.n_head)
-
-        q_BHTD = self.query_norm(heads(self.query(x_BTC))).transpose(1, 2)
-        k_BHTD = self.key_norm(heads(self.key(x_BTC))).transpose(1, 2)
-        v_BHSD = heads(self.value(x_BTC)).transpose(1, 2)
+        heads = (*x_BTC.shape[:2], -1, self.head_width)
+        q_BHTD = self.query_norm(self.query(x_BTC).view(heads)).transpose(1, 2)
+        k_BHSD = self.key_norm(self.key(x_BTC).view(heads)).transpose(1, 2)
+        v_BHSD = self.value(x_BTC).view(heads).transpose(1, 2)
         cos_TD, sin_TD = cos_TD.to(x_BTC.dtype), sin_TD.to(x_BTC.dtype)
-        q_BHTD, k_BHSD = rotate(q_BHTD, cos_TD, sin_TD), rotate(k_BHTD, cos_TD, sin_TD)
+        q_BHTD, k_BHSD = rotate(q_BHTD, cos_TD, sin_TD), rotate(k_BHSD, cos_TD, sin_TD)
         if cache is not None:
             k_BHSD, v_BHSD = cache.extend(k_BHSD, v_BHSD)
-        y_BTC = attention(q_BHTD, k_BHSD, v_BHSD, self.window).transpose(1, 2).reshape(B, T, C)
-        return self.output(y_BTC)
+        if self.n_kv_head != self.n_head:  # grouped-query attention
+            groups = self.n_head // self.n_kv_head
+            k_BHSD, v_BHSD = (each.repeat_interleave(groups, 1) for each in (k_BHSD, v_BHSD))
+        y_BHTD = attention(q_BHTD, k_BHSD, v_BHSD, self.window)
+        return self.output(y_BHTD.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
-    """Each position thinks for itself: a gated SiLU layer.
+    """A gated SiLU layer (SwiGLU), at every position alone. [B,T,C] -> [B,T,C].
 
-    Source: Shazeer 2020, arXiv:2002.05202 (SwiGLU).
+    Source: Shazeer 2020, arXiv:2002.05202.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, schema: Schema) -> None:
         super().__init__()
-        self.gate = Linear(config.n_embd, config.mlp_width)
-        self.up = Linear(config.n_embd, config.mlp_width)
-        self.down = Linear(config.mlp_width, config.n_embd)
+        self.gate = Linear(schema.n_embd, schema.mlp_width)
+        self.up = Linear(schema.n_embd, schema.mlp_width)
+        self.down = Linear(schema.mlp_width, schema.n_embd)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x_BTC)) * self.up(x_BTC))
@@ -188,38 +197,40 @@ class MLP(nn.Module):
 def random_bytes(*shape: int, device: torch.device) -> Tensor:
     """Uniform bytes, int8, drawn eight at a time.
 
-    On a CPU torch draws one number after the other: 0.5 million bytes take 0.25 ms on one core, as
-    many places of its own dropout mask 3.1 ms, and compiled 12.
+    On a CPU torch draws one number after the other: 0.5 million bytes take 0.25 ms on one core, its
+    own dropout mask of as many places 3.1 ms, and compiled 12.
     """
     count = math.prod(shape)
     words = torch.randint(-(2**63), 2**63 - 1, (-(-count // 8),), device=device)
     return words.view(torch.int8)[:count].view(shape)
 
 
-def drop(x: Tensor, noise: Tensor, rate: float) -> Tensor:
-    """Dropout, where the noise falls below `rate` (to the nearest 1/256); the rest is scaled up.
+def drop(x: Tensor, mask: Tensor, rate: float) -> Tensor:
+    """Dropout where the mask's byte falls below `rate` (to the nearest 1/256); the rest scaled up.
 
     Source: Srivastava et al. 2014.
     """
     threshold = round(256 * rate)
-    # As floats, which the compiler turns into vectors: 0.2 ms of 0.5 million places, as bytes 2.3.
-    kept = (noise.float() >= threshold - 128).to(x.dtype)
+    # As floats, which the compiler vectorises: 0.2 ms for 0.5 million places, as bytes 2.3.
+    kept = (mask.float() >= threshold - 128).to(x.dtype)
     return x * kept * (256 / (256 - threshold))
 
 
 class Block(nn.Module):
-    """Look back, then think; each half reads a normalised copy and adds to the residual stream.
+    """Attention, then an MLP; each reads a normalised copy and adds to the residual stream.
 
-    `noise` [2,B,T,C], random bytes, decides what dropout takes of what the halves add.
+    With `kernels` a training pass runs in C; everything else runs in PyTorch, the reference.
+    `mask` [2,B,T,C], random bytes, decides what dropout zeroes in what the two halves add.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, schema: Schema, dropout: float = 0.0) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.n_embd)
-        self.attention = Attention(config)
-        self.mlp_norm = RMSNorm(config.n_embd)
-        self.mlp = MLP(config)
-        self.dropout = config.dropout
+        self.schema, self.dropout = schema, dropout
+        self.attention_norm = RMSNorm(schema.n_embd, schema.epsilon)
+        self.attention = Attention(schema)
+        self.mlp_norm = RMSNorm(schema.n_embd, schema.epsilon)
+        self.mlp = MLP(schema)
+        self.kernels: training.TrainingKernels | None = None
 
     def forward(
         self,
@@ -227,66 +238,78 @@ class Block(nn.Module):
         cos_TD: Tensor,
         sin_TD: Tensor,
         cache: LayerCache | None = None,
-        noise: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        found_BTC = self.attention(self.attention_norm(x_BTC), cos_TD, sin_TD, cache)
-        x_BTC = x_BTC + (found_BTC if noise is None else drop(found_BTC, noise[0], self.dropout))
-        found_BTC = self.mlp(self.mlp_norm(x_BTC))
-        return x_BTC + (found_BTC if noise is None else drop(found_BTC, noise[1], self.dropout))
+        if self.kernels and cache is None and self.fits_kernels(x_BTC):
+            operands = training.Operands(
+                self.kernels, self.schema, cos_TD, sin_TD, mask, self.dropout
+            )
+            return training.block(x_BTC, list(self.parameters()), operands)
+        y_BTC = self.attention(self.attention_norm(x_BTC), cos_TD, sin_TD, cache)
+        x_BTC = x_BTC + (y_BTC if mask is None else drop(y_BTC, mask[0], self.dropout))
+        y_BTC = self.mlp(self.mlp_norm(x_BTC))
+        return x_BTC + (y_BTC if mask is None else drop(y_BTC, mask[1], self.dropout))
+
+    def fits_kernels(self, x_BTC: Tensor) -> bool:
+        """Whether the C kernels can run this pass: training, within the window, and no hooks."""
+        windowed = self.schema.window is not None and x_BTC.size(1) > self.schema.window
+        return torch.is_grad_enabled() and not windowed and not has_hooks(self)
 
 
 class GPT(LanguageModel):
     """A stack of blocks between an embedding table and a table of logits.
 
-    It is trained on texts of `block_size` tokens, and reads longer ones through windows of that
-    width: a layer sees no further back than in training, but what it sees has itself looked back.
+    It is trained on blocks of `block_size` tokens, and reads longer texts through windows of that
+    width: a layer attends no further back than in training, but to positions that themselves
+    attended further back. `schema` replaces the shape that `config` describes.
     """
 
-    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(self, config: ModelConfig, vocab_size: int, schema: Schema | None = None) -> None:
         super().__init__(vocab_size, config.block_size, config.context_size)
         self.config = config
-        self.embedding = nn.Embedding(vocab_size, config.n_embd)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = RMSNorm(config.n_embd)
-        self.logits = Linear(config.n_embd, vocab_size)
-        if config.tie_embeddings:
+        self.schema = schema = schema or Schema.of(config, vocab_size)
+        self.embedding = nn.Embedding(vocab_size, schema.n_embd)
+        self.blocks = nn.ModuleList(Block(schema, config.dropout) for _ in range(schema.n_layer))
+        self.norm = RMSNorm(schema.n_embd, schema.epsilon)
+        self.logits = Linear(schema.n_embd, vocab_size)
+        if schema.tied:
             self.logits.weight = self.embedding.weight
         self.initialize()
 
     def initialize(self) -> None:
-        """Start near the uniform guess, so that the loss at birth is ln(vocab_size).
+        """Start near the uniform guess: the loss of a freshly initialised model is ln(vocab_size).
 
-        The last product of each half starts at zero: every block begins as the identity.
+        The last product of each half starts at zero, so that every block starts as the identity.
         """
-        width = self.config.n_embd
-        nn.init.normal_(self.embedding.weight, std=0.02 if self.config.tie_embeddings else 1.0)
-        if not self.config.tie_embeddings:
+        bound = (3 / self.schema.n_embd) ** 0.5
+        nn.init.normal_(self.embedding.weight, std=0.02 if self.schema.tied else 1.0)
+        if not self.schema.tied:
             nn.init.zeros_(self.logits.weight)
         for block in self.blocks:
             for name, weight in block.named_parameters():
                 if name in ("attention.output.weight", "mlp.down.weight"):
                     nn.init.zeros_(weight)
                 elif weight.ndim == 2:
-                    nn.init.uniform_(weight, -((3 / width) ** 0.5), (3 / width) ** 0.5)
+                    nn.init.uniform_(weight, -bound, bound)
 
     def new_cache(self, batch_size: int = 1) -> KeyValueCache:
-        """An empty key-value cache for decoding `batch_size` texts side by side."""
-        weight = self.embedding.weight
-        shape = (batch_size, self.config.n_head, self.config.context_size, self.config.head_width)
-        return KeyValueCache(self.config.n_layer, shape, weight.device, self.compute_dtype)
+        """An empty key-value cache for decoding `batch_size` texts together."""
+        schema, device = self.schema, self.embedding.weight.device
+        shape = (batch_size, schema.n_kv_head, self.context_size, schema.head_width)
+        return KeyValueCache(schema.n_layer, shape, device, self.compute_dtype)
 
     def hidden(self, idx_BT: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """The residual stream after the last block, normalised: [B,T] -> [B,T,C]."""
         past = 0 if cache is None else cache.length
         positions_T = torch.arange(past, past + idx_BT.size(1), device=idx_BT.device)
-        cos_TD, sin_TD = rotary_angles(positions_T, self.config.head_width)
+        schema = self.schema
+        cos_TD, sin_TD = rotary_angles(positions_T, schema.head_width, schema.rotary_base)
         x_BTC = self.embedding(idx_BT).to(self.compute_dtype)
         for layer, block in enumerate(self.blocks):
-            noise = None
+            mask = None
             if self.training and self.config.dropout:
-                noise = random_bytes(2, *x_BTC.shape, device=x_BTC.device)
-            remembered = None if cache is None else cache.layers[layer]
-            x_BTC = block(x_BTC, cos_TD, sin_TD, remembered, noise)
+                mask = random_bytes(2, *x_BTC.shape, device=x_BTC.device)
+            x_BTC = block(x_BTC, cos_TD, sin_TD, cache and cache.layers[layer], mask)
         return self.norm(x_BTC)
 
     def next_logits(self, idx_BT: Tensor, cache: KeyValueCache | None = None) -> Tensor:

@@ -1,19 +1,33 @@
-"""The protocol of every rung: tokens in, logits and perhaps a loss out."""
+"""The protocol of every model: tokens in, logits and perhaps a loss out."""
+
+from __future__ import annotations
 
 from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from hornbook.models.ngram import NGramProbs
+
+
+class Batch(NamedTuple):
+    """What a training step reads at once. Where S > T, the first inputs are context for n-grams."""
+
+    inputs: Tensor  # [B,S]
+    targets: Tensor  # [B,T], the successors of the last T inputs
+    ngram_probs: NGramProbs | None = None
+
 
 class LanguageModel(nn.Module):
-    """What a rung of the ladder is: a next-token predictor over `vocab_size` tokens.
+    """A next-token predictor over `vocab_size` tokens.
 
-    `block_size` is the length of the texts it learns from, `context_size` (the same, unless given)
-    of the longest that it reads at once; `compute_dtype` the precision of the
-    activations, which the trainer sets (the weights stay float32). A subclass writes
-    ``forward(idx, targets=None)`` and returns ``logits_and_loss(...)``, as the lecture's models do.
+    It is trained on blocks of `block_size` tokens, and reads up to `context_size` at once (the
+    same, unless given). The trainer sets `compute_dtype`, the precision of the activations; weights
+    stay float32. A subclass writes ``forward(idx, targets=None)`` and returns
+    ``logits_and_loss(...)``, as the lecture's models do.
     """
 
     def __init__(self, vocab_size: int, block_size: int, context_size: int | None = None) -> None:
@@ -22,7 +36,7 @@ class LanguageModel(nn.Module):
         self.block_size = block_size
         self.context_size = context_size or block_size
         self.compute_dtype = torch.float32
-        # How many tokens the windows of an exact evaluation share; see `hornbook.evaluation`.
+        # Tokens that two neighbouring windows of an exact evaluation share; see `eval.loss`.
         self.overlap = 0
 
     def logits_and_loss(
@@ -30,20 +44,25 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Logits and mean cross-entropy in nats; without targets the loss is None.
 
-        Shapes: [B,T,V] alone comes back as it is; with targets [B,T] the logits come back
-        flattened to (B*T, V), the lecture's convention.
+        Shapes: [B,T,V] alone is returned as it is; with targets [B,T] the logits are flattened to
+        (B*T, V), the lecture's convention.
         """
         if targets_BT is None:
             return logits_BTV, None
         logits = logits_BTV.flatten(0, 1)
         return logits, F.cross_entropy(logits.float(), targets_BT.flatten())
 
+    def training_loss(self, batch: Batch) -> Tensor:
+        """The mean cross-entropy of a training batch, in nats a token."""
+        _, loss = self(batch.inputs, batch.targets)
+        return loss
+
     @torch.no_grad()
     def generate(self, idx: Tensor, max_new_tokens: int) -> Tensor:
-        """Append sampled tokens one by one, rereading the context each time: [B,T] -> [B,T+n].
+        """Append sampled tokens one at a time, rereading the context each time: [B,T] -> [B,T+n].
 
-        The lecture's loop, drawing from torch's global generator: the reference that
-        `hornbook.generate` is held to, and too slow for anything else.
+        The lecture's loop, which draws from torch's global generator. It is the reference for the
+        engine in `hornbook.infer`, and too slow for anything else.
         """
         for _ in range(max_new_tokens):
             logits, _ = self(idx[:, -self.context_size :])
@@ -58,15 +77,31 @@ class LanguageModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the weights."""
         return next(chain(self.parameters(), self.buffers())).device
 
     @property
     def summary(self) -> str:
-        """What there is of it, in a line."""
-        return f"{self.parameter_count:,} parameters, reads {self.context_size} tokens at once"
+        """Size and context in one line."""
+        return f"{self.parameter_count:,} parameters, context of {self.context_size} tokens"
 
     @property
     def parameter_count(self) -> int:
-        """Distinct trainable numbers; a tied table counts once."""
+        """Distinct parameters; a tied table counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a forward or backward hook is registered on any part of a module, itself left out.
+
+    A fused kernel runs no part on its own, so hooks there would not fire.
+    """
+    parts = module.modules()
+    next(parts)
+    return any(
+        part._forward_hooks
+        or part._forward_pre_hooks
+        or part._backward_hooks
+        or part._backward_pre_hooks
+        for part in parts
+    )

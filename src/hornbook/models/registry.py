@@ -8,6 +8,8 @@ from torch.overrides import TorchFunctionMode
 
 from hornbook.config import ModelConfig
 from hornbook.errors import ConfigError
+from hornbook.kernels.ngrams import ngram_kernels
+from hornbook.models.context_counts import ContextCounts
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel
@@ -26,6 +28,16 @@ def build(config: ModelConfig, vocab_size: int, counted: NGramModel | None = Non
         raise ConfigError(f"a {config.kind} model needs n-grams: give build() an NGramModel")
     ngrams = NGramLanguageModel(counted, config.context_size)
     return GPTWithCounts(network(config, vocab_size), ngrams) if network else ngrams
+
+
+def use_ngram_kernels(model: torch.nn.Module) -> None:
+    """Have every part of a model that reads n-grams use the C kernels, where it is on a CPU.
+
+    Raises: NativeUnavailableError.
+    """
+    for part in model.modules():
+        if isinstance(part, NGramLanguageModel | ContextCounts):
+            part.kernels = ngram_kernels()
 
 
 def meta_model(

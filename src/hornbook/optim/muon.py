@@ -1,8 +1,8 @@
 """Muon: momentum, then the nearest semi-orthogonal matrix as the step.
 
-Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. The same arithmetic as torch's own
-Muon (a test holds one to the other), with all matrices of one shape orthogonalised together, or
-each by native/muon.c.
+Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. The arithmetic is that of torch's
+own Muon (a test compares them), with all matrices of one shape orthogonalised together, or each by
+the C kernel in kernels/muon.c.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from hornbook.kernels import Kernels, Matrix, MuonStep
+from hornbook.kernels.training import Matrix, MuonStep, TrainingKernels
 
 # The quintic of the post above: its slope at zero is as steep as convergence allows.
 LINEAR, CUBIC, QUINTIC = 3.4445, -4.7750, 2.0315
@@ -21,9 +21,10 @@ EPSILON = 1e-7
 class Muon:
     """Muon over matrices. `dtype` is the precision of the orthogonalisation.
 
-    One after another, the matrices of a small model cost more in calls than in arithmetic: of the
-    2-layer 64-wide model's 14, stacked, a step takes 2.0 ms instead of 7.2 (one thread). With
-    `kernels` of that precision C does it all: 0.6 ms for 1.8, 128 wide 6.3 for 9.7 (two threads).
+    One after another, the matrices of a small model cost more in calls than in arithmetic: stacked,
+    the 14 of a 2-layer 64-wide model take 2.0 ms a step instead of 7.2 (one thread). The C
+    `kernels` of that precision take 0.6 ms instead of 1.8, and 6.3 instead of 9.7 at a width of 128
+    (two threads).
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Muon:
         momentum: float,
         decay: float,
         dtype: torch.dtype = torch.bfloat16,
-        kernels: Kernels | None = None,
+        kernels: TrainingKernels | None = None,
     ) -> None:
         self.parameters = list(parameters)
         self.state: dict[Tensor, dict[str, Tensor]] = {each: {} for each in self.parameters}
@@ -46,26 +47,25 @@ class Muon:
         """Move every matrix by its orthogonalised momentum, at `scale` times the full rate."""
         moved = [each for each in self.parameters if each.grad is not None]
         if self.kernels:
-            self.move_in_c(moved, self.lr * scale, self.kernels)
+            self.move_by_kernel(moved, self.lr * scale, self.kernels)
             return
         stacks: dict[tuple[int, int], list[Tensor]] = {}
         for parameter in moved:
-            # A tall matrix is worked on lying on its side.
+            # A tall matrix is transposed.
             short, long = sorted(parameter.shape)
             stacks.setdefault((short, long), []).append(parameter)
         for matrices in stacks.values():
             self.move(matrices, self.lr * scale)
 
     def buffer(self, matrix: Tensor) -> Tensor:
-        """A matrix's momentum, nothing at first."""
+        """A matrix's momentum, zero at first."""
         return self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
 
-    def move_in_c(self, matrices: list[Tensor], lr: float, kernels: Kernels) -> None:
+    def move_by_kernel(self, matrices: list[Tensor], lr: float, kernels: TrainingKernels) -> None:
         """One step of matrices whose sides are multiples of 32."""
         step = MuonStep(
-            threads=torch.get_num_threads(), iterations=ITERATIONS, momentum=self.momentum,
-            kept=1 - lr * self.decay, epsilon=EPSILON, rate=lr,
-            linear=LINEAR, cubic=CUBIC, quintic=QUINTIC,
+            iterations=ITERATIONS, momentum=self.momentum, kept=1 - lr * self.decay,
+            epsilon=EPSILON, rate=lr, linear=LINEAR, cubic=CUBIC, quintic=QUINTIC,
         )  # fmt: skip
         gradients = [matrix.grad.contiguous() for matrix in matrices if matrix.grad is not None]
         kernels.move(
@@ -82,7 +82,7 @@ class Muon:
         buffers = [self.buffer(matrix) for matrix in matrices]
         torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
         ahead = torch._foreach_lerp(gradients, buffers, self.momentum)
-        steps = orthogonalize(torch.stack([lying(step).to(self.dtype) for step in ahead]))
+        steps = orthogonalize(torch.stack([wide(step).to(self.dtype) for step in ahead]))
         torch._foreach_mul_(matrices, 1 - lr * self.decay)
         for matrix, step in zip(matrices, steps.unbind(), strict=True):
             rows, columns = matrix.shape
@@ -90,7 +90,7 @@ class Muon:
             matrix.add_(step.T if rows > columns else step, alpha=-lr * scale)
 
 
-def lying(matrix: Tensor) -> Tensor:
+def wide(matrix: Tensor) -> Tensor:
     """A matrix with no more rows than columns: itself or its transpose."""
     return matrix.T if matrix.size(0) > matrix.size(1) else matrix
 

@@ -1,6 +1,6 @@
-"""How weights move: which parameters, by which rule, how far at each step.
+"""Which parameters each optimizer updates, and the learning rate at each step.
 
-torch's optimizer classes are not used: their first object imports torch's compiler, 1.4 s.
+torch's optimizer classes are not used: the first object of one imports torch's compiler, 1.4 s.
 """
 
 from collections.abc import Iterable
@@ -11,8 +11,9 @@ from torch.optim.adamw import adamw
 
 from hornbook.config import OptimizerConfig
 from hornbook.errors import CheckpointError
-from hornbook.kernels import Kernels
+from hornbook.kernels.training import TrainingKernels
 from hornbook.models import LanguageModel
+from hornbook.models.schema import is_matrix
 from hornbook.optim.muon import Muon
 
 EPSILON = 1e-8
@@ -22,10 +23,9 @@ EMBEDDING_RATE = 2
 def learning_rate_scale(
     step: int, steps: int, *, warmup_fraction: float, decay_fraction: float
 ) -> float:
-    """The share of the full learning rate at a step: up in a line, level, down in a line.
+    """The share of the full learning rate at a step: linear warmup, constant, linear decay.
 
-    A pure function of its arguments: 0 < scale <= 1 for 0 <= step < steps, and the last step is
-    still a step.
+    A pure function of its arguments: 0 < scale <= 1 for 0 <= step < steps.
     Source: the warmup-stable-decay schedule, Hu et al. 2024, arXiv:2404.06395.
     """
     up = (step + 1) / max(1.0, warmup_fraction * steps)
@@ -34,16 +34,16 @@ def learning_rate_scale(
 
 
 def matrices(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters Muon takes: every matrix inside a block."""
+    """The parameters that Muon updates, by name: every matrix inside a block."""
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if parameter.ndim == 2 and name.removeprefix("network.").startswith("blocks.")
+        if is_matrix(name, tuple(parameter.shape))
     }
 
 
 def embeddings(model: nn.Module) -> list[Tensor]:
-    """The tables that say what a token means; one that gives the logits too is not among them."""
+    """The embedding tables; one tied to the logits is not among them."""
     of_products = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear)}
     return [
         part.weight
@@ -53,7 +53,7 @@ def embeddings(model: nn.Module) -> list[Tensor]:
 
 
 class AdamW:
-    """torch's fused AdamW over some parameters, to the bit (a test holds one to the other).
+    """torch's fused AdamW over some parameters, bit for bit (a test compares them).
 
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
@@ -67,7 +67,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, scale: float = 1.0) -> None:
-        """Move every parameter that has a gradient, at `scale` times the full rate."""
+        """Update every parameter that has a gradient, at `scale` times the full rate."""
         moved = [each for each in self.parameters if each.grad is not None]
         for each in moved:
             if not self.state[each]:
@@ -98,13 +98,13 @@ class AdamW:
 class Optimizers:
     """Muon for the blocks' matrices and AdamW for the rest, stepped as one.
 
-    Muon orthogonalises each matrix's momentum, in the precision of the run. Tables of embeddings
-    and logits, and gains, are AdamW's, and only matrices decay. Beside Muon an embedding, of which
-    a batch moves few rows, moves EMBEDDING_RATE times as far. `kernels` do Muon's part in C.
+    Muon orthogonalises each matrix's momentum in the precision of the run, by the C `kernels` where
+    they are given. AdamW updates embeddings, logits and gains; only matrices decay. Beside Muon an
+    embedding, of which a batch updates few rows, has EMBEDDING_RATE times the learning rate.
     """
 
     def __init__(
-        self, model: LanguageModel, config: OptimizerConfig, kernels: Kernels | None = None
+        self, model: LanguageModel, config: OptimizerConfig, kernels: TrainingKernels | None = None
     ) -> None:
         self.names: dict[Tensor, str] = {
             parameter: name for name, parameter in model.named_parameters()
@@ -113,7 +113,7 @@ class Optimizers:
         if config.optimizer == "adamw":
             decayed = [parameter for parameter in self.names if parameter.ndim >= 2]
             level = [parameter for parameter in self.names if parameter.ndim < 2]
-            self.parts: list[Muon | AdamW] = [
+            self.groups: list[Muon | AdamW] = [
                 AdamW(decayed, lr=rate, betas=betas, decay=decay),
                 AdamW(level, lr=rate, betas=betas, decay=0.0),
             ]
@@ -121,7 +121,7 @@ class Optimizers:
         by_muon, tables = list(matrices(model).values()), embeddings(model)
         taken = {*by_muon, *tables}
         others = [parameter for parameter in self.names if parameter not in taken]
-        self.parts = [
+        self.groups = [
             Muon(
                 by_muon,
                 lr=config.muon_learning_rate,
@@ -135,9 +135,9 @@ class Optimizers:
         ]
 
     def step(self, scale: float) -> None:
-        """Move every parameter at `scale` times its full learning rate, and drop the gradients."""
-        for part in self.parts:
-            part.step(scale)
+        """Update every parameter at `scale` times its full learning rate; drop the gradients."""
+        for group in self.groups:
+            group.step(scale)
         for parameter in self.names:
             parameter.grad = None
 
@@ -145,18 +145,18 @@ class Optimizers:
         """All state as named tensors ("blocks.0.mlp.up.weight/momentum_buffer"), for saving."""
         return {
             f"{self.names[parameter]}/{key}": value
-            for part in self.parts
-            for parameter, state in part.state.items()
+            for group in self.groups
+            for parameter, state in group.state.items()
             for key, value in state.items()
         }
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `tensors` gave.
+        """Restore what `tensors` gave.
 
         Raises: CheckpointError when a parameter's state is missing or has another shape.
         """
-        for part in self.parts:
-            for parameter in part.parameters:
+        for group in self.groups:
+            for parameter in group.parameters:
                 name = self.names[parameter]
                 prefix = f"{name}/"
                 state = {
@@ -172,4 +172,4 @@ class Optimizers:
                         f"the optimizer's state does not fit this model: {name} is missing or has "
                         "another shape; was the run's config.toml edited?"
                     )
-                part.state[parameter].update(state)
+                group.state[parameter].update(state)

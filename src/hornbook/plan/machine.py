@@ -13,6 +13,9 @@ import torch
 from hornbook import kernels as native
 from hornbook.config import Config
 from hornbook.errors import ConfigError
+from hornbook.kernels.library import training_kernels_pay
+from hornbook.kernels.training import TrainingKernels, misfit, training_kernels
+from hornbook.models.schema import Schema
 
 # Compiling the default model's block takes 15-23 s on two cores and saves 40% of each step after
 # (14,100 tokens/s eager, 25,400 compiled): won back in about 200 steps of 4,096 tokens.
@@ -113,12 +116,14 @@ def obstacle_to_c(config: Config, device: str, precision: str) -> str:
     """Why the C kernels cannot train this model here; empty where they can. Compiles them."""
     if device != "cpu":
         return f"the C kernels are for CPUs, and this is {device}"
-    if config.train.compile != "c" and not native.is_worth_it():
+    if config.train.compile != "c" and not training_kernels_pay():
         return "the C kernels need AVX-512, which this CPU lacks"
-    if obstacle := native.obstacle(config.model):
+    if not config.model.spec.c_kernels:
+        return f"the C kernels run the blocks of a gpt, and model = {config.model.model!r}"
+    if obstacle := misfit(Schema.of(config.model, vocab_size=1)):
         return obstacle
     try:
-        native.kernels(precision)
+        training_kernels(precision)
     except native.NativeUnavailableError as error:
         return str(error)
     return ""
@@ -161,9 +166,9 @@ class Machine:
         return torch.bfloat16 if self.precision.value == "bfloat16" else torch.float32
 
     @property
-    def kernels(self) -> native.Kernels | None:
+    def kernels(self) -> TrainingKernels | None:
         """The C kernels that run blocks, where they are chosen."""
-        return native.kernels(self.precision.value) if self.compile.value == "c" else None
+        return training_kernels(self.precision.value) if self.compile.value == "c" else None
 
     def resolve(self, config: Config) -> Config:
         """The settings with these choices in place of every "auto"."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from hornbook.errors import ConfigError
 from hornbook.eval.loss import EVAL_BATCH_LOGITS, EVAL_BATCH_TOKENS
-from hornbook.models.crossfit import N_PARTS
+from hornbook.models.ngram import N_PARTS
 from hornbook.models.schema import Schema
 from hornbook.ngram.counting import checked_tokens, count_ngrams
 from hornbook.ngram.tuning import LONGEST

@@ -1,7 +1,6 @@
 """Applies a machine's choices to a model, from outside: device, precision, kernels, compiler."""
 
-from hornbook.models import LanguageModel, fuse_counts
-from hornbook.models.block_in_c import fuse
+from hornbook.models import LanguageModel, use_ngram_kernels
 from hornbook.models.gpt import Block
 from hornbook.plan.machine import Machine
 
@@ -15,11 +14,11 @@ def prepare(model: LanguageModel, machine: Machine) -> None:
     """
     model.to(machine.device.value)
     if machine.kernels:
-        fuse_counts(model)
+        use_ngram_kernels(model)
     for part in model.modules():
         if isinstance(part, LanguageModel):
             part.compute_dtype = machine.compute_dtype
         if isinstance(part, Block) and machine.kernels:
-            fuse(part, machine.kernels)
+            part.kernels = machine.kernels
         elif isinstance(part, Block) and machine.compile.value == "on":
             part.compile()

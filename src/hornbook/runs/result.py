@@ -21,7 +21,7 @@ from hornbook.infer.generate import stream
 from hornbook.models import GPTWithCounts, NGramLanguageModel
 from hornbook.infer.torch_decoder import snapshot
 from hornbook.runs.run import RunFolder, TrainedModel, check_same_text, load
-from hornbook.train.state import Training
+from hornbook.training import Trainer
 from hornbook.storage.disk import write_atomically
 from hornbook.text.corpus import Corpus, read_corpus
 from hornbook.ngram.tuning import tune
@@ -147,7 +147,7 @@ class Result:
 
 
 def conclude(
-    training: Training, baselines: Baselines | None = None, *, energy_joules: float | None = None
+    trainer: Trainer, baselines: Baselines | None = None, *, energy_joules: float | None = None
 ) -> Result:
     """Measure the best weights exactly, count the baselines, write sample and figures.
 
@@ -155,14 +155,14 @@ def conclude(
     `baselines` are those of the same text and tokens, where they have been counted already.
     Raises: CheckpointError when the run cannot be read back, or another process is training it.
     """
-    folder = training.folder
-    with training.lock:
+    folder = trainer.folder
+    with trainer.lock:
         result = measure(
-            load(folder.path, device=training.machine.device.value),
-            training.corpus,
-            training.dataset,
-            steps=training.step,
-            seconds=training.seconds,
+            load(folder.path, device=trainer.machine.device.value),
+            trainer.corpus,
+            trainer.dataset,
+            steps=trainer.state.step,
+            seconds=trainer.state.seconds,
             baselines=baselines,
             peak_memory_mib=peak_memory_mib(),
             energy_joules=energy_joules,
@@ -260,7 +260,7 @@ def chosen_counts(trained: TrainedModel, dataset: Dataset) -> NGramModel | None:
     if not isinstance(counts, NGramLanguageModel) or config.order:
         return None
     same_text = config.with_counts or len(dataset.train) <= config.counted_tokens
-    return counts.as_counted() if same_text and config.smoothing == "kneser-ney" else None
+    return counts.ngram_model() if same_text and config.smoothing == "kneser-ney" else None
 
 
 def count_baselines(trained: TrainedModel, dataset: Dataset) -> Baselines:

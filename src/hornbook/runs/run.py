@@ -462,7 +462,7 @@ def load(
 
     Raises: CheckpointError when the run is missing, unfinished or damaged.
     """
-    from hornbook.models import build, fuse_counts
+    from hornbook.models import build, use_ngram_kernels
     from hornbook.kernels import NativeUnavailableError
 
     folder = open_run(path)
@@ -474,7 +474,7 @@ def load(
     model = build(config.model, tokenizer.vocab_size, counted)
     load_weights(model, found.tensors["model"], folder)
     with suppress(NativeUnavailableError):
-        fuse_counts(model)
+        use_ngram_kernels(model)
     return TrainedModel(model.eval().to(device), tokenizer, config, found.step, folder)
 
 

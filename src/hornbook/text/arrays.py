@@ -19,7 +19,7 @@ Tokens = NDArray[np.unsignedinteger]
 Chunks = Callable[[int], Iterator[str]]
 
 SAVE_BYTES = 1 << 26
-# Above this a batch lets go of the pages it has read; below, keeping them mapped costs little.
+# A batch releases the pages of a larger array after reading them; of a smaller one it gains little.
 MOST_MAPPED_BYTES = 1 << 28
 _HEADER_BYTES = 128
 
@@ -149,15 +149,11 @@ def _header(dtype: np.dtype, length: int) -> bytes:
 
 
 def release(tokens: Tokens) -> None:
-    """Let go of the memory that reading a large mapped array has taken; the array stays as it is.
+    """Unmap the pages that reading a memory-mapped array has made resident.
 
-    The system maps 64 kB around each place read, and leaves them: a thousand batches of 32 blocks
-    would make a file of 2 GB resident. The pages stay in the system's own cache of files.
+    The system maps 64 kB around each place read and keeps them mapped: a thousand batches of 32
+    blocks would make a file of 2 GB resident. The pages stay in the system's file cache.
     """
     mapped = tokens.base
-    if (
-        isinstance(mapped, mmap.mmap)
-        and tokens.nbytes > MOST_MAPPED_BYTES
-        and hasattr(mmap, "MADV_DONTNEED")
-    ):
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)

@@ -1,4 +1,4 @@
-"""From text to batches: the split, the token arrays on disk, and which tokens a step reads."""
+"""From a text to token arrays: the split into training and validation, and the tokenizer."""
 
 import hashlib
 import json
@@ -9,13 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hornbook.config import DataConfig
 from hornbook.errors import DataError, reason, shown
 from hornbook.storage import cache
-from hornbook.text.arrays import Chunks, Tokens, open_arrays, release, write_arrays
+from hornbook.text.arrays import Chunks, Tokens, open_arrays, write_arrays
 from hornbook.text.corpus import Corpus
 from hornbook.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 
@@ -165,52 +163,3 @@ def check_length(tokens: Tokens, block_size: int, part: str) -> None:
             f"needs at least {block_size + 1}; give a longer text or a smaller block "
             f"(--set block_size={max(1, (len(tokens) - 1) // 2)})"
         )
-
-
-def batch(
-    tokens: Tokens,
-    index: int,
-    *,
-    batch_size: int,
-    block_size: int,
-    seed: int,
-    rank: int = 0,
-    world: int = 1,
-) -> tuple[Tensor, Tensor]:
-    """The index-th batch: a pure function of its arguments, so resuming needs no state.
-
-    The batches of all ranks together are the same blocks whatever the world's size, for one
-    `batch_size * world`.
-    Shapes: tokens [N] -> inputs and targets, int64 [batch_size, block_size].
-    """
-    starts = batch_starts(
-        len(tokens) - block_size, index, batch_size=batch_size * world, seed=seed
-    )[rank::world]
-    windows = tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)
-    release(tokens)
-    pairs = torch.from_numpy(windows)
-    return pairs[:, :-1].contiguous(), pairs[:, 1:].contiguous()
-
-
-def batch_starts(n_places: int, index: int, *, batch_size: int, seed: int) -> np.ndarray:
-    """Where the blocks of the index-th batch start, each below `n_places`; shape [batch_size]."""
-    # The counter's top word is the batch's number: streams of different batches cannot meet.
-    random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, index]))
-    return random.integers(n_places, size=batch_size)
-
-
-def get_batch(
-    data: Tensor, batch_size: int, block_size: int, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
-    """The lecture's batch: blocks from random places, and the same blocks one token on.
-
-    Shapes: data [N] -> inputs and targets [batch_size, block_size]. Draws from `generator`, or
-    from torch's global one as the notebook does.
-    Raises: DataError when no block fits.
-    """
-    if len(data) <= block_size:
-        raise DataError(f"data has {len(data)} tokens; a block of {block_size} needs one more")
-    starts = torch.randint(len(data) - block_size, (batch_size,), generator=generator)
-    inputs = torch.stack([data[start : start + block_size] for start in starts])
-    targets = torch.stack([data[start + 1 : start + block_size + 1] for start in starts])
-    return inputs, targets

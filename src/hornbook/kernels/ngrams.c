@@ -1,20 +1,21 @@
-/* Counts read beside a network: what the text's n-grams say of the token after each position, and
- * what the runs say that have come before in the block. models/ngram.py and models/recent.py are the
- * references, and tests/test_counts_in_c.py holds this file to them.
+/* N-grams beside a network: the probabilities that a text's n-gram tables give after each position,
+ * and those of the n-grams that came earlier in the context. models/ngram.py and
+ * models/context_counts.py are the references, which tests/kernels/test_ngrams.py compares this file with.
  *
- * Positions are read in stretches, each by itself: the same bits for any number of threads.
+ * Threads take pieces of a row, each computed by itself: the bits are the same for any number of
+ * threads.
  *
- * Names: S positions of a row, T the last of them, which are asked about; V vocabulary; N the
- * counts' order: contexts are 0 to N - 1 tokens long; R the lengths of run.
+ * Names: S positions of a row, T the last of them, whose successors are predicted; V vocabulary; N
+ * the tables' order: contexts are 0 to N - 1 tokens long; R the lengths of n-gram in the context.
  */
 #include <stddef.h>
 #include <stdint.h>
 
 #include "threads.h"
 
-enum { STRETCH = 64, MOST_ORDERS = 64, MOST_LENGTHS = 16 };
+enum { PIECE = 64, MOST_ORDERS = 64, MOST_LENGTHS = 16 };
 
-/* models.ngram's Table. A context's n-grams stand side by side, in order of their last tokens. */
+/* models.ngram's Table. A context's n-grams are adjacent, in order of their last tokens. */
 typedef struct {
     const int64_t *keys; /* context x V + token */
     const int32_t *first; /* where each context's begin */
@@ -23,43 +24,43 @@ typedef struct {
 
 typedef struct {
     int32_t rows, length, last, vocab_size; /* B, S, T, V */
-    int32_t order, uniform; /* whether the first context met leaves its rest to all tokens alike */
+    int32_t order, uniform; /* add-k: the first context found backs off to the uniform distribution */
     int32_t threads;
     const Table *tables; /* [order] */
     const int64_t *tokens; /* [B, S], each below V */
-    const int64_t *models; /* [B], which of several models that stand side by side; or null */
+    const int64_t *models; /* [B], which of several models in the tables; or null */
     float *p; /* [B, T, V] */
-    float *shares; /* [B, T, N] the share left to shorter contexts */
+    float *shares; /* [B, T, N] backoff weights */
     Parallel parallel;
-} Reading;
+} Lookup;
 
 typedef struct {
     int32_t rows, length, last, vocab_size, threads;
-    int32_t shortest, lengths; /* of the runs that count, and R */
+    int32_t shortest, lengths; /* of the n-grams counted, and R */
     const int64_t *tokens; /* [B, S] */
     const float *p; /* [B, T, V] */
     const float *strengths; /* [R] */
     float *mixed; /* [B, T, V] */
-    float *came; /* [B, T, R] how often each length of run has come */
-    const float *d_mixed; /* back: [B, T, V] */
-    double *d_log_strengths; /* [B, stretches of T, R] */
+    float *came; /* [B, T, R] how often the n-gram of each length came before */
+    const float *d_mixed; /* for the backward pass: [B, T, V] */
+    double *d_log_strengths; /* [B, pieces of T, R] */
     Parallel parallel;
 } Mixing;
 
-/* Where a stretch lies: the row, and from which to which of the positions asked about. */
+/* Where a piece lies: its row, and its first and last but one of the T positions. */
 typedef struct {
     int row, begin, end;
-} Stretch;
+} Piece;
 
-static int stretches(int last) { return (last + STRETCH - 1) / STRETCH; }
+static int pieces(int last) { return (last + PIECE - 1) / PIECE; }
 
-static Stretch stretch(int number, int last)
+static Piece piece_of(int number, int last)
 {
-    int begin = number % stretches(last) * STRETCH, end = begin + STRETCH;
-    return (Stretch){number / stretches(last), begin, end < last ? end : last};
+    int begin = number % pieces(last) * PIECE, end = begin + PIECE;
+    return (Piece){number / pieces(last), begin, end < last ? end : last};
 }
 
-/* ---- the text's counts ---- */
+/* ---- n-gram tables ---- */
 
 /* The number of a context with a token after it; -1 where it was never seen. */
 static int64_t after(const Table *table, int64_t context, int64_t token, int64_t vocab_size)
@@ -78,21 +79,21 @@ static int64_t after(const Table *table, int64_t context, int64_t token, int64_t
     return low < end && table->keys[low] == wanted ? low : -1;
 }
 
-/* What the contexts say that end at a position: contexts[n] is that of n tokens. */
-static void hand_out(const Reading *r, const int64_t *contexts, int known, float *p, float *shares)
+/* The distribution after a position, from its contexts: contexts[n] has n tokens. */
+static void backoff(const Lookup *l, const int64_t *contexts, int known, float *p, float *shares)
 {
     float left = 1.0f;
-    int V = r->vocab_size;
+    int V = l->vocab_size;
     for (int i = 0; i < V; i++)
         p[i] = 0.0f;
-    for (int n = r->order - 1; n >= 0; n--) {
-        const Table *table = &r->tables[n];
+    for (int n = l->order - 1; n >= 0; n--) {
+        const Table *table = &l->tables[n];
         int64_t context = contexts[n];
         shares[n] = context < 0 ? 1.0f : table->back[context];
         if (context >= 0)
             for (int64_t gram = table->first[context]; gram < table->first[context + 1]; gram++)
                 p[table->keys[gram] - context * V] += left * table->kept[gram];
-        if (n == 0 || (r->uniform && n <= known)) { /* the rest goes to all alike */
+        if (n == 0 || (l->uniform && n <= known)) { /* the rest is uniform */
             float each = left * shares[n] / V;
             for (int i = 0; i < V; i++)
                 p[i] += each;
@@ -103,25 +104,25 @@ static void hand_out(const Reading *r, const int64_t *contexts, int known, float
     }
 }
 
-static void read_stretch(void *argument, int number)
+static void lookup_piece(void *argument, int number)
 {
-    const Reading *r = argument;
-    Stretch part = stretch(number, r->last);
-    int first = r->length - r->last; /* where what is asked about begins */
-    int from = first + part.begin - (r->order > 2 ? r->order - 2 : 0);
+    const Lookup *l = argument;
+    Piece part = piece_of(number, l->last);
+    int first = l->length - l->last; /* the first of the T positions */
+    int from = first + part.begin - (l->order > 2 ? l->order - 2 : 0);
     from = from < 0 ? 0 : from;
-    const int64_t *tokens = r->tokens + (size_t)part.row * r->length;
-    int64_t contexts[MOST_ORDERS] = {r->models ? r->models[part.row] : 0};
-    for (int n = 1; n < r->order; n++)
+    const int64_t *tokens = l->tokens + (size_t)part.row * l->length;
+    int64_t contexts[MOST_ORDERS] = {l->models ? l->models[part.row] : 0};
+    for (int n = 1; n < l->order; n++)
         contexts[n] = -1;
     for (int s = from; s < first + part.end; s++) {
-        int known = s - from + 1 < r->order ? s - from + 1 : r->order - 1; /* tokens of context */
+        int known = s - from + 1 < l->order ? s - from + 1 : l->order - 1; /* tokens of context */
         for (int n = known; n > 0; n--)
-            contexts[n] = after(&r->tables[n - 1], contexts[n - 1], tokens[s], r->vocab_size);
+            contexts[n] = after(&l->tables[n - 1], contexts[n - 1], tokens[s], l->vocab_size);
         if (s < first + part.begin)
             continue;
-        size_t place = (size_t)part.row * r->last + s - first;
-        hand_out(r, contexts, known, r->p + place * r->vocab_size, r->shares + place * r->order);
+        size_t place = (size_t)part.row * l->last + s - first;
+        backoff(l, contexts, known, l->p + place * l->vocab_size, l->shares + place * l->order);
     }
 }
 
@@ -133,25 +134,25 @@ static int any_outside(const int64_t *tokens, size_t count, int vocab_size)
     return 0;
 }
 
-/* 1 where a token is none of the vocabulary. Orders up to 64. */
-int hornbook_read_counts(Reading *r)
+/* 1 where a token is outside the vocabulary. Orders up to 64. */
+int hornbook_lookup(Lookup *l)
 {
-    if (any_outside(r->tokens, (size_t)r->rows * r->length, r->vocab_size))
+    if (any_outside(l->tokens, (size_t)l->rows * l->length, l->vocab_size))
         return 1;
-    share_out(r->parallel, r->threads, r->rows * stretches(r->last), read_stretch, r);
+    share_out(l->parallel, l->threads, l->rows * pieces(l->last), lookup_piece, l);
     return 0;
 }
 
-/* ---- the block's own ---- */
+/* ---- n-grams of the context ---- */
 
-/* The followers of the earlier runs that a position's run matches. */
+/* The tokens that followed earlier n-grams which match the one at a position. */
 typedef struct {
     int32_t *tokens;
-    uint8_t *lengths; /* how many tokens longer than the shortest, at most R - 1 */
+    uint8_t *lengths; /* tokens more than the shortest, at most R - 1 */
     int count;
 } Matches;
 
-/* For each position the last one before it at which the same run of the shortest length ended. */
+/* For each position the last one before it that ends the same n-gram of the shortest length. */
 static void chain(const Mixing *m, const int64_t *tokens, int end, int32_t *before, int32_t *heads,
                   uint32_t mask)
 {
@@ -162,7 +163,7 @@ static void chain(const Mixing *m, const int64_t *tokens, int end, int32_t *befo
         for (int i = 0; i < m->shortest; i++)
             run = (run + (uint64_t)tokens[s - i] + 1) * 0x9e3779b97f4a7c15ull;
         uint32_t slot = (uint32_t)(run >> 32) & mask;
-        before[s] = heads[slot]; /* of a run with the same hash, which `match` looks at again */
+        before[s] = heads[slot]; /* same hash; `match` compares the tokens */
         heads[slot] = s;
     }
 }
@@ -185,7 +186,7 @@ static void match(const Mixing *m, const int64_t *tokens, const int32_t *before,
     }
 }
 
-/* How often runs of each length, and longer ones, have come. */
+/* How often n-grams of each length, or longer, came before. */
 static void count(const Mixing *m, const Matches *found, float *came)
 {
     for (int r = 0; r < m->lengths; r++)
@@ -203,10 +204,10 @@ static void mix(const Mixing *m, const Matches *found, const float *came, const 
     float weights[MOST_LENGTHS], left = 1.0f, weight = 0.0f;
     for (int r = m->lengths - 1; r >= 0; r--) {
         float share = 1.0f / (came[r] + m->strengths[r]);
-        weights[r] = share * left; /* what a match of this length hands its follower */
+        weights[r] = share * left; /* what a match of this length gives its follower */
         left *= m->strengths[r] * share;
     }
-    for (int r = 0; r < m->lengths; r++) /* a long match is one of every shorter length too */
+    for (int r = 0; r < m->lengths; r++) /* a match is one of every shorter length too */
         weights[r] = weight += weights[r];
     for (int i = 0; i < m->vocab_size; i++)
         mixed[i] = left * p[i];
@@ -214,7 +215,7 @@ static void mix(const Mixing *m, const Matches *found, const float *came, const 
         mixed[found->tokens[i]] += weights[found->lengths[i]];
 }
 
-/* The gradient of the strengths' logarithms from that of what was mixed. */
+/* The gradient of the strengths' logarithms, from that of the mixture. */
 static void mix_backward(const Mixing *m, const Matches *found, const float *came, const float *p,
                          const float *d_mixed, double *d_log_strengths)
 {
@@ -234,10 +235,10 @@ static void mix_backward(const Mixing *m, const Matches *found, const float *cam
     }
 }
 
-static void mix_stretch(void *argument, int number)
+static void mix_piece(void *argument, int number)
 {
     const Mixing *m = argument;
-    Stretch part = stretch(number, m->last);
+    Piece part = piece_of(number, m->last);
     int S = m->length, first = S - m->last, V = m->vocab_size;
     const int64_t *tokens = m->tokens + (size_t)part.row * S;
     uint32_t mask = 1;
@@ -262,15 +263,15 @@ static void mix_stretch(void *argument, int number)
     }
 }
 
-/* There without `d_mixed`, back with it. 1 where a token is none of the vocabulary. Rows of at most
- * 2^14 positions, whose places fit a stack. */
+/* Forward without `d_mixed`, backward with it. 1 where a token is outside the vocabulary. Rows of
+ * at most 2^14 positions, whose arrays fit the stack. */
 int hornbook_mix(Mixing *m)
 {
     if (any_outside(m->tokens, (size_t)m->rows * m->length, m->vocab_size))
         return 1;
-    share_out(m->parallel, m->threads, m->rows * stretches(m->last), mix_stretch, m);
+    share_out(m->parallel, m->threads, m->rows * pieces(m->last), mix_piece, m);
     return 0;
 }
 
-/* How many stretches `d_log_strengths` has room for. */
-int hornbook_stretches(const Mixing *m) { return m->rows * stretches(m->last); }
+/* How many pieces `d_log_strengths` has room for. */
+int hornbook_pieces(const Mixing *m) { return m->rows * pieces(m->last); }

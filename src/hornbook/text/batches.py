@@ -1,0 +1,77 @@
+"""Which tokens a step reads: blocks at random places of a token array, and their targets."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hornbook.errors import DataError
+from hornbook.text.arrays import MOST_MAPPED_BYTES, Tokens, release
+
+
+class Blocks(NamedTuple):
+    """Blocks of a token array, each with the tokens that follow its own."""
+
+    inputs: Tensor  # [B,T], int64
+    targets: Tensor  # [B,T], int64
+    starts: NDArray[np.int64]  # [B], where each begins in the array
+
+
+def draw_blocks(
+    tokens: Tokens,
+    index: int,
+    *,
+    batch_size: int,
+    block_size: int,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+) -> Blocks:
+    """The blocks of the index-th batch: a pure function, so that resuming needs no state.
+
+    The batches of all ranks together are the same blocks for any number of ranks, for one
+    `batch_size * world`.
+    """
+    # The counter's top word is the batch's number: streams of different batches cannot overlap.
+    random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, index]))
+    starts = random.integers(len(tokens) - block_size, size=batch_size * world)[rank::world]
+    windows = tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)
+    if tokens.nbytes > MOST_MAPPED_BYTES:
+        release(tokens)
+    pairs = torch.from_numpy(windows)
+    return Blocks(pairs[:, :-1].contiguous(), pairs[:, 1:].contiguous(), starts)
+
+
+def batch(
+    tokens: Tokens,
+    index: int,
+    *,
+    batch_size: int,
+    block_size: int,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """The inputs and targets of `draw_blocks`: two of [batch_size, block_size], int64."""
+    options = {"batch_size": batch_size, "block_size": block_size, "rank": rank, "world": world}
+    found = draw_blocks(tokens, index, seed=seed, **options)
+    return found.inputs, found.targets
+
+
+def get_batch(
+    data: Tensor, batch_size: int, block_size: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """The lecture's batch: blocks from random places, and the same blocks one token on.
+
+    Shapes: data [N] -> inputs and targets [batch_size, block_size]. Draws from `generator`, or
+    from torch's global one as the notebook does.
+    Raises: DataError when no block fits.
+    """
+    if len(data) <= block_size:
+        raise DataError(f"data has {len(data)} tokens; a block of {block_size} needs one more")
+    starts = torch.randint(len(data) - block_size, (batch_size,), generator=generator)
+    inputs = torch.stack([data[start : start + block_size] for start in starts])
+    targets = torch.stack([data[start + 1 : start + block_size + 1] for start in starts])
+    return inputs, targets

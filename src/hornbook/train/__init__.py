@@ -1,1 +1,0 @@
-"""Training: one step, the loop around it, and its state on the disk."""

@@ -1,0 +1,116 @@
+"""The loop around the steps: evaluation, samples, checkpoints, pace and early stopping."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hornbook.config import SamplingConfig
+from hornbook.errors import NonFiniteLossError
+from hornbook.eval.diagnosis import curve, evaluations_since_best
+from hornbook.eval.loss import estimate
+from hornbook.infer import generate
+from hornbook.infer.torch_decoder import snapshot
+from hornbook.storage.disk import DISK, Disk
+from hornbook.training.state import StepMetrics, record, save_if_best, save_last
+from hornbook.training.step import train_step
+from hornbook.training.trainer import Trainer, begin, resume
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from hornbook.config import Config
+
+
+def train(
+    config: Config | None = None,
+    *,
+    out: str | Path | None = None,
+    resume_from: str | Path | None = None,
+    disk: Disk = DISK,
+) -> Generator[StepMetrics, None, None]:
+    """Train a model, or resume training one: a generator of step metrics.
+
+    `out` names the run folder (``runs/<corpus>-<n>`` unless given), for `hornbook.load`.
+    Raises: ConfigError, DataError, CheckpointError, NonFiniteLossError.
+    """
+    trainer = resume(resume_from, disk=disk) if resume_from else begin(config, out=out, disk=disk)
+    yield from steps(trainer)
+
+
+def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
+    """Train to the end, yielding each step's metrics.
+
+    Validation loss and a sample come every `eval_interval` steps and at the end, a checkpoint
+    every `checkpoint_interval`. However the loop is left (a break, Ctrl-C, an error of the
+    caller's) the state is saved, and `resume` continues with the very next step.
+    Raises: NonFiniteLossError; CheckpointError when the disk refuses.
+    """
+    intervals, state = trainer.config.train, trainer.state
+    with trainer.lock:
+        # A resumed run's state is saved already, and at step 0 there is nothing to save.
+        saved = state.step
+        try:
+            while state.unfinished or not ended(trainer):
+                metrics = state.unfinished or train_step(trainer)
+                keep_pace(trainer, metrics)
+                finished = trainer.pace.clock() if trainer.pace else 0.0
+                at_end = state.step >= state.steps
+                if at_end or state.step % intervals.eval_interval == 0:
+                    metrics = replace(
+                        metrics, val_loss=validation_loss(trainer), sample=write_sample(trainer)
+                    )
+                    save_if_best(trainer, metrics.val_loss)
+                record(trainer, metrics)
+                if at_end or state.step % intervals.checkpoint_interval == 0:
+                    save_last(trainer)
+                    saved = state.step
+                if trainer.pace and metrics.val_loss is not None:
+                    trainer.pace.evaluation_seconds = trainer.pace.clock() - finished
+                yield metrics
+            if state.step != saved:
+                save_last(trainer)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, NonFiniteLossError):
+            if state.step != saved:
+                save_last(trainer)
+            raise
+
+
+def ended(trainer: Trainer) -> bool:
+    """Whether all steps are taken, or the last `patience` evaluations brought no improvement."""
+    train, state = trainer.config.train, trainer.state
+    if state.step >= state.steps or not train.patience or state.step % train.eval_interval:
+        return state.step >= state.steps
+    return evaluations_since_best(curve(trainer.folder.metrics_rows())) >= train.patience
+
+
+def keep_pace(trainer: Trainer, metrics: StepMetrics) -> None:
+    """Plan more steps or fewer, where the run has a time to end at."""
+    pace, state = trainer.pace, trainer.state
+    if pace is not None:
+        pace.took(trainer.tokens_per_step / metrics.tokens_per_second)
+        planned = pace.steps(state.step, state.steps, trainer.config.train.eval_interval)
+        state.steps = max(1, planned)
+
+
+def validation_loss(trainer: Trainer) -> float:
+    """The estimate that decides which weights are the best: over the same blocks each time."""
+    return estimate(
+        trainer.state.model,
+        trainer.dataset.validation,
+        block_size=trainer.config.model.context_size,
+        max_positions=trainer.config.train.eval_positions,
+    )
+
+
+def write_sample(trainer: Trainer) -> str:
+    """A short sample of the present model; the training's random stream is not disturbed."""
+    pieces = generate.stream(
+        snapshot(trainer.state.model),
+        trainer.dataset.tokenizer,
+        max_new_tokens=trainer.config.train.sample_tokens,
+        sampling=SamplingConfig(temperature=0.8),
+        seed=trainer.config.train.seed,
+    )
+    return "".join(pieces)

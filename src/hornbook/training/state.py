@@ -1,0 +1,220 @@
+"""The state of a training: all that changes from step to step, saved and restored exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
+
+import msgspec
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from hornbook.errors import CheckpointError, HornbookWarning, NonFiniteLossError
+from hornbook.kernels.runtime import signals_held
+from hornbook.plan import machine
+from hornbook.runs.run import Number, RunFolder, is_like, load_weights
+from hornbook.storage import checkpoint
+from hornbook.storage.disk import refused
+
+if TYPE_CHECKING:
+    from hornbook.models import LanguageModel
+    from hornbook.optim.optimizer import Optimizers
+    from hornbook.training.trainer import Trainer
+
+
+class OtherMachineWarning(HornbookWarning):
+    """A resumed run's arithmetic may differ in the last bits from here on."""
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one training step measured. Losses in nats per token."""
+
+    step: int
+    tokens: int
+    seconds: float
+    train_loss: float
+    learning_rate_scale: float
+    gradient_norm: float
+    tokens_per_second: float
+    val_loss: float | None = None
+    sample: str | None = None
+
+
+@dataclass
+class TrainState:
+    """What a checkpoint holds. `steps` is how many there are to be, as planned by now."""
+
+    model: LanguageModel
+    optimizers: Optimizers
+    random_state: Tensor
+    steps: int
+    step: int = 0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    cuda_random_state: Tensor | None = None
+    # The last step's metrics, until it is evaluated and its row written.
+    unfinished: StepMetrics | None = None
+
+
+Byte = Annotated[int, Meta(ge=0, le=255)]
+
+
+class SavedState(TypedDict):
+    """What `resume` reads from a checkpoint's `state.json`."""
+
+    seconds: Number
+    best_loss: Number | None
+    data_fingerprint: str
+    machine: dict[str, str]
+    random_state: list[Byte]
+    cuda_random_state: list[Byte] | None
+    unfinished: NotRequired[StepMetrics | None]
+
+
+def check_saved(saved: dict[str, Any], folder: RunFolder) -> None:
+    """Raise CheckpointError where a checkpoint's state is not one to resume from."""
+    sound = is_like(saved, SavedState)
+    if sound:
+        try:
+            torch.Generator().set_state(torch.tensor(saved["random_state"], dtype=torch.uint8))
+        except (RuntimeError, TypeError):
+            sound = False
+    if not sound:
+        raise CheckpointError(
+            f"{folder.checkpoints}: the state of the last checkpoint is not one to resume from"
+        )
+
+
+def restore(trainer: Trainer, found: checkpoint.Checkpoint, *, strict: bool = False) -> None:
+    """Put a training into a checkpoint's state.
+
+    Raises: CheckpointError when it is another run's, or `strict` and from a different machine.
+    """
+    saved, folder, state = found.state, trainer.folder, trainer.state
+    check_saved(saved, folder)
+    # Compared as recorded: a later version may compute another fingerprint of the same data.
+    if saved["data_fingerprint"] != folder.environment_facts().get("data_fingerprint"):
+        raise CheckpointError(
+            f"{folder.checkpoints}: the checkpoint of step {found.step} belongs to a run on "
+            "another text or tokenizer"
+        )
+    unlike = differences(saved["machine"], circumstances(trainer))
+    if unlike and strict:
+        raise CheckpointError(f"{folder.path}: --strict, and {unlike}")
+    if unlike:
+        warning = f"the bits may differ from here on: {unlike} (--strict refuses)"
+        warnings.warn(warning, OtherMachineWarning, stacklevel=3)
+    load_weights(state.model, found.tensors["model"], folder)
+    if found.step:  # before the first update the optimizers have no state
+        state.optimizers.load_tensors(found.tensors["optimizer"])
+    state.step = found.step
+    state.seconds = saved["seconds"]
+    state.random_state = torch.tensor(saved["random_state"], dtype=torch.uint8)
+    if saved["cuda_random_state"]:
+        state.cuda_random_state = torch.tensor(saved["cuda_random_state"], dtype=torch.uint8)
+    if saved.get("unfinished"):
+        state.unfinished = msgspec.convert(saved["unfinished"], StepMetrics)
+    # A damaged best is chosen anew.
+    best = checkpoint.folders(folder.checkpoints, "best")
+    if saved["best_loss"] is not None and any(map(checkpoint.is_sound, best)):
+        state.best_loss = saved["best_loss"]
+
+
+def circumstances(trainer: Trainer) -> dict[str, str]:
+    """Everything but the settings that the last bits of a run may depend on."""
+    chosen, config = trainer.machine, trainer.config
+    return {
+        **machine.describe(),
+        "device": chosen.device.value,
+        "precision": chosen.precision.value,
+        "compile": chosen.compile.value,
+        "threads": str(torch.get_num_threads()),
+        "deterministic": str(config.train.deterministic),
+        "optimizer": config.optimizer.optimizer,
+    }
+
+
+def differences(then: dict[str, str], now: dict[str, str]) -> str:
+    """The differences between two machines that may change bits, in words; empty without any."""
+    harmless = {"python", "safetensors", "tokenizers", "system", "cores"}
+    if now["device"] != "cuda":
+        harmless.add("gpu")
+    unlike = (
+        name for name in now if name not in harmless and now[name] != then.get(name, now[name])
+    )
+    return ", ".join(f"{name} was {then[name]}, is {now[name]}" for name in unlike)
+
+
+def record(trainer: Trainer, metrics: StepMetrics) -> None:
+    """Append a step's row to `metrics.jsonl`.
+
+    Raises: CheckpointError when the disk refuses.
+    """
+    row = (json.dumps(asdict(metrics)) + "\n").encode()
+    with signals_held():
+        try:
+            trainer.disk.append(trainer.folder.metrics, row)
+        except OSError as error:
+            raise refused(trainer.folder.metrics, len(row), error) from None
+        trainer.state.unfinished = None
+
+
+def save_if_best(trainer: Trainer, val_loss: float | None) -> None:
+    """Save the weights when their validation loss is the lowest so far."""
+    state = trainer.state
+    if val_loss is None or not val_loss < state.best_loss:
+        return
+    with signals_held():
+        state.best_loss = val_loss
+        made = checkpoint.Checkpoint(
+            state.step, {"model": state_dict(state.model)}, {"val_loss": val_loss}
+        )
+        checkpoint.save(trainer.folder.checkpoints, "best", made, disk=trainer.disk)
+
+
+def save_last(trainer: Trainer) -> None:
+    """Save all that an exact resume needs.
+
+    Raises: NonFiniteLossError, saving nothing, when the update has made a weight infinite or NaN:
+    the checkpoint before is the last good one. CheckpointError when the disk refuses.
+    """
+    state = trainer.state
+    with signals_held():
+        tensors = {"model": state_dict(state.model), "optimizer": state.optimizers.tensors()}
+        if not all(value.isfinite().all() for part in tensors.values() for value in part.values()):
+            raise NonFiniteLossError(
+                f"step {state.step}: the update left weights that are not finite; what was "
+                f"saved before is kept. hornbook train --resume {trainer.folder.path} meets it "
+                "again. Try a lower learning_rate and muon_learning_rate"
+            )
+        cuda, unfinished = state.cuda_random_state, state.unfinished
+        saved: dict[str, Any] = {
+            "seconds": state.seconds,
+            "steps": state.steps,
+            "best_loss": state.best_loss if math.isfinite(state.best_loss) else None,
+            "random_state": state.random_state.tolist(),
+            "cuda_random_state": None if cuda is None else cuda.tolist(),
+            "data_fingerprint": trainer.folder.environment_facts().get("data_fingerprint"),
+            "machine": circumstances(trainer),
+            "unfinished": None if unfinished is None else asdict(unfinished),
+        }
+        with suppress(OSError):  # The rows become as durable as the state that they led to.
+            trainer.disk.sync(trainer.folder.metrics)
+        checkpoint.save(
+            trainer.folder.checkpoints,
+            "step",
+            checkpoint.Checkpoint(state.step, tensors, saved),
+            keep_last=trainer.config.train.keep_last,
+            disk=trainer.disk,
+        )
+
+
+def state_dict(model: LanguageModel) -> dict[str, Tensor]:
+    """Copies of the weights by name; a tied table is saved under each of its names."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}

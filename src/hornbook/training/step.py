@@ -1,0 +1,135 @@
+"""One training step, in one piece: batches, loss, gradients, update."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from hornbook.errors import NonFiniteLossError
+from hornbook.kernels.runtime import deterministic, signals_held
+from hornbook.models.language_model import Batch
+from hornbook.optim.optimizer import learning_rate_scale
+from hornbook.text.batches import draw_blocks
+from hornbook.training.state import StepMetrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from hornbook.training.trainer import Trainer
+
+
+def train_step(trainer: Trainer) -> StepMetrics:
+    """One update from one batch (several, when gradients accumulate).
+
+    The state is not touched before the update, and the update runs with signals held back: whenever
+    an interrupt arrives, the state is that of a whole number of steps.
+    Raises: NonFiniteLossError before the update.
+    """
+    started = time.perf_counter()
+    state, config = trainer.state, trainer.config
+    model, n_micro = state.model, config.train.gradient_accumulation
+    scale = learning_rate_scale(
+        state.step,
+        state.steps,
+        warmup_fraction=config.optimizer.warmup_fraction,
+        decay_fraction=config.optimizer.decay_fraction,
+    )
+    model.train()
+    model.zero_grad(set_to_none=True)
+    losses: list[Tensor] = []
+    with training_stream(trainer) as keep_stream, deterministic(config.train.deterministic):
+        for micro in range(n_micro):
+            loss = model.training_loss(read_batch(trainer, state.step * n_micro + micro))
+            if loss.requires_grad:  # an n-gram model alone has nothing to train
+                (loss / n_micro).backward()
+            losses.append(loss.detach())
+        clip = config.optimizer.gradient_clip
+        parameters = list(model.parameters())
+        norm = nn.utils.clip_grad_norm_(parameters, clip or math.inf) if parameters else 0.0
+        loss_nats, gradient_norm = (torch.stack(losses).sum() / n_micro).item(), float(norm)
+        if not (math.isfinite(loss_nats) and math.isfinite(gradient_norm)):
+            raise broken_step(trainer, losses, gradient_norm)
+        with signals_held():
+            state.optimizers.step(scale)
+            state.step += 1
+            keep_stream()
+            seconds = time.perf_counter() - started
+            state.seconds += seconds
+            metrics = state.unfinished = StepMetrics(
+                step=state.step,
+                tokens=state.step * trainer.tokens_per_step,
+                seconds=round(state.seconds, 4),
+                train_loss=loss_nats,
+                learning_rate_scale=scale,
+                gradient_norm=gradient_norm,
+                tokens_per_second=trainer.tokens_per_step / seconds,
+            )
+    return metrics
+
+
+def read_batch(trainer: Trainer, index: int) -> Batch:
+    """The index-th batch on the model's device, with cross-fitted n-grams where a model has them.
+
+    N-grams also read `trainer.context_before` tokens before each block.
+    """
+    train, device = trainer.config.train, trainer.machine.device.value
+    before, block_size = trainer.context_before, trainer.config.model.block_size
+    blocks = draw_blocks(
+        trainer.dataset.train,
+        index,
+        batch_size=train.batch_size,
+        block_size=before + block_size,
+        seed=train.seed,
+    )
+    probs = None
+    if trainer.cross_fit:
+        found = trainer.cross_fit.lookup(blocks.inputs, blocks.starts + before, block_size)
+        probs = found._replace(
+            probabilities=found.probabilities.to(device), backoff=found.backoff.to(device)
+        )
+    return Batch(blocks.inputs.to(device), blocks.targets[:, before:].to(device), probs)
+
+
+def broken_step(trainer: Trainer, losses: list[Tensor], norm: float) -> NonFiniteLossError:
+    """The error of a step whose loss or gradient is NaN or infinite: where, and what to do."""
+    step = trainer.state.step
+    first = step * len(losses)
+    found = [loss.item() for loss in losses]
+    bad = next((i for i, loss in enumerate(found) if not math.isfinite(loss)), None)
+    if bad is not None:
+        where = f"batch {first + bad}: the loss is {found[bad]}"
+    else:
+        last = f" to {first + len(losses) - 1}" if len(losses) > 1 else ""
+        where = f"batch {first}{last}: the gradient norm is {norm}"
+    return NonFiniteLossError(
+        f"step {step + 1}, {where}; nothing was updated, and the last good state is kept. "
+        f"hornbook train --resume {trainer.folder.path} meets it again. Try a lower learning_rate "
+        "and muon_learning_rate, or precision = 'float32'"
+    )
+
+
+@contextmanager
+def training_stream(trainer: Trainer) -> Iterator[Callable[[], None]]:
+    """Inside, torch draws from the training's own random stream; the caller's is left as it was.
+
+    Yields a function that makes the stream's present position the start of the next step.
+    """
+    state, on_gpu = trainer.state, trainer.machine.device.value == "cuda"
+
+    def keep() -> None:
+        state.random_state = torch.get_rng_state()
+        if on_gpu:
+            state.cuda_random_state = torch.cuda.get_rng_state()
+
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
+        torch.set_rng_state(state.random_state)
+        if on_gpu and state.cuda_random_state is not None:
+            torch.cuda.set_rng_state(state.cuda_random_state)
+        elif on_gpu:
+            torch.cuda.manual_seed(trainer.config.train.seed)
+        yield keep

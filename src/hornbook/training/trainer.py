@@ -1,0 +1,285 @@
+"""Begins a run, or resumes one: everything before the next step."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from hornbook.config import Config, Request, load_config
+from hornbook.errors import CheckpointError, ConfigError, HornbookWarning, redacted
+from hornbook.kernels import runtime
+from hornbook.models import build
+from hornbook.models.ngram import CrossFit
+from hornbook.ngram.tuning import choose
+from hornbook.optim.optimizer import Optimizers
+from hornbook.plan import Plan, check_memory, counted_part, machine, resolve
+from hornbook.plan.prepare import prepare as apply_choices
+from hornbook.runs.run import (
+    FORMAT,
+    RunFolder,
+    check_same_text,
+    load_checkpoint,
+    new_run_path,
+    open_run,
+    save_counts,
+    steps_never_saved,
+)
+from hornbook.storage import checkpoint
+from hornbook.storage.disk import DISK, Disk, write_atomically
+from hornbook.storage.lock import Lock
+from hornbook.text.corpora import CATALOGUE
+from hornbook.text.corpus import Corpus, read_corpus
+from hornbook.text.dataset import Dataset, prepare
+from hornbook.text.tokenizer import load_tokenizer
+from hornbook.training.pace import Pace
+from hornbook.training.state import TrainState, restore
+
+if TYPE_CHECKING:
+    from hornbook.ngram.counting import NGramModel
+
+
+class UnsavedStepsWarning(HornbookWarning):
+    """Steps that a run has taken are in no checkpoint, and are taken again."""
+
+    label = "warning"
+
+
+@dataclass
+class Trainer:
+    """A run in training: its state, and everything that a step uses but does not change."""
+
+    state: TrainState
+    config: Config
+    machine: machine.Machine
+    corpus: Corpus
+    dataset: Dataset
+    folder: RunFolder
+    lock: Lock
+    disk: Disk
+    tokens_per_step: int
+    cross_fit: CrossFit | None = None
+    context_before: int = 0
+    plan: Plan | None = None
+    pace: Pace | None = None
+
+
+def begin(
+    config: Config | Request | None = None,
+    *,
+    out: str | Path | None = None,
+    corpus: Corpus | None = None,
+    started: float | None = None,
+    training_seconds: float | None = None,
+    disk: Disk = DISK,
+) -> Trainer:
+    """Read the text, make the run folder, build the model: everything before the first step.
+
+    `corpus` is the text that the settings name, where it has been read already. With the setting
+    `minutes` the plan is for a run that ends so long after `started` (on the clock of
+    time.monotonic; now, unless given), and keeps what was requested. With `training_seconds`
+    only the number of steps follows the time, which excludes evaluations.
+    A folder that cannot be filled is removed again.
+    Raises: ConfigError, DataError.
+    """
+    started = time.monotonic() if started is None else started
+    request = config if isinstance(config, Request) else Request.of(config or Config())
+    data = request.config.data
+    corpus = corpus or read_corpus(data.corpus, encoding=data.encoding)
+    chosen = machine.choose(request.config)
+    dataset = prepare(corpus, data)
+    resolved = resolve(request, chosen, dataset, started=started)
+    config, chosen, plan = resolved.config, resolved.machine, resolved.plan
+    folder = RunFolder(Path(out) if out else new_run_path(corpus.name))
+    lock = folder.create(disk)
+    config = config.override(corpus=lasting_reference(config.data.corpus, corpus, folder, disk))
+    trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
+    environment = {
+        "format": FORMAT,
+        **machine.describe(),
+        "commit": machine.source_commit(),
+        "corpus": corpus.name,
+        "corpus_sha256": corpus.sha256,
+        "data_fingerprint": dataset.fingerprint,
+        "parameters": trainer.state.model.parameter_count,
+    }
+    contents = {
+        folder.tokenizer: dataset.tokenizer.to_json().encode(),
+        folder.environment: json.dumps(environment, indent=1).encode(),
+        folder.config: config.to_toml().encode(),
+    }
+    folder.establish(contents, disk)
+    if plan:
+        trainer.plan = plan
+        trainer.pace = Pace(started + 60 * config.train.minutes - plan.concluding_seconds)
+    elif training_seconds:
+        trainer.pace = Pace(training_seconds, lambda: trainer.state.seconds)
+    return trainer
+
+
+def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK) -> str:
+    """A name that finds the text again later, from any directory.
+
+    Standard input cannot be read twice, and an address with a password or a token in it must not be
+    written down: for these the run keeps a copy.
+    """
+    if asked == "-" or redacted(asked) != asked:
+        # In chunks: what comes through a pipe may be larger than memory.
+        write_atomically(folder.text, (chunk.encode() for chunk in corpus.chunks()), disk)
+        return str(folder.text.resolve())
+    by_name = any(asked in (known.name, *known.aliases) for known in CATALOGUE)
+    path = Path(asked).expanduser()
+    return asked if by_name or not path.exists() else str(path.resolve())
+
+
+def resume(
+    path: str | Path,
+    *,
+    steps: int | None = None,
+    training_seconds: float | None = None,
+    strict: bool = False,
+    disk: Disk = DISK,
+) -> Trainer:
+    """A run as its last checkpoint left it; `steps` extends it.
+
+    The learning rate follows the new number of steps from there on. `training_seconds` is as for
+    `begin`, and includes those before the stop. Where this machine may compute other bits, an
+    OtherMachineWarning says so, and `strict` refuses. A run that was killed before its first
+    checkpoint begins again, with an UnsavedStepsWarning.
+    Raises: CheckpointError when the run is missing, damaged or in use, its checkpoints are gone, or
+    its text has changed; ConfigError for fewer steps than planned.
+    """
+    folder = open_run(path)
+    if folder.checkpoints.is_symlink():
+        raise CheckpointError(
+            f"{folder.checkpoints}: a symbolic link, and a run writes only inside its own folder: "
+            "move the checkpoints there"
+        )
+    lock = Lock(folder.path)
+    lock.acquire()
+    with suppress(OSError):  # Leftovers of a crash do no harm.
+        disk.sweep(folder.path)
+        disk.sweep(folder.checkpoints)
+    planned = load_config(folder.config)
+    if steps is not None and steps < planned.train.steps:
+        raise ConfigError(
+            f"--steps {steps}: the run is planned for {planned.train.steps} steps, and a plan can "
+            "only be made longer"
+        )
+    saved = bool(checkpoint.folders(folder.checkpoints, "step"))
+    if not saved and (lost := steps_never_saved(folder)):
+        warning = (
+            f"{folder.checkpoints}: no checkpoint is there, and none was due yet (every "
+            f"{planned.train.checkpoint_interval:,} steps): training begins again at step 0, and "
+            f"the {lost:,} steps in metrics.jsonl are taken again"
+        )
+        warnings.warn(warning, UnsavedStepsWarning, stacklevel=2)
+    config = planned if steps is None else planned.override(steps=steps, minutes=0.0)
+    corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
+    check_same_text(corpus, folder)
+    dataset = prepare(corpus, config.data, load_tokenizer(folder.tokenizer))
+    chosen = machine.choose_again(config)
+    check_memory(config, chosen, dataset)
+    trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
+    state = trainer.state
+    if saved:
+        found = load_checkpoint(folder, "last")
+        restore(trainer, found, strict=strict)
+        if config.train.minutes or training_seconds:
+            state.steps = found.state["steps"]  # the pace's last plan
+    # A run limited by minutes has no pace any more: the time since its start says nothing.
+    if training_seconds:
+        trainer.pace = Pace(training_seconds, lambda: state.seconds)
+    done = state.step - (state.unfinished is not None)
+    rows = [row for row in folder.metrics_rows() if row["step"] <= done]
+    write_atomically(folder.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode(), disk)
+    if config != planned:
+        folder.replace_config(config, disk)
+    return trainer
+
+
+def assemble(
+    config: Config,
+    chosen: machine.Machine,
+    corpus: Corpus,
+    dataset: Dataset,
+    folder: RunFolder,
+    *,
+    lock: Lock,
+    disk: Disk,
+) -> Trainer:
+    """Model and optimizers at step 0, on the chosen device, with the chosen kernels.
+
+    N-grams that the model needs are counted here, and saved in the folder.
+    """
+    ngram_model, cross_fit = count(config, dataset) if config.model.reads_counts else (None, None)
+    if ngram_model:
+        save_counts(folder, ngram_model, disk)
+    if chosen.device.value == "cuda" and config.train.deterministic:
+        # cuBLAS reads it when it starts, and refuses deterministic products without it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    runtime.keep_freed_memory()
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        model = build(config.model, dataset.tokenizer.vocab_size, ngram_model)
+        random_state = torch.get_rng_state()
+    apply_choices(model, chosen)
+    before = 0
+    if cross_fit:
+        apply_choices(cross_fit.models, chosen)
+        # N-grams also read the tokens before a block: half of the context size, which is the mean
+        # for the positions of a new text.
+        spare = len(dataset.train) - config.model.block_size
+        before = min(config.model.context_size // 2, spare // 2)
+    train = config.train
+    return Trainer(
+        state=TrainState(
+            model=model,
+            optimizers=Optimizers(model, config.optimizer, chosen.kernels),
+            random_state=random_state,
+            steps=train.steps,
+        ),
+        config=config,
+        machine=chosen,
+        corpus=corpus,
+        dataset=dataset,
+        folder=folder,
+        lock=lock,
+        disk=disk,
+        tokens_per_step=config.tokens_per_step,
+        cross_fit=cross_fit,
+        context_before=before,
+    )
+
+
+def count(config: Config, dataset: Dataset) -> tuple[NGramModel, CrossFit | None]:
+    """The n-gram model of the training text and, for a network beside it, the cross-fitted ones.
+
+    A function of settings and text, so that a resumed run counts the same again.
+    Raises: DataError for a text too short.
+    """
+    vocab_size, wanted = dataset.tokenizer.vocab_size, config.model
+    tokens = counted_part(wanted, dataset)
+    recipe = choose(
+        tokens, vocab_size, order=wanted.order, smoothing=wanted.smoothing, add_k=wanted.add_k
+    )
+    ngram_model = recipe.count(tokens, vocab_size)
+    if not wanted.with_counts:
+        return ngram_model, None
+    return ngram_model, CrossFit(
+        tokens,
+        vocab_size,
+        recipe,
+        block_size=wanted.block_size,
+        context_size=wanted.context_size,
+        first=len(dataset.train) - len(tokens),
+    )
