@@ -50,7 +50,7 @@ def test_losses_are_told_in_the_characters_unit() -> None:
 
 
 def test_it_says_when_counting_does_better() -> None:
-    assert "Counts beat it" in read(2.5, 2.0, ahead_of_counts=-0.25).sentences[-1]
+    assert "Counting beats it" in read(2.5, 2.0, ahead_of_counts=-0.25).sentences[-1]
     assert "better by 0.250" in read(2.5, 2.0, ahead_of_counts=-0.25).sentences[-1]
     assert "by 0.125" in read(2.5, 2.0, ahead_of_counts=0.125).sentences[-1]
 

@@ -245,7 +245,7 @@ def test_train_model_starts_from_the_rungs_own_settings(
     [
         (["--model", "head", "--preset", "quick"], "at odds with model = 'gpt'"),
         (["--model", "head", "--set", "model=gpt"], "at odds with model = 'gpt'"),
-        (["--model", "tower"], "expected one of average"),
+        (["--model", "tower"], "expected one of ngram, bigram"),
         (["--model", "head", "--resume", "run"], "model cannot be given too"),
     ],
 )

@@ -173,8 +173,8 @@ def gap_in_words(gap: float, passes: float) -> str:
         )
     if passes < 1:
         return (
-            f"Training and validation loss end {gap:.3f} nats/char apart. After "
-            f"{passes:.1f} epochs little can be memorised: the validation text is harder."
+            f"Training and validation loss end {gap:.3f} nats/char apart. Little of it can be "
+            f"memorised after {passes:.1f} epochs: the validation text is harder."
         )
     return (
         f"Training and validation loss end {gap:.3f} nats/char apart: what it has memorised "
