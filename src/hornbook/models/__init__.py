@@ -1,6 +1,7 @@
-"""The ladder of models: one protocol, one class a model.
+"""The models, from a table of bigrams to the GPT: one protocol, one class each.
 
-The names are imported when first used: `models.schema` is needed without torch.
+A name is imported when it is first used: a model's spec can be read, and a GPT's weights be
+described, without importing torch.
 """
 
 import importlib
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from hornbook.models.mixture import GPTWithCounts as GPTWithCounts
     from hornbook.models.ngram import NGramLanguageModel as NGramLanguageModel
     from hornbook.models.registry import build as build
-    from hornbook.models.registry import outline as outline
+    from hornbook.models.registry import meta_model as meta_model
     from hornbook.models.registry import use_ngram_kernels as use_ngram_kernels
     from hornbook.models.transformer import Block as Block
     from hornbook.models.transformer import FeedForward as FeedForward
@@ -43,12 +44,13 @@ HOMES = {
     "NGramLanguageModel": "ngram",
     "ResidualLanguageModel": "transformer",
     "build": "registry",
-    "outline": "registry",
+    "meta_model": "registry",
     "use_ngram_kernels": "registry",
 }
 
 
 def __getattr__(name: str) -> Any:
+    """A model's class or builder, imported now that it is used."""
     if name not in HOMES:
         raise AttributeError(f"module 'hornbook.models' has no attribute {name!r}")
     return getattr(importlib.import_module(f"hornbook.models.{HOMES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Which class is which model, and how one is built."""
+"""From settings to a model: the network of a spec, n-grams, or both joined."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,49 +9,25 @@ from torch.overrides import TorchFunctionMode
 from hornbook.config import ModelConfig
 from hornbook.errors import ConfigError
 from hornbook.kernels.ngrams import ngram_kernels
-from hornbook.models.attention import (
-    HeadLanguageModel,
-    HeadsLanguageModel,
-)
-from hornbook.models.averaging import AverageLanguageModel
-from hornbook.models.bigram import BigramLanguageModel
 from hornbook.models.context_counts import ContextCounts
-from hornbook.models.gpt import GPT
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel
-from hornbook.models.transformer import (
-    FeedForwardLanguageModel,
-    LayerNormLanguageModel,
-    ResidualLanguageModel,
-)
 from hornbook.ngram.counting import NGramModel
-
-MODELS: dict[str, Callable[[ModelConfig, int], LanguageModel]] = {
-    "bigram": lambda _, vocab_size: BigramLanguageModel(vocab_size),
-    "average": AverageLanguageModel,
-    "head": HeadLanguageModel,
-    "heads": HeadsLanguageModel,
-    "feedforward": FeedForwardLanguageModel,
-    "residual": ResidualLanguageModel,
-    "layernorm": LayerNormLanguageModel,
-    "gpt": GPT,
-}
 
 
 def build(config: ModelConfig, vocab_size: int, counted: NGramModel | None = None) -> LanguageModel:
     """The model that `config` describes, freshly initialised from torch's global generator.
 
-    Raises: ConfigError when it needs counts and none are given.
+    Raises: ConfigError when it needs n-grams and none are given.
     """
-    if not config.reads_counts:
-        return MODELS[config.model](config, vocab_size)
+    network = config.spec.network
+    if network and not config.with_counts:
+        return network(config, vocab_size)
     if counted is None:
-        raise ConfigError(f"a {config.kind} model is made from counts: give build() an NGramModel")
-    counts = NGramLanguageModel(counted, config.context_size)
-    if config.model == "ngram":
-        return counts
-    return GPTWithCounts(GPT(config, vocab_size), counts)
+        raise ConfigError(f"a {config.kind} model needs n-grams: give build() an NGramModel")
+    ngrams = NGramLanguageModel(counted, config.context_size)
+    return GPTWithCounts(network(config, vocab_size), ngrams) if network else ngrams
 
 
 def use_ngram_kernels(model: torch.nn.Module) -> None:
@@ -64,10 +40,10 @@ def use_ngram_kernels(model: torch.nn.Module) -> None:
             part.kernels = ngram_kernels()
 
 
-def outline(
+def meta_model(
     config: ModelConfig, vocab_size: int, counted: NGramModel | None = None
 ) -> LanguageModel:
-    """The same model with names and shapes, and no numbers in it: on the device "meta".
+    """The same model on the device "meta": names and shapes, and no numbers.
 
     Raises: as `build`; RuntimeError for more elements than 64 bits can count.
     """
@@ -76,7 +52,7 @@ def outline(
 
 
 class _Uninitialized(TorchFunctionMode):
-    """Leaves out all initialisation, which without numbers imports torch's compiler: 1.4 s."""
+    """Skips initialisation, which on the device "meta" imports torch's compiler: 1.4 s."""
 
     def __torch_function__(
         self,

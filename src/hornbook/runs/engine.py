@@ -51,9 +51,9 @@ def open_engine(
     folder = open_run(path)
     config = load_config(folder.config)
     why = f"the {config.model.kind} model runs in PyTorch"
-    if config.model.model == "gpt" and weights == "int8" and config.model.with_counts:
+    if config.model.spec.c_kernels and weights == "int8" and config.model.with_counts:
         why = "int8's cost in loss is not measured for a network with n-grams"
-    elif config.model.model == "gpt":
+    elif config.model.spec.c_kernels:
         try:
             return open_native(folder, config, which, weights, rows)
         except NativeUnavailableError as error:

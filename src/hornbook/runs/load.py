@@ -231,12 +231,12 @@ def check_shapes(
 
     Raises: CheckpointError with the first that differs.
     """
-    from hornbook.models import outline
+    from hornbook.models import meta_model
 
     # One layer more than there are tensors is wrong already, however many more there should be.
     config = replace(config, n_layer=min(config.n_layer, len(tensors) + 1))
     try:
-        model = outline(config, tokenizer.vocab_size, counted)
+        model = meta_model(config, tokenizer.vocab_size, counted)
     except RuntimeError:  # more elements than 64 bits can count
         raise CheckpointError(
             f"{folder.path}: config.toml describes a model too large for any machine"

@@ -4,12 +4,11 @@ import os
 import sys
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hornbook.config import Config
+from hornbook.config import Family
 from hornbook.eval.baselines import Baselines, count_baselines, spread
 from hornbook.eval.diagnosis import Diagnosis, curve, diagnose
 from hornbook.eval.loss import MOST_EVALUATED, Evaluation, losses, per_char, summarise
@@ -24,7 +23,6 @@ from hornbook.text.dataset import Dataset, prepare
 SAMPLE_TOKENS = 500
 
 Floats = NDArray[np.float64]
-ModelKind = Literal["network", "counts", "network and counts"]
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,7 @@ class Result:
     @property
     def tokens(self) -> int:
         """The number of tokens that training read."""
-        config = self.trained.config
-        per_step = config.train.batch_size * config.train.gradient_accumulation
-        return self.steps * per_step * config.model.block_size
+        return self.steps * self.trained.config.tokens_per_step
 
     @property
     def parameters(self) -> int:
@@ -72,9 +68,9 @@ class Result:
         return self.trained.model.parameter_count
 
     @property
-    def kind(self) -> ModelKind:
+    def kind(self) -> Family:
         """Whether the model is a network, an n-gram model, or both."""
-        return kind_of(self.trained.config)
+        return self.trained.config.model.family
 
     @property
     def tokens_per_char(self) -> float:
@@ -115,13 +111,6 @@ class Result:
             ),
             "diagnosis": self.diagnosis.as_dict(),
         }
-
-
-def kind_of(config: Config) -> ModelKind:
-    """Whether settings describe a network, an n-gram model, or both."""
-    if config.model.model == "ngram":
-        return "counts"
-    return "network and counts" if config.model.with_counts else "network"
 
 
 def revisit(path: str | os.PathLike[str], *, device: str = "cpu") -> Result:
