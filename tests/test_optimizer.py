@@ -44,7 +44,7 @@ def test_muon_takes_the_blocks_matrices_and_no_other() -> None:
     assert len(taken) == SMALL.n_layer * 7
     assert not any("embedding" in name or "norm" in name or "logits" in name for name in taken)
     optimizers = Optimizers(model, OptimizerConfig())
-    owned = [p for part in optimizers.parts for p in part.parameters]
+    owned = [p for group in optimizers.groups for p in group.parameters]
     assert len(owned) == len({id(p) for p in owned}) == len(list(model.parameters()))
 
 

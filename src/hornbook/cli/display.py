@@ -80,7 +80,7 @@ class Display:
             f"{state.steps:,} steps of {trainer.tokens_per_step:,} tokens: "
             f"{epochs:.1f} epochs of the text"
         )
-        if config.model.model == "ngram":
+        if config.model.spec.counted:
             plan = "the n-grams of the text are counted once; there is nothing to train"
         self.log(
             f"text      {trainer.corpus.name}: {len(data.train):,} tokens for training, "

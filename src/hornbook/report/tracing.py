@@ -16,7 +16,8 @@ from hornbook.config import load_config
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.ngram.suffixes import CopyIndex, Match
 from hornbook.report.copies import LENGTHS, Passage, Shares, Trace, TracedText
-from hornbook.runs.run import TrainedModel, check_same_text, load, open_run
+from hornbook.runs.folder import check_same_text, open_run
+from hornbook.runs.load import TrainedModel, load
 from hornbook.text.corpus import read_corpus
 from hornbook.text.dataset import split_text
 
