@@ -209,9 +209,8 @@ def bigram(corpus: str = "python-docs", run: str | Path | None = None, *, rows: 
     Raises: ConfigError if the run is not a bigram; CheckpointError; DataError.
     """
     if run is None:
-        read = read_corpus(corpus)
-        dataset = prepare(read, DataConfig(corpus=corpus))
-        return describe(read.name, dataset, rows)
+        text = read_corpus(corpus)
+        return describe(text.name, prepare(text, DataConfig(corpus=corpus)), rows)
     found = load(run, which="last")
     config = found.config
     if not isinstance(found.model, BigramLanguageModel):
@@ -219,9 +218,9 @@ def bigram(corpus: str = "python-docs", run: str | Path | None = None, *, rows: 
             f"--run {run}: expected a bigram run, got model = {config.model.model!r}; train "
             "one with hornbook train --model bigram"
         )
-    read = read_corpus(config.data.corpus, encoding=config.data.encoding)
-    check_same_text(read, found.folder)
-    dataset = prepare(read, config.data, found.tokenizer)
+    text = read_corpus(config.data.corpus, encoding=config.data.encoding)
+    check_same_text(text, found.folder)
+    dataset = prepare(text, config.data, found.tokenizer)
     counts_VV = bigram_counts(dataset.train, dataset.tokenizer.vocab_size)
     best = best_bigram_loss(dataset.train, dataset.tokenizer.vocab_size)
     with torch.random.fork_rng(devices=[]):
@@ -238,7 +237,7 @@ def bigram(corpus: str = "python-docs", run: str | Path | None = None, *, rows: 
         left=loss - best,
         way_gone=(at_birth - loss) / (at_birth - best),
     )
-    return describe(read.name, dataset, rows, trained, log_probabilities(found.model))
+    return describe(text.name, dataset, rows, trained, log_probabilities(found.model))
 
 
 def log_probabilities(model: BigramLanguageModel) -> Floats:
@@ -265,7 +264,7 @@ def describe(
     totals_V = counts_VV.sum(axis=1)
     pairs = int(totals_V.sum())
     shares_VV = counts_VV / np.maximum(totals_V, 1)[:, None]
-    # p log p is 0 where the count is 0: p log 1.
+    # p log p is 0 where p is 0, and so is p log 1.
     entropy_V = -(shares_VV * np.log(np.where(shares_VV > 0, shares_VV, 1))).sum(axis=1)
     importance_V = totals_V
     if log_p_VV is not None:
