@@ -22,7 +22,7 @@ from hornbook.infer.torch_decoder import snapshot
 from hornbook.kernels import JointDecoder
 from hornbook.models import GPT, GPTWithCounts, NGramLanguageModel, build
 from hornbook.models.context_counts import Recent
-from hornbook.ngram.counting import NGramModel, Smoothing, side_by_side
+from hornbook.ngram.model import NGramModel, Smoothing, side_by_side
 from hornbook.ngram.tuning import Recipe
 from hornbook.runs.verify import verify
 from hornbook.runs.writer import open_writer

@@ -13,7 +13,9 @@ import numpy as np
 
 from hornbook.errors import CheckpointError
 from hornbook.kernels.decoder import Decoder
-from hornbook.ngram.counting import LEAST, Chains, shortest_telling_run
+from hornbook.ngram.model import MIN_PROB as LEAST
+from hornbook.ngram.model import shortest_useful_match as shortest_telling_run
+from hornbook.ngram.states import NGramStates as Chains
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 
     from hornbook.config import ModelConfig
     from hornbook.kernels.decoder import Precision, Weights
-    from hornbook.ngram.counting import Chain, NGramModel
+    from hornbook.ngram.model import NGramModel
+    from hornbook.ngram.states import State as Chain
 
 NETWORK = "network."
 OF_JOIN = ("recent.log_strength", "evidence.weight")
@@ -94,7 +97,7 @@ class JointDecoder:
 
     def _join(self, network: NDArray[np.float64], text: Text) -> NDArray[np.float64]:
         """`models.joint.GPTWithCounts.join` for one position."""
-        back_N = self._chains.back(text.chain)
+        back_N = self._chains.backoff(text.chain)
         p_V, came_R = self._recent(self._chains.probs(text.chain), text)
         heard_E = np.concatenate([back_N, back_N < 1, np.log1p(came_R)])
         heard_H = network[self.vocab_size :] + self._evidence_HE @ heard_E + self._evidence_bias_H

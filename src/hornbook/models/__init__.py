@@ -29,7 +29,7 @@ from hornbook.models.transformer import (
     LayerNormLanguageModel,
     ResidualLanguageModel,
 )
-from hornbook.ngram.counting import NGramModel
+from hornbook.ngram.model import NGramModel
 
 __all__ = [
     "GPT",

@@ -11,7 +11,7 @@ import numpy as np
 
 from hornbook.errors import ConfigError
 from hornbook.ngram.counting import checked_tokens, count_ngrams
-from hornbook.ngram.tuning import LONGEST
+from hornbook.ngram.tuning import MAX_ORDER as LONGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ import numpy as np
 
 from hornbook.eval.diagnosis import Diagnosis, Point, curve
 from hornbook.eval.loss import losses
-from hornbook.ngram.suffixes import CopyIndex
+from hornbook.ngram.suffix_array import SuffixArray as CopyIndex
 from hornbook.report.compression import VALIDATION_BYTES, Compressed, compress_all
 from hornbook.report.origin import Origin, trace
 from hornbook.report.reading import (

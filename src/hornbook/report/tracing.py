@@ -17,7 +17,8 @@ import numpy as np
 
 from hornbook.config import load_config
 from hornbook.errors import CheckpointError, ConfigError, DataError
-from hornbook.ngram.suffixes import CopyIndex, Match
+from hornbook.ngram.suffix_array import Match
+from hornbook.ngram.suffix_array import SuffixArray as CopyIndex
 from hornbook.runs.run import TrainedModel, check_same_text, load, open_run
 from hornbook.text.corpus import read_corpus
 from hornbook.text.dataset import split_text

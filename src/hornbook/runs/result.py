@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hornbook.text.arrays import Tokens
 from hornbook.config import Config, SamplingConfig
-from hornbook.ngram.counting import NGramModel
+from hornbook.ngram.model import NGramModel
 from hornbook.text.dataset import Dataset, prepare
 from hornbook.eval.diagnosis import Diagnosis, curve, diagnose
 from hornbook.storage.files import read_json

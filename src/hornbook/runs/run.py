@@ -22,7 +22,7 @@ from msgspec import Meta
 from hornbook.storage import checkpoint
 from hornbook.infer import generate
 from hornbook.config import Config, ModelConfig, SamplingConfig, load_config
-from hornbook.ngram.counting import NGramModel
+from hornbook.ngram.model import NGramModel
 from hornbook.storage.files import JSON_BYTES, read_json, read_log, read_regular
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.storage.lock import LOCK, Lock

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hornbook.storage import checkpoint
-from hornbook.ngram import suffixes as copies
+from hornbook.ngram import suffix_array as copies
 from hornbook.config import load_config
 from hornbook.storage.files import LOG_BYTES, LOG_LINE_BYTES, open_regular, read_json
 from hornbook.errors import CheckpointError, HornbookError

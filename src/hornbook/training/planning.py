@@ -7,7 +7,7 @@ from contextlib import suppress
 from hornbook.config import Config, ModelConfig
 from hornbook.errors import ConfigError
 from hornbook.kernels import NativeUnavailableError, decoder_library
-from hornbook.ngram.tuning import LONGEST
+from hornbook.ngram.tuning import MAX_ORDER as LONGEST
 from hornbook.plan import budget, machine, memory
 from hornbook.text.arrays import Tokens
 from hornbook.text.corpus import Corpus

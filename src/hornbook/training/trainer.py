@@ -46,7 +46,7 @@ from hornbook.training.state import TrainState, restore
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from hornbook.ngram.counting import NGramModel
+    from hornbook.ngram.model import NGramModel
 
 
 class UnsavedStepsWarning(HornbookWarning):
