@@ -1,10 +1,9 @@
-"""How fast hornbook writes, and how soon, against nanoGPT's way of writing.
+"""How fast hornbook generates, and how soon, compared with nanoGPT.
 
-Both write from models of the same shape with random weights, which costs what trained ones cost:
-0.8 and 10.65 million parameters, one text and 64 side by side. hornbook reads half a block and
-writes a whole one, so that letting go of a full block's older half is in the figure. The peer
-reads its whole context again for every token, so it is measured at the mean one, three quarters of
-a block.
+Both generate with models of the same shape and random weights, which take the time of trained ones:
+0.8 and 10.65 million parameters, one text and 64 together. hornbook reads a prompt of half a block
+and generates a whole one. The peer reads its whole context again for every token, so it is measured
+at the mean context, three quarters of a block.
 """
 
 import subprocess
@@ -19,9 +18,10 @@ from benchmarks.peers.nanogpt import CPU_RECIPE, GPU_RECIPE, NanoGPT, Recipe
 from benchmarks.table import Row, median_seconds
 from benchmarks.train import matrix_peak
 from hornbook.config import Config, ModelConfig
-from hornbook.infer.generate import Rows
-from hornbook.kernels import Decoder
+from hornbook.infer.batch import Batch
+from hornbook.infer.native_decoder import NativeDecoder
 from hornbook.models import GPT
+from hornbook.models.schema import Schema
 
 RECIPES = {"0.8M": CPU_RECIPE, "10.65M": GPU_RECIPE}
 CHARACTERS = "\n !$&',-.3:;?" + "".join(chr(65 + i) + chr(97 + i) for i in range(26))
@@ -44,7 +44,13 @@ def measure(*, short: bool = False) -> list[Row]:
                     if rows == 1
                     else (matrix_peak(torch.float32, 1024) / (2 * parameters), "float32 products")
                 )
-                decoder = Decoder(shape, weights, precision=precision, rows=rows)
+                decoder = NativeDecoder(
+                    Schema.of(shape, len(CHARACTERS)),
+                    weights,
+                    context_size=shape.context_size,
+                    precision=precision,
+                    rows=rows,
+                )
                 ours = our_speed(decoder, shape.block_size, runs if rows == 1 else 1)
                 what = f"{name}, {texts}, {precision}"
                 found.append(Row(what, "tokens/s", ours, peer, "nanoGPT, float32", *ceiling))
@@ -60,7 +66,7 @@ def reads_a_second(size: int) -> float:
 
 
 def shape_of(recipe: Recipe) -> ModelConfig:
-    """Our model of a peer's shape."""
+    """hornbook's model of a peer's shape."""
     return ModelConfig(
         n_layer=recipe.n_layer,
         n_head=recipe.n_head,
@@ -76,20 +82,22 @@ def peer_speed(recipe: Recipe, rows: int, runs: int) -> float:
     return rows / median_seconds(lambda: peer.write(idx), runs)
 
 
-def our_speed(decoder: Decoder, block_size: int, runs: int) -> float:
-    """Tokens a second of a decoder with all its rows, drawing included."""
+def our_speed(decoder: NativeDecoder, block_size: int, runs: int) -> float:
+    """Tokens a second of a decoder with all its rows, sampling included."""
     prompt = [0] * (block_size // 2)
 
-    def write() -> None:
-        rows = Rows(decoder, prompt, seeds=range(decoder.rows))
+    def generate() -> None:
+        batch = Batch(decoder)
+        for seed in range(decoder.rows):
+            batch.add(prompt, seed=seed)
         for _ in range(block_size):
-            rows.advance()
+            batch.step()
 
-    return decoder.rows * block_size / median_seconds(write, runs)
+    return decoder.rows * block_size / median_seconds(generate, runs)
 
 
 def first_character_seconds(shape: ModelConfig, runs: int) -> float:
-    """From starting the command to its first character, the compiled decoder in the cache."""
+    """From the command to its first character, with the compiled decoder in the cache."""
     with tempfile.TemporaryDirectory() as place:
         run, text = str(Path(place) / "run"), Path(place) / "text.txt"
         text.write_text(CHARACTERS * 100, encoding="utf-8")

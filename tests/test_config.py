@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 from hornbook.config import (
     FIELDS,
-    PRESETS,
     SECTIONS,
     Config,
+    Request,
     SamplingConfig,
     environment_settings,
     load_config,
     parse_assignments,
     preset,
+    preset_names,
 )
 from hornbook.errors import ConfigError
 
@@ -26,7 +27,7 @@ def test_every_fields_name_is_its_own() -> None:
     assert len(FIELDS) == sum(len(dataclasses.fields(kind)) for kind in SECTIONS.values())
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", preset_names())
 def test_a_preset_survives_toml(name: str, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(preset(name).to_toml(), encoding="utf-8")
@@ -46,7 +47,13 @@ def test_a_preset_survives_toml(name: str, tmp_path: Path) -> None:
         ({"dropout": 1.0}, "dropout = 1.0: Expected `float` < 1.0"),
         ({"dropout": float("nan")}, "dropout = nan: Expected `float` >= 0.0"),
         ({"learning_rate": -1}, "learning_rate = -1: Expected `float` >= 0.0"),
-        ({"model": "gtp"}, "model = 'gtp': Invalid enum value 'gtp'"),
+        ({"model": "gtp"}, "model = 'gtp': expected one of ngram, bigram, average, head, heads, "),
+        ({"model": "gtp"}, "layernorm, gpt; did you mean gpt?"),
+        ({"tokenizer": "word"}, "tokenizer = 'word': expected one of char, byte, bpe"),
+        ({"tokenizer": "bte"}, "expected one of char, byte, bpe; did you mean byte?"),
+        ({"compile": True}, "compile = True: expected one of auto, on, off, c"),
+        ({"with_counts": True, "model": "head"}, "with_counts = true joins n-grams to a gpt, but"),
+        ({"model": "heads", "n_embd": 30}, "n_embd = 30 does not split into n_head = 4 heads; a"),
         ({"seed": -1}, "seed = -1: Expected `int` >= 0"),
         ({"seed": 2**70}, "seed = 1180591620717411303424: "),
         ({"n_embd": 100}, "n_embd = 100 does not split into n_head = 4 heads"),
@@ -149,3 +156,44 @@ def test_sampling_settings_are_checked_too() -> None:
         SamplingConfig(temperature=-1)
     with pytest.raises(ConfigError, match=r"top_p = 0"):
         SamplingConfig(top_p=0)
+
+
+def test_a_request_remembers_where_each_value_came_from(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("n_layer = 4\n[train]\nsteps = 7\n", encoding="utf-8")
+    request = Request().layer({"preset": {"n_embd": 64, "steps": 200}}).read(path)
+    request = request.layer({"environment": {"n_head": 2, "seed": 1}, "set": {"model.n_head": 8}})
+    request = request.layer({"flag": {"steps": 9}})
+    assert request.config.model.n_head == 8
+    assert request.config.train.steps == 9
+    assert request.origins == {
+        "n_embd": "preset",
+        "n_layer": "file",
+        "seed": "environment",
+        "n_head": "set",
+        "steps": "flag",
+    }
+    assert request.requested("n_layer"), "a file's value counts, be it the default one"
+    assert not request.requested("block_size", "dropout")
+    assert request.requested("block_size", "n_embd")
+    taken_back = request.layer({"default": {"steps": 420}})
+    assert not taken_back.requested("steps")
+    assert request.requested("steps"), "a request does not change"
+
+
+def test_values_of_one_layer_are_checked_together() -> None:
+    request = Request().layer({"environment": {"n_head": 3}, "set": {"n_embd": 96}})
+    assert (request.config.model.n_head, request.config.model.n_embd) == (3, 96)
+
+
+def test_plain_settings_are_a_request_for_what_differs() -> None:
+    request = Request.of(Config().override(n_layer=6, steps=50))
+    assert {name for name in FIELDS if request.requested(name)} == {"n_layer", "steps"}
+    timed = Request.of(Config().override(n_layer=6, steps=50, minutes=1))
+    assert timed.requested("minutes")
+    assert not timed.requested("steps"), "with minutes the time says how many"
+
+
+def test_a_step_reads_every_token_of_its_batches() -> None:
+    config = Config().override(batch_size=3, gradient_accumulation=2, block_size=16)
+    assert config.tokens_per_step == 96

@@ -50,14 +50,14 @@ def test_losses_are_told_in_the_characters_unit() -> None:
 
 
 def test_it_says_when_counting_does_better() -> None:
-    assert "Counts beat it" in read(2.5, 2.0, ahead_of_counts=-0.25).sentences[-1]
+    assert "Counting beats it" in read(2.5, 2.0, ahead_of_counts=-0.25).sentences[-1]
     assert "better by 0.250" in read(2.5, 2.0, ahead_of_counts=-0.25).sentences[-1]
     assert "by 0.125" in read(2.5, 2.0, ahead_of_counts=0.125).sentences[-1]
 
 
-def test_nothing_is_called_learned_by_heart_before_it_was_read_once() -> None:
+def test_nothing_is_called_memorised_before_one_epoch() -> None:
     falling = {"train": [2.4, 2.0, 1.8, 1.6]}
-    assert "by heart after 3.0" in read(2.5, 2.2, 2.0, 1.9, **falling).sentences[1]
+    assert "memorised after 3.0 epochs" in read(2.5, 2.2, 2.0, 1.9, **falling).sentences[1]
     assert "Little of it" in read(2.5, 2.2, 2.0, 1.9, passes=0.5, **falling).sentences[1]
 
 

@@ -1,7 +1,7 @@
-"""Writing: cached equals uncached, samplers keep their promises, stop strings are found."""
+"""Generation: cached equals uncached, samplers keep their promises, stop strings are found."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,19 +13,28 @@ from test_gpt import small_gpt
 import hornbook as hb
 from hornbook.config import READ_AT_ONCE, SamplingConfig
 from hornbook.errors import CheckpointError, UnknownCharacterError
-from hornbook.infer import generate
-from hornbook.infer.generate import (
-    draw,
-    in_order,
-    probabilities,
-    spell,
-    stream,
-    streams,
-    tokens,
-    until,
-)
+from hornbook.infer import Engine, probabilities, tokens
+from hornbook.infer.batch import Batch
+from hornbook.infer.sampling import draw
+from hornbook.infer.text import StopStrings, Text, start_token
+from hornbook.infer.torch_decoder import TorchDecoder
+from hornbook.text.tokenizer import Tokenizer
 
 GREEDY = SamplingConfig(temperature=0)
+
+
+def engine(tokenizer: Tokenizer, rows: int = 1) -> Engine:
+    return Engine(TorchDecoder(small_gpt(), rows=rows), tokenizer)
+
+
+def until(pieces: Sequence[str], stop: Sequence[str]) -> list[str]:
+    strings = StopStrings(stop)
+    return [*map(strings.push, pieces), strings.end()]
+
+
+def spell(drawn: Sequence[int], tokenizer: Tokenizer) -> str:
+    text = Text(tokenizer)
+    return "".join([*map(text.push, drawn), text.end()])
 
 
 @pytest.mark.parametrize("prompt_length", [1, 5, 16, 40, READ_AT_ONCE - 20])
@@ -164,77 +173,157 @@ def test_stop_strings_are_found_wherever_the_pieces_break(
 
 
 def test_text_flows_as_soon_as_it_is_certain() -> None:
-    source = iter(["he", "llo EN", "X EN", "D more"])
-    flowing = until(source, ["END"])
-    assert next(flowing) == "he"
-    assert next(flowing) == "llo "
-    assert "".join(flowing) == "ENX "
+    pieces = ["he", "llo EN", "X EN", "D more", "and more"]
+    assert until(pieces, ["END"]) == ["he", "llo ", "ENX ", "", "", ""]
+    assert until(pieces[:2], ["END"]) == ["he", "llo ", "EN"]
 
 
 @given(st.text(max_size=20))
 def test_bytes_become_characters_when_whole(text: str) -> None:
     tokenizer = hb.ByteTokenizer()
-    pieces = list(spell(tokenizer.encode(text), tokenizer))
-    assert "".join(pieces) == text
-    assert "\ufffd" not in "".join(pieces) or "\ufffd" in text
+    spelled = spell(tokenizer.encode(text), tokenizer)
+    assert spelled == text
+    assert "\ufffd" not in spelled or "\ufffd" in text
     cut = tokenizer.encode(text + "한")[:-1]
-    assert "".join(spell(cut, tokenizer)) == text
+    assert spell(cut, tokenizer) == text
 
 
 def test_a_prompt_outside_the_vocabulary_is_refused() -> None:
     tokenizer = hb.CharTokenizer.from_text("abcdefghijk")
     with pytest.raises(UnknownCharacterError, match="SNOWMAN"):
-        list(stream(small_gpt(), tokenizer, "abc☃"))
+        engine(tokenizer).generate("abc☃")
 
 
 def test_an_empty_prompt_goes_on_from_a_line_end() -> None:
     tokenizer = hb.CharTokenizer.from_text("abcdefghij\n")
-    assert generate.start_token(tokenizer) == tokenizer.stoi["\n"]
-    assert generate.start_token(hb.CharTokenizer.from_text("xyz")) == 0
-    model = small_gpt()
-    written = "".join(stream(model, tokenizer, max_new_tokens=20, seed=3))
-    assert written == "".join(stream(model, tokenizer, "\n", max_new_tokens=20, seed=3))
-    assert len(written) == 20
+    assert start_token(tokenizer) == tokenizer.stoi["\n"]
+    assert start_token(hb.CharTokenizer.from_text("xyz")) == 0
+    text = engine(tokenizer).generate(max_new_tokens=20, seed=3)
+    assert text == engine(tokenizer).generate("\n", max_new_tokens=20, seed=3)
+    assert len(text) == 20
 
 
-def test_texts_written_side_by_side_are_those_written_alone() -> None:
+@pytest.mark.parametrize("rows", [1, 4, 6])
+def test_texts_generated_together_are_those_generated_alone(rows: int) -> None:
     tokenizer = hb.CharTokenizer.from_text("abcdefghijk")
-    model = small_gpt()
-    asked = {"prompt": "abc", "max_new_tokens": 50, "stop": ["ab", "k"]}
-    together = streams(model, tokenizer, seeds=range(6), **asked)
-    alone = ["".join(stream(model, tokenizer, seed=seed, **asked)) for seed in range(6)]
+    settings = {"max_new_tokens": 50, "stop": ["ab", "k"]}
+    alone = [engine(tokenizer).generate("abc", seed=seed, **settings) for seed in range(6)]
     assert len(set(map(len, alone))) > 1
-    pieces = list(in_order(together))
-    assert ["".join(piece for n, piece in pieces if n == number) for number in range(6)] == alone
-    assert [number for number, _ in pieces] == sorted(number for number, _ in pieces)
+    together = engine(tokenizer, rows)
+    streams = together.streams("abc", seeds=range(6), **settings)
+    # In turns, so that they end at different times.
+    texts = [""] * 6
+    while any(not stream.finished for stream in streams):
+        for number, stream in enumerate(streams):
+            texts[number] += next(stream, "")
+    assert [text + stream.take() for text, stream in zip(texts, streams, strict=True)] == alone
+    assert ["".join(stream) for stream in together.streams("abc", seeds=range(6), **settings)] == (
+        alone
+    )
+
+
+def test_a_batch_gives_each_prompt_the_text_it_gets_alone() -> None:
+    tokenizer = hb.CharTokenizer.from_text("abcdefghijk")
+    prompts = ["abc", "", "k" * 40, "ab", "fghij" * 5]
+    settings = {"max_new_tokens": 30, "seed": 2, "temperature": 0.7, "stop": ["e"]}
+    alone = [engine(tokenizer).generate(prompt, **settings) for prompt in prompts]
+    assert engine(tokenizer, rows=2).batch(prompts, **settings) == alone
+
+
+class Counting:
+    """A decoder that counts the rows it reads, and checks that they follow what it has read."""
+
+    context_size = 8
+    vocab_size = 3
+
+    def __init__(self, rows: int = 2) -> None:
+        self.rows = rows
+        self.rows_read = 0
+        self.texts: dict[int, list[int]] = {}
+
+    def forward(
+        self, tokens: Sequence[Sequence[int]], rows: Sequence[int], starts: Sequence[int]
+    ) -> np.ndarray:
+        self.rows_read += len(rows)
+        assert len(set(rows)) == len(rows)
+        for new, row, start in zip(tokens, rows, starts, strict=True):
+            text = self.texts.setdefault(row, [])
+            assert 0 <= row < self.rows
+            assert 0 <= start <= len(text)
+            text[start:] = new
+            assert len(new) > 0
+            assert len(text) <= self.context_size
+        return np.zeros((len(rows), self.vocab_size), np.float32)
 
 
 def test_a_text_no_longer_wanted_takes_no_more_reading() -> None:
-    class Counting:
-        context_size = 8
-        rows_read = 0
-
-        def read(self, tokens_RT: object, rows: list[int], start: int = 0) -> np.ndarray:
-            self.rows_read += len(rows)
-            return np.zeros((len(rows), 3), np.float32)
-
-    reader = Counting()
-    tokenizer = hb.CharTokenizer.from_text("abc")
-    first, second = streams(reader, tokenizer, max_new_tokens=10, seeds=(0, 1))
+    decoder = Counting()
+    abc = Engine(decoder, hb.CharTokenizer.from_text("abc"))
+    first, second = abc.streams(max_new_tokens=10, seeds=(0, 1))
     next(first)
     first.close()
     assert len("".join(second)) == 10
-    assert reader.rows_read == 2 + 9
+    assert decoder.rows_read == 2 + 9
+    dropped = abc.stream(max_new_tokens=10)
+    next(dropped)
+    del dropped
+    assert len(abc.generate(max_new_tokens=10)) == 10
+    assert decoder.rows_read == 2 + 9 + 1 + 10 + 1, "it is noticed one step later"
+
+
+def test_a_text_stops_being_generated_at_its_stop_string() -> None:
+    decoder = Counting()
+    abc = Engine(decoder, hb.CharTokenizer.from_text("abc"))
+    first, second = abc.streams(max_new_tokens=50, seeds=(0, 1), stop=["b"])
+    lengths = [len("".join(text)) for text in (first, second)]
+    assert max(lengths) < 49
+    assert decoder.rows_read == sum(lengths) + 2
 
 
 def test_the_first_text_comes_before_the_others_are_done() -> None:
-    def text(letters: str) -> Iterator[str]:
-        for letter in letters:
-            taken.append(letter)
-            yield letter
+    decoder = Counting()
+    first, second = Engine(decoder, hb.CharTokenizer.from_text("abc")).streams(
+        max_new_tokens=20, seeds=(0, 1)
+    )
+    assert len(next(first)) == 1
+    assert decoder.rows_read == 2
+    assert len("".join(first)) == 19
+    assert len(next(second)) == 20, "all there is of it by then"
 
-    taken: list[str] = []
-    pieces = in_order([text("abc"), text(""), text("xyz")])
-    assert list(itertools.islice(pieces, 3)) == [(0, ""), (0, "a"), (0, "b")]
-    assert taken == ["a", "x", "b"]
-    assert list(pieces) == [(0, "c"), (1, ""), (2, "xyz")]
+
+def test_no_new_tokens_is_no_text_and_no_reading() -> None:
+    decoder = Counting()
+    assert Engine(decoder, hb.CharTokenizer.from_text("abc")).generate(max_new_tokens=0) == ""
+    assert decoder.rows_read == 0
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=50)
+def test_generations_join_wait_and_leave_at_any_step(data: st.DataObject) -> None:
+    """Whatever the others do, each draws what it draws alone."""
+    batch = Batch(Counting(rows=data.draw(st.integers(1, 3))))
+    prompts = st.lists(st.integers(0, 2), min_size=1, max_size=20)
+    asked: dict[int, tuple[list[int], int, int]] = {}
+    found: dict[int, list[int]] = {}
+    removed: set[int] = set()
+    for _ in range(data.draw(st.integers(1, 25))):
+        if data.draw(st.booleans()):
+            prompt, seed, limit = data.draw(
+                st.tuples(prompts, st.integers(0, 5), st.integers(0, 30))
+            )
+            number = batch.add(prompt, seed=seed, max_new_tokens=limit)
+            asked[number], found[number] = (prompt, seed, limit), []
+        if asked and data.draw(st.booleans()):
+            number = data.draw(st.sampled_from(sorted(asked)))
+            batch.remove(number)
+            removed.add(number)
+            assert number not in batch
+        if len(batch):
+            for number, token in batch.step().items():
+                found[number].append(token)
+    while len(batch):
+        for number, token in batch.step().items():
+            found[number].append(token)
+    for number, (prompt, seed, limit) in asked.items():
+        alone = list(itertools.islice(tokens(Counting(), prompt, seed=seed), limit))
+        assert found[number] == (alone[: len(found[number])] if number in removed else alone)

@@ -36,7 +36,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def test_every_rung_gets_the_same_text_steps_and_tokens(text_path: Path) -> None:
     plan = ladder.plan(str(text_path), steps=7)
-    assert plan.rungs == [name for name in ladder.IDEAS if name != "lecture"]
+    assert plan.rungs == [name for name in ladder.ideas() if name != "lecture"]
     seen = {
         (
             climb.config.data.corpus,

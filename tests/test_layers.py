@@ -22,7 +22,7 @@ LAYERS = [
     {"eval"},
     {"plan"},
     {"runs"},
-    {"train"},
+    {"training"},
     {"report"},
     {"learn"},
     {"cli"},

@@ -1,24 +1,30 @@
-"""Decoding in C, held to torch; and the library that it comes in."""
+"""Decoding in C, checked against torch; and the library that it comes in."""
 
 import itertools
 import os
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_gpt import small_gpt
 
 import hornbook as hb
 from hornbook.config import READ_AT_ONCE, ModelConfig, SamplingConfig
 from hornbook.errors import CheckpointError
-from hornbook.infer.generate import Rows, tokens
-from hornbook.kernels import Decoder, NativeUnavailableError, compiler
-from hornbook.kernels.decoder import DECODER
-from hornbook.kernels.library import load
+from hornbook.infer import tokens
+from hornbook.infer.batch import Batch
+from hornbook.infer.native_decoder import NativeDecoder
+from hornbook.infer.torch_decoder import TorchDecoder, fastest_decoder
+from hornbook.kernels import NativeUnavailableError, compiler
+from hornbook.kernels.library import DECODER, load
+from hornbook.models.schema import Schema
 from hornbook.storage.cache import DamagedCacheWarning
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
@@ -40,8 +46,13 @@ def weights(model: hb.GPT) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-def decoder(model: hb.GPT, precision: str = "float32", **settings: int) -> Decoder:
-    return Decoder(model.config, weights(model), precision=precision, **settings)
+def opened(model: hb.GPT, arrays: dict[str, np.ndarray], **settings: object) -> NativeDecoder:
+    schema = Schema.of(model.config, model.vocab_size)
+    return NativeDecoder(schema, arrays, context_size=model.context_size, **settings)
+
+
+def decoder(model: hb.GPT, precision: str = "float32", **settings: int) -> NativeDecoder:
+    return opened(model, weights(model), precision=precision, **settings)
 
 
 def texts(model: hb.GPT, rows: int) -> np.ndarray:
@@ -56,7 +67,7 @@ def test_its_logits_are_torchs(config: ModelConfig) -> None:
     idx = texts(model, 2)
     with torch.no_grad():
         expected, _ = model(torch.from_numpy(idx))
-    found = torch.from_numpy(decoder(model, rows=2).read_all(idx))
+    found = torch.from_numpy(decoder(model, rows=2).forward_all(idx))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
@@ -65,12 +76,12 @@ def test_a_row_is_the_same_to_the_bit_whatever_is_beside_it(config: ModelConfig)
     model = small_gpt(vocab_size=70, config=config)
     idx = texts(model, 7)
     for precision in ("float32", "bfloat16", "int8"):
-        whole = decoder(model, precision, rows=7).read_all(idx)
+        whole = decoder(model, precision, rows=7).forward_all(idx)
         for threads, portion in ((1, 1), (2, 4), (3, 100)):
             alone = decoder(model, precision, rows=9, threads=threads)
             for start in range(0, idx.shape[1], portion):
                 part = idx[3:4, start : start + portion]
-                logits_RV = alone.read(part, [8], start)
+                logits_RV = alone.forward(part.tolist(), [8], [start])
                 np.testing.assert_array_equal(logits_RV[0], whole[3, start + part.shape[1] - 1])
 
 
@@ -88,43 +99,103 @@ def test_greedy_text_is_torchs_past_block_and_context(prompt_length: int) -> Non
 def test_seeded_text_does_not_depend_on_how_many_are_written() -> None:
     model = small_gpt()
     alone = [list(itertools.islice(tokens(decoder(model), [1], seed=n), 50)) for n in range(70)]
-    rows = Rows(decoder(model, rows=70, threads=2), [1], seeds=range(70))
-    together = [rows.tokens(row) for row in range(70)]
+    batch = Batch(decoder(model, rows=70, threads=2))
+    numbers = [batch.add([1], seed=seed) for seed in range(70)]
     for expected in zip(*alone, strict=True):
-        assert tuple(next(row) for row in together) == expected
+        drawn = batch.step()
+        assert tuple(drawn[number] for number in numbers) == expected
 
 
 def test_bfloat16_weights_are_rounded_weights_and_no_more() -> None:
     model = small_gpt(vocab_size=70, config=SHAPES["nothing a multiple of anything"])
     idx = texts(model, 2)
-    found = decoder(model, "bfloat16", rows=2).read_all(idx)
+    found = decoder(model, "bfloat16", rows=2).forward_all(idx)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.Linear):
                 module.weight.copy_(module.weight.bfloat16())
-    np.testing.assert_array_equal(found, decoder(model, rows=2).read_all(idx))
+    np.testing.assert_array_equal(found, decoder(model, rows=2).forward_all(idx))
 
 
 def test_int8_weights_are_within_half_a_step_of_the_true_ones() -> None:
     model = small_gpt(vocab_size=70, config=SHAPES["nothing a multiple of anything"])
     idx = texts(model, 2)
-    found = decoder(model, "int8", rows=2).read_all(idx)
+    found = decoder(model, "int8", rows=2).forward_all(idx)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.Linear):
                 step = module.weight.abs().amax(dim=1, keepdim=True) / 127
                 module.weight.copy_((module.weight / step).round() * step)
-    np.testing.assert_allclose(found, decoder(model, rows=2).read_all(idx), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found, decoder(model, rows=2).forward_all(idx), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
     ("read", "row", "start"),
     [([[11]], 0, 0), ([[-1]], 0, 0), ([[1]], 1, 0), ([[1]], -1, 0), ([[1]], 0, READ_AT_ONCE),
-     ([[1] * (READ_AT_ONCE + 1)], 0, 0), ([[1]], 0, -1), ([[]], 0, 0), ([[2**31]], 0, 0)],
+     ([[1] * (READ_AT_ONCE + 1)], 0, 0), ([[1]], 0, -1), ([[]], 0, 0), ([[2**31]], 0, 0),
+     ([[1]], 0, 3)],
 )  # fmt: skip
 def test_what_is_outside_the_model_is_refused(read: list[list[int]], row: int, start: int) -> None:
-    with pytest.raises((IndexError, OverflowError)):
-        decoder(small_gpt()).read(read, [row], start)
+    model = small_gpt()
+    for each in (decoder(model), TorchDecoder(model, rows=1)):
+        each.forward([[1, 2]], [0], [0])
+        with pytest.raises((IndexError, OverflowError)):
+            each.forward(read, [row], [start])
+        with pytest.raises(IndexError):
+            each.forward([[1], [1]], [0, 0], [0, 0])
+        with pytest.raises(IndexError):
+            each.forward([[1]], [0], [0, 0])
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=30)
+def test_ragged_rows_are_each_row_alone_and_torchs(data: st.DataObject) -> None:
+    """Rows with prompts of their own lengths that begin, go on, go back and pause at any step."""
+    model = small_gpt(config=SHAPES["nothing a multiple of anything"])
+    together = decoder(model, rows=4, threads=data.draw(st.integers(1, 3)))
+    torchs = TorchDecoder(model, rows=4)
+    texts: list[list[int]] = [[] for _ in range(4)]
+    for _ in range(data.draw(st.integers(1, 6))):
+        rows = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True))
+        starts = [
+            data.draw(st.sampled_from([len(texts[row]), len(texts[row]) // 2, 0])) for row in rows
+        ]
+        lengths = [data.draw(st.sampled_from([1, 1, 2, 7, 30, 70])) for _ in rows]
+        seed = data.draw(st.integers(0, 99))
+        drawn = np.random.default_rng(seed).integers(model.vocab_size, size=sum(lengths)).tolist()
+        new = [[drawn.pop() for _ in range(length)] for length in lengths]
+        for tokens_T, row, start in zip(new, rows, starts, strict=True):
+            texts[row][start:] = tokens_T
+        found_RV = together.forward(new, rows, starts)
+        alone = decoder(model)
+        for row, found_V in zip(rows, found_RV, strict=True):
+            np.testing.assert_array_equal(found_V, alone.forward([texts[row]], [0], [0])[0])
+        expected_RV = torchs.forward(new, rows, starts)
+        np.testing.assert_allclose(
+            found_RV, expected_RV, rtol=1e-4, atol=1e-4 * float(np.abs(expected_RV).max())
+        )
+
+
+def test_models_with_forward_hooks_run_in_pytorch() -> None:
+    model = small_gpt()
+    assert isinstance(fastest_decoder(model), NativeDecoder)
+    for part in (model, model.blocks[0].mlp):
+        seen: list[object] = []
+        hook = part.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        decoder = fastest_decoder(model)
+        assert isinstance(decoder, TorchDecoder)
+        next(tokens(decoder, [1]))
+        assert bool(seen) is (part is not model), "the model's parts are called, not the model"
+        hook.remove()
+    assert isinstance(fastest_decoder(model), NativeDecoder)
+
+
+def test_shapes_that_the_kernel_lacks_are_unavailable() -> None:
+    schema = Schema.of(small_gpt().config, 11)
+    fewer = replace(schema, n_kv_head=1)
+    arrays = {name: np.ones(shape, np.float32) for name, shape in fewer.weights().items()}
+    with pytest.raises(NativeUnavailableError, match="key-value head"):
+        NativeDecoder(fewer, arrays, context_size=16)
 
 
 def test_weights_of_another_shape_are_refused_by_name() -> None:
@@ -138,7 +209,7 @@ def test_weights_of_another_shape_are_refused_by_name() -> None:
     ):
         bad = {name: array for name, array in (good | change).items() if array is not None}
         with pytest.raises(CheckpointError, match=named):
-            Decoder(model.config, bad)
+            opened(model, bad)
 
 
 def test_the_library_is_kept_and_made_again_when_damaged(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from hornbook.eval.loss import losses
 from hornbook.models import NGramLanguageModel, build
 from hornbook.ngram.model import NGramModel
 from hornbook.ngram.tuning import choose
-from hornbook.runs.run import RunFolder, load_counts
+from hornbook.runs.folder import RunFolder
+from hornbook.runs.load import load_counts
 from hornbook.runs.verify import verify
 from hornbook.storage import checkpoint
 from hornbook.text.tokenizer import load_tokenizer

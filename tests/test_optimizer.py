@@ -11,7 +11,8 @@ from test_gpt import SMALL
 import hornbook as hb
 from hornbook.config import OptimizerConfig
 from hornbook.errors import CheckpointError
-from hornbook.kernels import NativeUnavailableError, kernels
+from hornbook.kernels import NativeUnavailableError
+from hornbook.kernels.training import training_kernels
 from hornbook.optim.muon import Muon, orthogonalize
 from hornbook.optim.optimizer import AdamW, Optimizers, learning_rate_scale, matrices
 
@@ -43,7 +44,7 @@ def test_muon_takes_the_blocks_matrices_and_no_other() -> None:
     assert len(taken) == SMALL.n_layer * 7
     assert not any("embedding" in name or "norm" in name or "logits" in name for name in taken)
     optimizers = Optimizers(model, OptimizerConfig())
-    owned = [p for part in optimizers.parts for p in part.parameters]
+    owned = [p for group in optimizers.groups for p in group.parameters]
     assert len(owned) == len({id(p) for p in owned}) == len(list(model.parameters()))
 
 
@@ -119,7 +120,7 @@ def test_muon_takes_the_very_steps_of_torchs_own() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_muon_in_c_takes_the_steps_of_muon_in_torch(precision: str) -> None:
     try:
-        in_c = kernels(precision)
+        in_c = training_kernels(precision)
     except NativeUnavailableError as error:
         pytest.skip(str(error))
     dtype = torch.float32 if precision == "float32" else torch.bfloat16

@@ -4,23 +4,24 @@ import dataclasses
 import itertools
 import json
 import shutil
+import sys
 import warnings
 from pathlib import Path
-from typing import get_args, get_type_hints
+from types import FrameType
 
 import pytest
 import torch
 
 import hornbook as hb
 from hornbook import training as engine
-from hornbook.config import PRESETS, Config, ModelConfig
+from hornbook.config import MODELS, Config
 from hornbook.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from hornbook.plan import machine
-from hornbook.runs.result import conclude
-from hornbook.runs.run import new_run_path
+from hornbook.runs.folder import new_run_path
 from hornbook.runs.verify import verify
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import Disk
+from hornbook.training.conclude import conclude
 from hornbook.training.state import OtherMachineWarning
 from hornbook.training.trainer import UnsavedStepsWarning
 
@@ -78,7 +79,7 @@ def test_a_run_learns_and_leaves_a_whole_folder(text_path: Path, tmp_path: Path)
 
 FIXTURES = Path(__file__).parent / "fixtures"
 # But gpt, which the other variants are, and the counts, which take one step.
-RUNGS = set(get_args(get_type_hints(ModelConfig)["model"])) - {"gpt", "ngram"}
+RUNGS = {*MODELS} - {"gpt", "ngram"}
 VARIANTS: dict[str, dict[str, object]] = {
     "plain": {},
     "dropout": {"dropout": 0.3},
@@ -87,7 +88,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "adamw": {"optimizer": "adamw", "learning_rate": 1e-3},
     "tied": {"tie_embeddings": True, "learning_rate": 1e-3},
     "bytes": {"tokenizer": "byte"},
-    **{name: {"model": name, "dropout": 0.1} for name in PRESETS if name in RUNGS - {"ngram"}},
+    **{name: {"model": name, "dropout": 0.1} for name in MODELS if name in RUNGS},
     "bfloat16 rung": {"model": "layernorm", "precision": "bfloat16", "gradient_accumulation": 2},
     "everything": {
         "dropout": 0.2,
@@ -150,13 +151,13 @@ def test_an_interrupt_while_evaluating_loses_no_row_and_no_best(
 ) -> None:
     config = small(text_path)
     list(hb.train(config, out=tmp_path / "whole"))
-    training = engine.begin(config, out=tmp_path / "stopped")
-    steps = engine.steps(training)
+    trainer = engine.begin(config, out=tmp_path / "stopped")
+    steps = engine.steps(trainer)
     list(itertools.islice(steps, 5))
-    Interrupted(training.model)
+    Interrupted(trainer.state.model)
     with pytest.raises(KeyboardInterrupt):
         next(steps)
-    assert training.step == 6
+    assert trainer.state.step == 6
     rest = list(hb.train(resume_from=tmp_path / "stopped"))
     assert [each.step for each in rest] == [6, 7, 8]
     assert rest[0].val_loss is not None
@@ -178,9 +179,9 @@ def test_an_interrupt_before_the_first_step_can_be_resumed_from(
     text_path: Path, tmp_path: Path
 ) -> None:
     config = small(text_path)
-    training = engine.begin(config, out=tmp_path / "run")
-    steps = engine.steps(training)
-    hook = training.model.register_forward_pre_hook(raise_interrupt)
+    trainer = engine.begin(config, out=tmp_path / "run")
+    steps = engine.steps(trainer)
+    hook = trainer.state.model.register_forward_pre_hook(raise_interrupt)
     with pytest.raises(KeyboardInterrupt):
         next(steps)
     hook.remove()
@@ -210,9 +211,9 @@ def test_going_on_without_the_checkpoints_there_were_is_refused(
 
 def test_a_finished_run_is_known_by_its_figures_too(text_path: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    training = engine.begin(small(text_path, checkpoint_interval=100), out=run)
-    list(engine.steps(training))
-    conclude(training)
+    trainer = engine.begin(small(text_path, checkpoint_interval=100), out=run)
+    list(engine.steps(trainer))
+    conclude(trainer)
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(CheckpointError, match=r"result.json says that the run had ended"):
         engine.resume(run)
@@ -226,8 +227,8 @@ def test_steps_that_may_never_have_been_saved_are_taken_again_and_said(
     stop_after(4, small(text_path), run)
     shutil.rmtree(run / "checkpoints")
     with pytest.warns(UnsavedStepsWarning, match="the 4 steps in metrics.jsonl are taken again"):
-        training = engine.resume(run)
-    assert [each.step for each in engine.steps(training)] == list(range(1, 9))
+        trainer = engine.resume(run)
+    assert [each.step for each in engine.steps(trainer)] == list(range(1, 9))
     list(hb.train(small(text_path), out=tmp_path / "whole"))
     assert hashes(run) == hashes(tmp_path / "whole")
 
@@ -269,7 +270,7 @@ def test_a_second_trainer_is_kept_out(text_path: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is training it; a run has one writer"):
         engine.resume(tmp_path / "run")
     steps.close()
-    assert engine.resume(tmp_path / "run").step == 1
+    assert engine.resume(tmp_path / "run").state.step == 1
 
 
 def test_a_beginning_cut_short_leaves_a_folder_that_can_be_taken(
@@ -285,7 +286,7 @@ def test_a_beginning_cut_short_leaves_a_folder_that_can_be_taken(
         engine.begin(small(text_path), out=tmp_path / "run", disk=CutShort())
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"tokenizer.json", ".lock", ".writing-config.toml"} <= left
-    assert engine.begin(small(text_path), out=tmp_path / "run").step == 0
+    assert engine.begin(small(text_path), out=tmp_path / "run").state.step == 0
     # Without our lock it may be anybody's tokenizer.
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / "run" / "tokenizer.json", tmp_path / "other")
@@ -326,6 +327,34 @@ def test_a_run_of_the_first_format_is_read_and_gone_on_with(
         warnings.simplefilter("ignore", OtherMachineWarning)
         rest = list(hb.train(resume_from=run))
     assert [each.step for each in rest] == [5, 6]
+    assert verify(run).sound
+
+
+def test_a_run_with_counts_from_before_the_rooms_loads_resumes_and_writes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Made at commit 362c25e; the figures beside it are what that commit computed.
+    expected = json.loads((FIXTURES / "run-with-counts.json").read_text(encoding="utf-8"))
+    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("HORNBOOK_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    run = Path(shutil.copytree(FIXTURES / "run-with-counts", tmp_path / "run"))
+    (tmp_path / "data" / "verse").mkdir(parents=True)
+    shutil.copy(FIXTURES / "verse.txt", tmp_path / "data" / "verse" / "input.txt")
+    assert verify(run).sound
+    model = hb.load(run)
+    assert model.step == expected["step"]
+    assert model.evaluate().nats_per_char == pytest.approx(expected["nats_per_char"], rel=1e-5)
+    text = model.generate("the ", max_new_tokens=60, seed=3, temperature=0.8)
+    assert text == expected["text"]
+    assert model.generate("a ", max_new_tokens=40, temperature=0) == expected["likeliest"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OtherMachineWarning)
+        rest = list(hb.train(resume_from=run))
+    losses = [each.train_loss for each in rest]
+    assert losses == pytest.approx(expected["resumed_train_losses"], rel=1e-4)
+    resumed = hb.load(run, which="last").evaluate().nats_per_char
+    assert resumed == pytest.approx(expected["resumed_nats_per_char"], rel=1e-5)
     assert verify(run).sound
 
 
@@ -397,26 +426,26 @@ def test_accumulated_parts_are_one_large_batch(text_path: Path, tmp_path: Path) 
         for index in (0, 1)
     ]
     x, y = (torch.cat(both) for both in zip(*pairs, strict=True))
-    _, expected = whole.model(x, y)
+    _, expected = whole.state.model(x, y)
     assert expected is not None
     expected.backward()
     squares = sum(
-        float(p.grad.square().sum()) for p in whole.model.parameters() if p.grad is not None
+        float(p.grad.square().sum()) for p in whole.state.model.parameters() if p.grad is not None
     )
     assert found.train_loss == pytest.approx(expected.item(), rel=1e-5)
     assert found.gradient_norm == pytest.approx(squares**0.5, rel=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(text_path: Path, tmp_path: Path) -> None:
-    training = engine.begin(small(text_path), out=tmp_path / "run")
-    steps = engine.steps(training)
+    trainer = engine.begin(small(text_path), out=tmp_path / "run")
+    steps = engine.steps(trainer)
     list(itertools.islice(steps, 4))
     with torch.no_grad():
-        training.model.norm.weight[0] = float("nan")
-    broken = {key: value.clone() for key, value in training.model.state_dict().items()}
+        trainer.state.model.norm.weight[0] = float("nan")
+    broken = {key: value.clone() for key, value in trainer.state.model.state_dict().items()}
     with pytest.raises(NonFiniteLossError, match="step 5, batch 4: the loss is nan"):
         next(steps)
-    for key, value in training.model.state_dict().items():
+    for key, value in trainer.state.model.state_dict().items():
         assert torch.equal(value, broken[key]) or "norm" in key, "nothing was updated"
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
     assert hb.load(tmp_path / "run", which="last").step == 4
@@ -473,8 +502,8 @@ def test_runs_are_numbered(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
-        training = engine.begin(small(text_path))
-        assert training.folder.path == Path("runs") / f"hamlet-{number}"
+        trainer = engine.begin(small(text_path))
+        assert trainer.folder.path == Path("runs") / f"hamlet-{number}"
 
 
 def test_a_text_too_short_for_the_block_leaves_no_folder(text_path: Path, tmp_path: Path) -> None:
@@ -547,3 +576,37 @@ def test_patience_stops_after_evaluations_that_bring_nothing(
     longer = [each.train_loss for each in itertools.islice(patient, len(metrics) + 1)]
     assert longer[:-1] == [each.train_loss for each in metrics]
     assert len(longer) == len(metrics) + 1
+
+
+def files_entered(trainer: engine.Trainer) -> list[str]:
+    """The files of hornbook whose functions a training step enters."""
+    package = Path(hb.__file__).parent
+    entered: set[str] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(str(package)):
+            entered.add(str(Path(frame.f_code.co_filename).relative_to(package)))
+
+    engine.train_step(trainer)  # what the first step alone sets up is not a step's
+    sys.setprofile(note)
+    try:
+        engine.train_step(trainer)
+    finally:
+        sys.setprofile(None)
+    return sorted(entered)
+
+
+def test_a_step_reads_in_few_files(text_path: Path, tmp_path: Path) -> None:
+    """docs/architecture.md names these files, in this order of the alphabet."""
+    config = small(text_path, compile="off", gradient_accumulation=2, dropout=0.1)
+    by_torch = files_entered(engine.begin(config, out=tmp_path / "gpt"))
+    joined = small(text_path, with_counts=True, gradient_accumulation=2, n_embd=64, n_head=4)
+    with_ngrams = files_entered(engine.begin(joined, out=tmp_path / "joined"))
+    assert len(by_torch) <= 8
+    assert len(with_ngrams) <= 12
+    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for files, name in ((by_torch, "A step of `--model gpt`"), (with_ngrams, "The default's step")):
+        # Without AVX-512 or a C compiler the default's step enters fewer.
+        if name.startswith("A step") or any("kernels/training" in file for file in files):
+            listed = ", ".join(f"`{file}`" for file in files)
+            assert f"{name} enters {len(files)} files: {listed}" in " ".join(page.split())

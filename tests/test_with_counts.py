@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hornbook.models.crossfit import CrossFit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,15 +16,17 @@ from hornbook import training as engine
 from hornbook.cli import run as hornbook_command
 from hornbook.config import Config, ModelConfig, SamplingConfig
 from hornbook.errors import ConfigError
-from hornbook.infer import generate
-from hornbook.infer.torch_decoder import snapshot
-from hornbook.kernels import JointDecoder
+from hornbook.infer import tokens
+from hornbook.infer.batch import Batch
+from hornbook.infer.native_mixture import NativeMixture
+from hornbook.infer.torch_decoder import TorchDecoder, fastest_decoder
 from hornbook.models import GPT, GPTWithCounts, NGramLanguageModel, build
-from hornbook.models.context_counts import Recent
+from hornbook.models.context_counts import ContextCounts
+from hornbook.models.ngram import CrossFit
 from hornbook.ngram.model import NGramModel, Smoothing, side_by_side
 from hornbook.ngram.tuning import Recipe
+from hornbook.runs.engine import open_engine
 from hornbook.runs.verify import verify
-from hornbook.runs.writer import open_writer
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
 
@@ -67,14 +68,14 @@ def test_it_is_born_as_the_counts_of_the_text_and_of_the_block() -> None:
     counted = NGramModel.fit(np.random.default_rng(0).integers(0, 7, 300), 7, order=4)
     model = build(config, 7, counted)
     idx_BT = torch.randint(7, (3, 24), generator=torch.Generator().manual_seed(0))
-    p_BTV = NGramLanguageModel(counted, 24).counted(idx_BT).probabilities
-    expected_BTV, _ = Recent(7)(idx_BT, p_BTV)
+    p_BTV = NGramLanguageModel(counted, 24).lookup(idx_BT).probabilities
+    expected_BTV, _ = ContextCounts(7)(idx_BT, p_BTV)
     torch.testing.assert_close(model(idx_BT)[0].softmax(-1), expected_BTV)
 
 
 @pytest.mark.parametrize("vocab_size", [3, 7, 40, 1500])
 def test_the_block_s_own_counts_are_those_counted_one_by_one(vocab_size: int) -> None:
-    recent = Recent(vocab_size)
+    recent = ContextCounts(vocab_size)
     generator = torch.Generator().manual_seed(0)
     idx_BT = torch.randint(3, (2, 30), generator=generator)
     idx_BT[1, 15:] = idx_BT[1, :15]
@@ -103,7 +104,7 @@ def test_the_block_s_own_counts_are_those_counted_one_by_one(vocab_size: int) ->
 
 
 def test_pairs_too_rare_to_tell_are_left_to_longer_runs() -> None:
-    shortest = {n: Recent(n).shortest for n in (2, 27, 65, 256, 1300, 100_000)}
+    shortest = {n: ContextCounts(n).shortest for n in (2, 27, 65, 256, 1300, 100_000)}
     assert shortest == {2: 10, 27: 3, 65: 2, 256: 2, 1300: 1, 100_000: 1}
 
 
@@ -122,24 +123,24 @@ def test_decoding_with_the_cache_is_rereading() -> None:
     model = joined()
     texts = []
     for cached in (True, False):
-        rows = generate.Rows(generate.reader_of(model, cached=cached), [1, 2, 3], seeds=[1, 2])
-        for _ in range(40):
-            rows.advance()
-        texts.append(rows.texts)
+        batch = Batch(TorchDecoder(model, cached=cached))
+        for seed in (1, 2):
+            batch.add([1, 2, 3], seed=seed)
+        texts.append([batch.step() for _ in range(40)])
     assert texts[0] == texts[1]
 
 
 def test_in_c_it_writes_what_torch_rereading_everything_writes() -> None:
     model = joined()
-    reader = snapshot(model)
-    if not isinstance(reader, JointDecoder):
+    decoder = fastest_decoder(model)
+    if not isinstance(decoder, NativeMixture):
         pytest.skip("no C compiler here")
     for prompt in ([1], [1, 2, 3], [n % 7 for n in range(23)], [n % 5 for n in range(60)]):
         for temperature in (0, 1):
             texts = []
-            for each in (reader, generate.reader_of(model, cached=False)):
+            for each in (decoder, TorchDecoder(model, cached=False)):
                 asked = SamplingConfig(temperature=temperature)
-                drawn = generate.tokens(each, prompt, sampling=asked, seed=5)
+                drawn = tokens(each, prompt, sampling=asked, seed=5)
                 texts.append(list(itertools.islice(drawn, 70)))
             assert texts[0] == texts[1]
 
@@ -147,33 +148,40 @@ def test_in_c_it_writes_what_torch_rereading_everything_writes() -> None:
 @pytest.mark.parametrize("smoothing", ["mle", "add-k", "witten-bell", "kneser-ney"])
 def test_in_c_its_logits_are_torch_s(smoothing: Smoothing) -> None:
     model = joined(smoothing=smoothing)
-    reader = snapshot(model)
-    if not isinstance(reader, JointDecoder):
+    decoder = fastest_decoder(model, rows=3)
+    if not isinstance(decoder, NativeMixture):
         pytest.skip("no C compiler here")
     idx = torch.randint(7, (24,), generator=torch.Generator().manual_seed(1))
     expected_TV = model(idx[None])[0][0].detach().numpy()
     texts = idx.tolist()
     # In pieces, then again from the middle, where what was read before is forgotten.
     for start, stop in ((0, 5), (5, 6), (6, 24), (9, 13), (0, 24)):
-        found_V = reader.read([texts[start:stop]], [0], start)[0]
+        found_V = decoder.forward([texts[start:stop]], [0], [start])[0]
         np.testing.assert_allclose(found_V, expected_TV[stop - 1], rtol=1e-4, atol=1e-4)
+    # Rows of different lengths, whose neighbours change no bit.
+    decoder.forward([texts[:9]], [2], [0])
+    found_RV = decoder.forward([texts, texts[9:14]], [1, 2], [0, 9])
+    np.testing.assert_array_equal(found_RV[0], found_V)
+    np.testing.assert_array_equal(found_RV[1], decoder.forward([texts[:14]], [0], [0])[0])
     with pytest.raises(IndexError):
-        reader.read([[7]], [0], 0)
+        decoder.forward([[7]], [0], [0])
 
 
 def test_texts_side_by_side_are_those_alone(text_path: Path, tmp_path: Path) -> None:
     list(hb.train(small(text_path), out=tmp_path / "run"))
-    together = open_writer(tmp_path / "run", rows=3)
+    together = open_engine(tmp_path / "run", rows=3)
     streams = together.streams("to be", seeds=(1, 2, 3), max_new_tokens=80)
     texts = ["".join(text) for text in streams]
     for seed, text in zip((1, 2, 3), texts, strict=True):
         assert text == hb.load(tmp_path / "run").generate("to be", max_new_tokens=80, seed=seed)
     if "in C" in together.why:
-        script = "import sys; from hornbook.writer import open_writer; open_writer(sys.argv[1]); "
+        script = (
+            "import sys; from hornbook.runs.engine import open_engine; open_engine(sys.argv[1]); "
+        )
         script += "assert 'torch' not in sys.modules"
         subprocess.run([sys.executable, "-c", script, str(tmp_path / "run")], check=True)
     with pytest.raises(ConfigError, match="int8"):
-        open_writer(tmp_path / "run", weights="int8")
+        open_engine(tmp_path / "run", weights="int8")
 
 
 @settings(max_examples=20, deadline=None)
@@ -190,10 +198,10 @@ def test_no_block_is_asked_of_counts_that_have_seen_it(seed: int, n_parts: int) 
     starts_B = np.arange(-len(before), length - block_size)
     places = starts_B[:, None] + len(before) + np.arange(block_size + 1)
     windows = torch.from_numpy(np.concatenate([before, text])[places])
-    p_BTV = cross_fit.counted(windows[:, :-1], starts_B, block_size).probabilities
+    p_BTV = cross_fit.lookup(windows[:, :-1], starts_B, block_size).probabilities
     p_BT = p_BTV.gather(-1, windows[:, 1:, None])[..., 0]
     knowing = NGramLanguageModel(NGramModel.fit(text, vocab_size, order=3), block_size)
-    known_BTV = knowing.counted(windows[:, :-1]).probabilities
+    known_BTV = knowing.lookup(windows[:, :-1]).probabilities
     known_BT = known_BTV.gather(-1, windows[:, 1:, None])[len(before) :]
     assert p_BT.max() < 2 / length < 0.1 < known_BT.min()
     torch.testing.assert_close(p_BTV.sum(-1), torch.ones(len(starts_B), block_size))
@@ -210,11 +218,9 @@ def test_models_side_by_side_say_what_each_says_alone(smoothing: Smoothing) -> N
     idx_BT = torch.randint(7, (6, 24), generator=torch.Generator().manual_seed(0))
     model_B = torch.tensor([2, 0, 1, 1, 2, 0])
     for last in (24, 5):
-        found = together.counted(idx_BT, last=last, model_B=model_B)
+        found = together.lookup(idx_BT, last=last, model_B=model_B)
         for row, model in enumerate(model_B.tolist()):
-            expected = NGramLanguageModel(alone[model], 24).counted(
-                idx_BT[row : row + 1], last=last
-            )
+            expected = NGramLanguageModel(alone[model], 24).lookup(idx_BT[row : row + 1], last=last)
             for each, wanted in zip(found, expected, strict=True):
                 torch.testing.assert_close(each[row : row + 1], wanted)
 
@@ -225,9 +231,9 @@ def test_less_of_a_text_can_be_counted(text_path: Path, tmp_path: Path) -> None:
     counted = hb.load(tmp_path / "run").model
     assert isinstance(counted, GPTWithCounts)
     whole = engine.begin(small(text_path), out=tmp_path / "whole")
-    assert isinstance(whole.model, GPTWithCounts)
+    assert isinstance(whole.state.model, GPTWithCounts)
     with whole.lock:
-        n_grams = [len(model.counts.tables[-1].keys) for model in (counted, whole.model)]
+        n_grams = [len(model.counts.tables[-1].keys) for model in (counted, whole.state.model)]
     assert n_grams[0] <= 50
     assert n_grams[0] < n_grams[1]
 
@@ -237,7 +243,7 @@ def test_the_last_positions_are_counted_as_they_are_among_all() -> None:
     idx_BS = torch.randint(7, (2, 60), generator=torch.Generator().manual_seed(3))
     for last in (1, 2, 10, 60):
         for part, whole in zip(
-            model.counts.counted(idx_BS, last=last), model.counts.counted(idx_BS), strict=True
+            model.counts.lookup(idx_BS, last=last), model.counts.lookup(idx_BS), strict=True
         ):
             torch.testing.assert_close(part, whole[:, -last:])
 
@@ -249,7 +255,7 @@ def test_what_comes_before_the_targets_is_there_for_the_counts_alone() -> None:
     targets_BT = idx_BS[:, -24:]
     loss = model(idx_BS, targets_BT)[1]
     hidden = model.network.hidden(idx_BS[:, -24:])
-    logits = model.join(hidden, model.counts.counted(idx_BS, last=24), idx_BS)
+    logits = model.join(hidden, model.counts.lookup(idx_BS, last=24), idx_BS)
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets_BT.flatten())
     torch.testing.assert_close(loss, expected)
     changed_BS = idx_BS.clone()
@@ -262,11 +268,11 @@ def test_rows_are_asked_of_their_own_part_whatever_their_order() -> None:
     cross_fit = CrossFit(text, 5, Recipe(3), block_size=8, context_size=8, n_parts=4)
     starts_B = np.array([399 - 8, 5, 250, 6, 120])
     windows = torch.from_numpy(text[starts_B[:, None] + np.arange(8)])
-    together = cross_fit.counted(windows, starts_B, 8)
+    together = cross_fit.lookup(windows, starts_B, 8)
     for row in range(len(starts_B)):
-        alone = cross_fit.counted(windows[row : row + 1], starts_B[row : row + 1], 8)
+        alone = cross_fit.lookup(windows[row : row + 1], starts_B[row : row + 1], 8)
         torch.testing.assert_close(together.probabilities[row], alone.probabilities[0])
-        torch.testing.assert_close(together.back[row], alone.back[0])
+        torch.testing.assert_close(together.backoff[row], alone.backoff[0])
 
 
 @pytest.mark.parametrize("variant", [{}, {"dropout": 0.2, "gradient_accumulation": 2}])
@@ -290,16 +296,16 @@ def test_resumed_is_uninterrupted_to_the_bit(
 
 
 def test_what_was_saved_needs_no_text(text_path: Path, tmp_path: Path) -> None:
-    training = engine.begin(small(text_path), out=tmp_path / "run")
-    list(engine.steps(training))
+    trainer = engine.begin(small(text_path), out=tmp_path / "run")
+    list(engine.steps(trainer))
     text_path.unlink()
     assert verify(tmp_path / "run").sound
     loaded = hb.load(tmp_path / "run", which="last")
     assert isinstance(loaded.model, GPTWithCounts)
     idx_BT = torch.tensor([loaded.tokenizer.encode("to be, or not to")])
-    training.model.eval()
+    trainer.state.model.eval()
     # Loaded, counts are read in C.
-    torch.testing.assert_close(loaded.model(idx_BT)[0], training.model(idx_BT)[0])
+    torch.testing.assert_close(loaded.model(idx_BT)[0], trainer.state.model(idx_BT)[0])
     assert len(loaded.generate("to be", max_new_tokens=40, seed=1)) == 40
     written = loaded.generate("to be, or not to be: that", max_new_tokens=12, temperature=0)
     assert written == " is nobler i"
@@ -320,11 +326,11 @@ def test_counts_help_a_network_on_a_text_of_many_characters(
 
 
 def test_muon_takes_the_network_s_matrices_as_it_does_without_counts(text_path: Path) -> None:
-    training = engine.begin(small(text_path), out=text_path.parent / "run")
-    assert isinstance(training.model, GPTWithCounts)
-    assert isinstance(training.model.network, GPT)
-    engine.train_step(training)
-    names = training.optimizers.tensors()
+    trainer = engine.begin(small(text_path), out=text_path.parent / "run")
+    assert isinstance(trainer.state.model, GPTWithCounts)
+    assert isinstance(trainer.state.model.network, GPT)
+    engine.train_step(trainer)
+    names = trainer.state.optimizers.tensors()
     assert "network.blocks.0.mlp.up.weight/momentum_buffer" in names
     assert "trust.weight/exp_avg" in names
 
@@ -337,7 +343,7 @@ def test_with_counts_by_command(
     assert hornbook_command([*asked, "--set", "block_size=16", "--out", out]) == 0
     shown = capsys.readouterr()
     assert "network and counts" in shown.out
-    assert "counted runs of up to" in " ".join(shown.err.split())
+    assert "n-grams of up to" in " ".join(shown.err.split())
     assert hornbook_command(["sample", out, "--max-new-tokens", "5"]) == 0
     assert hornbook_command(["train", str(text_path), "--with-counts", "--model", "bigram"]) == 2
     assert "with_counts" in capsys.readouterr().err

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from hornbook.models.averaging import average_softmax as average_softmax
     from hornbook.models.averaging import average_weights as average_weights
     from hornbook.report.tracing import trace as trace
-    from hornbook.runs.run import load as load
+    from hornbook.runs.load import load as load
     from hornbook.text.batches import batch as batch
     from hornbook.text.batches import get_batch as get_batch
     from hornbook.text.corpus import load_text as load_text
@@ -75,7 +75,7 @@ HOMES = {
     "batch": "text.batches",
     "evaluate": "eval.loss",
     "get_batch": "text.batches",
-    "load": "runs.run",
+    "load": "runs.load",
     "load_config": "config",
     "load_text": "text.corpus",
     "load_tokenizer": "text.tokenizer",

@@ -31,7 +31,7 @@ from sandbox import Watch
 with atheris.instrument_imports(include=["hornbook", "json", "tomllib", "safetensors"]):
     from hornbook.config import load_config
     from hornbook.errors import HornbookError
-    from hornbook.runs.run import RunFolder
+    from hornbook.runs.folder import RunFolder
     from hornbook.storage import cache, checkpoint
     from hornbook.text import arrays
     from hornbook.text.corpus import read_corpus

@@ -102,11 +102,11 @@ def train(
     disk = Breaking(die, at, when)
     try:
         if (Path(run) / "config.toml").exists():
-            training = engine.resume(run, disk=disk)
+            trainer = engine.resume(run, disk=disk)
         else:
-            training = engine.begin(config(Path(text), **changes), out=run, disk=disk)
-        say(f"from {training.step}")
-        for metrics in engine.steps(training):
+            trainer = engine.begin(config(Path(text), **changes), out=run, disk=disk)
+        say(f"from {trainer.state.step}")
+        for metrics in engine.steps(trainer):
             say(f"step {metrics.step}")
     except HornbookError as error:
         sys.stderr.write(f"{error}\n")

@@ -229,7 +229,7 @@ def warm_up(home: Path) -> None:
     import charset_normalizer
 
     from hornbook.cli import run
-    from hornbook.config import laptop
+    from hornbook.config import Config
     from hornbook.training.loop import train
 
     assert all((difflib, encodings.idna, charset_normalizer))
@@ -240,7 +240,7 @@ def warm_up(home: Path) -> None:
     settings |= {"sample_tokens": 4, "eval_positions": 64}
     words = {"compile": "off", "precision": "float32", "corpus": "text.txt"}
     for tokenizer, out in (("char", "run"), ("bpe", "run-bpe")):
-        config = laptop().override(tokenizer=tokenizer, **settings, **words)
+        config = Config().override(tokenizer=tokenizer, **settings, **words)
         for metrics in train(config, out=out):
             if metrics.step == 4:
                 break

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from hornbook.cli import run
-from hornbook.config import FIELDS, SECTIONS, Config, load_config, preset
+from hornbook.config import FIELDS, MODELS, SECTIONS, Config, load_config, preset
 from hornbook.errors import ConfigError
 
 NO_TEXT = "no-such-text"
@@ -36,12 +36,17 @@ def bounds(hint: Any) -> Meta | None:
     return found[0] if get_origin(hint) is Annotated and found else None
 
 
+def literals(hint: Any) -> tuple[str, ...]:
+    """The values that a type has, where those are all there are."""
+    return get_args(hint) if get_origin(hint) is Literal else ()
+
+
 def edges(name: str) -> Iterator[tuple[Any, bool]]:
     """Values at the edges of a field's type, each with whether it lies within."""
     hint = hint_of(name)
-    if get_origin(hint) is Literal:
-        yield from ((choice, True) for choice in get_args(hint))
-        yield from ((wrong, False) for wrong in ("", get_args(hint)[0].upper(), 0))
+    if choices := tuple(MODELS) if name == "model" else literals(hint):
+        yield from ((choice, True) for choice in choices)
+        yield from ((wrong, False) for wrong in ("", choices[0].upper(), 0))
         return
     if hint is bool:
         yield from ((True, True), (False, True), ("yes", False), (2, False))
@@ -172,7 +177,8 @@ def test_a_letter_too_few_is_told_the_name_that_was_meant(
         (["--set", "n_layer=\x1b[31m"], "n_layer = '\\x1b[31m'"),
         (["--set", "n_embd=100", "--set", "n_head=3"], "a multiple of 6 does"),
         (["--model", "heads", "--set", "n_head=5"], "a multiple of 5 does"),
-        (["--model", "gtp"], "expected one of"),
+        (["--model", "gtp"], "did you mean gpt?"),
+        (["--set", "model=gtp"], "did you mean gpt?"),
         (["--preset", "quik"], "expected one of"),
         (["--preset", ""], "expected one of"),
         (["--model", "bigram", "--set", "model=gpt"], "at odds"),
@@ -182,7 +188,10 @@ def test_a_letter_too_few_is_told_the_name_that_was_meant(
         (["--steps", "1.5"], "1.5"),
         (["--steps", "9" * 50], "steps"),
         (["--seed", "-1"], "seed = -1"),
-        (["--tokenizer", "chars"], "tokenizer = 'chars'"),
+        (
+            ["--tokenizer", "chars"],
+            "expected one of char, byte, bpe; did you mean char?",
+        ),
         (["--stpes", "5"], "--stpes"),
         (["--config", "gone.toml"], "gone.toml"),
         (["--config", "."], "Is a directory"),

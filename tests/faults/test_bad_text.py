@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hornbook.training.training import begin, steps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sandbox import Sandbox
@@ -17,6 +16,7 @@ from sandbox import Sandbox
 from hornbook.config import Config, preset
 from hornbook.errors import HornbookError
 from hornbook.text.corpus import read_corpus
+from hornbook.training import begin, steps
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the sandbox forks")
 

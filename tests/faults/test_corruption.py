@@ -76,16 +76,17 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def use(run: Path) -> list[object]:
     """All that sampling and going on would start from; a warning is an error here."""
     best = hb.load(run)
-    training = engine.resume(run)
+    trainer = engine.resume(run)
+    state = trainer.state
     return [
         safetensors.torch.save(best.model.state_dict()),
         best.config,
         best.tokenizer.to_json(),
-        safetensors.torch.save(training.model.state_dict()),
-        safetensors.torch.save(training.optimizers.tensors()),
-        training.random_state.tolist(),
-        (training.step, training.best_loss, training.seconds, training.dataset.fingerprint),
-        training.config,
+        safetensors.torch.save(state.model.state_dict()),
+        safetensors.torch.save(state.optimizers.tensors()),
+        state.random_state.tolist(),
+        (state.step, state.best_loss, state.seconds, trainer.dataset.fingerprint),
+        trainer.config,
     ]
 
 

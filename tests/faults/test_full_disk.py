@@ -36,13 +36,13 @@ def finish(text: Path, run: Path, disk: Disk, **changes: object) -> None:
     What is saved before the disk refuses is seen to be kept.
     """
     if (run / "config.toml").exists():
-        training = engine.resume(run, disk=disk)
+        trainer = engine.resume(run, disk=disk)
     else:
-        training = engine.begin(config(text, **SHORT | changes), out=run, disk=disk)
-    promised = training.step
+        trainer = engine.begin(config(text, **SHORT | changes), out=run, disk=disk)
+    promised = trainer.state.step
     try:
-        for metrics in engine.steps(training):
-            if metrics.step % training.config.train.checkpoint_interval == 0:
+        for metrics in engine.steps(trainer):
+            if metrics.step % trainer.config.train.checkpoint_interval == 0:
                 promised = metrics.step
     except HornbookError:
         check_kept(run / "checkpoints", promised)

@@ -12,7 +12,7 @@ import torch
 from jobs import INTERVAL, STEPS, hashes, write_text
 from processes import Outcome, Processes
 
-from hornbook.runs.run import RunFolder
+from hornbook.runs.folder import RunFolder
 from hornbook.storage import checkpoint
 
 

@@ -16,9 +16,10 @@ from hornbook import cli
 from hornbook import training as engine
 from hornbook.config import Config
 from hornbook.errors import NonFiniteLossError
-from hornbook.runs.run import RunFolder
+from hornbook.runs.folder import RunFolder
 from hornbook.storage import checkpoint
-from hornbook.training.state import Training
+from hornbook.training import Trainer
+from hornbook.training.step import read_batch
 
 STEPS = 6
 
@@ -41,15 +42,15 @@ def test_it_stops_before_the_update(
     list(hb.train(settings(text), out=tmp_path / "whole"))
     for step in range(STEPS):
         run = tmp_path / f"run-{step}"
-        training = engine.begin(settings(text), out=run)
-        steps = engine.steps(training)
+        trainer = engine.begin(settings(text), out=run)
+        steps = engine.steps(trainer)
         list(itertools.islice(steps, step))
-        before = weights(training)
-        spoil(training, where, value)
+        before = weights(trainer)
+        spoil(trainer, where, value)
         with pytest.raises(NonFiniteLossError, match=f"step {step + 1}, batch ") as caught:
             next(steps)
         assert caught.value.exit_code == 3
-        assert unchanged(training, before)
+        assert unchanged(trainer, before)
         # The last good state was kept: from it, unspoilt, the run ends as if nothing had been.
         rest = list(hb.train(resume_from=run))
         assert rest[0].step == step + 1
@@ -64,35 +65,35 @@ def test_it_stops_before_the_update(
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_an_update_regardless_would_show(value: float, where: str, text: Path, run: Path) -> None:
     # The control: a step that does not look at what it has computed.
-    training = engine.begin(settings(text), out=run)
-    before = weights(training)
-    spoil(training, where, value)
-    _, loss = training.model(*engine.read_batch(training, 0))
-    assert unchanged(training, before)
+    trainer = engine.begin(settings(text), out=run)
+    before = weights(trainer)
+    spoil(trainer, where, value)
+    loss = trainer.state.model.training_loss(read_batch(trainer, 0))
+    assert unchanged(trainer, before)
     loss.backward()
-    training.optimizers.step(1.0)
-    assert not unchanged(training, before)
+    trainer.state.optimizers.step(1.0)
+    assert not unchanged(trainer, before)
 
 
-def weights(training: Training) -> dict[str, torch.Tensor]:
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     """A copy of the weights."""
-    return {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in trainer.state.model.state_dict().items()}
 
 
-def unchanged(training: Training, before: dict[str, torch.Tensor]) -> bool:
+def unchanged(trainer: Trainer, before: dict[str, torch.Tensor]) -> bool:
     """Whether the weights are as they were."""
-    now = training.model.state_dict()
+    now = trainer.state.model.state_dict()
     return all(torch.equal(tensor, before[name]) for name, tensor in now.items())
 
 
-def spoil(training: Training, where: str, value: float) -> None:
+def spoil(trainer: Trainer, where: str, value: float) -> None:
     """Make the next step's loss, or one of its gradients alone, not finite."""
     if where == "loss":
-        training.model.register_forward_hook(
+        trainer.state.model.register_forward_hook(
             lambda module, inputs, output: (output[0], output[1] * value)
         )
     else:
-        next(training.model.parameters()).register_hook(lambda gradient: gradient + value)
+        next(trainer.state.model.parameters()).register_hook(lambda gradient: gradient + value)
 
 
 def test_going_on_meets_it_again(text: Path, run: Path, capfd: pytest.CaptureFixture[str]) -> None:

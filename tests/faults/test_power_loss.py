@@ -14,7 +14,7 @@ from jobs import INTERVAL, STEPS, config, made, write_text
 from hornbook import training as engine
 from hornbook.errors import HornbookError, HornbookWarning
 from hornbook.storage import checkpoint
-from hornbook.training.state import Training
+from hornbook.training import Trainer
 
 State = tuple[int, bytes, bytes, list[int]]
 
@@ -37,13 +37,13 @@ class Hasty(Logging):
             super().sync(path)
 
 
-def state(training: Training) -> State:
+def state(trainer: Trainer) -> State:
     """All that the next step follows from."""
     return (
-        training.step,
-        safetensors.torch.save(training.model.state_dict()),
-        safetensors.torch.save(training.optimizers.tensors()),
-        training.random_state.tolist(),
+        trainer.state.step,
+        safetensors.torch.save(trainer.state.model.state_dict()),
+        safetensors.torch.save(trainer.state.optimizers.tensors()),
+        trainer.state.random_state.tolist(),
     )
 
 
@@ -56,10 +56,10 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def logged(text: Path, folder: Path, disk: Logging) -> dict[int, State]:
     """Train, with every promise in the disk's log; the state after each step."""
     folder.mkdir()
-    training = engine.begin(config(text), out=folder / "run", disk=disk)
+    trainer = engine.begin(config(text), out=folder / "run", disk=disk)
     states = {}
-    for metrics in engine.steps(training):
-        states[metrics.step] = state(training)
+    for metrics in engine.steps(trainer):
+        states[metrics.step] = state(trainer)
         if metrics.step % INTERVAL == 0:
             disk.promise(str(metrics.step))
     return states
@@ -82,9 +82,9 @@ def broken_promises(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", HornbookWarning)
-                training = engine.resume(lost / "run")
-            sound = training.step >= promised and (
-                not training.step or state(training) == states[training.step]
+                trainer = engine.resume(lost / "run")
+            sound = trainer.state.step >= promised and (
+                not trainer.state.step or state(trainer) == states[trainer.state.step]
             )
         except HornbookError:
             sound = False

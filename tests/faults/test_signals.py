@@ -9,7 +9,7 @@ import pytest
 from jobs import STEPS, flags, hashes, write_text
 from processes import Outcome, Processes
 
-from hornbook.runs.run import RunFolder
+from hornbook.runs.folder import RunFolder
 from hornbook.storage import checkpoint
 
 PHASES = {
@@ -21,7 +21,7 @@ PHASES = {
     "training": ["hornbook.training.step:train_step"],
     "evaluation": ["hornbook.eval.loss:estimate", "hornbook.training.loop:write_sample"],
     "saving": ["hornbook.storage.checkpoint:save"],
-    "conclusion": ["hornbook.runs.result:conclude"],
+    "conclusion": ["hornbook.training.conclude:conclude"],
 }
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

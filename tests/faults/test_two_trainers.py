@@ -14,9 +14,9 @@ from processes import Processes
 
 from hornbook import training as engine
 from hornbook.errors import CheckpointError
-from hornbook.runs.result import conclude
 from hornbook.runs.verify import verify
 from hornbook.storage.lock import Lock
+from hornbook.training.conclude import conclude
 
 
 def test_a_second_trainer_is_refused_and_a_dead_ones_lock_is_not_heeded(
@@ -62,7 +62,7 @@ def test_without_a_lock_two_trainers_would_show(
     assert not verify(run).sound
 
 
-@pytest.mark.parametrize("at", ["hornbook.runs.result:conclude", "hornbook.report.page:html"])
+@pytest.mark.parametrize("at", ["hornbook.training.conclude:conclude", "hornbook.report.page:html"])
 def test_a_second_trainer_is_refused_until_the_last_file_is_written(
     at: str, tmp_path: Path, run: Path, processes: Processes
 ) -> None:
@@ -85,11 +85,11 @@ def test_the_lock_goes_with_a_conclusion_that_fails(
     tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
-    training = engine.begin(config(write_text(tmp_path), steps=2), out=run)
-    list(engine.steps(training))
+    trainer = engine.begin(config(write_text(tmp_path), steps=2), out=run)
+    list(engine.steps(trainer))
     (run / "result.json").mkdir()
     with pytest.raises(CheckpointError, match=r"result\.json"):
-        conclude(training)
+        conclude(trainer)
     Lock(run).acquire()
 
 

@@ -79,7 +79,7 @@ class Display:
             f"{state.steps:,} steps of {trainer.tokens_per_step:,} tokens: the text "
             f"{read:.1f} times over"
         )
-        if config.model.model == "ngram":
+        if config.model.spec.counted:
             plan = "the text counted once: there is nothing to train"
         self.say(
             f"text     {trainer.corpus.name}: {len(data.train):,} tokens to learn from, "

@@ -39,7 +39,7 @@ def run(
     json
         Print one JSON object instead of a table.
     """
-    from hornbook.runs.run import load
+    from hornbook.runs.load import load
 
     trained = load(run, which=checkpoint)
     if corpus is None:

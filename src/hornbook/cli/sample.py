@@ -2,8 +2,6 @@
 
 import json as json_format
 import sys
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,82 +29,80 @@ def run(
     unknown: Literal["error", "skip", "replace"] = "error",
     json: bool = False,
 ) -> None:
-    """Let a trained model write; text streams to stdout as it is made.
+    """Generate text with a trained model; it streams to stdout as it is made.
 
     Parameters
     ----------
     run
         The run folder.
     prompt
-        The text to go on from; - reads it from standard input.
+        The text to continue; - reads it from standard input.
     max_new_tokens
-        The most tokens to write.
+        The most tokens to generate.
     temperature
-        Below 1 safer, above 1 bolder; 0 always takes the likeliest token.
+        Below 1 safer, above 1 bolder; 0 always takes the most likely token.
     top_k
-        Draw from the k likeliest tokens only; 0 for all.
+        Draw only from the k most likely tokens; 0 for all.
     top_p
-        Draw from the likeliest tokens that together have this probability.
+        Draw from the most likely tokens that together have this probability.
     min_p
-        Drop tokens less likely than this share of the likeliest one's probability.
+        Drop tokens less likely than this share of the most likely one's probability.
     repetition_penalty
-        Above 1 makes tokens already in the context less likely.
+        Above 1 makes tokens that are already in the context less likely.
     stop
         End before this text appears; may be given several times.
     seed
-        The first sample's seed; the next sample takes the next one.
+        The first sample's seed; each further sample takes the next one.
     num_samples
-        How many samples to write; they are written together, and each is what it is alone.
+        How many samples to generate. They run together, and each is what it would be alone.
     checkpoint
-        Which weights: those with the least validation loss, or the last.
+        Which weights: those with the lowest validation loss, or the last.
     weights
         The precision of the weights; auto is float32 up to 4 million parameters, bfloat16 above.
-        int8 is smaller still; what it costs in loss is measured and told.
+        int8 is smaller still; what it costs in loss is measured and printed.
     unknown
-        What to do with characters of the prompt that the model has never seen.
+        What to do with characters of the prompt that are not in the vocabulary.
     json
         Print one JSON object a sample, one a line, instead of text.
     """
     from hornbook.errors import ConfigError
-    from hornbook.infer.generate import in_order
-    from hornbook.runs.writer import open_writer
+    from hornbook.runs.engine import open_engine
 
     for name, value in (("max-new-tokens", max_new_tokens), ("num-samples", num_samples)):
         if value < 1:
             raise ConfigError(f"--{name} {value}: expected 1 or more")
-    writer = open_writer(run, which=checkpoint, weights=weights, rows=num_samples)
-    if writer.remark:
-        note(writer.remark)
+    engine = open_engine(run, which=checkpoint, weights=weights, rows=num_samples)
+    if engine.remark:
+        note(engine.remark)
     if prompt == "-":
         prompt = sys.stdin.read()
-    prompt = fit_text(writer.tokenizer, prompt, unknown)
-    for first in range(0, num_samples, writer.rows):
-        texts = writer.streams(
-            prompt,
-            seeds=range(seed + first, seed + min(first + writer.rows, num_samples)),
-            max_new_tokens=max_new_tokens,
-            stop=stop,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-        )
-        for place, numbered in groupby(in_order(texts), key=itemgetter(0)):
-            number, pieces = first + place, map(itemgetter(1), numbered)
-            if json:
-                row = {
-                    "sample": number,
-                    "seed": seed + number,
-                    "prompt": prompt,
-                    "text": "".join(pieces),
-                }
-                sys.stdout.write(json_format.dumps(row, ensure_ascii=False) + "\n")
-                continue
-            if num_samples > 1:
-                sys.stdout.write(f"{'' if number == 0 else chr(10)}--- sample {number + 1}\n")
-            sys.stdout.write(prompt)
-            for piece in pieces:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
-            sys.stdout.write("\n")
+    prompt = fit_text(engine.tokenizer, prompt, unknown)
+    seeds = range(seed, seed + num_samples)
+    texts = engine.streams(
+        prompt,
+        seeds=seeds,
+        max_new_tokens=max_new_tokens,
+        stop=stop,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+    )
+    for number, text in enumerate(texts):
+        if json:
+            row = {
+                "sample": number,
+                "seed": seeds[number],
+                "prompt": prompt,
+                "text": "".join(text),
+            }
+            sys.stdout.write(json_format.dumps(row, ensure_ascii=False) + "\n")
+            continue
+        if num_samples > 1:
+            sys.stdout.write(f"{'' if number == 0 else chr(10)}--- sample {number + 1}\n")
+        sys.stdout.write(prompt)
+        for piece in text:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n")

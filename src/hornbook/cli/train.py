@@ -3,6 +3,7 @@
 import json as json_format
 import math
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,22 +12,20 @@ from cyclopts import Parameter
 
 from hornbook.cli.terminal import STARTED, CorpusArgument, Whole, note, read, say
 from hornbook.config import (
-    FIELDS,
-    PRESETS,
-    Config,
+    MODELS,
+    ModelConfig,
+    Request,
     environment_settings,
-    load_config,
-    locate,
+    one_of,
+    parse_all,
     parse_assignments,
-)
-from hornbook.config import (
-    preset as named_preset,
+    preset_values,
 )
 from hornbook.errors import ConfigError, HornbookError
 
 if TYPE_CHECKING:
     from hornbook.cli.display import Display
-    from hornbook.plan.budget import Plan
+    from hornbook.plan import Plan
     from hornbook.training import Trainer
 
 DEFAULT_MINUTES = 2.0
@@ -58,59 +57,60 @@ def run(
 ) -> None:
     """Train a model on a text.
 
-    Settings come, strongest first, from flags, environment variables (HORNBOOK_N_LAYER=6), the
-    --config file, and the preset.
+    Settings come, strongest first, from flags, --set, environment variables (HORNBOOK_N_LAYER=6),
+    the --config file, and the preset.
 
     Parameters
     ----------
     corpus
         A name (see hornbook corpora), a file, a folder of text files, a URL, or - for standard
-        input; python-docs, which comes with Python, when left out.
+        input. The default is python-docs, which comes with Python.
     out
-        The run folder to make; runs/CORPUS-N when left out.
+        The run folder to make. The default is runs/CORPUS-N.
     resume
-        Go on with the run in this folder, by its own settings; with a higher --steps, for longer
-        than was planned.
+        Continue the run in this folder with its own settings. A higher --steps trains longer than
+        was planned.
     preset
-        Where the settings start from: laptop (two minutes on two cores), quick (twenty
-        seconds), or a rung of the ladder by its name, as --model takes it.
+        The settings to start from: laptop (two minutes on two cores), quick (twenty seconds), or
+        a rung of the ladder by its name, as --model takes it.
     model
         A rung of the ladder, with its own settings: bigram, average, head, heads, feedforward,
-        residual, layernorm, lecture (large: for a GPU), gpt (the laptop preset, without counts),
-        or ngram (counting: seconds, and nothing to train).
+        residual, layernorm, lecture (large: for a GPU), gpt (the laptop preset, without n-grams),
+        or ngram (counting: it takes seconds, and there is nothing to train).
     order
-        How long the counted runs of tokens are, for ngram and --with-counts; chosen on text held
-        out from the training part when left out.
+        The longest n-gram, for ngram and --with-counts. By default it is chosen on text held out
+        from the training part.
     with_counts
-        Join the network and counts of the same text in one model: what minutes do by themselves,
-        unless a preset, model or file is named.
+        Join the network and n-grams of the same text in one model. A plan for minutes does so by
+        itself, unless a preset, model or file is named.
     config
         A TOML file of settings; a run's config.toml is one.
     set_
-        Any setting as key=value, for example --set n_layer=6; may be given several times.
+        Any setting as key=value, for example --set n_layer=6. May be given several times.
     minutes
-        How long the whole command may take: size, batch, steps and the rest are then chosen for
-        this text and this machine, but for what is set here. 2 when nothing else says how long.
+        How long the whole command may take. Model size, batch size, steps and the rest are then
+        chosen for this text and this machine, and what is set here is kept. The default is 2,
+        unless steps, a preset, a model or a file is given.
     steps
         How many steps to train, instead of minutes.
     patience
-        Stop once so many evaluations in a row bring nothing better; 0 never does.
+        Stop after so many evaluations in a row without improvement; 0 never stops.
     keep_last
-        How many of the last checkpoints to keep, beside the best; 1 when left out.
+        How many of the last checkpoints to keep, beside the best. The default is 1.
     seed
-        Fixes everything that is random.
+        The seed of everything random.
     tokenizer
         What a token is: char, byte, or bpe.
     encoding
-        The text's encoding, where it is not UTF-8.
+        The text's encoding, if it is not UTF-8.
     dry_run
-        Say what would be trained and why, and stop there.
+        Print what would be trained and why, without training.
     json
-        End with one JSON object on stdout, and nothing else there.
+        Print one JSON object on stdout at the end, and nothing else.
     strict
-        With --resume: refuse where the machine may compute other bits than the one before.
+        With --resume: refuse to continue on a machine that may compute other bits.
     quiet
-        No display, only the result.
+        Print only the result.
     """
     assignments = parse_assignments(set_ or [])
     flags = {
@@ -130,53 +130,48 @@ def run(
     named = {*given, *assignments, *(name for name, value in others.items() if value is not None)}
     longer = named & {"steps", "train.steps"}
     if resume is not None and named - longer:
+        others_named = ", ".join(sorted(named - longer))
         raise ConfigError(
-            f"--resume goes on with the run's own settings, so {', '.join(sorted(named - longer))} "
-            "cannot be given too (--steps can, to go on for longer); train a new run for other "
-            "settings"
+            f"--resume uses the run's own settings, so {others_named} cannot be given too (--steps "
+            "can, to train longer); train a new run for other settings"
         )
     if strict and resume is None:
         raise ConfigError("--strict compares a run's machine with this one: it needs --resume RUN")
-    loose = environment_settings() | assignments
-    settings = resolve(preset, model, config, loose).override(**given)
-    settings, asked = with_minutes(
-        settings,
-        flags=set(given),
-        loose={locate(name)[1] for name in loose},
-        from_elsewhere=bool(preset or model or config),
-    )
+    request = requested(preset, model, config, parse_all(assignments), given)
 
     # Only now: a wrong setting should not wait for torch.
     from hornbook.kernels import compile_ahead
 
-    if settings.model.model == "gpt":
+    if request.config.model.spec.c_kernels:
         compile_ahead()
+    from hornbook import plan
     from hornbook import training as engine
     from hornbook.cli.display import Display
 
     display = Display(quiet=quiet)
     if resume is not None:
-        raised = settings.train.steps if longer else None
+        raised = request.config.train.steps if longer else None
         trainer = engine.resume(resume, steps=raised, strict=strict)
         if raised is not None:
             note(
-                f"planned for {raised:,} steps now; from step {trainer.state.step:,} on the learning "
-                "rate follows the longer plan"
+                f"planned for {raised:,} steps now; from step {trainer.state.step:,} on the "
+                "learning rate follows the longer plan"
             )
     else:
-        text = read(settings.data.corpus, settings.data.encoding)
+        data = request.config.data
+        text = read(data.corpus, data.encoding)
         if dry_run:
-            show_plan(engine.dry_run(settings, text, started=STARTED, asked=asked), json=json)
+            show_plan(plan.dry_run(request, text, started=STARTED), json=json)
             return
-        trainer = engine.begin(settings, out=out, corpus=text, started=STARTED, asked=asked)
+        trainer = engine.begin(request, out=out, corpus=text, started=STARTED)
     follow(trainer, display, json=json, resumed=resume is not None)
 
 
 def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool) -> None:
-    """Train to the end, showing each step, then the report card; whatever ends it, say what is."""
+    """Train to the end, showing each step, then the report card; print where a stopped run is."""
     from hornbook import report
     from hornbook import training as engine
-    from hornbook.runs.result import conclude
+    from hornbook.training.conclude import conclude
     from hornbook.training.energy import EnergyMeter
 
     energy = EnergyMeter()
@@ -184,7 +179,7 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
         display.announce(trainer)
         # To the last of its files the run has one writer.
         with trainer.lock:
-            # Closed by hand: leaving the loop saves, and a disk that refuses then must be heard.
+            # Closed explicitly: leaving the loop saves, and an error of the disk must be raised.
             with display, closing(engine.steps(trainer)) as taken:
                 for metrics in taken:
                     display.show(metrics)
@@ -205,8 +200,8 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
         display.conclude(card)
     else:
         sys.stdout.write(
-            "validation loss: infinite (inf), because the text holds what this model takes for "
-            "impossible; so there is no report card\n"
+            "validation loss: infinite (inf), because the model gives probability zero to "
+            "something in the text; so there is no report card\n"
         )
 
 
@@ -219,54 +214,65 @@ def show_plan(plan: "Plan", *, json: bool) -> None:
         sys.stdout.write(f"{reason.value:<8} {reason.why}\n")
 
 
-def with_minutes(
-    settings: Config, *, flags: set[str], loose: set[str], from_elsewhere: bool
-) -> tuple[Config, set[str]]:
-    """Two minutes where nothing says how long to train, and the settings that a plan must keep.
+def requested(
+    preset: str | None,
+    model: str | None,
+    file: Path | None,
+    assignments: Mapping[str, object],
+    flags: Mapping[str, object],
+) -> Request:
+    """The settings of preset (a model's own, when one is named), file, environment and flags.
 
-    `flags` and `loose` (from --set and the environment) are those named one by one;
-    `from_elsewhere`, whether a preset or file names others. A flag is stronger than the loose.
-    Raises: ConfigError when both minutes and steps are asked for alike.
+    Raises: ConfigError for an unknown name or a bad value, for a preset or setting of another
+    model, and when minutes and steps are both given alike.
     """
-    says = {"minutes", "steps"}
-    if says <= flags or (says <= loose and not says & flags):
-        raise ConfigError("minutes and steps both say how long to train; give one of them")
-    asked = (loose - says if says & flags else loose) | flags
-    if from_elsewhere:  # which says by itself whether there are counts beside its network
-        asked |= {"with_counts"}
-    if "steps" in asked:
-        settings = settings.override(minutes=0.0)
-    elif not (from_elsewhere or says & asked):
-        settings = settings.override(minutes=DEFAULT_MINUTES)
-    chosen = {name for name in FIELDS if differs(settings, name)}
-    return settings, asked | (chosen - says if "minutes" in asked else chosen)
-
-
-def differs(settings: Config, name: str) -> bool:
-    """Whether a setting is not the default one: a preset or a file has chosen it."""
-    section = FIELDS[name]
-    return getattr(getattr(settings, section), name) != getattr(getattr(Config(), section), name)
-
-
-def resolve(
-    preset: str | None, model: str | None, config: Path | None, assignments: dict[str, str]
-) -> Config:
-    """The settings of a preset (a rung's own, when a model is named), file and assignments.
-
-    Raises: ConfigError for an unknown name, or a preset or setting of another model.
-    """
-    rungs = {"gpt": "laptop"} | {name: name for name in PRESETS if name not in ("laptop", "quick")}
-    if model is not None and model not in rungs:
-        raise ConfigError(f"--model {model}: expected one of {', '.join(sorted(rungs))}")
-    own = named_preset(rungs[model or "gpt"])
-    settings = own if preset is None else named_preset(preset)
-    if config is not None:
-        settings = load_config(config, settings)
-    settings = settings.override_from_text(assignments)
-    # The rung `lecture` is a layernorm model by kind, so kinds are compared, not names.
-    if model is not None and settings.model.model != own.model.model:
+    own = preset_values(preset_of(model or ModelConfig.model))
+    named = preset is not None or model is not None
+    request = Request().layer({"preset": own if preset is None else preset_values(preset)})
+    if named or file is not None:
+        # Which says by itself whether there are n-grams beside its network.
+        request = request.layer({"preset": {"with_counts": request.config.model.with_counts}})
+    if file is not None:
+        request = request.read(file)
+    request = request.layer({"environment": parse_all(environment_settings()), "set": assignments})
+    request = request.layer({"flag": flags})
+    # The preset `lecture` is a layernorm model, so models are compared, not names.
+    if model is not None and request.config.model.model != own.get("model", ModelConfig.model):
         raise ConfigError(
-            f"--model {model} is at odds with model = {settings.model.model!r} from --preset, "
-            "--config, --set or HORNBOOK_MODEL; give one of them"
+            f"--model {model} is at odds with model = {request.config.model.model!r} from "
+            "--preset, --config, --set or HORNBOOK_MODEL; give one of them"
         )
-    return settings
+    return with_duration(request, default=None if named or file is not None else DEFAULT_MINUTES)
+
+
+def preset_of(model: str) -> str:
+    """The preset that --model names.
+
+    Raises: ConfigError for an unknown model.
+    """
+    if model == ModelConfig.model:
+        return "laptop"
+    if model not in (*MODELS, "lecture"):
+        raise ConfigError(f"--model {model}: {one_of(model, (*MODELS, 'lecture'))}")
+    return model
+
+
+# Of minutes and steps the one with the stronger origin says how long to train.
+STRENGTH = {"environment": 1, "set": 1, "flag": 2}
+
+
+def with_duration(request: Request, *, default: float | None) -> Request:
+    """Minutes or steps, not both; `default` minutes where neither is given.
+
+    Raises: ConfigError when both are given alike.
+    """
+    minutes, steps = (
+        STRENGTH.get(request.origins.get(name, "default"), 0) for name in ("minutes", "steps")
+    )
+    if minutes and minutes == steps:
+        raise ConfigError("minutes and steps both say how long to train; give one of them")
+    if steps > minutes:
+        return request.layer({"default": {"minutes": 0.0}})
+    if minutes:  # a plan sets the steps
+        return request.layer({"default": {"steps": request.config.train.steps}})
+    return request if default is None else request.layer({"default": {"minutes": default}})

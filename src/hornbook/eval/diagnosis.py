@@ -1,6 +1,6 @@
-"""What a run's curve says: still learning, done, or overfit since a step, and what to try next.
+"""What a run's curve shows: still learning, done, or overfit since a step; and what to try next.
 
-Every verdict and every piece of advice rests on figures of the run itself, which it names.
+Every verdict and every piece of advice names the figures of the run that it is based on.
 """
 
 from collections.abc import Iterable, Sequence
@@ -84,10 +84,10 @@ def diagnose(
     ahead_of_counts: float | None = None,
     order: int = 0,
 ) -> Diagnosis:
-    """Read a run's curve.
+    """The verdict on a run's curve.
 
-    `passes` is how many times over the training text was read; `ahead_of_counts` by how many nats
-    per character the model does better than the best counts, which see `order` tokens at a time.
+    `passes` is the number of epochs; `ahead_of_counts` is by how many nats per character the model
+    is better than the best n-gram model, whose order is `order`.
     """
     by_counts = [] if ahead_of_counts is None else [counts_in_words(ahead_of_counts, order)]
     if len(points) < 2:
@@ -106,8 +106,8 @@ def diagnose(
         verdict = "overfit"
         said = (
             f"Overfit since step {top.step:,}: from there to step {last.step:,} the validation "
-            f"loss rose by {rise:.3f} nats/char while the training loss went on falling. What it "
-            f"learned after that was this text by heart; the weights of step {top.step:,} are kept."
+            f"loss rose by {rise:.3f} nats/char while the training loss went on falling. After "
+            f"that it only memorised this text; the weights of step {top.step:,} are kept."
         )
         advice = against_overfitting(config, gap, points)
     elif fall > WORTH_NAMING:
@@ -122,7 +122,7 @@ def diagnose(
         if passes < 1:
             advice.append(f"then a larger model too: {larger} ({passes:.0%} of its text is read)")
         elif gap < SMALL_GAP:
-            advice.append(f"then a larger model too: {larger} (it knows nothing by heart yet)")
+            advice.append(f"then a larger model too: {larger} (it has memorised nothing yet)")
     else:
         said = (
             f"Done: from step {before.step:,} to the end at step {last.step:,} the validation loss "
@@ -134,9 +134,9 @@ def diagnose(
             if passes >= 1 and gap >= SMALL_GAP
             else [f"a larger model: {larger}, or {deeper}"]
         )
-    alone = config.model.model == "gpt" and not config.model.with_counts
-    if ahead_of_counts is not None and ahead_of_counts < 0 and alone:
-        advice.append("the counts on top of the network: --with-counts")
+    may_join = config.model.spec.joins_counts and not config.model.with_counts
+    if ahead_of_counts is not None and ahead_of_counts < 0 and may_join:
+        advice.append("n-grams beside the network: --with-counts")
     return Diagnosis(
         verdict,
         since_step=top.step if verdict == "overfit" else None,
@@ -151,7 +151,7 @@ def diagnose(
 
 
 def against_overfitting(config: Config, gap: float, points: Sequence[Point]) -> list[str]:
-    """What helps a model that knows its training text better than the language."""
+    """What helps a model that has memorised its training text instead of learning the language."""
     dropout = config.model.dropout
     more = 0.2 if dropout < 0.2 else min(0.5, round(dropout + 0.1, 2))
     advice = [f"more text: training and validation loss are {gap:.3f} nats/char apart"]
@@ -165,30 +165,28 @@ def against_overfitting(config: Config, gap: float, points: Sequence[Point]) -> 
 
 
 def gap_in_words(gap: float, passes: float) -> str:
-    """What lies between training and validation loss, and what that means."""
+    """The gap between training and validation loss, and what it means."""
     if gap < SMALL_GAP:
         return (
-            f"Training and validation loss end {gap:+.3f} nats/char apart: it knows new text about "
-            "as well as what it has read."
+            f"Training and validation loss end {gap:+.3f} nats/char apart: it predicts new "
+            "text about as well as the text it has read."
         )
     if passes < 1:
         return (
             f"Training and validation loss end {gap:.3f} nats/char apart. Little of it can be "
-            f"learned by heart after {passes:.1f} readings: the validation text is a harder one."
+            f"memorised after {passes:.1f} epochs: the validation text is harder."
         )
     return (
-        f"Training and validation loss end {gap:.3f} nats/char apart: what it knows by heart after "
-        f"{passes:.1f} readings, and by how much the validation text is harder."
+        f"Training and validation loss end {gap:.3f} nats/char apart: what it has memorised "
+        f"after {passes:.1f} epochs, and by how much the validation text is harder."
     )
 
 
 def counts_in_words(ahead: float, order: int) -> str:
-    """Whether the model was worth training, against counting."""
+    """How the model compares with counting alone."""
     if ahead < 0:
         return (
-            f"Counts beat it: counting which token follows the {order - 1} before it, with no "
+            f"Counting beats it: counting which token follows the {order - 1} before it, with no "
             f"network at all, is better by {-ahead:.3f} nats/char."
         )
-    return (
-        f"It beats the best counts, which see {order} tokens at a time, by {ahead:.3f} nats/char."
-    )
+    return f"It beats the best n-gram model, of order {order}, by {ahead:.3f} nats/char."

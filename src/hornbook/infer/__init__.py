@@ -1,4 +1,5 @@
-"""Generation: decoders, sampling, and text streamed as it is made."""
+"""Generation: decoders, sampling, batches, and the engine that streams text."""
 
-from hornbook.infer.generate import probabilities as probabilities
-from hornbook.infer.generate import tokens as tokens
+from hornbook.infer.batch import tokens as tokens
+from hornbook.infer.engine import Engine as Engine
+from hornbook.infer.sampling import probabilities as probabilities

@@ -1,4 +1,4 @@
-"""A torch model as a reader of texts: the reference that decoding in C is held to."""
+"""A torch model as a decoder: the reference for decoding in C."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hornbook.kernels import Decoder, JointDecoder, NativeUnavailableError
+from hornbook.infer.decoder import MOST_ROWS, Decoder, outside
+from hornbook.infer.native_decoder import NativeDecoder
+from hornbook.infer.native_mixture import NativeMixture
+from hornbook.kernels import NativeUnavailableError
 from hornbook.kernels.runtime import eagerly
 from hornbook.models.gpt import GPT
 from hornbook.models.mixture import GPTWithCounts
@@ -21,69 +24,90 @@ if TYPE_CHECKING:
     from hornbook.models.language_model import LanguageModel
 
 
-def snapshot(model: LanguageModel) -> Decoder | JointDecoder | ModelReader:
-    """The fastest reader of a model as it is now: a GPT's weights copied for C where that is here.
+def fastest_decoder(model: LanguageModel, *, rows: int = 1) -> Decoder:
+    """The fastest decoder of a model's weights as they are now: in C for a GPT, else in PyTorch.
 
-    Only for a model that nobody has taken apart: changes to its parts, which torch would follow,
-    are not in its weights. Hooks keep it with torch.
+    Models with forward hooks run in PyTorch, as do subclasses, which may compute something else.
     """
     hooked = any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
-    # Not isinstance: a subclass may compute something else.
     if not hooked and (type(model) is GPT or type(model) is GPTWithCounts):
+        schema = model.schema if isinstance(model, GPT) else model.network.schema
         weights = {
             name: tensor.detach().float().cpu().numpy()
             for name, tensor in model.state_dict().items()
         }
+        size = {"context_size": model.context_size, "rows": rows}
         try:
             if isinstance(model, GPTWithCounts):
-                return JointDecoder(model.network.config, weights, model.counts.ngram_model())
-            return Decoder(model.config, weights)
+                return NativeMixture(schema, weights, model.counts.ngram_model(), **size)
+            return NativeDecoder(schema, weights, **size)
         except NativeUnavailableError:
             pass
-    return ModelReader(model)
+    return TorchDecoder(model, rows=rows)
 
 
-class ModelReader:
-    """Reads texts with a model as it is at that moment; see `hornbook.generate.Reader`.
+class TorchDecoder:
+    """A torch model, whose weights may change between calls; see `Decoder`.
 
-    A GPT keeps keys and values; other rungs, and all with `cached=False`, reread the text each
-    time. Rows are read one after the other: side by side, torch would round each row differently
-    for each number of rows, and a text would depend on its neighbours.
+    A GPT uses a key-value cache. Other models, and all with `cached=False`, read a text again for
+    each token. Rows go one after the other: together, torch would round each row differently for
+    each number of rows, and a text would depend on its neighbours.
     """
 
-    def __init__(self, model: LanguageModel, *, cached: bool = True) -> None:
+    def __init__(self, model: LanguageModel, *, rows: int = MOST_ROWS, cached: bool = True) -> None:
         self.context_size = model.context_size
+        self.vocab_size = model.vocab_size
+        self.rows = rows
         self._model = model
         self._cached = cached
         self._caches: dict[int, KeyValueCache] = {}
         self._texts: dict[int, list[int]] = {}
 
     @torch.no_grad()
-    def read(
-        self, tokens_RT: Sequence[Sequence[int]], rows: Sequence[int], start: int = 0
+    def forward(
+        self, tokens: Sequence[Sequence[int]], rows: Sequence[int], starts: Sequence[int]
     ) -> NDArray[np.float32]:
-        """Read on from position `start` of each row: the logits after the last token, [R,V]."""
+        """Logits after the last new token of each row, [R,V]; see `Decoder`.
+
+        Raises: IndexError for a token, row or position outside the model, or a row named twice.
+        """
+        self._check(tokens, rows, starts)
         was_training = self._model.training
         if was_training:
             self._model.eval()
         try:
             with eagerly():
                 logits_RV = [
-                    self._read_row(tokens_T, row, start)
-                    for tokens_T, row in zip(tokens_RT, rows, strict=True)
+                    self._forward_row(list(new), row, start)
+                    for new, row, start in zip(tokens, rows, starts, strict=True)
                 ]
         finally:
             if was_training:
                 self._model.train()
         return torch.stack(logits_RV).float().cpu().numpy()
 
-    def _read_row(self, tokens_T: Sequence[int], row: int, start: int) -> torch.Tensor:
+    def _forward_row(self, tokens: list[int], row: int, start: int) -> torch.Tensor:
         model = self._model
-        device = model.device
+        text = self._texts.setdefault(row, [])
+        text[start:] = tokens
         if self._cached and isinstance(model, GPT | GPTWithCounts):
-            cache = self._caches.setdefault(row, model.new_cache())
-            if start == 0:
-                cache.clear()
-            return model.next_logits(torch.tensor([list(tokens_T)], device=device), cache)[0]
-        self._texts[row] = text = [*self._texts.get(row, [])[:start], *tokens_T]
-        return model.next_logits(torch.tensor([text], device=device))[0]
+            if row not in self._caches:
+                self._caches[row] = model.new_cache()
+            self._caches[row].truncate(start)
+            new = torch.tensor([tokens], device=model.device)
+            return model.next_logits(new, self._caches[row])[0]
+        return model.next_logits(torch.tensor([text], device=model.device))[0]
+
+    def _check(
+        self, tokens: Sequence[Sequence[int]], rows: Sequence[int], starts: Sequence[int]
+    ) -> None:
+        fits = len(tokens) == len(rows) == len(starts) == len(set(rows))
+        if not fits or not all(
+            0 <= row < self.rows
+            and 0 <= start <= len(self._texts.get(row, ()))
+            and 0 < len(new) <= self.context_size - start
+            and min(new) >= 0
+            and max(new) < self.vocab_size
+            for new, row, start in zip(tokens, rows, starts, strict=True)
+        ):
+            raise outside(self, tokens, rows, starts)

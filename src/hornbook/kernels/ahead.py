@@ -3,8 +3,8 @@
 import threading
 from contextlib import suppress
 
-from hornbook.kernels import decoder
 from hornbook.kernels.library import (
+    DECODER,
     NGRAMS,
     NativeUnavailableError,
     processor_has,
@@ -19,7 +19,7 @@ def compile_ahead() -> None:
 
     It takes 3 s of one core, once on a machine, which importing torch leaves free.
     """
-    wanted = [NGRAMS, decoder.DECODER]
+    wanted = [NGRAMS, DECODER]
     if training_kernels_pay():
         precision = "bfloat16" if processor_has("avx512_bf16") else "float32"
         wanted.insert(0, training_sources(precision))

@@ -1,21 +1,22 @@
-/* One step of hornbook's GPT, written out: what models/gpt.py does in 292 operations of torch
- * (of four blocks), each with more overhead than arithmetic, is one call here. models/gpt.py is the reference
- * and tests/test_native.py holds this file to it. Source of the mathematics: see there.
+/* A forward pass of hornbook's GPT for decoding. What models/gpt.py does in 292 operations of torch
+ * (for four blocks), each with more overhead than arithmetic, is one call here. models/gpt.py is
+ * the reference, and names the sources of the mathematics; tests/test_native.py checks this file
+ * against it.
  *
- * Lanes. A lane is one token of one row (one text) at one position. Reading a prompt of T tokens is
- * T lanes, writing one token in each of R rows is R lanes; up to LANES of them go through a layer
- * together, so that a weight fetched from memory serves all. Every number of a lane is added up in
- * an order of its own, which the other lanes cannot change: a text comes out the same to the last
- * bit whether it is written alone or beside others, read at once or token by token.
+ * Lanes. A lane is one token of one row (one text) at one position. The prefill of a prompt of T
+ * tokens takes T lanes, decoding one token in each of R rows takes R lanes. Up to LANES of them, of
+ * whichever rows, go through a layer together, so that a weight fetched from memory serves all.
+ * Each lane's sums have an order of their own, which the other lanes cannot change: a text comes
+ * out the same to the last bit alone or beside others, and prefilled at once or token by token.
  *
- * Panels. A matrix comes cut into panels of 64 outputs, input by input: 64 weights, and then those
- * of the next input. So a product needs no sums across a vector. Three forms of weight, all
- * multiplied and added in float32: float32; bfloat16, two to a word; int8, four to a word, with one
- * scale an output. native/decoder.py packs them.
+ * Panels. A matrix is cut into panels of 64 outputs, stored input by input: 64 weights, and then
+ * those of the next input. So a product needs no sums across a vector. Weights have three formats,
+ * all multiplied and added in float32: float32; bfloat16, two to a word; int8, four to a word, with
+ * one scale an output. infer/native_decoder.py packs them.
  *
- * Threads. Panels, or heads of lanes, are shared out evenly; a barrier stands where one thread
- * reads what another wrote. Names: C width, H heads, D head width, F MLP width, V vocabulary; a
- * trailing p means padded (D to 16, the others to 64), the padding zero.
+ * Threads. Panels, or heads of lanes, are divided evenly. A barrier stands where one thread reads
+ * what another wrote. Names: C width, H heads, D head width, F MLP width, V vocabulary; a trailing
+ * p means padded (D to 16, the others to 64), the padding zero.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -27,7 +28,8 @@
 enum { PANEL = 64, LANES = 64, FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
 
 /* Lanes that share one fetch of weights: 6 x 4 sums, 4 weights and an input take 29 of AVX-512's 32
- * registers (68 GFLOP/s on one core whose matrix product in torch does 86; with 4 lanes 56 to 66). */
+ * registers (68 GFLOP/s on one core where torch's matrix product reaches 86; with 4 lanes 56 to
+ * 66). */
 #ifdef __AVX512F__
 enum { GROUP = 6 };
 #else
@@ -36,7 +38,7 @@ enum { GROUP = 1 };
 
 typedef struct {
     const void *panels;
-    const float *scales; /* [outputs, padded], for int8 alone */
+    const float *scales; /* [outputs, padded]; only for int8 */
     int32_t inputs, count; /* inputs of a panel; panels */
 } Matrix;
 
@@ -47,7 +49,7 @@ typedef struct {
 
 typedef struct {
     int32_t vocab_size, context_size, n_layer, n_head, width, head_width;
-    int32_t window; /* how many positions a layer sees, its own counted */
+    int32_t window; /* how many positions a layer attends to, its own included */
     int32_t kind, threads, rows;
     float epsilon;
     const float *embedding; /* [V, Cp] */
@@ -72,12 +74,13 @@ typedef struct {
 struct Decoder {
     Model model;
     int width, head_width, attention_width, qkv_width, mlp_width, positions; /* all padded */
-    int lanes; /* of the pass under way: its tokens, rows, positions, and where logits go */
-    int32_t tokens[LANES], rows[LANES], places[LANES];
-    float *wanted[LANES];
-    float *stream, *qkv, *mixed, *hidden; /* [LANES, ...]: what the threads share */
+    int32_t *cached; /* [rows] positions of each row whose keys and values are in the cache */
+    int lanes; /* of the current pass, with each lane's row, position, and address for its logits */
+    int32_t rows[LANES], positions_of[LANES];
+    float *logits[LANES]; /* NULL where they are not requested */
+    float *stream, *qkv, *mixed, *hidden; /* [LANES, ...], shared by the threads */
     Worker *workers;
-    int wanted_threads; /* model.threads of them are there */
+    int requested_threads; /* the system granted model.threads */
     atomic_uint pass, arrived, round, sleepers;
     atomic_int closing;
     pthread_mutex_t lock;
@@ -86,8 +89,8 @@ struct Decoder {
 
 /* ---- waiting ---- */
 
-/* Wait until a counter leaves `seen`: awake for about 0.1 ms, which is longer than drawing a token
- * takes, and then asleep, so that a machine with other work gives this core to whom we wait for. */
+/* Wait until a counter leaves `seen`: spin for about 0.1 ms, which is longer than sampling a token
+ * takes, and then sleep, so that a busy machine gives this core to the thread being waited for. */
 static void await(Decoder *d, atomic_uint *counter, unsigned seen)
 {
     for (int tries = 0; tries < 4000; tries++) {
@@ -105,8 +108,8 @@ static void await(Decoder *d, atomic_uint *counter, unsigned seen)
     pthread_mutex_unlock(&d->lock);
 }
 
-/* Move a counter on, and wake who sleeps. The order of all these atomics lets nobody sleep on:
- * a sleeper counts itself before it looks at the counter for the last time. */
+/* Increment a counter and wake the sleepers. No thread misses it: a sleeper counts itself before it
+ * reads the counter for the last time. */
 static void advance(Decoder *d, atomic_uint *counter)
 {
     atomic_fetch_add(counter, 1);
@@ -151,7 +154,7 @@ INLINE void unpack(const int kind, const void *panel, int input, floats w[4])
     }
 }
 
-/* y[lane, 64] = panel x[lane] for `lanes` lanes, each number summed in order of its inputs. */
+/* y[lane, 64] = panel x[lane] for `lanes` lanes, each sum in the order of the inputs. */
 INLINE void multiply(const int kind, const int lanes, const void *panel, int inputs,
                      const float *x, int stride, float *y)
 {
@@ -168,7 +171,7 @@ INLINE void multiply(const int kind, const int lanes, const void *panel, int inp
             *(floats *)(y + lane * PANEL + 16 * j) = sum[lane][j];
 }
 
-/* The same for any number of lanes. The constants let the compiler keep all sums in registers. */
+/* `multiply` for any number of lanes. The constants let the compiler keep all sums in registers. */
 INLINE void multiply_all(const int kind, int lanes, const void *panel, int inputs, const float *x,
                          int stride, float *y)
 {
@@ -181,7 +184,7 @@ INLINE void multiply_all(const int kind, int lanes, const void *panel, int input
         multiply(kind, 1, panel, inputs, x + lane * stride, stride, y + lane * PANEL);
 }
 
-/* One panel of a matrix times every lane of x[lanes, stride] -> y[lanes, 64]. */
+/* One panel of a matrix times every lane: x[lanes, stride] -> y[lanes, 64]. */
 static void product(const Decoder *d, const Matrix *m, int panel, int lanes, const float *x,
                     int stride, float *y)
 {
@@ -201,9 +204,9 @@ static void product(const Decoder *d, const Matrix *m, int panel, int lanes, con
     }
 }
 
-/* ---- the small things ---- */
+/* ---- norms and rotary positions ---- */
 
-/* y = x / root mean square of x, times the gain: `width` numbers, in `padded`. */
+/* y = x / root mean square of x, times the gain; `width` numbers, padded to `padded`. */
 static void rms_norm(const float *x, const float *gain, int width, int padded, float epsilon,
                      float *y)
 {
@@ -217,7 +220,7 @@ static void rms_norm(const float *x, const float *gain, int width, int padded, f
         *(floats *)(y + i) = *(const floats *)(x + i) * scale * *(const floats *)(gain + i);
 }
 
-/* Turn each pair (i, i + D/2) by the position's angle. */
+/* Rotate each pair (i, i + D/2) by the position's angle. */
 static void rotate(float *x, const float *cosines, const float *sines, int half)
 {
     for (int i = 0; i < half; i++) {
@@ -235,15 +238,15 @@ static size_t cache_offset(const Decoder *d, int layer, int lane, int head)
     return (row * d->model.n_head + head) * d->positions * d->head_width;
 }
 
-/* One head of one lane: its query made ready, its key and value remembered. */
-static void remember(Decoder *d, int layer, int lane, int head)
+/* One head of one lane: normalise and rotate its query and key, and cache its key and value. */
+static void cache_head(Decoder *d, int layer, int lane, int head)
 {
     const Model *m = &d->model;
     const Layer *weights = &m->layers[layer];
-    int place = d->places[lane], half = m->head_width / 2, wide = d->head_width;
+    int position = d->positions_of[lane], half = m->head_width / 2, wide = d->head_width;
     float *query = d->qkv + (size_t)lane * d->qkv_width + head * wide;
     float *key = query + m->n_head * wide, *value = key + m->n_head * wide;
-    const float *cosines = m->cosines + place * half, *sines = m->sines + place * half;
+    const float *cosines = m->cosines + position * half, *sines = m->sines + position * half;
     rms_norm(query, weights->query_norm, m->head_width, wide, m->epsilon, query);
     rms_norm(key, weights->key_norm, m->head_width, wide, m->epsilon, key);
     rotate(query, cosines, sines, half);
@@ -252,18 +255,18 @@ static void remember(Decoder *d, int layer, int lane, int head)
     size_t offset = cache_offset(d, layer, lane, head);
     for (int i = 0; i < wide; i++) {
         query[i] *= scale;
-        m->keys[offset + (size_t)i * d->positions + place] = key[i]; /* positions side by side */
-        m->values[offset + (size_t)place * wide + i] = value[i];
+        m->keys[offset + (size_t)i * d->positions + position] = key[i]; /* positions adjacent */
+        m->values[offset + (size_t)position * wide + i] = value[i];
     }
 }
 
-/* One head of one lane looks back over its row: softmax(q k) v, over a window that ends with its
+/* Attention of one head of one lane over its row: softmax(q k) v, over a window that ends with its
  * own position. */
 static void attend(Decoder *d, int layer, int lane, int head, float *scores)
 {
-    int wide = d->head_width, length = d->places[lane] + 1;
+    int wide = d->head_width, length = d->positions_of[lane] + 1;
     int first = length > d->model.window ? length - d->model.window : 0;
-    /* Rounded to 64 on both sides; what is not to be seen is computed, and then set to zero. */
+    /* Rounded to 64 on both sides; masked positions are computed and then set to zero. */
     int begin = first & ~63, padded = (length + 63) & ~63;
     const float *query = d->qkv + (size_t)lane * d->qkv_width + head * wide;
     const float *keys = d->model.keys + cache_offset(d, layer, lane, head);
@@ -298,7 +301,7 @@ static void attend(Decoder *d, int layer, int lane, int head, float *scores)
     float share = 1.0f / total(sums);
     for (int i = 0; i < wide; i += 16) {
         floats sum[4] = {0};
-        for (int s = begin; s < length; s += 4) /* the last few may be weighed with zero */
+        for (int s = begin; s < length; s += 4) /* the last few may have weight zero */
             for (int j = 0; j < 4; j++)
                 sum[j] += scores[s + j] * *(const floats *)(values + (size_t)(s + j) * wide + i);
         *(floats *)(mixed + i) = ((sum[0] + sum[1]) + (sum[2] + sum[3])) * share;
@@ -307,7 +310,7 @@ static void attend(Decoder *d, int layer, int lane, int head, float *scores)
 
 /* ---- one pass ---- */
 
-/* A thread's part of `count` things: from [0] up to [1]. */
+/* This thread's share of `count` items. */
 #define EACH(item, count)                                                                          \
     for (int item = (int)((int64_t)(count) * me->number / d->model.threads),                       \
              item##_end = (int)((int64_t)(count) * (me->number + 1) / d->model.threads);           \
@@ -325,7 +328,7 @@ static void add_product(Decoder *d, Worker *me, const Matrix *matrix, const floa
     }
 }
 
-/* Every thread normalises all lanes for itself: less work than a barrier more. */
+/* Every thread normalises all lanes for itself: that takes less time than another barrier. */
 static void normalise(Decoder *d, Worker *me, const float *gain)
 {
     for (int lane = 0; lane < d->lanes; lane++)
@@ -345,8 +348,8 @@ static void attention(Decoder *d, Worker *me, int layer)
                    me->product + lane * PANEL, PANEL * sizeof(float));
     }
     barrier(d);
-    EACH(head, heads) remember(d, layer, head / d->model.n_head, head % d->model.n_head);
-    if (lanes > 1) /* a lane may look back on another that is read in this pass */
+    EACH(head, heads) cache_head(d, layer, head / d->model.n_head, head % d->model.n_head);
+    if (lanes > 1) /* a lane may attend to another lane of this pass */
         barrier(d);
     EACH(head, heads)
         attend(d, layer, head / d->model.n_head, head % d->model.n_head, me->scores);
@@ -376,27 +379,27 @@ static void mlp(Decoder *d, Worker *me, int layer)
     barrier(d);
 }
 
-static void read_lanes(Decoder *d, Worker *me)
+static void forward(Decoder *d, Worker *me)
 {
     const Model *m = &d->model;
     for (int layer = 0; layer < m->n_layer; layer++) {
         attention(d, me, layer);
         mlp(d, me, layer);
     }
-    float *wanted[LANES];
-    int count = 0; /* the lanes whose logits are asked for, side by side */
+    float *logits[LANES];
+    int count = 0; /* lanes whose logits are requested, moved together */
     for (int lane = 0; lane < d->lanes; lane++)
-        if (d->wanted[lane]) {
+        if (d->logits[lane]) {
             rms_norm(d->stream + (size_t)lane * d->width, m->norm, m->width, d->width, m->epsilon,
                      me->normal + (size_t)count * d->width);
-            wanted[count++] = d->wanted[lane];
+            logits[count++] = d->logits[lane];
         }
     if (count)
         EACH(panel, m->logits.count) {
             product(d, &m->logits, panel, count, me->normal, d->width, me->product);
             int first = panel * PANEL, rest = m->vocab_size - first;
             for (int lane = 0; lane < count; lane++)
-                memcpy(wanted[lane] + first, me->product + lane * PANEL,
+                memcpy(logits[lane] + first, me->product + lane * PANEL,
                        (rest < PANEL ? rest : PANEL) * sizeof(float));
         }
     barrier(d);
@@ -410,7 +413,7 @@ static void *work(void *argument)
         await(d, &d->pass, seen);
         if (atomic_load(&d->closing))
             return NULL;
-        read_lanes(d, me);
+        forward(d, me);
     }
 }
 
@@ -422,7 +425,7 @@ void hornbook_close(Decoder *d)
     advance(d, &d->pass);
     for (int i = 1; i < d->model.threads; i++)
         pthread_join(d->workers[i].thread, NULL);
-    for (int i = 0; d->workers && i < d->wanted_threads; i++) {
+    for (int i = 0; d->workers && i < d->requested_threads; i++) {
         free(d->workers[i].normal);
         free(d->workers[i].product);
         free(d->workers[i].scores);
@@ -432,10 +435,11 @@ void hornbook_close(Decoder *d)
     free(d->qkv);
     free(d->mixed);
     free(d->hidden);
+    free(d->cached);
     free(d);
 }
 
-/* Buffers and threads for a model, whose arrays must outlive it; NULL when there is no memory. */
+/* Buffers and threads for a model whose arrays must outlive it; NULL when memory runs out. */
 Decoder *hornbook_open(const Model *model)
 {
     Decoder *d = calloc(1, sizeof *d);
@@ -452,13 +456,14 @@ Decoder *hornbook_open(const Model *model)
     d->qkv = calloc((size_t)LANES * d->qkv_width, sizeof(float));
     d->mixed = calloc((size_t)LANES * d->attention_width, sizeof(float));
     d->hidden = calloc((size_t)LANES * d->mlp_width, sizeof(float));
+    d->cached = calloc(model->rows, sizeof(int32_t));
     d->workers = calloc(model->threads, sizeof(Worker));
-    d->wanted_threads = model->threads;
+    d->requested_threads = model->threads;
     d->model.threads = 1;
     pthread_mutex_init(&d->lock, NULL);
     pthread_cond_init(&d->awake, NULL);
-    int ready = d->stream && d->qkv && d->mixed && d->hidden && d->workers;
-    for (int i = 0; ready && i < d->wanted_threads; i++) {
+    int ready = d->stream && d->qkv && d->mixed && d->hidden && d->cached && d->workers;
+    for (int i = 0; ready && i < d->requested_threads; i++) {
         Worker *worker = &d->workers[i];
         worker->decoder = d;
         worker->number = i;
@@ -471,8 +476,8 @@ Decoder *hornbook_open(const Model *model)
         hornbook_close(d);
         return NULL;
     }
-    /* The caller's thread is the first worker. Where the system grants no more, fewer will do. */
-    for (int i = 1; i < d->wanted_threads; i++) {
+    /* The caller's thread is the first worker. Fewer threads than requested are enough. */
+    for (int i = 1; i < d->requested_threads; i++) {
         if (pthread_create(&d->workers[i].thread, NULL, work, &d->workers[i]))
             break;
         d->model.threads = i + 1;
@@ -480,40 +485,53 @@ Decoder *hornbook_open(const Model *model)
     return d;
 }
 
-/* Read tokens[rows, length] at positions start, start + 1, ... of the rows named in `row`.
+/* Forward passes over the new tokens of some rows, each with a length and a start of its own.
  *
- * Positions before `start` are remembered from earlier calls. `logits` gets those after the last
- * token of each row, [rows, V], or where `every` is set after each token, [rows, length, V].
- * 0, or -1 where a token, a row or a position is outside the model: then nothing was read.
+ * `tokens` holds length[0] tokens of row[0], then length[1] of row[1], and so on. Row i's stand at
+ * positions start[i], start[i] + 1, ...; the positions before are in the cache from earlier calls,
+ * and the ones cached after them are dropped. `logits` gets the ones after the last token of each
+ * row, [rows, V], or with `every` the ones after each token, [tokens, V].
+ * Returns 0, or -1 for a token, row, start or length outside the model, or a row that is named
+ * twice: then nothing has changed.
  */
-int hornbook_read(Decoder *d, const int32_t *tokens, const int32_t *row, int32_t rows,
-                   int32_t length, int32_t start, int32_t every, float *logits)
+int hornbook_decode(Decoder *d, const int32_t *tokens, const int32_t *row, const int32_t *start,
+                    const int32_t *length, int32_t rows, int32_t every, float *logits)
 {
-    int64_t lanes = (int64_t)rows * length;
-    if (rows < 0 || length < 1 || start < 0 || length > d->model.context_size - start)
-        return -1;
+    int64_t lanes = 0;
+    for (int i = 0; i < rows; i++) {
+        if (row[i] < 0 || row[i] >= d->model.rows)
+            return -1;
+        for (int j = 0; j < i; j++)
+            if (row[j] == row[i])
+                return -1;
+        if (start[i] < 0 || start[i] > d->cached[row[i]] || length[i] < 1 ||
+            length[i] > d->model.context_size - start[i])
+            return -1;
+        lanes += length[i];
+    }
     for (int64_t i = 0; i < lanes; i++)
         if (tokens[i] < 0 || tokens[i] >= d->model.vocab_size)
             return -1;
     for (int i = 0; i < rows; i++)
-        if (row[i] < 0 || row[i] >= d->model.rows)
-            return -1;
+        d->cached[row[i]] = start[i] + length[i];
+    int at = 0, step = 0; /* the row and the token of it that the next lane takes */
     for (int64_t done = 0; done < lanes; done += d->lanes) {
         d->lanes = lanes - done < LANES ? (int)(lanes - done) : LANES;
         for (int lane = 0; lane < d->lanes; lane++) {
-            int64_t at = (done + lane) / length, step = (done + lane) % length;
-            int64_t place = every ? done + lane : at;
+            int last = step == length[at] - 1;
             d->rows[lane] = row[at];
-            d->places[lane] = start + (int32_t)step;
-            d->wanted[lane] = every || step == length - 1
-                                  ? logits + (size_t)place * d->model.vocab_size
+            d->positions_of[lane] = start[at] + step;
+            d->logits[lane] = every || last
+                                  ? logits + (every ? done + lane : at) * d->model.vocab_size
                                   : NULL;
             memcpy(d->stream + (size_t)lane * d->width,
                    d->model.embedding + (size_t)tokens[done + lane] * d->width,
                    d->width * sizeof(float));
+            step = last ? 0 : step + 1;
+            at += last;
         }
         advance(d, &d->pass);
-        read_lanes(d, &d->workers[0]);
+        forward(d, &d->workers[0]);
     }
     return 0;
 }

@@ -43,6 +43,7 @@ class Sources:
         return {name: folder.joinpath(name).read_bytes() for name in self.files}
 
 
+DECODER = Sources(("decoder.c", "vectors.h"))
 NGRAMS = Sources(("ngrams.c", "threads.h"))
 # How many numbers a word of 32 bits holds.
 PACKED = {"float32": 1, "bfloat16": 2}

@@ -20,7 +20,8 @@ from hornbook.models.averaging import (
     softmax_weights,
 )
 from hornbook.ngram.counting import best_bigram_loss, bigram_counts
-from hornbook.runs.run import check_same_text, load
+from hornbook.runs.folder import check_same_text
+from hornbook.runs.load import load
 from hornbook.text.corpus import read_corpus
 from hornbook.text.dataset import Dataset, prepare
 

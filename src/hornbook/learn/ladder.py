@@ -1,77 +1,69 @@
-"""The ladder: every rung between a bigram and a GPT, trained alike, and what each idea was worth.
+"""The ladder: every rung from a bigram to a GPT, trained alike, and what each idea was worth.
 
 runs/ladder-shakespeare/   bigram-1337/ average-1337/ ...  ladder.json ladder.png ladder.svg
 """
 
 import json
 import shutil
-import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hornbook import report, training
-from hornbook.config import Config, load_config, preset
+from hornbook.config import MODELS, Config, load_config, preset, spec_of
 from hornbook.errors import ConfigError
 from hornbook.eval.loss import losses
+from hornbook.learn import ladder_chart as chart
 from hornbook.plan import machine
-from hornbook.plan.budget import time_step
-from hornbook.runs.result import Baselines, conclude
-from hornbook.runs.run import RunFolder, load
+from hornbook.plan.timing import time_step
+from hornbook.runs.folder import RunFolder
+from hornbook.runs.load import load
 from hornbook.storage.disk import write_atomically
 from hornbook.text.corpus import Corpus, read_corpus
 from hornbook.text.dataset import prepare
+from hornbook.training.conclude import conclude
 
-# From the bottom to the top.
-IDEAS = {
-    "bigram": "a table of logits",
-    "ngram": "counting, no network",
-    "average": "the mean of the past",
-    "head": "one attention head",
-    "heads": "several heads",
-    "feedforward": "an MLP",
-    "residual": "blocks, residuals",
-    "layernorm": "normalisation",
-    "gpt": "today's block",
-    "lecture": "scale, dropout",
-}
-# Each of these goes on from the rung below it in its own way; no other rung stands on one.
-BRANCHES = ("ngram", "gpt", "lecture")
+if TYPE_CHECKING:
+    from hornbook.eval.baselines import Baselines
+
+# The top rung, a size of another, and what it adds.
+LARGE, LARGE_IDEA = "lecture", "scale, dropout"
 
 FULL_STEPS, QUICK_STEPS = 5000, 1000
 EVALUATIONS = 10
-# With less than this for itself, the place of `lecture` would only say that it is slow.
+# With less time than this, the place of `lecture` would only show that it is slow.
 LECTURE_SECONDS, LECTURE_STEPS = 300, 500
-# Losses of neighbouring characters go together; those of pieces this many to a text hardly do.
+# Losses of neighbouring characters are correlated; those of so many pieces of a text hardly are.
 PIECES = 100
 
 Floats = NDArray[np.float64]
 
 
-def settings(name: str) -> Config:
-    """A rung's settings: the lecture's own; `gpt` in the size of the lecture's small models.
+def ideas() -> dict[str, str]:
+    """The rungs from the bottom to the top, each with what it adds.
 
-    The table learns at 1e-2, the rate of the lecture's script: at the notebook's 1e-3 it is still
-    0.08 nats above that after 5,000 steps (tiny Shakespeare: 2.567 against 2.491).
+    The bottom one is no branch: a branch is compared with the rung below it.
     """
-    if name == "bigram":
-        return preset("bigram").override(learning_rate=1e-2)
-    if name == "gpt":
-        like = preset("layernorm")
-        return preset("laptop").override(
-            block_size=like.model.block_size,
-            n_layer=like.model.n_layer,
-            n_head=like.model.n_head,
-            n_embd=like.model.n_embd,
-            batch_size=like.train.batch_size,
-            precision=like.train.precision,
-            compile=like.train.compile,
-        )
-    return preset(name)
+    bottom = next(name for name in MODELS if not spec_of(name).branch)
+    names = [bottom, *(name for name in MODELS if name != bottom)]
+    return {name: spec_of(name).idea for name in names} | {LARGE: LARGE_IDEA}
+
+
+def is_branch(name: str) -> bool:
+    """Whether no other rung is compared with this one."""
+    return name == LARGE or spec_of(name).branch
+
+
+def settings(name: str) -> Config:
+    """A rung's settings: its model's preset, with what the ladder changes."""
+    if name == LARGE:
+        return preset(name)
+    spec = spec_of(name)
+    return Config().override(model=name, **{**spec.preset, **spec.ladder})
 
 
 @dataclass(frozen=True)
@@ -114,17 +106,18 @@ def plan(
     seeds: int = 1,
     out: str | Path | None = None,
 ) -> Plan:
-    """What to train: every rung (or those named), for equal steps, or for equal time.
+    """What to train: every rung or those named, for equal steps or for equal time.
 
     `minutes` is the training time of the whole ladder, for each seed: each rung trains for an equal
     share of it, evaluations not counted. The large rung `lecture` takes part when it is named, or
-    when its share of the time allows it 500 steps. `text` is what `corpus` names, where it has been
-    read already.
+    when its share of the time allows 500 steps. `text` is what `corpus` names, if it has been read
+    already.
     Raises: ConfigError, DataError.
     """
-    unknown = [name for name in rungs if name not in IDEAS]
+    known = ideas()
+    unknown = [name for name in rungs if name not in known]
     if unknown:
-        raise ConfigError(f"--rungs {unknown[0]}: expected some of {', '.join(IDEAS)}")
+        raise ConfigError(f"--rungs {unknown[0]}: expected some of {', '.join(known)}")
     if sum((steps is not None, minutes is not None, quick)) > 1:
         raise ConfigError("--steps, --minutes and --quick each set the budget; give one of them")
     for name, value in (("steps", steps), ("minutes", minutes), ("seeds", seeds)):
@@ -143,23 +136,23 @@ def plan(
     reference = training.lasting_reference(corpus, read, RunFolder(folder))
     wanted = {
         name: settings(name).override(corpus=reference)
-        for name in IDEAS
-        if name in rungs or (not rungs and name != "lecture")
+        for name in known
+        if name in rungs or (not rungs and name != LARGE)
     }
-    networks = {name: config for name, config in wanted.items() if name != "ngram"}
+    networks = {name: each for name, each in wanted.items() if not each.model.spec.counted}
     share, evaluations = None, EVALUATIONS
     if minutes and networks:
         counts = steps_for_equal_time(networks, minutes, read, folder, lecture=not rungs)
         share = 60 * minutes / len(counts)
-        # Steps timed alone are quick: of as many as would fit, a run takes a third to all.
+        # Steps timed alone are quick: a run takes a third to all of the steps that would fit.
         evaluations *= 2
         budget = f"equal time, {share:,.0f} s of training a rung"
     else:
         each = steps or (QUICK_STEPS if quick else FULL_STEPS)
         counts = dict.fromkeys(networks, each)
         budget = f"equal steps, {each:,} a rung"
-    # Counting has no steps to be equal in.
-    counts = {name: counts.get(name, 1) for name in IDEAS if name in counts or name in wanted}
+    # Counting takes one step, whatever the budget.
+    counts = {name: counts.get(name, 1) for name in known if name in counts or name in wanted}
     first_seed = Config().train.seed
     return Plan(
         folder=folder,
@@ -176,7 +169,7 @@ def plan(
                     checkpoint_interval=max(1, count // evaluations),
                 ),
                 RunFolder(folder / f"{name}-{seed}"),
-                None if name == "ngram" else share,
+                share if name in networks or name == LARGE else None,
             )
             for seed in range(first_seed, first_seed + seeds)
             for name, count in counts.items()
@@ -189,33 +182,33 @@ def steps_for_equal_time(
 ) -> dict[str, int]:
     """About how many steps each rung has time for; with `lecture` the large one too, if worth it.
 
-    By these it is evaluated on the way; the pace is kept by what its steps take. They are kept in
-    the ladder's folder, so that the same ladder goes on by the numbers it began with.
+    Evaluations follow these numbers; the pace follows what the steps take. They are kept in the
+    ladder's folder, so that the same ladder continues with the numbers it began with.
     """
     kept = folder / "plan.json"
-    asked = {"minutes": minutes, "rungs": list(wanted), "lecture": lecture}
+    requested = {"minutes": minutes, "rungs": list(wanted), "lecture": lecture}
     try:
         found = json.loads(kept.read_bytes())
-        if found["asked"] == asked:
+        if found["asked"] == requested:
             return found["steps"]
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # None kept, or another ladder's: time the rungs anew.
+        pass  # none kept, or another ladder's: time the rungs anew
     data = next(iter(wanted.values())).data
     vocab_size = prepare(corpus, data).tokenizer.vocab_size
 
     def seconds_a_step(config: Config) -> float:
         step = time_step(config, vocab_size, machine.choose(config))
-        return step.of(config.train.batch_size * config.model.block_size)
+        return step.of(config.tokens_per_step)
 
     step_seconds = {name: seconds_a_step(config) for name, config in wanted.items()}
     share = 60 * minutes / (len(wanted) + 1)
     if lecture and share >= LECTURE_SECONDS:
-        seconds = seconds_a_step(settings("lecture"))
+        seconds = seconds_a_step(settings(LARGE))
         if share / seconds >= LECTURE_STEPS:
-            step_seconds["lecture"] = seconds
+            step_seconds[LARGE] = seconds
     share = 60 * minutes / len(step_seconds)
     counts = {name: max(1, round(share / seconds)) for name, seconds in step_seconds.items()}
-    write_atomically(kept, json.dumps({"asked": asked, "steps": counts}).encode())
+    write_atomically(kept, json.dumps({"asked": requested, "steps": counts}).encode())
     return counts
 
 
@@ -232,11 +225,11 @@ class Progress:
 
 
 def climb(plan: Plan) -> Generator[Progress, None, None]:
-    """Train what is not yet trained; each step is yielded.
+    """Train what is not yet trained, yielding each step.
 
-    A finished run with the same settings and text stays, an unfinished one goes on from its last
+    A finished run with the same settings and text stays, an unfinished one continues from its last
     checkpoint, and one whose settings or text have changed is trained anew. However the loop is
-    left the state is saved, and the same plan goes on from there.
+    left, the state is saved, and the same plan continues from there.
     Raises: as `hornbook.training` does.
     """
     baselines: Baselines | None = None
@@ -263,7 +256,7 @@ def climb(plan: Plan) -> Generator[Progress, None, None]:
 
 
 def is_of(folder: RunFolder, config: Config, corpus: Corpus) -> bool:
-    """Whether a run has these settings and this text; where it was trained does not matter."""
+    """Whether a run has these settings and this text, on whichever machine it was trained."""
     anywhere = {"device": "auto", "precision": "auto", "compile": "auto", "threads": 0}
     found = load_config(folder.config).override(**anywhere)
     same_text = folder.environment_facts().get("corpus_sha256") == corpus.sha256
@@ -331,6 +324,7 @@ def measure(plan: Plan) -> Ladder:
     """
     rungs: list[Rung] = []
     losses_by_rung: dict[str, list[Floats]] = {}
+    known = ideas()
     counted: dict[str, float] = {}
     for name in plan.rungs:
         runs = [each.folder for each in plan.climbs if each.rung == name]
@@ -338,14 +332,14 @@ def measure(plan: Plan) -> Ladder:
         counted = results[0]["baselines_nats_per_char"]
         losses_by_rung[name] = [validation_losses(plan.corpus, folder) for folder in runs]
         loss_by_seed = [float(each.mean()) for each in losses_by_rung[name]]
-        below = [rung.name for rung in rungs if rung.name not in BRANCHES]
+        below = [rung.name for rung in rungs if not is_branch(rung.name)]
         worth, noise = None, None
         if below:
             worth, noise = step_down(losses_by_rung[below[-1]], losses_by_rung[name])
         rungs.append(
             Rung(
                 name=name,
-                idea=IDEAS[name],
+                idea=known[name],
                 parameters=results[0]["parameters"],
                 steps=round(np.mean([result["steps"] for result in results])),
                 tokens=round(np.mean([result["tokens"] for result in results])),
@@ -366,7 +360,7 @@ def measure(plan: Plan) -> Ladder:
         plan.folder / "ladder.json",
         json.dumps(ladder.as_dict(), indent=1, ensure_ascii=False).encode(),
     )
-    draw(ladder)
+    chart.draw(ladder)
     return ladder
 
 
@@ -378,7 +372,7 @@ def validation_losses(corpus: Corpus, folder: RunFolder) -> Floats:
 
 
 def step_down(upper: Sequence[Floats], lower: Sequence[Floats]) -> tuple[float, float]:
-    """How much less a rung loses than the one it stands on, and two standard errors of that.
+    """How much lower a rung's loss is than that of the one below, and two standard errors of that.
 
     `upper` and `lower` hold one array a seed, over the same characters. The error has two sources:
     the validation text, by the paired differences over its pieces; and, from two seeds on, the
@@ -400,7 +394,7 @@ def standard_error(values: Sequence[float]) -> float:
 def mean_curve(runs: Sequence[RunFolder]) -> Curve:
     """The validation losses that runs logged, averaged over them: evaluation by evaluation.
 
-    In equal times some take a few steps more, and may be evaluated once more before their end.
+    In equal times some take a few steps more, and may have one more evaluation.
     """
     logged = [[row for row in run.metrics_rows() if row["val_loss"] is not None] for run in runs]
     shortest = min(map(len, logged))
@@ -410,37 +404,3 @@ def mean_curve(runs: Sequence[RunFolder]) -> Curve:
         seconds=[float(np.mean([row["seconds"] for row in rows])) for rows in columns],
         loss=[float(np.mean([row["val_loss"] for row in rows])) for rows in columns],
     )
-
-
-def draw(ladder: Ladder) -> None:
-    """The rungs' validation curves as ladder.png and ladder.svg, light to dark going up."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    by_time = ladder.budget.startswith("equal time")
-    colors = mpl.colormaps["viridis_r"](np.linspace(0.12, 1, len(ladder.rungs)))
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for rung, color in zip(ladder.rungs, colors, strict=True):
-        x = rung.curve.seconds if by_time else rung.curve.steps
-        label = f"{rung.loss:.3f}  {rung.name}"
-        axes.plot(x, rung.curve.loss, color=color, marker="o", markersize=3, label=label)
-    axes.axhline(
-        ladder.counted["bigram"],
-        color="tab:gray",
-        linestyle=":",
-        linewidth=1,
-        label=f"{ladder.counted['bigram']:.3f}  bigram counts",
-    )
-    axes.set_xlabel("seconds of training" if by_time else "step")
-    axes.set_ylabel("validation loss (nats per character)")
-    axes.set_title(f"The ladder on {ladder.corpus}: {ladder.budget}")
-    axes.grid(alpha=0.25)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    for kind in ("svg", "png"):
-        picture = BytesIO()
-        metadata: dict[str, None] = {"Date": None} if kind == "svg" else {}
-        with mpl.rc_context({"svg.hashsalt": "hornbook"}), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a glyph that the font lacks is drawn as a box
-            figure.savefig(picture, format=kind, dpi=120, metadata=metadata)
-        write_atomically(ladder.folder / f"ladder.{kind}", picture.getvalue())

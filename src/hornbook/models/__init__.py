@@ -1,116 +1,56 @@
-"""The ladder of models: one protocol, one rung a class."""
+"""The models, from a table of bigrams to the GPT: one protocol, one class each.
 
-from collections.abc import Callable, Sequence
-from typing import Any
+A name is imported when it is first used: a model's spec can be read, and a GPT's weights be
+described, without importing torch.
+"""
 
-import torch
-from torch.overrides import TorchFunctionMode
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from hornbook.config import ModelConfig
-from hornbook.errors import ConfigError
-from hornbook.kernels.ngrams import ngram_kernels
-from hornbook.models.attention import (
-    Head,
-    HeadLanguageModel,
-    HeadsLanguageModel,
-    MultiHeadAttention,
-)
-from hornbook.models.averaging import AverageLanguageModel
-from hornbook.models.bigram import BigramLanguageModel
-from hornbook.models.context_counts import ContextCounts
-from hornbook.models.gpt import GPT
-from hornbook.models.language_model import LanguageModel
-from hornbook.models.mixture import GPTWithCounts
-from hornbook.models.ngram import NGramLanguageModel
-from hornbook.models.transformer import (
-    Block,
-    FeedForward,
-    FeedForwardLanguageModel,
-    LayerNormLanguageModel,
-    ResidualLanguageModel,
-)
-from hornbook.ngram.model import NGramModel
+if TYPE_CHECKING:
+    from hornbook.models.attention import Head as Head
+    from hornbook.models.attention import HeadLanguageModel as HeadLanguageModel
+    from hornbook.models.attention import HeadsLanguageModel as HeadsLanguageModel
+    from hornbook.models.attention import MultiHeadAttention as MultiHeadAttention
+    from hornbook.models.averaging import AverageLanguageModel as AverageLanguageModel
+    from hornbook.models.bigram import BigramLanguageModel as BigramLanguageModel
+    from hornbook.models.gpt import GPT as GPT
+    from hornbook.models.language_model import LanguageModel as LanguageModel
+    from hornbook.models.mixture import GPTWithCounts as GPTWithCounts
+    from hornbook.models.ngram import NGramLanguageModel as NGramLanguageModel
+    from hornbook.models.registry import build as build
+    from hornbook.models.registry import meta_model as meta_model
+    from hornbook.models.registry import use_ngram_kernels as use_ngram_kernels
+    from hornbook.models.transformer import Block as Block
+    from hornbook.models.transformer import FeedForward as FeedForward
+    from hornbook.models.transformer import FeedForwardLanguageModel as FeedForwardLanguageModel
+    from hornbook.models.transformer import LayerNormLanguageModel as LayerNormLanguageModel
+    from hornbook.models.transformer import ResidualLanguageModel as ResidualLanguageModel
 
-__all__ = [
-    "GPT",
-    "AverageLanguageModel",
-    "BigramLanguageModel",
-    "Block",
-    "FeedForward",
-    "FeedForwardLanguageModel",
-    "GPTWithCounts",
-    "Head",
-    "HeadLanguageModel",
-    "HeadsLanguageModel",
-    "LanguageModel",
-    "LayerNormLanguageModel",
-    "MultiHeadAttention",
-    "NGramLanguageModel",
-    "ResidualLanguageModel",
-    "build",
-    "outline",
-    "use_ngram_kernels",
-]
-
-
-MODELS: dict[str, Callable[[ModelConfig, int], LanguageModel]] = {
-    "bigram": lambda _, vocab_size: BigramLanguageModel(vocab_size),
-    "average": AverageLanguageModel,
-    "head": HeadLanguageModel,
-    "heads": HeadsLanguageModel,
-    "feedforward": FeedForwardLanguageModel,
-    "residual": ResidualLanguageModel,
-    "layernorm": LayerNormLanguageModel,
-    "gpt": GPT,
+HOMES = {
+    "AverageLanguageModel": "averaging",
+    "BigramLanguageModel": "bigram",
+    "Block": "transformer",
+    "FeedForward": "transformer",
+    "FeedForwardLanguageModel": "transformer",
+    "GPT": "gpt",
+    "GPTWithCounts": "mixture",
+    "Head": "attention",
+    "HeadLanguageModel": "attention",
+    "HeadsLanguageModel": "attention",
+    "LanguageModel": "language_model",
+    "LayerNormLanguageModel": "transformer",
+    "MultiHeadAttention": "attention",
+    "NGramLanguageModel": "ngram",
+    "ResidualLanguageModel": "transformer",
+    "build": "registry",
+    "meta_model": "registry",
+    "use_ngram_kernels": "registry",
 }
 
 
-def build(config: ModelConfig, vocab_size: int, counted: NGramModel | None = None) -> LanguageModel:
-    """The model that `config` describes, freshly initialised from torch's global generator.
-
-    Raises: ConfigError when it needs counts and none are given.
-    """
-    if not config.reads_counts:
-        return MODELS[config.model](config, vocab_size)
-    if counted is None:
-        raise ConfigError(f"a {config.kind} model is made from counts: give build() an NGramModel")
-    counts = NGramLanguageModel(counted, config.context_size)
-    if config.model == "ngram":
-        return counts
-    return GPTWithCounts(GPT(config, vocab_size), counts)
-
-
-def use_ngram_kernels(model: torch.nn.Module) -> None:
-    """Have every part of a model that reads n-grams use the C kernels, where it is on a CPU.
-
-    Raises: NativeUnavailableError.
-    """
-    for part in model.modules():
-        if isinstance(part, NGramLanguageModel | ContextCounts):
-            part.kernels = ngram_kernels()
-
-
-def outline(
-    config: ModelConfig, vocab_size: int, counted: NGramModel | None = None
-) -> LanguageModel:
-    """The same model with names and shapes, and no numbers in it: on the device "meta".
-
-    Raises: as `build`; RuntimeError for more elements than 64 bits can count.
-    """
-    with torch.device("meta"), _Uninitialized():
-        return build(config, vocab_size, counted)
-
-
-class _Uninitialized(TorchFunctionMode):
-    """Leaves out all initialisation, which without numbers imports torch's compiler: 1.4 s."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> object:
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
+def __getattr__(name: str) -> Any:
+    """A model's class or builder, imported now that it is used."""
+    if name not in HOMES:
+        raise AttributeError(f"module 'hornbook.models' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"hornbook.models.{HOMES[name]}"), name)

@@ -6,7 +6,9 @@ Shapes in names: B batch, T time, C n_embd, D head width, V vocabulary.
 import torch
 from torch import Tensor, nn
 
-from hornbook.config import ModelConfig
+from hornbook.config import ModelConfig, ModelSpec
+from hornbook.errors import ConfigError
+from hornbook.models import averaging
 from hornbook.models.averaging import softmax_weights
 from hornbook.models.language_model import LanguageModel
 
@@ -92,3 +94,49 @@ class HeadsLanguageModel(PositionedLanguageModel):
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         heads = MultiHeadAttention(config.n_embd, config.n_head, config.dropout, projection=False)
         super().__init__(config, vocab_size, heads)
+
+
+def table_parameters(config: ModelConfig, vocab_size: int) -> int:
+    """The parameters of `PositionedLanguageModel` without its blocks."""
+    return config.n_embd * (2 * vocab_size + config.block_size) + vocab_size
+
+
+def head_activations(config: ModelConfig) -> float:
+    """The numbers that heads, and an MLP beside them, keep of one position."""
+    return 17.0 * config.n_embd + 4.3 * config.n_head * config.block_size
+
+
+def check_heads(config: ModelConfig) -> None:
+    """Check that the width splits into heads.
+
+    Raises: ConfigError.
+    """
+    if config.n_embd % config.n_head:
+        raise ConfigError(
+            f"n_embd = {config.n_embd} does not split into n_head = {config.n_head} heads; a "
+            f"multiple of {config.n_head} does"
+        )
+
+
+def one_layer_parameters(config: ModelConfig, vocab_size: int) -> int:
+    """The parameters of a model whose only block is its heads."""
+    return table_parameters(config, vocab_size) + 3 * config.n_embd**2
+
+
+SPECS = {
+    "head": ModelSpec(
+        idea="one attention head",
+        network=HeadLanguageModel,
+        parameters=one_layer_parameters,
+        activations=head_activations,
+        preset=averaging.SPECS["average"].preset,
+    ),
+    "heads": ModelSpec(
+        idea="several heads",
+        network=HeadsLanguageModel,
+        parameters=one_layer_parameters,
+        activations=head_activations,
+        check=check_heads,
+        preset={**averaging.SPECS["average"].preset, "n_head": 4},
+    ),
+}

@@ -8,7 +8,8 @@ Shapes in names: B batch, T time, C channels, V vocabulary.
 import torch
 from torch import Tensor, nn
 
-from hornbook.config import ModelConfig
+from hornbook.config import ModelConfig, ModelSpec
+from hornbook.models import bigram
 from hornbook.models.language_model import LanguageModel
 
 
@@ -70,3 +71,24 @@ class AverageLanguageModel(LanguageModel):
         x_BTC = self.token_embedding_table(idx)
         beside_BTC = torch.cat((x_BTC, average_matrix(x_BTC)), dim=-1)
         return self.logits_and_loss(self.lm_head(beside_BTC), targets)
+
+
+SPECS = {
+    "average": ModelSpec(
+        idea="the mean of the past",
+        network=AverageLanguageModel,
+        parameters=lambda config, vocab_size: 3 * vocab_size * config.n_embd + vocab_size,
+        activations=lambda config: 8.0 * config.n_embd,
+        # What the lecture's small models share.
+        preset={
+            **bigram.SPECS["bigram"].preset,
+            "n_embd": 32,
+            "n_head": 1,
+            "n_layer": 1,
+            "weight_decay": 0.01,
+            "steps": 5000,
+            "eval_interval": 500,
+            "checkpoint_interval": 500,
+        },
+    )
+}

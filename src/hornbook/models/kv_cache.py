@@ -1,11 +1,11 @@
-"""The key-value cache: what every layer remembers of the tokens already read."""
+"""The key-value cache: every layer's keys and values of the tokens read so far."""
 
 import torch
 from torch import Tensor
 
 
 class LayerCache:
-    """One layer's keys and values, in buffers as long as the block."""
+    """One layer's keys and values, in buffers as long as the context."""
 
     def __init__(
         self, shape_BHSD: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype
@@ -15,7 +15,7 @@ class LayerCache:
         self.length = 0
 
     def extend(self, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Append T positions; the keys and values of all S = length + T seen so far."""
+        """Append T positions; the keys and values of all S = length + T positions."""
         start, self.length = self.length, self.length + k_BHTD.size(2)
         self.keys_BHSD[:, :, start : self.length] = k_BHTD
         self.values_BHSD[:, :, start : self.length] = v_BHTD
@@ -23,7 +23,7 @@ class LayerCache:
 
 
 class KeyValueCache:
-    """All layers' caches; `length` positions are filled, at most the block size."""
+    """All layers' caches, of which `length` positions are filled, at most the context size."""
 
     def __init__(
         self,
@@ -41,12 +41,13 @@ class KeyValueCache:
         return self.layers[0].length
 
     def remember(self, idx_BT: Tensor) -> Tensor:
-        """Append tokens, for counts, which read them again; all those so far."""
+        """Append tokens for the n-grams, which read all of them again; all tokens so far."""
         self.text_BT = idx_BT if self.text_BT is None else torch.cat((self.text_BT, idx_BT), dim=1)
         return self.text_BT
 
-    def clear(self) -> None:
-        """Forget everything; the buffers are kept."""
-        self.text_BT = None
+    def truncate(self, length: int) -> None:
+        """Forget all positions from `length` on; the buffers are kept."""
+        if self.text_BT is not None:
+            self.text_BT = self.text_BT[:, :length] if length else None
         for layer in self.layers:
-            layer.length = 0
+            layer.length = min(layer.length, length)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hornbook.config import ModelSpec
 from hornbook.kernels import ngrams
 from hornbook.models.language_model import LanguageModel
 from hornbook.ngram.model import Level, NGramModel, side_by_side
@@ -246,3 +247,22 @@ class CrossFit:
         places_B = starts_B - self.first
         part_B = np.maximum(0, self.edges.searchsorted(places_B, side="right") - 1)
         return self.models.lookup(idx_BS, last=block_size, model_B=torch.from_numpy(part_B))
+
+
+SPECS = {
+    "ngram": ModelSpec(
+        idea="counting, no network",
+        network=None,
+        parameters=lambda *_: 0,
+        activations=lambda _: 0.0,
+        preset={
+            "block_size": 256,
+            "steps": 1,
+            "eval_interval": 1,
+            "checkpoint_interval": 1,
+            "precision": "float32",
+            "compile": "off",
+        },
+        branch=True,
+    )
+}

@@ -5,8 +5,15 @@ Shapes in names: B batch, T time, C n_embd.
 
 from torch import Tensor, nn
 
-from hornbook.config import ModelConfig
-from hornbook.models.attention import MultiHeadAttention, PositionedLanguageModel
+from hornbook.config import ModelConfig, ModelSpec
+from hornbook.models import attention
+from hornbook.models.attention import (
+    MultiHeadAttention,
+    PositionedLanguageModel,
+    check_heads,
+    head_activations,
+    table_parameters,
+)
 
 
 class FeedForward(nn.Sequential):
@@ -75,3 +82,46 @@ class LayerNormLanguageModel(PositionedLanguageModel):
         final_norm = nn.LayerNorm(config.n_embd)
         blocks = nn.Sequential(*stack(config, norm=True), final_norm)
         super().__init__(config, vocab_size, blocks)
+
+
+def stack_parameters(config: ModelConfig, vocab_size: int) -> int:
+    """The parameters of tables and blocks, without norms."""
+    block = 12 * config.n_embd**2 + 6 * config.n_embd
+    return table_parameters(config, vocab_size) + config.n_layer * block
+
+
+def stack_activations(config: ModelConfig) -> float:
+    """The numbers that blocks keep of one position."""
+    return config.n_layer * head_activations(config)
+
+
+SPECS = {
+    "feedforward": ModelSpec(
+        idea="an MLP",
+        network=FeedForwardLanguageModel,
+        parameters=lambda config, vocab_size: (
+            table_parameters(config, vocab_size) + 4 * config.n_embd**2 + config.n_embd
+        ),
+        activations=head_activations,
+        check=check_heads,
+        preset=attention.SPECS["heads"].preset,
+    ),
+    "residual": ModelSpec(
+        idea="blocks, residuals",
+        network=ResidualLanguageModel,
+        parameters=stack_parameters,
+        activations=stack_activations,
+        check=check_heads,
+        preset={**attention.SPECS["heads"].preset, "n_layer": 3},
+    ),
+    "layernorm": ModelSpec(
+        idea="normalisation",
+        network=LayerNormLanguageModel,
+        parameters=lambda config, vocab_size: (
+            stack_parameters(config, vocab_size) + (4 * config.n_layer + 2) * config.n_embd
+        ),
+        activations=stack_activations,
+        check=check_heads,
+        preset={**attention.SPECS["heads"].preset, "n_layer": 3},
+    ),
+}

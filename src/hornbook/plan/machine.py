@@ -1,4 +1,4 @@
-"""What this machine offers, and what follows from it: device, precision, compile or not."""
+"""What this machine offers, and the choices that follow: device, precision, compile, threads."""
 
 import os
 import platform
@@ -24,7 +24,7 @@ STEPS_WORTH_COMPILING = 250
 
 @dataclass(frozen=True)
 class Choice:
-    """A decision and its reason, as `doctor` prints it."""
+    """A decision and its reason."""
 
     value: str
     why: str
@@ -41,7 +41,7 @@ def choose_device(wanted: str = "auto") -> Choice:
             raise ConfigError(
                 f"device = {wanted!r}: not present here; use device = 'cpu' or 'auto'"
             )
-        return Choice(wanted, "asked for")
+        return Choice(wanted, "requested")
     for name, there in present.items():
         if there:
             return Choice(name, "present")
@@ -51,7 +51,7 @@ def choose_device(wanted: str = "auto") -> Choice:
 def choose_precision(device: str, wanted: str = "auto") -> Choice:
     """bfloat16 where the device multiplies it in hardware, else float32."""
     if wanted != "auto":
-        return Choice(wanted, "asked for")
+        return Choice(wanted, "requested")
     if device == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Choice("bfloat16", "this GPU multiplies bfloat16 in hardware")
@@ -72,7 +72,7 @@ def choose_cpu_precision() -> Choice:
 
 
 def multiplies_in_tiles(precision: str) -> bool:
-    """Whether torch has AMX to multiply in this precision with, which hornbook's C does not use."""
+    """Whether torch multiplies in this precision by AMX, which hornbook's C kernels do not use."""
     there = torch.cpu._is_amx_tile_supported() and onednn_may_use("AMX")
     return precision == "bfloat16" and there
 
@@ -90,9 +90,9 @@ def compiler() -> str | None:
 
 
 def choose_compile(config: Config, device: str, precision: str) -> Choice:
-    """How a gpt's blocks are run: "c" by native/block.c, "on" by torch.compile, "off" by torch.
+    """What runs a gpt's blocks: "c" for C kernels, "on" for torch.compile, "off" for PyTorch.
 
-    Raises: ConfigError when asked for where it cannot work.
+    Raises: ConfigError when requested where it cannot work.
     """
     wanted, steps = config.train.compile, config.train.steps
     no_c = obstacle_to_c(config, device, precision) if wanted in ("auto", "c") else ""
@@ -100,26 +100,26 @@ def choose_compile(config: Config, device: str, precision: str) -> Choice:
     if obstacle := {"c": no_c, "on": no_compiling}.get(wanted):
         raise ConfigError(f"compile = {wanted!r}: {obstacle}")
     if wanted != "auto":
-        return Choice(wanted, "asked for")
+        return Choice(wanted, "requested")
     if not no_c and (no_compiling or not multiplies_in_tiles(precision)):
-        return Choice("c", "blocks in C: 1.5 to 2.5 times torch's speed, after 2 s once")
+        return Choice("c", "C kernels: 1.5 to 2.5 times PyTorch's speed, compiled once in 2 s")
     if device == "mps":
-        return Choice("off", "torch.compile is not dependable on Apple GPUs yet")
+        return Choice("off", "torch.compile is not reliable on Apple GPUs yet")
     if no_compiling:
-        return Choice("off", f"{no_c}; training takes about twice as long without")
+        return Choice("off", f"{no_c}; training takes about 2 times as long without them")
     if steps < STEPS_WORTH_COMPILING:
         return Choice("off", f"{steps} steps end before compiling (about 20 s) pays")
     return Choice("on", "two thirds of a step's time, after about 20 s")
 
 
 def obstacle_to_c(config: Config, device: str, precision: str) -> str:
-    """Why native/block.c is not to train this model here; empty where it is. Compiles it."""
+    """Why the C kernels cannot train this model here; empty where they can. Compiles them."""
     if device != "cpu":
-        return f"hornbook's C is for CPUs, and this is {device}"
+        return f"the C kernels are for CPUs, and this is {device}"
     if config.train.compile != "c" and not training_kernels_pay():
-        return "hornbook's C is faster than torch with AVX-512 alone, which this processor has not"
-    if config.model.model != "gpt":
-        return f"only a gpt's blocks are written in C, and model = {config.model.model!r}"
+        return "the C kernels need AVX-512, which this CPU lacks"
+    if not config.model.spec.c_kernels:
+        return f"the C kernels run the blocks of a gpt, and model = {config.model.model!r}"
     if obstacle := misfit(Schema.of(config.model, vocab_size=1)):
         return obstacle
     try:
@@ -138,22 +138,22 @@ def obstacle_to_compiling(device: str) -> str:
     return ""
 
 
-def choose_writing() -> Choice:
-    """Whether GPTs write in C or by torch; compiles the decoder where that has not been done.
+def choose_decoder() -> Choice:
+    """Whether C kernels or PyTorch generate from a GPT; compiles the kernels on first use.
 
-    On one core, with 0.8 million parameters torch wrote 356 tokens/s and C 10,800; with 10.65
-    million, 108 and 640 (while other programs ran).
+    On one core, with 0.8 million parameters PyTorch generated 356 tokens/s and C kernels 10,800;
+    with 10.65 million, 108 and 640 (while other programs ran).
     """
     try:
         native.decoder_library()
     except native.NativeUnavailableError as error:
-        return Choice("torch", f"{error}; torch writes 6 to 30 times slower")
+        return Choice("torch", f"{error}; PyTorch takes 6 to 30 times as long")
     return Choice("C", f"compiled by {native.compiler()}")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The choices a run is made with."""
+    """The choices that a run is made with."""
 
     device: Choice
     precision: Choice
@@ -167,14 +167,23 @@ class Machine:
 
     @property
     def kernels(self) -> TrainingKernels | None:
-        """What runs blocks in C, where that is chosen."""
+        """The C kernels that run blocks, where they are chosen."""
         return training_kernels(self.precision.value) if self.compile.value == "c" else None
+
+    def resolve(self, config: Config) -> Config:
+        """The settings with these choices in place of every "auto"."""
+        return config.override(
+            device=self.device.value,
+            precision=self.precision.value,
+            compile=self.compile.value,
+            threads=self.threads,
+        )
 
 
 def choose(config: Config) -> Machine:
-    """Settle every "auto" for this machine.
+    """Choose for this machine what every "auto" stands for.
 
-    Raises: ConfigError when what was asked for is not here.
+    Raises: ConfigError when what was requested is not available.
     """
     train = config.train
     device = choose_device(train.device)
@@ -188,9 +197,9 @@ def choose(config: Config) -> Machine:
 
 
 def choose_again(config: Config) -> Machine:
-    """The same for a run begun elsewhere: where its blocks cannot be run as they were, as they can.
+    """`choose` for a run begun elsewhere; chooses anew when its `compile` is not available here.
 
-    Raises: ConfigError when another thing that the run was begun with is not here.
+    Raises: ConfigError when its device is not available.
     """
     with suppress(ConfigError):
         return choose(config)
@@ -238,7 +247,7 @@ def source_commit() -> str:
 
 
 def processor_name() -> str:
-    """The processor as it calls itself, or its architecture where the system does not say."""
+    """The processor's own name, or its architecture where the system does not report one."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Will a run fit into memory? An estimate of its peak, and what there is. Never imports torch."""
+"""Whether a run fits into memory: an estimate of its peak, and what is available."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hornbook.errors import ConfigError
+from hornbook.eval.loss import EVAL_BATCH_LOGITS, EVAL_BATCH_TOKENS
+from hornbook.models.ngram import N_PARTS
+from hornbook.models.schema import Schema
 from hornbook.ngram.counting import checked_tokens, count_ngrams
 from hornbook.ngram.tuning import MAX_ORDER as LONGEST
 
@@ -18,34 +21,39 @@ if TYPE_CHECKING:
 
     from hornbook.config import Config, ModelConfig
     from hornbook.text.arrays import Tokens
+    from hornbook.text.dataset import Dataset
 
 MIB = 2**20
 # What Python, torch and its kernels take in the first step of even the smallest model: 93 MB.
 FIXED_BYTES = 93_000_000
-# As evaluation.py: positions and logits evaluated at once.
-EVALUATED, EVALUATED_LOGITS = 8192, 2**23
 
-# Counting sorts the places of a text, and holds the n-grams it has found twice over.
+# Counting sorts the positions of a text, and holds the n-grams it has found twice over.
 BYTES_A_TOKEN, BYTES_A_GRAM, BYTES_A_KEPT_GRAM = 24, 60, 20
-# Beside a network each of five parts of the text is counted without the others and kept.
-CROSSED = 5
-# As many tokens tell how many n-grams the whole has, in 0.05 s.
+# A sample of so many tokens tells how many n-grams the whole has, in 0.05 s.
 SAMPLED, STRETCHES = 200_000, 10
 
 
 @dataclass(frozen=True)
 class Countable:
-    """A text that is to be counted: its tokens, and about how many n-grams it has of each order."""
+    """A text to count n-grams on: its tokens, and about how many n-grams it has of each order."""
 
     tokens: int
     n_grams: tuple[float, ...]  # shortest first
 
     @classmethod
-    def sample(cls, tokens: Tokens, vocab_size: int, order: int) -> Countable:
-        """Count stretches of a text, and half of each, and go on as from the one to the other.
+    def of(cls, model: ModelConfig, dataset: Dataset) -> Countable | None:
+        """The text that a model's n-grams are counted on; None for a model without."""
+        if not model.reads_counts:
+            return None
+        order, vocab_size = model.order or LONGEST, dataset.tokenizer.vocab_size
+        return cls.sample(counted_part(model, dataset), vocab_size, order)
 
-        Of seven texts (0.4 to 18 million characters and BPE tokens, orders 6 and 10) this was
-        between 10% less than they have and 23% more.
+    @classmethod
+    def sample(cls, tokens: Tokens, vocab_size: int, order: int) -> Countable:
+        """Count stretches of a text, and half of each, and extrapolate the growth.
+
+        For seven texts (0.4 to 18 million characters and BPE tokens, orders 6 and 10) the estimate
+        was between 10% below and 23% above the exact number.
         """
         most = max(1, min(len(tokens), SAMPLED) // STRETCHES)
         starts = np.linspace(0, len(tokens) - most, STRETCHES).astype(int)
@@ -69,86 +77,68 @@ class Countable:
         )
 
     def bytes(self, model: ModelConfig) -> tuple[int, int]:
-        """The most that counting takes, and what is held of it while the model is used."""
+        """The peak of counting, and what is held of it while the model is used."""
         found = sum(self.n_grams[: model.order or LONGEST])
-        crossed = CROSSED * found if model.with_counts else 0.0
+        # Beside a network each part of the text is counted without the others and kept.
+        crossed = N_PARTS * found if model.with_counts else 0.0
         peak = BYTES_A_TOKEN * self.tokens + BYTES_A_GRAM * found + BYTES_A_KEPT_GRAM * crossed
         return int(peak), int(BYTES_A_KEPT_GRAM * (found + crossed))
 
 
-def parameters(model: ModelConfig, vocab_size: int) -> int:
-    """How many numbers a model learns: of a gpt exactly, of the other rungs about."""
-    if model.model == "gpt":
-        wide = model.n_embd
-        block = 4 * wide**2 + 3 * wide * model.mlp_width + 2 * wide + 2 * model.head_width
-        tables = vocab_size * wide * (1 if model.tie_embeddings else 2)
-        return model.n_layer * block + wide + tables
-    if model.model == "ngram":
-        return 0
-    if model.model == "bigram":
-        return vocab_size**2
-    if model.model == "average":
-        return 3 * vocab_size * model.n_embd
-    tables = model.n_embd * (2 * vocab_size + model.block_size)
-    squares = {"head": 3, "heads": 3, "feedforward": 4}
-    return tables + squares.get(model.model, 12 * model.n_layer) * model.n_embd**2
+def counted_part(model: ModelConfig, dataset: Dataset) -> Tokens:
+    """The training text, as far as n-grams are counted on it."""
+    return dataset.train[-model.counted_tokens :] if model.with_counts else dataset.train
 
 
-def activations(config: Config, vocab_size: int) -> float:
-    """Bytes that one position of a batch takes in training, forward and back, by torch in float32.
+def activation_bytes(config: Config, vocab_size: int) -> float:
+    """Bytes that one position of a batch takes in training, for both passes.
 
-    The factors are fitted to measured peaks, as told at `peak_bytes`. Blocks in C keep what
-    native/block.c says, in the run's precision.
+    By PyTorch in float32: the factors of the specs are fitted to measured peaks, see `peak_bytes`.
+    C kernels keep what kernels/block.c says, in the run's precision.
     """
     model = config.model
-    wide, seen = model.n_embd, model.n_head * model.block_size
+    wide = model.n_embd
     if config.train.compile == "c":
         number = 2 if config.train.precision == "bfloat16" else 4
-        kept = number * (6 * wide + 2 * model.mlp_width) + (2 * wide if model.dropout else 0)
+        mlp_width = Schema.of(model, vocab_size).mlp_width
+        kept = number * (6 * wide + 2 * mlp_width) + (2 * wide if model.dropout else 0)
         return model.n_layer * kept + number * 8 * wide + 16 * (wide + vocab_size)
-    match model.model:
-        case "bigram" | "ngram":
-            inside = 0.0
-        case "average":
-            inside = 8.0 * wide
-        case "gpt":
-            inside = model.n_layer * (38.0 * wide + 2.0 * seen)
-        case "residual" | "layernorm":
-            inside = model.n_layer * (17.0 * wide + 4.3 * seen)
-        case _:
-            inside = 17.0 * wide + 4.3 * seen
-    return 4 * (inside * (1.2 if model.dropout else 1.0) + 4 * vocab_size)
+    inside = model.spec.activations(model) * (1.2 if model.dropout else 1.0)
+    return 4 * (inside + 4 * vocab_size)
 
 
 def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = None) -> int:
-    """About the most memory a run takes on a CPU: in counting, a step, in saving, or in evaluating.
+    """About the most memory a run takes on a CPU: in counting, a step, saving, or evaluating.
 
     Against the measured peaks of 17 runs in float32, not compiled (bigram to gpt, 4 thousand to 20
     million parameters, 0.1 to 1.7 GB; torch 2.13, one thread) it is between 13% below and 20%
     above. bfloat16 took a seventh less than float32. With `countable`,
-    of 12 runs that count (0.4 to 18 million tokens, alone and beside a network, orders 6 and 10,
+    for 12 runs that count (0.4 to 18 million tokens, alone and beside a network, orders 6 and 10,
     0.2 to 1.4 GB) it was between 15% below and 30% above.
+    Raises: ValueError for settings that are not resolved: a precision has a size, "auto" has none.
     """
-    model, train = config.model, config.train
-    count = parameters(model, vocab_size)
+    model, train, spec = config.model, config.train, config.model.spec
+    if "auto" in (train.precision, train.compile):
+        raise ValueError("only resolved settings have a size: precision or compile is auto")
+    count = model.parameter_count(vocab_size)
     # Weights, gradients, and the optimizer's one or two numbers for each.
-    muon = config.optimizer.optimizer == "muon" and model.model == "gpt"
+    muon = config.optimizer.optimizer == "muon" and spec.c_kernels
     kept = (12 if muon else 16) * count
-    step = kept + train.batch_size * model.block_size * activations(config, vocab_size)
+    step = kept + train.batch_size * model.block_size * activation_bytes(config, vocab_size)
     # Muon works on all matrices of one shape at once, after the gradients are there.
     moving = 27 * count if muon and train.compile != "c" else 0
     if train.compile == "c":  # a layer's gradients for each thread, and what they work in
-        layer = 4 * model.n_embd**2 + 3 * model.n_embd * model.mlp_width
+        layer = Schema.of(model, vocab_size).block_matrix_parameters
         step += 8 * layer * (train.threads or os.cpu_count() or 1)
     # Weights and optimizer, and their bytes on the way to the disk.
     saving = int(2.6 * kept)
-    rows = max(min(EVALUATED, EVALUATED_LOGITS // vocab_size), model.context_size)
-    inside = 0 if model.model == "ngram" else 4 * model.n_embd + 2 * model.block_size
+    rows = max(min(EVAL_BATCH_TOKENS, EVAL_BATCH_LOGITS // vocab_size), model.context_size)
+    inside = 0 if spec.counted else 4 * model.n_embd + 2 * model.block_size
     if model.context_size > model.block_size:
         # Through windows: scores of two blocks' width, before the softmax and after it, and half as
         # much again.
         inside += 6 * model.n_head * model.block_size
-    # Counts are read as distributions, several at a time.
+    # N-grams are read as distributions, several at a time.
     evaluating = kept + 4 * rows * (inside + (9 if model.reads_counts else 3) * vocab_size)
     counting, counts = countable.bytes(model) if countable and model.reads_counts else (0, 0)
     return FIXED_BYTES + int(max(counting, counts + max(step, moving, saving, evaluating)))
@@ -157,7 +147,7 @@ def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = No
 def available_bytes(
     proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
 ) -> int | None:
-    """Memory to be had now, in this container too; None where the system does not tell."""
+    """Memory available now, to this container too; None where the system does not report it."""
     found = [meminfo(proc / "meminfo")]
     for limit, used in (
         ("memory.max", "memory.current"),
@@ -174,7 +164,7 @@ def available_bytes(
 
 
 def meminfo(path: Path) -> int | None:
-    """What Linux says is available; elsewhere what the machine has in all."""
+    """What Linux reports as available; elsewhere the machine's memory in all."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
@@ -189,7 +179,7 @@ def meminfo(path: Path) -> int | None:
 def check(
     config: Config, vocab_size: int, available: int | None, countable: Countable | None = None
 ) -> None:
-    """See that a run on a CPU will fit, before it starts.
+    """Check that a run on a CPU will fit, before it starts; `config` is resolved.
 
     Raises: ConfigError with the estimate, what is available, and the size that would fit.
     """
@@ -205,12 +195,12 @@ def check(
     order = largest(model.order or LONGEST, 1, lambda size: fits(order=size)) if countable else 0
     if order:
         advice = f"order = {order} would fit"
-    elif model.model == "ngram":
+    elif model.spec.counted:
         advice = "not even order = 1 would fit; take less text"
     elif batch:
         advice = f"batch_size = {batch} would fit, with gradient_accumulation for the rest"
     elif model.with_counts and fits(with_counts=False):
-        advice = "without counts it would fit"
+        advice = "without n-grams it would fit"
     else:
         unit = 2 * model.n_head
         width = largest(model.n_embd, unit, lambda size: fits(n_embd=size, batch_size=1))

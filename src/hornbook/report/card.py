@@ -9,6 +9,7 @@ import numpy as np
 
 from hornbook.eval.diagnosis import Diagnosis, Point, curve
 from hornbook.eval.loss import losses
+from hornbook.infer.engine import SAMPLE_TEMPERATURE, generate_sample
 from hornbook.ngram.suffix_array import SuffixArray as CopyIndex
 from hornbook.report.compression import VALIDATION_BYTES, Compressed, compress_all
 from hornbook.report.origin import Origin, trace
@@ -25,7 +26,7 @@ from hornbook.report.reading import (
     reach,
     read,
 )
-from hornbook.runs.result import Result, write_sample
+from hornbook.runs.result import Result
 from hornbook.text.dataset import Reader
 
 OTHER_TEMPERATURES = (0.5, 1.0)
@@ -198,10 +199,13 @@ def marks(result: Result, compressed: list[Compressed]) -> Iterator[Mark]:
 
 def write_samples(result: Result, index: CopyIndex) -> Iterator[Sample]:
     """The run's own sample, and one at a lower and a higher temperature."""
-    texts = {0.8: result.sample}
+    texts = {SAMPLE_TEMPERATURE: result.sample}
     for temperature in OTHER_TEMPERATURES:
-        texts[temperature] = write_sample(
-            result.trained, temperature=temperature, max_new_tokens=OTHER_SAMPLE_TOKENS
+        texts[temperature] = generate_sample(
+            result.trained.model,
+            result.trained.tokenizer,
+            temperature=temperature,
+            max_new_tokens=OTHER_SAMPLE_TOKENS,
         )
     for temperature, text in texts.items():
         yield Sample(temperature, text, index.match_lengths(text).tolist())

@@ -1,18 +1,18 @@
-"""What a run was made from, and the command that makes it again."""
+"""What a run was made from, and the command that repeats it."""
 
 import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass
 
-from hornbook.config import FIELDS, PRESETS, Config
+from hornbook.config import FIELDS, Config, preset, preset_names
 from hornbook.errors import HornbookError
 from hornbook.report.reading import alphabet
 from hornbook.runs.result import Result
 from hornbook.text.dataset import split_place
 
-# Chosen by each machine for itself.
+# Each machine chooses these for itself.
 OF_THE_MACHINE = ("device", "precision", "compile", "threads")
-# What was planned for a time was planned for one machine: the steps that came of it are named.
+# A plan for minutes fits one machine, so the command names the steps that it led to.
 PLANNED = ("minutes",)
 # Enough to find a text's letters, and which are frequent.
 COUNTED_CHARACTERS = 10_000_000
@@ -88,11 +88,11 @@ def settings_of(config: Config) -> dict[str, object]:
 
 
 def command_for(config: Config) -> str:
-    """The shortest `hornbook train` that asks for these settings."""
+    """The shortest `hornbook train` command with these settings."""
     settings = settings_of(config)
 
-    def differences(preset: Config) -> dict[str, object]:
-        usual = settings_of(preset)
+    def differences(base: Config) -> dict[str, object]:
+        usual = settings_of(base)
         return {
             name: value
             for name, value in settings.items()
@@ -100,7 +100,7 @@ def command_for(config: Config) -> str:
         } | {"steps": settings["steps"]}
 
     name, differing = min(
-        ((name, differences(make())) for name, make in PRESETS.items()),
+        ((name, differences(preset(name))) for name in preset_names()),
         key=lambda candidate: len(candidate[1]),
     )
     words = ["hornbook", "train", str(settings["corpus"])]

@@ -19,7 +19,8 @@ from hornbook.config import load_config
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.ngram.suffix_array import Match
 from hornbook.ngram.suffix_array import SuffixArray as CopyIndex
-from hornbook.runs.run import TrainedModel, check_same_text, load, open_run
+from hornbook.runs.folder import check_same_text, open_run
+from hornbook.runs.load import TrainedModel, load
 from hornbook.text.corpus import read_corpus
 from hornbook.text.dataset import split_text
 

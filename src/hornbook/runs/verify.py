@@ -1,4 +1,4 @@
-"""Is a run sound? Every file of its folder is checked and named."""
+"""Verifies a run: every file of its folder is checked and named."""
 
 import hashlib
 from collections.abc import Callable
@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hornbook.storage import checkpoint
-from hornbook.ngram import suffix_array as copies
 from hornbook.config import load_config
-from hornbook.storage.files import LOG_BYTES, LOG_LINE_BYTES, open_regular, read_json
 from hornbook.errors import CheckpointError, HornbookError
 from hornbook.models import build
+from hornbook.ngram import suffix_array as copies
 from hornbook.optim.optimizer import Optimizers
-from hornbook.runs.run import RunFolder, check_shapes, load_counts, load_weights, steps_never_saved
+from hornbook.runs.folder import RunFolder, steps_never_saved
+from hornbook.runs.load import check_shapes, load_counts, load_weights
+from hornbook.storage import checkpoint
+from hornbook.storage.files import LOG_BYTES, LOG_LINE_BYTES, open_regular, read_json
 from hornbook.text.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One file or checkpoint folder: what it holds, and what is wrong with it, if anything."""
+    """One file or checkpoint folder: its contents, and its fault, if any."""
 
     path: Path
     holds: str = ""
@@ -27,7 +28,7 @@ class Finding:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there is no fault."""
         return self.fault is None
 
     def as_dict(self) -> dict[str, Any]:
@@ -37,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFinding(Finding):
-    """A checkpoint with the SHA-256 of its files; a best one has no optimizer's."""
+    """A checkpoint with the SHA-256 of its files; a best one has no optimizer."""
 
     kind: str
     step: int
@@ -56,7 +57,7 @@ class CheckpointFinding(Finding):
 
 @dataclass(frozen=True)
 class Verdict:
-    """All that was found in a run folder."""
+    """The findings of a run folder."""
 
     folder: RunFolder
     files: list[Finding]
@@ -64,7 +65,7 @@ class Verdict:
 
     @property
     def sound(self) -> bool:
-        """Whether everything is."""
+        """Whether no file has a fault."""
         return all(each.sound for each in (*self.files, *self.checkpoints))
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,7 +79,7 @@ class Verdict:
 
 
 def verify(path: str | Path) -> Verdict:
-    """Check every file of a run that anything is computed from, and that its logs can be read.
+    """Check every file of a run that results depend on, and that its logs can be read.
 
     Raises: CheckpointError when there is no such folder.
     """
@@ -113,7 +114,7 @@ def verify(path: str | Path) -> Verdict:
 
 
 def examine(folder: RunFolder, file: Path, check: Callable[[RunFolder], str]) -> Finding:
-    """One check's outcome; a check gives what the file holds, or raises what is wrong."""
+    """The outcome of one check, which returns the file's contents in words or raises its fault."""
     try:
         return Finding(file, check(folder))
     except HornbookError as error:
@@ -124,7 +125,7 @@ def check_manifest(folder: RunFolder) -> str:
     """`run.json`."""
     manifest = folder.read_manifest()
     if manifest is None:
-        return "not there: a run of the first format"
+        return "missing, as in all runs of the first format"
     return f"run format {manifest.format}"
 
 
@@ -149,14 +150,14 @@ def check_tokenizer(folder: RunFolder) -> str:
 
 
 def check_text(folder: RunFolder) -> str:
-    """`input.txt`, against the hash of the text that the run began with."""
+    """`input.txt`, against the hash of the text at the run's start."""
     if file_sha256(folder.text) != folder.environment_facts().get("corpus_sha256"):
         raise CheckpointError(f"{folder.text}: not the text that the run began with")
     return "the text, as it came on standard input"
 
 
 def check_metrics(folder: RunFolder) -> str:
-    """`metrics.jsonl`: a row a step, in order; a crash may have cut the last one short."""
+    """`metrics.jsonl`: one row a step, in order; a crash may have cut the last one short."""
     try:
         with open_regular(folder.metrics, LOG_BYTES) as file:
             lines = sum(1 for _ in iter(lambda: file.readline(LOG_LINE_BYTES), b""))
@@ -179,25 +180,25 @@ def check_result(folder: RunFolder) -> str:
 
 
 def check_counts(folder: RunFolder) -> str:
-    """What was counted."""
+    """The n-gram model."""
     counted = load_counts(folder, load_tokenizer(folder.tokenizer))
-    return f"{counted.n_grams:,} counted runs of up to {counted.order} tokens"
+    return f"{counted.n_grams:,} n-grams of up to {counted.order} tokens"
 
 
 def check_copies(folder: RunFolder) -> str:
-    """`copies/`, against its own hashes: the text it is of may be anywhere, or gone."""
+    """`copies/`, against its own hashes: its text may have moved, or be gone."""
     copies.check(folder.copies)
     return "the index that tracing has made of the training text"
 
 
 def check_never_saved(folder: RunFolder) -> str:
-    """`checkpoints/` without one to go on from."""
+    """`checkpoints/`, where it has none to resume from."""
     steps_never_saved(folder)
-    return "no checkpoint yet: going on with it begins at step 0"
+    return "no checkpoint yet: resuming begins at step 0"
 
 
 def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFinding:
-    """A checkpoint's outcome: its files against its manifest, its tensors against the settings."""
+    """Check a checkpoint: its files against its manifest, its tensors against the settings."""
     fault = None
     try:
         found = checkpoint.read(path)
@@ -215,7 +216,7 @@ def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFi
         fault = str(error)
     return CheckpointFinding(
         path,
-        "all that resuming needs" if kind == "step" else "the weights",
+        "everything to resume from" if kind == "step" else "the weights",
         fault,
         kind=kind,
         step=checkpoint.step_of(path),

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hornbook.config import SamplingConfig
 from hornbook.errors import NonFiniteLossError
 from hornbook.eval.diagnosis import curve, evaluations_since_best
 from hornbook.eval.loss import estimate
-from hornbook.infer import generate
-from hornbook.infer.torch_decoder import snapshot
+from hornbook.infer.engine import generate_sample
 from hornbook.storage.disk import DISK, Disk
 from hornbook.training.state import StepMetrics, record, save_if_best, save_last
 from hornbook.training.step import train_step
@@ -106,11 +104,9 @@ def validation_loss(trainer: Trainer) -> float:
 
 def write_sample(trainer: Trainer) -> str:
     """A short sample of the present model; the training's random stream is not disturbed."""
-    pieces = generate.stream(
-        snapshot(trainer.state.model),
+    return generate_sample(
+        trainer.state.model,
         trainer.dataset.tokenizer,
         max_new_tokens=trainer.config.train.sample_tokens,
-        sampling=SamplingConfig(temperature=0.8),
         seed=trainer.config.train.seed,
     )
-    return "".join(pieces)

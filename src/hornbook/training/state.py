@@ -17,7 +17,8 @@ from torch import Tensor
 from hornbook.errors import CheckpointError, HornbookWarning, NonFiniteLossError
 from hornbook.kernels.runtime import signals_held
 from hornbook.plan import machine
-from hornbook.runs.run import Number, RunFolder, is_like, load_weights
+from hornbook.runs.folder import Number, RunFolder, is_like
+from hornbook.runs.load import load_weights
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import refused
 

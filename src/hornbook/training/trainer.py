@@ -13,39 +13,35 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hornbook.config import Config, laptop, load_config
+from hornbook.config import Config, Request, load_config
 from hornbook.errors import CheckpointError, ConfigError, HornbookWarning, redacted
 from hornbook.kernels import runtime
 from hornbook.models import build
 from hornbook.models.ngram import CrossFit
 from hornbook.ngram.tuning import choose
 from hornbook.optim.optimizer import Optimizers
-from hornbook.plan import machine
-from hornbook.plan.budget import Pace, Plan
+from hornbook.plan import Plan, check_memory, counted_part, machine, resolve
 from hornbook.plan.prepare import prepare as apply_choices
-from hornbook.runs.run import (
+from hornbook.runs.folder import (
     FORMAT,
     RunFolder,
     check_same_text,
-    load_checkpoint,
     new_run_path,
     open_run,
-    save_counts,
     steps_never_saved,
 )
+from hornbook.runs.load import load_checkpoint, save_counts
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk, write_atomically
 from hornbook.storage.lock import Lock
 from hornbook.text.corpora import CATALOGUE
 from hornbook.text.corpus import Corpus, read_corpus
-from hornbook.text.dataset import Dataset, check_length, prepare
+from hornbook.text.dataset import Dataset, prepare
 from hornbook.text.tokenizer import load_tokenizer
-from hornbook.training.planning import check_memory, counted_part, plan_minutes, settled
+from hornbook.training.pace import Pace
 from hornbook.training.state import TrainState, restore
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from hornbook.ngram.model import NGramModel
 
 
@@ -75,12 +71,11 @@ class Trainer:
 
 
 def begin(
-    config: Config | None = None,
+    config: Config | Request | None = None,
     *,
     out: str | Path | None = None,
     corpus: Corpus | None = None,
     started: float | None = None,
-    asked: Collection[str] = (),
     training_seconds: float | None = None,
     disk: Disk = DISK,
 ) -> Trainer:
@@ -88,26 +83,18 @@ def begin(
 
     `corpus` is the text that the settings name, where it has been read already. With the setting
     `minutes` the plan is for a run that ends so long after `started` (on the clock of
-    time.monotonic; now, unless given), and keeps the settings named in `asked`. With
-    `training_seconds` only the number of steps follows the time, which excludes evaluations.
-    A folder that cannot be filled is removed again.
+    time.monotonic; now, unless given), and keeps what was requested. With `training_seconds`
+    only the number of steps follows the time, which excludes evaluations.
     Raises: ConfigError, DataError.
     """
     started = time.monotonic() if started is None else started
-    config = config or laptop()
-    corpus = corpus or read_corpus(config.data.corpus, encoding=config.data.encoding)
-    if config.model.model == "ngram":  # counted before the first step, and the better for no other
-        config = config.override(steps=1)
-    chosen = machine.choose(config)
-    dataset = prepare(corpus, config.data)
-    plan = plan_minutes(config, dataset, chosen, started, asked)
-    if plan:
-        config = plan.config
-        chosen = machine.choose(config)
-    config = settled(config, chosen)
-    for tokens, part in ((dataset.train, "training"), (dataset.validation, "validation")):
-        check_length(tokens, config.model.block_size if part == "training" else 1, part)
-    check_memory(config, chosen, dataset)
+    request = config if isinstance(config, Request) else Request.of(config or Config())
+    data = request.config.data
+    corpus = corpus or read_corpus(data.corpus, encoding=data.encoding)
+    chosen = machine.choose(request.config)
+    dataset = prepare(corpus, data)
+    resolved = resolve(request, chosen, dataset, started=started)
+    config, chosen, plan = resolved.config, resolved.machine, resolved.plan
     folder = RunFolder(Path(out) if out else new_run_path(corpus.name))
     lock = folder.create(disk)
     config = config.override(corpus=lasting_reference(config.data.corpus, corpus, folder, disk))
@@ -266,7 +253,7 @@ def assemble(
         folder=folder,
         lock=lock,
         disk=disk,
-        tokens_per_step=train.batch_size * train.gradient_accumulation * config.model.block_size,
+        tokens_per_step=config.tokens_per_step,
         cross_fit=cross_fit,
         context_before=before,
     )

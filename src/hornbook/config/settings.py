@@ -1,21 +1,22 @@
-"""Every setting there is: frozen dataclasses, presets, and TOML in and out. Never imports torch.
+"""The settings of a run and their types: frozen dataclasses that check their own values.
 
-A field's name is unique over all sections, so `n_layer` and `model.n_layer` both name it. Values
-come, strongest first, from flags, the environment (`HORNBOOK_N_LAYER=6`), a TOML file, a preset.
+A field's name is unique over all sections, so `n_layer` and `model.n_layer` both name it.
 """
 
 import dataclasses
 import difflib
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self, get_type_hints
+from functools import cache
+from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import msgspec
 import tomli_w
 from msgspec import Meta
 
+from hornbook.config.spec import MODELS, ModelSpec, spec_of
 from hornbook.errors import ConfigError
 from hornbook.storage.files import SETTINGS_BYTES, read_regular
 
@@ -25,10 +26,37 @@ Rate = Annotated[float, Meta(ge=0, le=10)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Beta = Annotated[float, Meta(ge=0, lt=1)]
 
-# A gpt reads a text in pieces of at least so many tokens (see `ModelConfig.context_size`).
+# The least context length of a model that reads past its block (see `ModelConfig.context_size`).
 READ_AT_ONCE = 4096
 
 NOT_SETTINGS = {"HORNBOOK_DATA_DIR", "HORNBOOK_CACHE_DIR", "HORNBOOK_DEBUG"}
+
+
+@cache
+def hints_of(section: type) -> dict[str, Any]:
+    """The type of each field of a section, with its limits."""
+    return get_type_hints(section, include_extras=True)
+
+
+def one_of(value: object, choices: Iterable[str]) -> str:
+    """What was expected in place of a value, with the nearest choice where one is near."""
+    known = list(choices)
+    near = difflib.get_close_matches(str(value), known, n=1)
+    return f"expected one of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def converted(name: str, value: object, hint: Any, *, strict: bool = True) -> Any:
+    """A setting's value, checked against its type; text becomes that type unless `strict`.
+
+    Raises: ConfigError naming the field, what was expected and what came.
+    """
+    try:
+        return msgspec.convert(value, hint, strict=strict)
+    except msgspec.ValidationError as error:
+        expected = str(error).split(" - at ")[0].removesuffix(f", got `{value!r}`")
+        if get_origin(hint) is Literal:
+            expected = one_of(value, get_args(hint))
+        raise ConfigError(f"{name} = {value!r}: {expected}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +67,13 @@ class Section:
     """
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self), include_extras=True).items():
-            value = getattr(self, name)
-            try:
-                checked = msgspec.convert(value, hint)
-            except msgspec.ValidationError as error:
-                expected = str(error).split(" - at ")[0].removesuffix(f", got `{value!r}`")
-                raise ConfigError(f"{name} = {value!r}: {expected}") from None
-            object.__setattr__(self, name, checked)
+        for name, hint in hints_of(type(self)).items():
+            object.__setattr__(self, name, converted(name, getattr(self, name), hint))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Section):
-    """What to learn from, and how it is cut into tokens."""
+    """The text to learn from, and how it is cut into tokens."""
 
     corpus: str = "python-docs"
     encoding: str | None = None
@@ -60,18 +82,20 @@ class DataConfig(Section):
     validation_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.1
 
 
+Family = Literal["network", "counts", "network and counts"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
-    """The network's shape. The vocabulary's size is the tokenizer's."""
+    """Which model, and its shape. The size of the vocabulary is the tokenizer's."""
 
-    model: Literal[
-        "ngram", "bigram", "average", "head", "heads", "feedforward", "residual", "layernorm", "gpt"
-    ] = "gpt"
+    model: str = "gpt"
+    # Join the network and n-grams of the same text in one model.
     with_counts: bool = False
-    # Beside a network, and for the baselines, the end of a longer text is counted; a plan for
-    # minutes may take less of it.
+    # How many tokens n-grams are counted on at most, from the end of the training text: beside a
+    # network and for the baselines. A plan for minutes may lower it.
     counted_tokens: Count = 5_000_000
-    # The counts' own settings; an order of 0 is chosen on held-out text.
+    # The n-grams' own settings; an order of 0 is chosen on held-out text.
     order: Annotated[int, Meta(ge=0, le=64)] = 0
     smoothing: Literal["mle", "add-k", "witten-bell", "kneser-ney"] = "kneser-ney"
     # The best of those tried on tiny Shakespeare; see docs/experiments.md.
@@ -85,44 +109,48 @@ class ModelConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.with_counts and self.model != "gpt":
+        if self.model not in MODELS:
+            raise ConfigError(f"model = {self.model!r}: {one_of(self.model, MODELS)}")
+        if self.with_counts and not self.spec.joins_counts:
             raise ConfigError(
-                f"with_counts = true joins counts to a gpt, but model = {self.model!r}"
+                f"with_counts = true joins n-grams to a gpt, but model = {self.model!r}"
             )
         if self.reads_counts and self.order > self.block_size:
             raise ConfigError(
                 f"order = {self.order} reads {self.order - 1} tokens back, but a block has "
                 f"{self.block_size}; lower the order or raise block_size"
             )
-        if self.model == "gpt" and self.n_embd % (2 * self.n_head):
-            raise ConfigError(
-                f"n_embd = {self.n_embd} does not split into n_head = {self.n_head} heads of even "
-                f"width; a multiple of {2 * self.n_head} does"
-            )
-        in_heads = ("heads", "feedforward", "residual", "layernorm")
-        if self.model in in_heads and self.n_embd % self.n_head:
-            raise ConfigError(
-                f"n_embd = {self.n_embd} does not split into n_head = {self.n_head} heads; a "
-                f"multiple of {self.n_head} does"
-            )
+        self.spec.check(self)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What hornbook knows of the model."""
+        return spec_of(self.model)
 
     @property
     def reads_counts(self) -> bool:
-        """Whether the model is made from counts, alone or beside a network."""
-        return self.with_counts or self.model == "ngram"
+        """Whether the model holds n-grams, alone or beside a network."""
+        return self.with_counts or self.spec.counted
 
     @property
     def kind(self) -> str:
-        """What figures say they are of: a network, counts, or both."""
+        """The model's name, with what it is joined with."""
         return f"{self.model}+counts" if self.with_counts else self.model
 
     @property
+    def family(self) -> Family:
+        """What the model is made of."""
+        if self.spec.counted:
+            return "counts"
+        return "network and counts" if self.with_counts else "network"
+
+    @property
     def context_size(self) -> int:
-        """How many tokens the trained model reads at once; a gpt goes on past its block.
+        """The context length: a block, or more for a model that reads past its block.
 
         Each layer then sees `block_size` tokens back (docs/experiments.md, "Reading on").
         """
-        return max(self.block_size, READ_AT_ONCE) if self.model == "gpt" else self.block_size
+        return max(self.block_size, READ_AT_ONCE) if self.spec.windows else self.block_size
 
     @property
     def head_width(self) -> int:
@@ -134,10 +162,14 @@ class ModelConfig(Section):
         """8/3 of n_embd, so that three matrices cost what a plain MLP's two do; in 32s."""
         return -(-8 * self.n_embd // 96) * 32
 
+    def parameter_count(self, vocab_size: int) -> int:
+        """The parameters of the network, without building it; n-grams beside it have none."""
+        return self.spec.parameters(self, vocab_size)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Section):
-    """How weights move. Muon takes the blocks' matrices, AdamW all else."""
+    """The optimizer. Muon updates the matrices of blocks, AdamW all other parameters."""
 
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: Rate = 0.005
@@ -153,7 +185,7 @@ class OptimizerConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Section):
-    """How long, in what portions, on what. With `minutes`, `hornbook.plan` settles the rest."""
+    """How long, in batches of what size, on what. With `minutes`, `hornbook.plan` sets the rest."""
 
     minutes: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     steps: Count = 420
@@ -175,7 +207,7 @@ class TrainConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(Section):
-    """How the next token is drawn. Not part of a run: chosen anew whenever a model writes."""
+    """How the next token is drawn. Not part of a run: each generation chooses its own."""
 
     temperature: Annotated[float, Meta(ge=0, le=1000)] = 1.0
     top_k: Index = 0
@@ -192,6 +224,11 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one step of training reads."""
+        return self.train.batch_size * self.train.gradient_accumulation * self.model.block_size
 
     def override(self, **values: Any) -> Self:
         """A copy with the named fields changed.
@@ -212,7 +249,7 @@ class Config:
 
     def override_from_text(self, assignments: Mapping[str, str]) -> Self:
         """`override`, from values as typed in a shell: "6", "0.1", "true"."""
-        return self.override(**{name: parse(name, text) for name, text in assignments.items()})
+        return self.override(**parse_all(assignments))
 
     def to_toml(self) -> str:
         """The settings as TOML, one table a section; a value of None is left out."""
@@ -254,11 +291,15 @@ def parse(name: str, text: str) -> Any:
     Raises: ConfigError naming the field, what was expected and what came.
     """
     section, key = locate(name)
-    hint = get_type_hints(SECTIONS[section], include_extras=True)[key]
-    try:
-        return msgspec.convert(text, hint, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{name} = {text!r}: {error}") from None
+    return converted(name, text, hints_of(SECTIONS[section])[key], strict=False)
+
+
+def parse_all(assignments: Mapping[str, str]) -> dict[str, Any]:
+    """{"n_layer": "6"} -> {"n_layer": 6}.
+
+    Raises: as `parse`.
+    """
+    return {name: parse(name, text) for name, text in assignments.items()}
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, str]:
@@ -283,10 +324,10 @@ def environment_settings(environment: Mapping[str, str] | None = None) -> dict[s
     }
 
 
-def load_config(path: str | os.PathLike[str], base: Config | None = None) -> Config:
-    """Read a TOML file over `base` (the default preset when none is given).
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings in a TOML file by name, the section in front where the file has one.
 
-    Raises: ConfigError naming the file, for one that is missing, malformed or has unknown keys.
+    Raises: ConfigError naming the file, for one that is missing or malformed.
     """
     try:
         tables = tomllib.loads(read_regular(path, SETTINGS_BYTES).decode())
@@ -302,131 +343,4 @@ def load_config(path: str | os.PathLike[str], base: Config | None = None) -> Con
             values |= {f"{name}.{key}": item for key, item in value.items()}
         else:
             values[name] = value
-    try:
-        return (base or laptop()).override(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def laptop() -> Config:
-    """The default: a small GPT in about two minutes on two CPU cores."""
-    return Config()
-
-
-def quick() -> Config:
-    """Twenty seconds, to see that everything works."""
-    return Config().override(block_size=64, n_layer=2, n_embd=64, steps=200, eval_interval=50)
-
-
-def bigram() -> Config:
-    """The lecture's first model and its settings: Adam, batches of 32 blocks of 8."""
-    return Config().override(
-        model="bigram",
-        block_size=8,
-        optimizer="adamw",
-        learning_rate=1e-3,
-        weight_decay=0.0,
-        beta2=0.999,
-        warmup_fraction=0.0,
-        decay_fraction=0.0,
-        gradient_clip=0.0,
-        steps=10_000,
-        eval_interval=1000,
-        checkpoint_interval=1000,
-        precision="float32",
-        compile="off",
-    )
-
-
-def ngram() -> Config:
-    """Counting alone: done in one step, with nothing to train."""
-    return Config().override(
-        model="ngram",
-        block_size=256,
-        steps=1,
-        eval_interval=1,
-        checkpoint_interval=1,
-        precision="float32",
-        compile="off",
-    )
-
-
-def average() -> Config:
-    """The ladder's second rung, with the settings that the lecture's small models share."""
-    return bigram().override(
-        model="average",
-        n_embd=32,
-        n_head=1,
-        n_layer=1,
-        weight_decay=0.01,
-        steps=5000,
-        eval_interval=500,
-        checkpoint_interval=500,
-    )
-
-
-def head() -> Config:
-    """One self-attention head, 32 wide."""
-    return average().override(model="head")
-
-
-def heads() -> Config:
-    """Four heads, 8 wide each."""
-    return average().override(model="heads", n_head=4)
-
-
-def feedforward() -> Config:
-    """Four heads and an MLP."""
-    return heads().override(model="feedforward")
-
-
-def residual() -> Config:
-    """Three blocks on residual paths."""
-    return heads().override(model="residual", n_layer=3)
-
-
-def layernorm() -> Config:
-    """Three blocks, normalised."""
-    return residual().override(model="layernorm")
-
-
-def lecture() -> Config:
-    """`layernorm` scaled up to the lecture's last model: 10.8 million parameters, for a GPU."""
-    return layernorm().override(
-        n_layer=6,
-        n_head=6,
-        n_embd=384,
-        block_size=256,
-        dropout=0.2,
-        batch_size=64,
-        learning_rate=3e-4,
-        precision="auto",
-    )
-
-
-PRESETS: dict[str, Callable[[], Config]] = {
-    function.__name__: function
-    for function in (
-        laptop,
-        quick,
-        ngram,
-        bigram,
-        average,
-        head,
-        heads,
-        feedforward,
-        residual,
-        layernorm,
-        lecture,
-    )
-}
-
-
-def preset(name: str) -> Config:
-    """The preset of that name.
-
-    Raises: ConfigError listing the presets.
-    """
-    if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}; expected one of {', '.join(PRESETS)}")
-    return PRESETS[name]()
+    return values

@@ -1,0 +1,66 @@
+"""From settings to a model: the network of a spec, n-grams, or both joined."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from hornbook.config import ModelConfig
+from hornbook.errors import ConfigError
+from hornbook.kernels.ngrams import ngram_kernels
+from hornbook.models.context_counts import ContextCounts
+from hornbook.models.language_model import LanguageModel
+from hornbook.models.mixture import GPTWithCounts
+from hornbook.models.ngram import NGramLanguageModel
+from hornbook.ngram.model import NGramModel
+
+
+def build(config: ModelConfig, vocab_size: int, counted: NGramModel | None = None) -> LanguageModel:
+    """The model that `config` describes, freshly initialised from torch's global generator.
+
+    Raises: ConfigError when it needs n-grams and none are given.
+    """
+    network = config.spec.network
+    if network and not config.with_counts:
+        return network(config, vocab_size)
+    if counted is None:
+        raise ConfigError(f"a {config.kind} model needs n-grams: give build() an NGramModel")
+    ngrams = NGramLanguageModel(counted, config.context_size)
+    return GPTWithCounts(network(config, vocab_size), ngrams) if network else ngrams
+
+
+def use_ngram_kernels(model: torch.nn.Module) -> None:
+    """Have every part of a model that reads n-grams use the C kernels, where it is on a CPU.
+
+    Raises: NativeUnavailableError.
+    """
+    for part in model.modules():
+        if isinstance(part, NGramLanguageModel | ContextCounts):
+            part.kernels = ngram_kernels()
+
+
+def meta_model(
+    config: ModelConfig, vocab_size: int, counted: NGramModel | None = None
+) -> LanguageModel:
+    """The same model on the device "meta": names and shapes, and no numbers.
+
+    Raises: as `build`; RuntimeError for more elements than 64 bits can count.
+    """
+    with torch.device("meta"), _Uninitialized():
+        return build(config, vocab_size, counted)
+
+
+class _Uninitialized(TorchFunctionMode):
+    """Skips initialisation, which on the device "meta" imports torch's compiler: 1.4 s."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))

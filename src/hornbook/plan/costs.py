@@ -1,0 +1,95 @@
+"""What a run takes beside the network's training: counting n-grams, the exact loss, the report."""
+
+from dataclasses import dataclass
+
+from hornbook.config import Config
+from hornbook.eval.loss import MOST_EVALUATED
+from hornbook.plan.memory import Countable
+
+# The least time that is left to training.
+SHORTEST_SECONDS = 2.0
+# The share of the time that timing steps on this machine may take.
+TIMING_SHARE = 0.03
+# After the last step, measured on two cores with tiny Shakespeare: the report card, and counting
+# the training text. Beside a network it is counted before the first step, six times over.
+CONCLUDING_SECONDS = 2.9
+COUNTING_SECONDS_A_TOKEN = 1.6e-6
+JOINT_COUNTING_SECONDS_A_TOKEN, BASELINES_SECONDS_A_TOKEN = 3.2e-6, 0.4e-6
+COUNTING_SHARE, COUNTING_BYTES, FEWEST_COUNTED = 0.4, 800_000_000, 10_000
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a plan needs to know of a prepared text."""
+
+    train_tokens: int
+    validation_tokens: int
+    vocab_size: int
+    countable: Countable | None = None
+
+
+@dataclass(frozen=True)
+class Joining:
+    """Seconds that n-grams beside a network add; the `_entry` fields, for each vocabulary entry."""
+
+    step: float  # to a step of training
+    token: float  # to a token of a step
+    token_and_entry: float
+    read: float  # to a token of an evaluation
+    read_and_entry: float
+    network_read: float  # a token of an evaluation without n-grams, in tokens of training
+
+
+# Two cores; 2 to 32 x 128 tokens of 65 letters, 1,024 pieces of words and 1,367 syllables. With C
+# kernels, training is fused and evaluation of the network is PyTorch's.
+JOINING_BY_C = Joining(0.001, 1.6e-6, 4.5e-9, 0.8e-6, 2.2e-9, 0.9)
+JOINING_BY_TORCH = Joining(0.008, 0.8e-5, 1e-8, 1.2e-5, 1e-8, 0.5)
+
+
+def joining_of(compile_: str) -> Joining:
+    """The costs of n-grams beside a network that is run so."""
+    return JOINING_BY_C if compile_ == "c" else JOINING_BY_TORCH
+
+
+def counted_tokens(config: Config, text: Text) -> int:
+    """How many tokens of a text n-grams are counted on."""
+    return min(text.train_tokens, config.model.counted_tokens)
+
+
+def counting_seconds(config: Config, text: Text) -> float:
+    """How long n-grams are counted before the first step, beside a network."""
+    a_token = JOINT_COUNTING_SECONDS_A_TOKEN if config.model.with_counts else 0.0
+    return counted_tokens(config, text) * a_token
+
+
+def concluding_seconds(config: Config, text: Text, token_seconds: float = 0.0) -> float:
+    """How long the exact loss, the baselines and the report take after the last step.
+
+    `token_seconds` is what a token takes in training.
+    """
+    model, joining = config.model, joining_of(config.train.compile)
+    reading = joining.network_read * token_seconds
+    if model.with_counts:
+        reading += joining.read + text.vocab_size * joining.read_and_entry
+    a_token = BASELINES_SECONDS_A_TOKEN if model.with_counts else COUNTING_SECONDS_A_TOKEN
+    evaluated = min(text.validation_tokens, MOST_EVALUATED) * reading
+    return CONCLUDING_SECONDS + counted_tokens(config, text) * a_token + evaluated
+
+
+def count_within(config: Config, text: Text, seconds: float) -> Config:
+    """The settings, with `counted_tokens` such that time and memory allow it.
+
+    Most of the time is left to the network.
+    """
+    counted = most = counted_tokens(config, text)
+    rest = concluding_seconds(config.override(counted_tokens=1), text)
+    free = min(COUNTING_SHARE * seconds, seconds * (1 - TIMING_SHARE) - rest - SHORTEST_SECONDS)
+    needed = concluding_seconds(config, text) - rest + counting_seconds(config, text)
+    if needed > free:
+        counted = int(most * free / needed)
+    if text.countable:
+        peak, _ = text.countable.bytes(config.model)
+        counted = min(counted, int(text.countable.tokens * COUNTING_BYTES / peak))
+    if FEWEST_COUNTED <= counted < most:
+        return config.override(counted_tokens=counted)
+    return config

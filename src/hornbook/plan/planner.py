@@ -1,0 +1,268 @@
+"""Minutes, machine and text to settings: which model, in batches of what size, for how many steps.
+
+A scaling law (`law`) says how good a shape gets; steps timed on this machine (`timing`) say how
+many tokens it can learn from in the time. The plan has the least predicted loss.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from hornbook.config import Config, Request
+from hornbook.errors import ConfigError
+from hornbook.plan import law, memory
+from hornbook.plan.costs import (
+    SHORTEST_SECONDS,
+    TIMING_SHARE,
+    Text,
+    concluding_seconds,
+    count_within,
+    counting_seconds,
+)
+from hornbook.plan.explain import explain
+from hornbook.plan.machine import (
+    Choice,
+    Machine,
+    multiplies_in_tiles,
+    obstacle_to_c,
+    obstacle_to_compiling,
+)
+from hornbook.plan.timing import COMPILE_SECONDS, StepTime, Timer, time_step
+
+# Layers, heads, width: from 0.1 million parameters to 300 million.
+SHAPES = (
+    (2, 2, 64),
+    (3, 3, 96),
+    (4, 4, 128),
+    (4, 6, 192),
+    (6, 8, 256),
+    (6, 6, 384),
+    (8, 8, 512),
+    (12, 12, 768),
+    (24, 16, 1024),
+)
+SHAPE_FIELDS = ("n_layer", "n_head", "n_embd")
+MOST_PARAMETERS_A_TOKEN = 10
+# An evaluation, with a sample and a checkpoint, takes 0.1 to 0.4 s of the smallest shapes.
+SECONDS_AN_EVALUATION = 6
+MOST_STEPS = 10**9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings for a time, and why they were chosen; "auto" is the machine's still to resolve."""
+
+    config: Config
+    parameters: int
+    predicted_loss: float
+    concluding_seconds: float = 0.0
+    reasons: tuple[Choice, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """The plan as `train --dry-run --json` prints it."""
+        # What is shown as "batches" has had another name in JSON from the start.
+        names = {"batches": "portions"}
+        return {
+            "parameters": self.parameters,
+            "settings": dataclasses.asdict(self.config),
+            "reasons": {names.get(each.value, each.value): each.why for each in self.reasons},
+        }
+
+
+def plan(
+    request: Request,
+    text: Text,
+    machine: Machine,
+    seconds: float,
+    *,
+    timer: Timer | None = None,
+) -> Plan:
+    """The settings of the best model for `seconds` from now, with all that was requested.
+
+    `timer` says what a step of some settings takes on this machine (`time_step` unless given).
+    Raises: ConfigError for a time too short to train in.
+    """
+    started = time.monotonic()
+    config = request.config
+    if machine.compile.value == "c":
+        config = config.override(compile="c")
+    if not request.requested("counted_tokens"):
+        config = count_within(config, text, seconds)
+    concluding = concluding_seconds(config, text)
+    left = seconds - concluding - counting_seconds(config, text)
+    if left < SHORTEST_SECONDS:
+        raise ConfigError(
+            f"{max(0.0, seconds):.0f} seconds are too few for this text: about "
+            f"{concluding + SHORTEST_SECONDS:.0f} are needed once it is read; "
+            "give more --minutes"
+        )
+    most_bytes = memory.available_bytes() if machine.device.value == "cpu" else None
+    search = Search(replace(request, config=config), text, machine, timer or time_step, most_bytes)
+    times = list(search.timed(TIMING_SHARE * seconds))
+    left -= time.monotonic() - started
+    plans = [each for timed in times for each in search.candidates(*timed, left)]
+    if not plans:
+        raise ConfigError(
+            f"not one step fits into {left:.0f} seconds; give more --minutes or a smaller model"
+        )
+    best = min(plans, key=lambda each: each.predicted_loss)
+    return replace(best, reasons=tuple(explain(best, plans, text)))
+
+
+def unplanned(config: Config, text: Text) -> Plan:
+    """Settings that say themselves how long to train, as a plan."""
+    if config.model.spec.counted:
+        counting = Choice("counting", "the whole text, once; there is nothing to train")
+        return Plan(config, 0, math.nan, reasons=(counting,))
+    size = config.model.parameter_count(text.vocab_size)
+    steps = config.train.steps
+    loss = law.predicted_loss(
+        size,
+        steps * config.tokens_per_step,
+        steps,
+        text.train_tokens,
+        with_counts=config.model.with_counts,
+    )
+    made = Plan(config, size, loss)
+    return replace(made, reasons=tuple(explain(made, [made], text)))
+
+
+@dataclass(frozen=True)
+class Search:
+    """All plans for one request, text and machine."""
+
+    request: Request
+    text: Text
+    machine: Machine
+    timer: Timer
+    most_bytes: int | None
+
+    @property
+    def config(self) -> Config:
+        """The settings that a candidate starts from."""
+        return self.request.config
+
+    @property
+    def planned(self) -> bool:
+        """Whether the model's shape is the plan's to choose, but for what was requested."""
+        return self.config.model.spec.planned
+
+    def timed(self, seconds: float) -> Iterator[tuple[Config, str, StepTime]]:
+        """Each shape, with C kernels ("c") or by PyTorch ("off"), and what its step takes.
+
+        Timed while the seconds last, then extrapolated.
+        """
+        ways = sorted({"c" if way == "c" else "off" for way in self.ways()})
+        for way in ways:
+            started = time.monotonic()
+            last, last_size = StepTime(0.0, 0.0, 0.0), 0
+            machine = replace(self.machine, compile=Choice(way, "timed"))
+            for shaped in self.shapes():
+                size = shaped.model.parameter_count(self.text.vocab_size)
+                growth = size / last_size if last_size else 1.0
+                # The timing's eight small steps, and as much again to set up.
+                expected = 12 * growth * last.of(1000)
+                if time.monotonic() - started + expected < seconds / len(ways) or not last_size:
+                    last = self.timer(shaped, self.text.vocab_size, machine)
+                else:
+                    last = last.grown(growth)
+                last_size = size
+                yield shaped, way, last
+
+    def shapes(self) -> list[Config]:
+        """The settings in every shape, or in the one requested."""
+        if not self.planned or self.request.requested(*SHAPE_FIELDS):
+            return [self.config]
+        most = max(MOST_PARAMETERS_A_TOKEN * self.text.train_tokens, 1.5e5)
+        smallest, *larger = (
+            self.config.override(**dict(zip(SHAPE_FIELDS, shape, strict=True))) for shape in SHAPES
+        )
+        return [smallest] + [
+            each for each in larger if each.model.parameter_count(self.text.vocab_size) < most
+        ]
+
+    def candidates(
+        self, config: Config, way: str, step: StepTime, seconds: float
+    ) -> Iterator[Plan]:
+        """A plan for every batch size of one shape that leaves time for a step."""
+        size = config.model.parameter_count(self.text.vocab_size)
+        evaluations = min(10, max(1, int(seconds / SECONDS_AN_EVALUATION)))
+        concluding = concluding_seconds(config, self.text, step.token_seconds)
+        evaluating = concluding - concluding_seconds(config, self.text)
+        for how in [how for how in self.ways() if (how == "c") == (way == "c")]:
+            compiled = how == "on"
+            training_seconds = seconds - evaluating - (COMPILE_SECONDS if compiled else 0.0)
+            machine = replace(self.machine, compile=Choice(how, "planned"))
+            for batch_size in self.batch_sizes():
+                shaped = self.chosen(config, batch_size=batch_size, block_size=self.block_size())
+                step_seconds = step.of(shaped.tokens_per_step, compiled=compiled)
+                steps = min(MOST_STEPS, int(training_seconds / step_seconds))
+                if steps < 1:
+                    continue
+                tokens = steps * shaped.tokens_per_step
+                chosen = self.chosen(
+                    shaped,
+                    steps=steps,
+                    compile=how,
+                    eval_interval=max(1, steps // evaluations),
+                    checkpoint_interval=max(1, steps // evaluations),
+                    sample_tokens=min(config.train.sample_tokens, int(seconds)),
+                    **self.regularisation(size, tokens),
+                )
+                if batch_size > 1 and not self.fits(machine.resolve(chosen)):
+                    continue
+                loss = law.predicted_loss(
+                    size,
+                    tokens,
+                    steps,
+                    self.text.train_tokens,
+                    with_counts=config.model.with_counts,
+                )
+                yield Plan(chosen, size, loss, concluding)
+
+    def chosen(self, config: Config, **values: object) -> Config:
+        """The settings with these values, but for those that were requested."""
+        free = {name: value for name, value in values.items() if not self.request.requested(name)}
+        return config.override(**free)
+
+    def batch_sizes(self) -> list[int]:
+        """The batch sizes to try."""
+        if not self.planned or self.request.requested("batch_size"):
+            return [self.config.train.batch_size]
+        return [2**n for n in range(12)]
+
+    def block_size(self) -> int:
+        """The usual block, halved until a short text holds a few."""
+        block = self.config.model.block_size
+        if self.planned:
+            while block > 8 and block * 4 > self.text.train_tokens:
+                block //= 2
+        return block
+
+    def regularisation(self, size: int, tokens: int) -> dict[str, float]:
+        """Dropout and weight decay for so many parameters and tokens."""
+        if not self.planned:
+            return {}
+        usual = self.config.optimizer.weight_decay
+        return {
+            "dropout": law.dropout(size, tokens, self.text.train_tokens),
+            "weight_decay": law.weight_decay(usual, tokens, self.text.train_tokens),
+        }
+
+    def fits(self, resolved: Config) -> bool:
+        """Whether a run with these resolved settings fits into memory."""
+        needed = memory.peak_bytes(resolved, self.text.vocab_size, self.text.countable)
+        return not self.most_bytes or needed <= self.most_bytes
+
+    def ways(self) -> list[str]:
+        """The values of `compile` to try: C kernels beat PyTorch on a CPU without AMX."""
+        given = self.config.train.compile
+        if given != "auto" or not self.config.model.spec.c_kernels:
+            return ["off" if given == "auto" else given]
+        device, precision = self.machine.device.value, self.machine.precision.value
+        by_torch = ["off"] if obstacle_to_compiling(device) or device == "mps" else ["off", "on"]
+        if obstacle_to_c(self.shapes()[0], device, precision):
+            return by_torch
+        return ["c", *by_torch] if multiplies_in_tiles(precision) else ["c"]

@@ -1,0 +1,121 @@
+"""From a request to the run that is saved: the machine's choices, then the plan for its minutes."""
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from hornbook.config import Config, Request
+from hornbook.errors import ConfigError
+from hornbook.kernels import NativeUnavailableError, decoder_library
+from hornbook.plan import memory
+from hornbook.plan.costs import Text
+from hornbook.plan.machine import Choice, Machine, choose
+from hornbook.plan.planner import Plan, plan, unplanned
+from hornbook.text.corpus import Corpus
+from hornbook.text.dataset import Dataset, check_length, prepare
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A run as it is saved: settings without "auto", the machine's choices, the plan if any."""
+
+    config: Config
+    machine: Machine
+    plan: Plan | None = None
+
+
+def resolve(
+    request: Request, machine: Machine, dataset: Dataset, *, started: float | None = None
+) -> Resolved:
+    """The run that follows from a request, a machine's choices for it, and its text.
+
+    With `minutes` the run is to end so long after `started`, on the clock of time.monotonic (now,
+    unless given).
+    Raises: ConfigError for too few minutes or a run that does not fit into memory; DataError for a
+    text too short.
+    """
+    started = time.monotonic() if started is None else started
+    made = plan_minutes(request, machine, dataset, started)
+    config = made.config if made else request.config
+    if config.model.spec.counted:  # counted before the first step; a second would add nothing
+        config = config.override(steps=1)
+    if made and config.train.compile != machine.compile.value:
+        (why,) = (each.why for each in made.reasons if each.value == "compile")
+        machine = replace(machine, compile=Choice(config.train.compile, why))
+    config = machine.resolve(config)
+    check_length(dataset.train, config.model.block_size, "training")
+    check_length(dataset.validation, 1, "validation")
+    check_memory(config, machine, dataset)
+    return Resolved(config, machine, made)
+
+
+def dry_run(request: Request, corpus: Corpus, *, started: float) -> Plan:
+    """The plan that `resolve` would follow.
+
+    Raises: ConfigError, DataError.
+    """
+    config = request.config
+    machine = choose(config)
+    dataset = prepare(corpus, config.data)
+    made = plan_minutes(request, machine, dataset, started)
+    return made or unplanned(config, text_of(config, dataset))
+
+
+def plan_minutes(
+    request: Request, machine: Machine, dataset: Dataset, started: float
+) -> Plan | None:
+    """The plan for `minutes` counted from `started`; None where none are set.
+
+    Raises: ConfigError when they are too few.
+    """
+    config = request.config
+    if not config.train.minutes or config.model.spec.counted:
+        return None
+    # What no plan may change must fit before a step of it is timed.
+    if request.requested("block_size") or not config.model.spec.planned:
+        check_length(dataset.train, config.model.block_size, "training")
+
+    def planned(config: Config) -> Plan:
+        smallest = config if request.requested("batch_size") else config.override(batch_size=1)
+        check_memory(smallest, machine, dataset)
+        seconds = started + 60 * config.train.minutes - time.monotonic()
+        return plan(replace(request, config=config), text_of(config, dataset), machine, seconds)
+
+    # 1 s, the first time on a machine, that belongs to no sample and no evaluation.
+    with suppress(NativeUnavailableError):
+        decoder_library()
+    if may_join(request, machine):
+        with suppress(ConfigError):  # too little time or memory for both: the network alone, then
+            return planned(config.override(with_counts=True))
+    return planned(config)
+
+
+def may_join(request: Request, machine: Machine) -> bool:
+    """Whether a plan may join n-grams to the network; not on a GPU, where it is not measured."""
+    model = request.config.model
+    free = not model.with_counts and not request.requested("with_counts")
+    return free and model.spec.joins_counts and machine.device.value == "cpu"
+
+
+def check_memory(config: Config, machine: Machine, dataset: Dataset) -> None:
+    """Check that a run fits, where the estimate was measured: on a CPU.
+
+    Raises: ConfigError with the size that would fit.
+    """
+    if machine.device.value == "cpu":
+        memory.check(
+            machine.resolve(config),
+            dataset.tokenizer.vocab_size,
+            memory.available_bytes(),
+            memory.Countable.of(config.model, dataset),
+        )
+
+
+def text_of(config: Config, dataset: Dataset) -> Text:
+    """What a plan needs to know of a dataset."""
+    return Text(
+        len(dataset.train),
+        len(dataset.validation),
+        dataset.tokenizer.vocab_size,
+        memory.Countable.of(config.model, dataset),
+    )

@@ -1,0 +1,1 @@
+"""A run folder after its beginning: found, loaded, checked and measured."""

@@ -1,0 +1,141 @@
+"""Opens a run for generation, by the fastest decoder that works here: a GPT without torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from hornbook.config import load_config
+from hornbook.errors import CheckpointError, ConfigError, DataError
+from hornbook.infer.decoder import MOST_ROWS
+from hornbook.infer.engine import Engine
+from hornbook.infer.native_decoder import NativeDecoder, cache_bytes
+from hornbook.infer.native_mixture import NativeMixture
+from hornbook.kernels import NativeUnavailableError
+from hornbook.models.schema import Schema
+from hornbook.runs.folder import check_same_text, open_run
+from hornbook.runs.load import load, load_arrays, load_counts
+from hornbook.text.corpus import read_corpus
+from hornbook.text.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    import os
+
+    from numpy.typing import NDArray
+
+    from hornbook.config import Config
+    from hornbook.infer.native_decoder import Precision, Weights
+    from hornbook.runs.folder import RunFolder
+    from hornbook.text.tokenizer import Tokenizer
+
+CACHE_BYTES = 1 << 30
+MEASURED_BLOCKS = 16
+
+
+def open_engine(
+    path: str | os.PathLike[str],
+    *,
+    which: Literal["best", "last"] = "best",
+    weights: Precision | Literal["auto"] = "auto",
+    rows: int = 1,
+) -> Engine:
+    """Open a run for generating up to `rows` texts together, fewer where memory is short.
+
+    A GPT, with n-grams or without, runs in C, and torch is not imported. Other models, and all
+    where there is no C compiler, run in PyTorch. With int8 weights, which only a GPT without
+    n-grams has, the engine's remark says what they cost in loss.
+    Raises: CheckpointError when the run is missing, unfinished or damaged; ConfigError for a
+    precision that only the C decoder has, where it is not available.
+    """
+    folder = open_run(path)
+    config = load_config(folder.config)
+    why = f"the {config.model.kind} model runs in PyTorch"
+    if config.model.spec.c_kernels and weights == "int8" and config.model.with_counts:
+        why = "int8's cost in loss is not measured for a network with n-grams"
+    elif config.model.spec.c_kernels:
+        try:
+            return open_native(folder, config, which, weights, rows)
+        except NativeUnavailableError as error:
+            why = str(error)
+    if weights not in ("auto", "float32"):
+        raise ConfigError(f"weights in {weights}: {why}; use float32")
+    from hornbook.infer.torch_decoder import TorchDecoder
+
+    trained = load(path, which=which)
+    decoder = TorchDecoder(trained.model, rows=max(1, min(rows, MOST_ROWS)))
+    return Engine(decoder, trained.tokenizer, why=why)
+
+
+def open_native(
+    folder: RunFolder,
+    config: Config,
+    which: Literal["best", "last"],
+    weights: Precision | Literal["auto"],
+    rows: int,
+) -> Engine:
+    """The engine of a GPT in C.
+
+    Raises: CheckpointError; NativeUnavailableError.
+    """
+    tokenizer = load_tokenizer(folder.tokenizer)
+    arrays = load_arrays(folder, which).model
+    schema = Schema.of(config.model, tokenizer.vocab_size)
+    context_size = config.model.context_size
+    rows = max(1, min(rows, MOST_ROWS, CACHE_BYTES // cache_bytes(schema, context_size)))
+    size = {"context_size": context_size, "rows": rows}
+    try:
+        if config.model.with_counts:
+            ngram_model = load_counts(folder, tokenizer)
+            decoder = NativeMixture(schema, arrays, ngram_model, precision=weights, **size)
+        else:
+            decoder = NativeDecoder(schema, arrays, precision=weights, **size)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder.path}: {error}") from None
+    why = f"in C, weights in {decoder.precision}, threads: {decoder.threads}"
+    remark = "" if weights != "int8" else cost_of(weights, folder, config, tokenizer, arrays)
+    return Engine(decoder, tokenizer, why=why, remark=remark)
+
+
+def cost_of(
+    precision: Precision,
+    folder: RunFolder,
+    config: Config,
+    tokenizer: Tokenizer,
+    arrays: Weights,
+) -> str:
+    """What a precision of the weights costs in loss, measured on the run's validation text."""
+    from hornbook.text.dataset import prepare
+
+    try:
+        corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
+        check_same_text(corpus, folder)
+    except (DataError, CheckpointError) as error:
+        return f"the cost of {precision} weights in loss was not measured: {error}"
+    tokens = prepare(corpus, config.data, tokenizer).validation
+    blocks_RT = spread_blocks(tokens, config.model.block_size)
+    schema = Schema.of(config.model, tokenizer.vocab_size)
+    size = {"context_size": config.model.context_size, "rows": len(blocks_RT)}
+    exact, loss = (
+        loss_nats(NativeDecoder(schema, arrays, precision=each, **size), blocks_RT)
+        for each in ("float32", precision)
+    )
+    return (
+        f"weights in {precision}: loss {loss:.4f} nats a token, {exact:.4f} in float32 "
+        f"({loss - exact:+.4f}), over {blocks_RT[:, 1:].size:,} tokens of the validation text"
+    )
+
+
+def spread_blocks(tokens: NDArray[Any], block_size: int) -> NDArray[np.int32]:
+    """Evenly spaced blocks of a text, each with the token that follows: [N] -> [R, T + 1]."""
+    length = min(block_size, len(tokens) - 1)
+    starts = np.linspace(0, len(tokens) - length - 1, MEASURED_BLOCKS).astype(int)
+    return np.stack([tokens[start : start + length + 1] for start in starts]).astype(np.int32)
+
+
+def loss_nats(decoder: NativeDecoder, blocks_RT: NDArray[np.int32]) -> float:
+    """The mean cross-entropy of all tokens but each block's first."""
+    logits_RTV = decoder.forward_all(blocks_RT[:, :-1]).astype(np.float64)
+    logits_RTV -= logits_RTV.max(axis=-1, keepdims=True)
+    chosen_RT1 = np.take_along_axis(logits_RTV, blocks_RT[:, 1:, None], axis=-1)
+    return float(np.mean(np.log(np.exp(logits_RTV).sum(axis=-1)) - chosen_RT1[..., 0]))

@@ -1,0 +1,358 @@
+"""The run folder: the files that a training run leaves.
+
+config.toml  environment.json  tokenizer.json  metrics.jsonl  checkpoints/  sample.txt  result.json
+report.html  report.md  report.json; run.json, the manifest of the first three; .lock, held by the
+process that trains the run; input.txt, where the text came on standard input
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+
+import msgspec
+from msgspec import Meta
+
+from hornbook.config import load_config
+from hornbook.errors import CheckpointError, ConfigError
+from hornbook.storage import checkpoint
+from hornbook.storage.disk import DISK, UNFINISHED, Disk, write_atomically
+from hornbook.storage.files import JSON_BYTES, read_json, read_log, read_regular
+from hornbook.storage.lock import LOCK, Lock
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from hornbook.config import Config
+    from hornbook.text.corpus import Corpus
+
+# Format 2 added run.json.
+FORMAT = 2
+
+
+class Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A file's size and SHA-256."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The contents of `run.json`; `before` has the files that are being replaced."""
+
+    format: int
+    files: dict[str, Entry]
+    before: dict[str, Entry] = {}
+
+
+Number = Annotated[float, Meta(ge=-1e300, le=1e300)]  # neither NaN nor infinite
+Whole = Annotated[int, Meta(ge=0, le=2**62)]
+
+
+class MetricsRow(TypedDict):
+    """The fields that every row of `metrics.jsonl` must have."""
+
+    step: Whole
+    seconds: Number
+    train_loss: Number
+    val_loss: Number | None
+
+
+class Figures(TypedDict):
+    """The fields that `result.json` must have."""
+
+    steps: Whole
+    tokens: Whole
+    seconds: Number
+    parameters: Whole
+    baselines_nats_per_char: dict[str, Number]
+
+
+def is_like(value: object, kind: type[Any]) -> bool:
+    """Whether a value read from JSON has the fields of a TypedDict."""
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths in a run folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved settings, which can be run again."""
+        return self.path / "config.toml"
+
+    @property
+    def environment(self) -> Path:
+        """The machine, the versions, and the hashes of text and tokenizer."""
+        return self.path / "environment.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer, in the format of the tokenizers library."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def manifest(self) -> Path:
+        """Size and SHA-256 of the three files above."""
+        return self.path / "run.json"
+
+    @property
+    def text(self) -> Path:
+        """The text, where it came on standard input."""
+        return self.path / "input.txt"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The last and the best weights."""
+        return self.path / "checkpoints"
+
+    @property
+    def counts(self) -> Path:
+        """The n-gram model, where the run has one."""
+        return self.checkpoints / "counts-00000000"
+
+    @property
+    def copies(self) -> Path:
+        """The index of the training text that `hornbook trace` builds."""
+        return self.path / "copies"
+
+    @property
+    def sample(self) -> Path:
+        """A sample of the finished model."""
+        return self.path / "sample.txt"
+
+    @property
+    def result(self) -> Path:
+        """The figures of the finished run, as `train --json` prints them."""
+        return self.path / "result.json"
+
+    @property
+    def own_files(self) -> list[Path]:
+        """The files that the manifest lists, in the order they are written when the run begins."""
+        return [self.tokenizer, self.environment, self.config]
+
+    def create(self, disk: Disk = DISK) -> Lock:
+        """Create the folder, or take over one that a crash left unfinished; the lock is held.
+
+        Raises: ConfigError when it holds anything else, or cannot be created; CheckpointError when
+        another process uses it.
+        """
+        try:
+            disk.make_folder(self.path)
+            occupied = self.occupied()
+        except OSError as error:
+            raise ConfigError(f"--out {self.path}: {error.strerror}") from None
+        lock = Lock(self.path)
+        if not occupied:
+            lock.acquire()
+            occupied = self.config.exists()  # The process before may have finished it just now.
+        if occupied:
+            raise ConfigError(
+                f"--out {self.path}: the folder is not empty; name a new one, or go on with its "
+                f"run by hornbook train --resume {self.path}"
+            )
+        return lock
+
+    def occupied(self) -> bool:
+        """Whether the folder holds more than an unfinished beginning of a run."""
+        names = {path.name for path in self.path.iterdir()}
+        own = {path.name for path in (*self.own_files, self.manifest, self.text)} - {"config.toml"}
+        others = {name for name in names - own if not name.startswith(UNFINISHED)}
+        # Without our lock in it, a tokenizer.json may be anybody's.
+        return bool(names) and others != {LOCK}
+
+    def establish(self, contents: dict[Path, bytes], disk: Disk = DISK) -> None:
+        """Write the run's own files and their manifest. The settings come last and make it a run.
+
+        Raises: CheckpointError when the disk refuses.
+        """
+        entries = checkpoint.manifest_of({path.name: data for path, data in contents.items()})
+        manifest = {"format": FORMAT, "files": entries}
+        contents = {self.manifest: json.dumps(manifest, indent=1).encode()} | contents
+        for path in (self.manifest, *self.own_files):
+            write_atomically(path, contents[path], disk)
+
+    def replace_config(self, config: Config, disk: Disk = DISK) -> None:
+        """Replace the run's settings; a crash leaves either the old ones or the new ones.
+
+        Raises: CheckpointError when the disk refuses.
+        """
+        data = config.to_toml().encode()
+        known = self.read_manifest()
+        if known is not None:
+            name = self.config.name
+            new = msgspec.convert(checkpoint.manifest_of({name: data})[name], Entry)
+            known = msgspec.structs.replace(
+                known, files=known.files | {name: new}, before={name: known.files[name]}
+            )
+            text = msgspec.json.format(msgspec.json.encode(known), indent=1)
+            write_atomically(self.manifest, text, disk)
+        write_atomically(self.config, data, disk)
+
+    def read_manifest(self) -> Manifest | None:
+        """The contents of `run.json`; None for a run of the first format, which has none.
+
+        Raises: CheckpointError when it is missing, damaged, or of another version.
+        """
+        try:
+            found = msgspec.json.decode(read_regular(self.manifest, JSON_BYTES), type=Manifest)
+        except FileNotFoundError:
+            if self.environment_facts().get("format", 1) == 1:
+                return None
+            raise CheckpointError(f"{self.manifest}: missing") from None
+        except OSError as error:
+            raise CheckpointError(f"{self.manifest}: cannot be read: {error.strerror}") from None
+        # msgspec lets UnicodeDecodeError through, for bytes that are not UTF-8.
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise CheckpointError(f"{self.manifest}: damaged: {error}") from None
+        if found.format != FORMAT:
+            raise CheckpointError(
+                f"{self.manifest}: in the run format {found.format}, which this version of "
+                f"hornbook ({FORMAT}) cannot read; use the version that wrote it"
+            )
+        if set(found.files) != {path.name for path in self.own_files}:
+            raise CheckpointError(f"{self.manifest}: damaged: it does not list the run's files")
+        return found
+
+    def check(self, path: Path) -> None:
+        """Check one of the run's own files against `run.json`.
+
+        Raises: CheckpointError with the difference.
+        """
+        manifest = self.read_manifest()
+        if manifest is None:
+            return
+        try:
+            data = read_regular(path, JSON_BYTES)
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror}") from None
+        entry = msgspec.convert(checkpoint.manifest_of({path.name: data})[path.name], Entry)
+        if entry in (manifest.files[path.name], manifest.before.get(path.name)):
+            return
+        if path == self.config:
+            raise CheckpointError(
+                f"{path}: edited or damaged since the run began (its SHA-256 is not the one in "
+                "run.json); a run keeps its settings: undo the change, or train a new run with "
+                f"hornbook train --config {path}"
+            )
+        if entry.bytes != manifest.files[path.name].bytes:
+            expected = manifest.files[path.name].bytes
+            raise CheckpointError(f"{path}: {entry.bytes} bytes, expected {expected}")
+        raise CheckpointError(f"{path}: its SHA-256 is not the one recorded in run.json")
+
+    def environment_facts(self) -> dict[str, Any]:
+        """The contents of `environment.json`.
+
+        Raises: CheckpointError when it cannot be read.
+        """
+        try:
+            facts = read_json(self.environment)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.environment}: cannot be read: {error}") from None
+        if not isinstance(facts, dict):
+            raise CheckpointError(f"{self.environment}: expected a JSON object")
+        return facts
+
+    def metrics_rows(self) -> Iterator[dict[str, Any]]:
+        """The rows of `metrics.jsonl`; a line that a crash cut short is skipped.
+
+        Raises: CheckpointError when it cannot be read.
+        """
+        if not self.metrics.exists():
+            return
+        try:
+            for row in read_log(self.metrics):
+                if is_like(row, MetricsRow):
+                    yield row
+        except OSError as error:
+            raise CheckpointError(f"{self.metrics}: cannot be read: {error.strerror}") from None
+
+    def figures(self) -> Figures:
+        """The contents of `result.json`.
+
+        Raises: CheckpointError when it cannot be read.
+        """
+        try:
+            figures = read_json(self.result)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.result}: cannot be read: {error}") from None
+        if not is_like(figures, Figures):
+            raise CheckpointError(
+                f"{self.result}: not the figures of a run; remove it to have them measured again"
+            )
+        return figures
+
+
+def steps_never_saved(folder: RunFolder) -> int:
+    """The steps taken by a run without a checkpoint, which can only begin again.
+
+    Raises: CheckpointError when there was a checkpoint once, which must not be ignored.
+    """
+    done = max((row["step"] for row in folder.metrics_rows()), default=0)
+    interval = load_config(folder.config).train.checkpoint_interval
+    if folder.result.exists():
+        sign = "result.json says that the run had ended"
+    elif done > interval:  # Step interval + 1 begins only after its checkpoint is on disk.
+        sign = f"metrics.jsonl has {done:,} steps, and they were saved every {interval:,}"
+    else:
+        return done
+    raise CheckpointError(
+        f"{folder.checkpoints}: the run's checkpoints are missing: {sign}; bring the folder back, "
+        f"or train a new run with hornbook train --config {folder.config}"
+    )
+
+
+def new_run_path(corpus_name: str, parent: Path = Path("runs")) -> Path:
+    """The first free ``runs/<corpus>-<n>``; a name cannot lead out of `parent`."""
+    name = re.sub(r"[^\w.-]+", "-", corpus_name).strip(".-")[:50] or "text"
+    return next(path for n in count(1) if not (path := parent / f"{name}-{n}").exists())
+
+
+def open_run(path: str | os.PathLike[str]) -> RunFolder:
+    """An existing run folder whose own files are unchanged.
+
+    Raises: CheckpointError with what was expected, and the runs nearby.
+    """
+    folder = RunFolder(Path(path))
+    if folder.config.is_file():
+        for file in folder.own_files:
+            folder.check(file)
+        return folder
+    if folder.checkpoints.is_dir():
+        raise CheckpointError(f"{folder.config}: missing from this run")
+    near = [
+        p.parent for p in (*folder.path.glob("*/config.toml"), *Path("runs").glob("*/config.toml"))
+    ]
+    hint = f"; runs here: {', '.join(str(p) for p in sorted(near)[:5])}" if near else ""
+    raise CheckpointError(f"{path}: not a run folder (no config.toml in it){hint}")
+
+
+def check_same_text(corpus: Corpus, folder: RunFolder) -> None:
+    """Check that a run's text is still the one it was trained on.
+
+    Raises: CheckpointError with both hashes.
+    """
+    recorded = folder.environment_facts().get("corpus_sha256")
+    if recorded != corpus.sha256:
+        raise CheckpointError(
+            f"{corpus.source} has changed since {folder.path} was trained on it (SHA-256 "
+            f"{corpus.sha256[:12]}, then {str(recorded)[:12]}); bring the old text back, or train "
+            "a new run"
+        )

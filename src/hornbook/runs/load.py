@@ -1,0 +1,264 @@
+"""Loads a run: its settings, tokenizer, weights and n-grams, as a trained model."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from hornbook.config import load_config
+from hornbook.errors import CheckpointError, DataError
+from hornbook.infer.engine import Engine
+from hornbook.ngram.model import NGramModel
+from hornbook.runs.folder import check_same_text, open_run
+from hornbook.storage import checkpoint
+from hornbook.storage.disk import DISK, Disk
+from hornbook.text.corpus import read_corpus
+from hornbook.text.tokenizer import load_tokenizer
+
+# Imported where they are used: without torch a run can be loaded for generation.
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    import torch
+
+    from hornbook.config import Config, ModelConfig
+    from hornbook.eval.loss import Evaluation
+    from hornbook.models import LanguageModel
+    from hornbook.runs.folder import RunFolder
+    from hornbook.text.arrays import Tokens
+    from hornbook.text.tokenizer import Tokenizer
+
+Found = TypeVar("Found", checkpoint.Checkpoint, checkpoint.Arrays)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model with its tokenizer and settings, as `hb.load` returns it."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    config: Config
+    step: int
+    folder: RunFolder
+
+    def engine(self, *, rows: int = 1) -> Engine:
+        """An engine for up to `rows` texts together, with the weights as they are now."""
+        return Engine.of(self.model, self.tokenizer, rows=rows)
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int = 500,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        **sampling: Any,
+    ) -> str:
+        """The text that follows a prompt; `sampling` takes the fields of SamplingConfig
+        (temperature, top_k, top_p, min_p, repetition_penalty).
+
+        Raises: UnknownCharacterError, ConfigError.
+        """
+        return "".join(
+            self.stream(prompt, max_new_tokens=max_new_tokens, stop=stop, seed=seed, **sampling)
+        )
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int = 500,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        **sampling: Any,
+    ) -> Iterator[str]:
+        """`generate` in pieces, as the text is made, with the weights as they are now."""
+        return self.engine().stream(
+            prompt, max_new_tokens=max_new_tokens, stop=stop, seed=seed, **sampling
+        )
+
+    def evaluate(self) -> Evaluation:
+        """The exact loss on the validation part of the run's own text.
+
+        Raises: DataError; CheckpointError when the text has changed.
+        """
+        from hornbook.text.dataset import prepare
+
+        corpus = read_corpus(self.config.data.corpus, encoding=self.config.data.encoding)
+        check_same_text(corpus, self.folder)
+        tokens = prepare(corpus, self.config.data, self.tokenizer).validation
+        return self.evaluate_tokens(tokens)
+
+    def evaluate_text(self, text: str) -> Evaluation:
+        """The exact loss on all of another text.
+
+        Raises: DataError; UnknownCharacterError for a text outside the vocabulary.
+        """
+        return self.evaluate_tokens(self.tokenizer.encode_array(text))
+
+    def evaluate_tokens(self, tokens: Tokens, *, max_positions: int | None = None) -> Evaluation:
+        """The loss on tokens of this model's tokenizer, exact up to `max_positions` of them."""
+        from hornbook.eval.loss import evaluate
+
+        return evaluate(
+            self.model,
+            self.tokenizer,
+            tokens,
+            block_size=self.config.model.context_size,
+            max_positions=max_positions,
+        )
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    which: Literal["best", "last"] = "best",
+    device: str = "cpu",
+) -> TrainedModel:
+    """The trained model of a run folder: its best weights, or its last.
+
+    Raises: CheckpointError when the run is missing, unfinished or damaged.
+    """
+    from hornbook.kernels import NativeUnavailableError
+    from hornbook.models import build, use_ngram_kernels
+
+    folder = open_run(path)
+    config = load_config(folder.config)
+    tokenizer = load_tokenizer(folder.tokenizer)
+    found = load_checkpoint(folder, which)
+    counted = load_counts(folder, tokenizer) if config.model.reads_counts else None
+    check_shapes(config.model, tokenizer, found.tensors["model"], folder, counted)
+    model = build(config.model, tokenizer.vocab_size, counted)
+    load_weights(model, found.tensors["model"], folder)
+    with suppress(NativeUnavailableError):
+        use_ngram_kernels(model)
+    return TrainedModel(model.eval().to(device), tokenizer, config, found.step, folder)
+
+
+def save_counts(folder: RunFolder, counted: NGramModel, disk: Disk = DISK) -> None:
+    """Save a run's n-gram model, once a run, as a checkpoint of step 0.
+
+    Raises: CheckpointError when the disk refuses.
+    """
+    import torch
+
+    # The tables are read in float32; more precision would only take more space.
+    tensors = {
+        name: torch.from_numpy(array.astype("float32") if array.dtype.kind == "f" else array)
+        for name, array in counted.arrays().items()
+    }
+    made = checkpoint.Checkpoint(0, {"counts": tensors}, {})
+    checkpoint.save(folder.checkpoints, "counts", made, disk=disk)
+
+
+def load_counts(folder: RunFolder, tokenizer: Tokenizer) -> NGramModel:
+    """A run's n-gram model.
+
+    Raises: CheckpointError when it is missing, damaged, or not of this tokenizer.
+    """
+    try:
+        counted = NGramModel.from_arrays(checkpoint.read_counts(folder.counts))
+    except DataError as error:
+        raise CheckpointError(f"{folder.counts}: {error}") from None
+    if counted.vocab_size != tokenizer.vocab_size:
+        raise CheckpointError(
+            f"{folder.counts}: the counts are of {counted.vocab_size} different tokens, but "
+            f"tokenizer.json has {tokenizer.vocab_size}"
+        )
+    return counted
+
+
+def load_checkpoint(folder: RunFolder, which: Literal["best", "last"]) -> checkpoint.Checkpoint:
+    """The best or last checkpoint; the last one where there is no best yet, or it is damaged.
+
+    Raises: CheckpointError when there is none.
+    """
+    names = ("model",) if which == "best" else ("model", "optimizer")
+    return best_or_last(
+        folder, which, lambda place, kind: complete(checkpoint.load(place, kind), folder, *names)
+    )
+
+
+def load_arrays(folder: RunFolder, which: Literal["best", "last"]) -> checkpoint.Arrays:
+    """The weights of `load_checkpoint` as numpy arrays, without torch.
+
+    Raises: CheckpointError when there is none.
+    """
+    return best_or_last(folder, which, checkpoint.load_arrays)
+
+
+def best_or_last(
+    folder: RunFolder, which: Literal["best", "last"], load_kind: Callable[[Path, str], Found]
+) -> Found:
+    """The best or last checkpoint, read by `load_kind`; for a damaged best, a warning and the last.
+
+    Raises: CheckpointError when there is none.
+    """
+    if which == "best" and checkpoint.folders(folder.checkpoints, "best"):
+        try:
+            return load_kind(folder.checkpoints, "best")
+        except CheckpointError as error:
+            last = load_kind(folder.checkpoints, "step")
+            message = f"{error}; the last weights, of step {last.step}, are used instead"
+            warnings.warn(message, checkpoint.DamagedCheckpointWarning, stacklevel=3)
+            return last
+    return load_kind(folder.checkpoints, "step")
+
+
+def complete(found: checkpoint.Checkpoint, folder: RunFolder, *names: str) -> checkpoint.Checkpoint:
+    """The checkpoint itself, if it has the named files of tensors.
+
+    Raises: CheckpointError naming the first that is missing.
+    """
+    for name in names:
+        if name not in found.tensors:
+            raise CheckpointError(f"{folder.checkpoints}: no {name}.safetensors in the checkpoint")
+    return found
+
+
+def check_shapes(
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    tensors: dict[str, torch.Tensor],
+    folder: RunFolder,
+    counted: NGramModel | None = None,
+) -> None:
+    """Check weights against the model that the settings describe, before memory is allocated.
+
+    Raises: CheckpointError with the first that differs.
+    """
+    from hornbook.models import meta_model
+
+    # One layer more than there are tensors is wrong already, however many more there should be.
+    config = replace(config, n_layer=min(config.n_layer, len(tensors) + 1))
+    try:
+        model = meta_model(config, tokenizer.vocab_size, counted)
+    except RuntimeError:  # more elements than 64 bits can count
+        raise CheckpointError(
+            f"{folder.path}: config.toml describes a model too large for any machine"
+        ) from None
+    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    found = {name: list(value.shape) for name, value in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{folder.path}: the weights do not fit config.toml: expected {name!r} of shape "
+                f"{expected.get(name)}, found {found.get(name)}"
+            )
+
+
+def load_weights(model: LanguageModel, tensors: dict[str, torch.Tensor], folder: RunFolder) -> None:
+    """Copy saved weights into a model.
+
+    Raises: CheckpointError when they are of another model.
+    """
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{folder.path}: the weights do not fit config.toml: {' '.join(str(error).split())}"
+        ) from None
