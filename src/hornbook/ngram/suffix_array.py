@@ -124,10 +124,8 @@ class SuffixArray:
         check(folder, text)
         try:
             suffixes = np.memmap(folder / ARRAY, offset_type(text), "r", shape=(len(text),))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder}: no suffix array: {reason(error)}") from None
-        except ValueError:
-            raise CheckpointError(f"{folder}: not a suffix array") from None
         return cls(text, suffixes)
 
     def match_lengths(self, text: str, at_least: int = 1) -> NDArray[np.int64]:
@@ -224,11 +222,7 @@ class SuffixArray:
     def _cut(self, length: int) -> Callable[[int], str]:
         """The sort key: the text at a position, cut to a length."""
         text = self.text
-
-        def cut(position: int) -> str:
-            return text[position : position + length]
-
-        return cut
+        return lambda position: text[position : position + length]
 
 
 def sweep(folder: Path, disk: Disk = DISK) -> None:
@@ -263,10 +257,8 @@ def check(folder: Path, text: str | None = None) -> None:
     try:
         manifest = read_json(folder / MANIFEST)
         suffixes_sha256 = file_hash(folder / ARRAY)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: no suffix array: {reason(error)}") from None
-    except ValueError:
-        raise CheckpointError(f"{folder}: not a suffix array") from None
     fault = ""
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         fault = f"not a suffix array of format {FORMAT}"

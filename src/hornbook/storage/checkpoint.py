@@ -76,11 +76,19 @@ def save(
     Raises: CheckpointError with the path if it cannot be written; the older ones are then intact.
     """
     final = folder / f"{kind}-{checkpoint.step:08d}"
-    if is_sound(final):
-        # Its writer may have been killed before the name was durable.
-        sync_name(final, disk)
-    else:
-        write(final, kind, checkpoint, disk)
+    contents: dict[str, bytes] = {} if is_sound(final) else packed(kind, checkpoint)
+    try:
+        if contents:
+            write_folder(final, contents, disk)
+        else:  # Its writer may have been killed before the name was durable.
+            disk.sync_folder(final.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"{final}: cannot save the checkpoint's {sum(map(len, contents.values())):,} bytes: "
+            f"{reason(error)}; earlier checkpoints are intact. Free some space or choose another "
+            "folder with --out"
+        ) from None
+    if contents:
         verify(final)
     # Newer ones than this are damaged, or training would have continued from them.
     others = [path for path in folders(folder, kind) if path != final]
@@ -105,34 +113,6 @@ def packed(kind: str, checkpoint: Checkpoint) -> dict[str, bytes]:
     contents["state.json"] = json.dumps(state).encode()
     contents[MANIFEST] = json.dumps(manifest_of(contents), indent=1).encode()
     return contents
-
-
-def sync_name(final: Path, disk: Disk) -> None:
-    """Make a folder's name durable. Raises: CheckpointError with the path."""
-    try:
-        disk.sync_folder(final.parent)
-    except OSError as error:
-        raise write_error(final, 0, error) from None
-
-
-def write(final: Path, kind: str, checkpoint: Checkpoint, disk: Disk) -> None:
-    """Write a checkpoint folder; replaces one of that name.
-
-    Raises: CheckpointError with the path and the size.
-    """
-    contents = packed(kind, checkpoint)
-    try:
-        write_folder(final, contents, disk)
-    except OSError as error:
-        raise write_error(final, sum(map(len, contents.values())), error) from None
-
-
-def write_error(final: Path, size: int, error: OSError) -> CheckpointError:
-    """The error for a checkpoint that cannot be written."""
-    return CheckpointError(
-        f"{final}: cannot save the checkpoint's {size:,} bytes: {reason(error)}; earlier "
-        "checkpoints are intact. Free some space or choose another folder with --out"
-    )
 
 
 def write_folder(final: Path, contents: dict[str, bytes], disk: Disk) -> None:
@@ -310,8 +290,8 @@ def read_files(
     # Format 1 did not record the kind.
     if (state.get("kind", kind), state.get("step")) != (kind, int(number)):
         raise CheckpointError(
-            f"{path}: contains {state.get('kind', 'a checkpoint')} of step {state.get('step')}: "
-            "the folder was renamed or swapped"
+            f"{path}: contains a {state.get('kind', kind)!r} checkpoint of step {state.get('step')}: "
+            "the folder was renamed or exchanged"
         )
     return state, {name.removesuffix(SUFFIX): data for name, data in contents.items()}
 

@@ -30,7 +30,7 @@ from hornbook.text.sources import (
     buffer_stream,
     cannot_read,
     file_source,
-    read_into_memory,
+    read_bytes,
     status_of,
 )
 from hornbook.text.survey import beginnings, joined, survey
@@ -183,7 +183,7 @@ def _in_memory_if_small(sources: Sequence[Source]) -> list[Source]:
     """Read the files into memory, unless they are large in total."""
     size = sum(source.signature[0] for source in sources if isinstance(source, FileSource))
     return [
-        read_into_memory(source)
+        BytesSource(source.name, read_bytes(source.path))
         if isinstance(source, FileSource) and size <= MAX_IN_MEMORY_BYTES
         else source
         for source in sources
@@ -191,7 +191,7 @@ def _in_memory_if_small(sources: Sequence[Source]) -> list[Source]:
 
 
 def _files_below(folder: Path) -> Iterator[str]:
-    """Relative POSIX paths of all but folders, without hidden names; links are not followed."""
+    """Relative POSIX paths of files; hidden names are skipped, links to folders not entered."""
 
     def refuse(error: OSError) -> None:
         raise cannot_read(Path(error.filename), error) from None

@@ -93,11 +93,6 @@ def read_bytes(path: Path) -> bytes:
             raise cannot_read(path, error) from None
 
 
-def read_into_memory(source: FileSource) -> BytesSource:
-    """The bytes of a file, read now."""
-    return BytesSource(source.name, read_bytes(source.path))
-
-
 def buffer_stream(stream: BinaryIO, name: str) -> Source:
     """The rest of a stream that can be read only once: in memory, or in a temporary file if large.
 

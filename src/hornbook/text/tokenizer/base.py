@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 
 from hornbook.errors import ConfigError, DataError, UnknownCharacterError
-from hornbook.text.tokenizer.unknown import describe, excerpt, substitutes, summary
+from hornbook.text.tokenizer.unknown import SURROGATE, describe, excerpt, substitutes, summary
 
 if TYPE_CHECKING:
     import os
@@ -47,9 +47,9 @@ class Tokenizer(ABC):
     def to_json(self) -> str:
         """The tokenizer as a ``tokenizer.json`` of the tokenizers library."""
 
-    @abstractmethod
     def _knows(self, character: str) -> bool:
         """Whether a character can be encoded."""
+        return not SURROGATE.match(character)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text. Raises: UnknownCharacterError."""

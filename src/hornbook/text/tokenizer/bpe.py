@@ -44,9 +44,6 @@ class ByteTokenizer(Tokenizer):
     def to_json(self) -> str:
         return to_json("byte", {"vocab": BYTE_ALPHABET, "merges": []})
 
-    def _knows(self, character: str) -> bool:
-        return not SURROGATE.match(character)
-
 
 class BPETokenizer(Tokenizer):
     """Byte-level byte-pair encoding, as in GPT-2; every text can be encoded.
@@ -116,9 +113,6 @@ class BPETokenizer(Tokenizer):
 
     def to_json(self) -> str:
         return to_json("bpe", {"vocab": self._vocab, "merges": self._merges})
-
-    def _knows(self, character: str) -> bool:
-        return not SURROGATE.match(character)
 
     @cached_property
     def _library(self) -> tokenizers.Tokenizer:
