@@ -129,8 +129,8 @@ import json, resource, sys, time
 import torch
 from itertools import islice
 import hornbook as hb
-from hornbook.text.dataset import prepare
 from hornbook.text.corpus import read_corpus
+from hornbook.text.dataset import prepare
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 imported = peak()
 config = hb.preset("laptop").override(corpus=sys.argv[1], compile="off", steps=1000)

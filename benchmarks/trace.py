@@ -17,7 +17,7 @@ MEGABYTES = (1, 10, 100)
 CHILD = """
 import json, resource, statistics, sys, sysconfig, tempfile, time
 from pathlib import Path
-from hornbook.ngram.suffixes import CopyIndex
+from hornbook.ngram.suffix_array import SuffixArray
 
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 def timed(action, *arguments):
@@ -39,12 +39,12 @@ training, held_out = text[:cut], text[cut:]
 size = len(training.encode()) / 1e6
 del pieces, text
 before = peak()
-index, built = timed(CopyIndex.build, training)
+index, built = timed(SuffixArray.build, training)
 most = peak()
 with tempfile.TemporaryDirectory() as folder:
     _, saved = timed(index.save, folder + "/copies")
     del index
-    index, opened = timed(CopyIndex.open, folder + "/copies", training)
+    index, opened = timed(SuffixArray.open, folder + "/copies", training)
     places = range(0, len(held_out) - 1000, max(1, len(held_out) // 40))
     def trace(piece): return index.match_lengths(piece, 20), index.matches(piece, 20)
     times = [timed(trace, held_out[place : place + 1000])[1] for place in places]

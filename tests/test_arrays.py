@@ -110,7 +110,7 @@ def test_a_flipped_bit_is_found_before_use(
     data = bytearray((folder / file).read_bytes())
     data[min(int(place * len(data)), len(data) - 1)] ^= 1 << bit
     (folder / file).write_bytes(data)
-    with pytest.warns(cache.DamagedCacheWarning, match="it is made again"):
+    with pytest.warns(cache.DamagedCacheWarning, match="it will be rebuilt"):
         assert open_arrays(folder, ["train"], CHAR.vocab_size) is None
 
 
@@ -155,9 +155,9 @@ def test_the_longest_unused_goes_first(tmp_path: Path) -> None:
             os.utime(path, (10**9 - age, 10**9 - age))
     assert cache.is_sound(tmp_path / "d"), "used, and so no longer the oldest"
     size = sum(path.stat().st_size for path in (tmp_path / "a").iterdir())
-    cache.prune(tmp_path / "b", most_bytes=3 * size)
+    cache.prune(tmp_path / "b", max_bytes=3 * size)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "d"]
-    cache.prune(tmp_path / "b", most_bytes=0)
+    cache.prune(tmp_path / "b", max_bytes=0)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 

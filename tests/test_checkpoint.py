@@ -121,7 +121,7 @@ def test_the_one_before_a_damaged_one_is_used_and_said_so(tmp_path: Path) -> Non
     shutil.rmtree(sound)
     with (
         pytest.warns(DamagedCheckpointWarning),
-        pytest.raises(CheckpointError, match="no sound 'step' checkpoint among 1"),
+        pytest.raises(CheckpointError, match="no intact 'step' checkpoint among 1"),
     ):
         checkpoint.load(tmp_path, "step")
 
@@ -172,5 +172,5 @@ def test_a_path_in_a_manifest_cannot_leave_the_folder(tmp_path: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["../secret"] = manifest.pop("state.json")
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match=r"names '\.\./secret', which is no file of it"):
+    with pytest.raises(CheckpointError, match=r"lists '\.\./secret', not a file of the folder"):
         checkpoint.read(folder)

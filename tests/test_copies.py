@@ -1,4 +1,4 @@
-"""The copy index, held to looking for ever longer pieces by `in`."""
+"""The suffix array, checked against a search for ever longer pieces with `in`."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hornbook.errors import CheckpointError, ConfigError
-from hornbook.ngram.suffixes import CopyIndex, Match
+from hornbook.ngram.suffix_array import Match, SuffixArray
 from hornbook.storage.lock import Lock
 
 # Few letters make long repeats; these take one to four bytes of UTF-8, and one is half a pair.
@@ -38,7 +38,7 @@ def places(training: str, piece: str) -> list[int]:
 def test_match_lengths_are_those_of_growing_every_piece(
     training: str, text: str, at_least: int
 ) -> None:
-    index = CopyIndex.build(training)
+    index = SuffixArray.build(training)
     expected = lengths_by_growing(training, text)
     assert index.match_lengths(text).dtype == np.int64
     assert index.match_lengths(text).tolist() == expected
@@ -53,7 +53,7 @@ def test_pieces_of_the_training_text_are_found_whole(data: st.DataObject, traini
     start = data.draw(st.integers(0, len(training) - 1))
     end = data.draw(st.integers(start + 1, len(training)))
     piece = training[start:end]
-    index = CopyIndex.build(training)
+    index = SuffixArray.build(training)
     assert index.match_lengths(f"{piece}?{piece}").tolist() == (
         [len(piece)] * len(piece) + [0] + [len(piece)] * len(piece)
     )
@@ -66,7 +66,7 @@ def test_pieces_of_the_training_text_are_found_whole(data: st.DataObject, traini
 def test_matches_are_true_apart_and_leave_nothing_longer_out(
     training: str, text: str, at_least: int
 ) -> None:
-    found = CopyIndex.build(training).matches(text, at_least)
+    found = SuffixArray.build(training).matches(text, at_least)
     for match in found:
         stands = places(training, text[match.start : match.end])
         assert match.length >= at_least
@@ -89,14 +89,14 @@ def test_a_long_text_and_long_repeats_are_the_same_as_short_ones() -> None:
     training = "".join(random.choice(list("abc 가나\n"), 5000)) + "a" * 700
     copied = training[1000:1900]
     text = f"{'a' * 900}{copied}가가나 새로운 글 {training}"
-    lengths = CopyIndex.build(training).match_lengths(text)
+    lengths = SuffixArray.build(training).match_lengths(text)
     assert lengths[:899].tolist() == [700] * 899
     assert lengths[901:1799].min() >= 900
     assert lengths[-len(training) :].tolist() == [len(training)] * len(training)
 
 
 def test_of_two_that_overlap_the_longer_stays_whole() -> None:
-    index = CopyIndex.build("the quick brown fox / brown fox jumps over the dog")
+    index = SuffixArray.build("the quick brown fox / brown fox jumps over the dog")
     assert index.matches("the quick brown fox jumps over", at_least=5) == [
         Match(0, 9, 0, 1),
         Match(9, 21, 21, 1),
@@ -111,10 +111,10 @@ def test_of_two_that_overlap_the_longer_stays_whole() -> None:
     "text", ["plain words, over and over. " * 30, "한글과 😀 emoji\n" * 30, "x"]
 )
 def test_what_is_saved_opens_and_answers_the_same(tmp_path: Path, text: str) -> None:
-    built = CopyIndex.build(text)
+    built = SuffixArray.build(text)
     for _ in range(2):
         built.save(tmp_path / "deep" / "copies")
-    opened = CopyIndex.open(tmp_path / "deep" / "copies", text)
+    opened = SuffixArray.open(tmp_path / "deep" / "copies", text)
     asked = f"new {text[5:70]}! {text[:40]}"
     assert opened.match_lengths(asked).tolist() == built.match_lengths(asked).tolist()
     assert opened.matches(asked, 5) == built.matches(asked, 5)
@@ -125,30 +125,30 @@ def test_only_what_nobody_writes_any_more_is_swept(tmp_path: Path) -> None:
     for number in (1, 2):
         (tmp_path / f".writing-copies-{number}").mkdir()
     with Lock(tmp_path / ".writing-copies-1"):
-        CopyIndex.build("a text").save(tmp_path / "copies")
+        SuffixArray.build("a text").save(tmp_path / "copies")
     assert {path.name for path in tmp_path.iterdir()} == {"copies", ".writing-copies-1"}
 
 
 def test_an_index_that_is_not_this_texts_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "copies"
-    with pytest.raises(CheckpointError, match="no copy index"):
-        CopyIndex.open(folder, "a text")
-    CopyIndex.build("a text").save(folder)
+    with pytest.raises(CheckpointError, match="no suffix array"):
+        SuffixArray.open(folder, "a text")
+    SuffixArray.build("a text").save(folder)
     with pytest.raises(CheckpointError, match="another text"):
-        CopyIndex.open(folder, "a test")
+        SuffixArray.open(folder, "a test")
 
 
 @pytest.mark.parametrize("name", ["suffixes.bin", "manifest.json"])
 def test_every_flipped_byte_is_noticed(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "copies"
-    CopyIndex.build("to be or not to be").save(folder)
+    SuffixArray.build("to be or not to be").save(folder)
     sound = (folder / name).read_bytes()
     for place in range(len(sound)):
         (folder / name).write_bytes(
             sound[:place] + bytes([sound[place] ^ 0x11]) + sound[place + 1 :]
         )
         try:
-            opened = CopyIndex.open(folder, "to be or not to be")
+            opened = SuffixArray.open(folder, "to be or not to be")
         except CheckpointError:
             continue
         # White space and unknown names in the manifest mean nothing.
@@ -156,10 +156,10 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path, name: str) -> None:
         assert opened.match_lengths("not to").tolist() == [6] * 6
     (folder / name).write_bytes(sound[: len(sound) // 2])
     with pytest.raises(CheckpointError):
-        CopyIndex.open(folder, "to be or not to be")
+        SuffixArray.open(folder, "to be or not to be")
 
 
 def test_a_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match="cannot write"):
-        CopyIndex.build("a text").save(tmp_path / "file" / "copies")
+        SuffixArray.build("a text").save(tmp_path / "file" / "copies")

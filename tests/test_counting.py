@@ -11,13 +11,8 @@ from hypothesis import strategies as st
 from nltk.lm import KneserNeyInterpolated, Lidstone, WittenBellInterpolated
 
 from hornbook.errors import ConfigError, DataError
-from hornbook.ngram.counting import (
-    FALLBACK_DISCOUNTS,
-    NGramModel,
-    best_bigram_loss,
-    bigram_counts,
-    estimate_discounts,
-)
+from hornbook.ngram.counting import best_bigram_loss, bigram_counts
+from hornbook.ngram.model import FALLBACK_DISCOUNTS, NGramModel, estimate_discounts
 from hornbook.ngram.tuning import tune
 
 SMOOTHINGS = ("mle", "add-k", "witten-bell", "kneser-ney")

@@ -15,7 +15,7 @@ from hornbook.kernels.ngrams import LONGEST_ROW, ngram_kernels
 from hornbook.models import build, use_ngram_kernels
 from hornbook.models.context_counts import ContextCounts
 from hornbook.models.ngram import NGramLanguageModel
-from hornbook.ngram.counting import NGramModel, side_by_side
+from hornbook.ngram.model import NGramModel, side_by_side
 
 
 @pytest.fixture(autouse=True)

@@ -87,7 +87,7 @@ def test_a_damaged_cache_is_made_again(damage: bytes, tmp_path: Path, cache: Pat
     expected = np.array(prepare(corpus, DataConfig()).train)
     for path in cached_files(cache):
         path.write_bytes(damage)
-    with pytest.warns(DamagedCacheWarning, match="is not what was written; it is made again"):
+    with pytest.warns(DamagedCacheWarning, match="is not what was written; it will be rebuilt"):
         again = prepare(corpus, DataConfig())
     assert np.array_equal(again.train, expected)
     assert all(path.stat().st_size > len(damage) for path in cached_files(cache))

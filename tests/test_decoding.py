@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hornbook.errors import DataError
 from hornbook.text.decoding import NotTextError, decode
-from hornbook.text.sources import Held
+from hornbook.text.sources import BytesSource
 
 ENCODINGS = ["utf-8", "utf-16", "utf-16-le", "utf-32", "cp949", "gb18030", "utf-7", "utf-8-sig"]
 ENCODINGS += ["iso2022_kr", "shift_jis", "latin-1", "unicode_escape", "punycode"]
@@ -18,7 +18,7 @@ ENCODINGS += ["iso2022_kr", "shift_jis", "latin-1", "unicode_escape", "punycode"
 
 def in_chunks(data: bytes, encoding: str | None, size: int) -> tuple[str, list[str]]:
     notes: list[str] = []
-    chunks = list(decode(Held("it", data), encoding, notes, chunk_bytes=size))
+    chunks = list(decode(BytesSource("it", data), encoding, notes, chunk_bytes=size))
     assert all(chunks)
     return "".join(chunks), notes
 

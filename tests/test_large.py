@@ -16,10 +16,10 @@ from hornbook.storage import cache
 from hornbook.text.arrays import release
 from hornbook.text.corpus import read_corpus
 from hornbook.text.dataset import prepare
-from hornbook.text.sources import MOST_HELD_BYTES, Stored
+from hornbook.text.sources import MAX_IN_MEMORY_BYTES, FileSource
 
 LINE = "가나다라 the quick brown fox jumps over the lazy dog.\n"
-LINES = 1 + MOST_HELD_BYTES // len(LINE.encode())
+LINES = 1 + MAX_IN_MEMORY_BYTES // len(LINE.encode())
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def book(tmp_path: Path) -> Path:
 
 def test_a_large_file_is_read_prepared_and_told_of_when_it_changes(book: Path) -> None:
     corpus = read_corpus(book)
-    assert [type(part) for part in corpus.parts] == [Stored]
+    assert [type(part) for part in corpus.parts] == [FileSource]
     assert corpus.characters == len(LINE) * LINES
     assert corpus.sha256 == hashlib.sha256(book.read_bytes()).hexdigest()
     dataset = prepare(corpus, DataConfig())

@@ -8,7 +8,7 @@ import pytest
 import hornbook as hb
 from hornbook.config import Config
 from hornbook.errors import ConfigError
-from hornbook.ngram.counting import NGramModel
+from hornbook.ngram.model import NGramModel
 from hornbook.plan import memory
 from hornbook.text.corpus import read_corpus
 from hornbook.text.dataset import prepare

@@ -16,7 +16,7 @@ from hornbook.config import Config, ModelConfig
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.eval.loss import losses
 from hornbook.models import NGramLanguageModel, build
-from hornbook.ngram.counting import NGramModel
+from hornbook.ngram.model import NGramModel
 from hornbook.ngram.tuning import choose
 from hornbook.runs.folder import RunFolder
 from hornbook.runs.load import load_counts
@@ -120,10 +120,10 @@ def test_tables_are_read_where_they_lie(text_path: Path, tmp_path: Path) -> None
     model = NGramLanguageModel(counted, context_size=16)
     for level, table in zip(counted.levels, model.tables, strict=True):
         assert np.shares_memory(level.keys, table.keys.numpy())
-        assert np.shares_memory(level.kept, table.kept.numpy())
+        assert np.shares_memory(level.probs, table.kept.numpy())
     # What is written to them stays in this process.
     before = folder.counts.joinpath("counts.safetensors").read_bytes()
-    counted.levels[-1].kept[0] += 1
+    counted.levels[-1].probs[0] += 1
     assert folder.counts.joinpath("counts.safetensors").read_bytes() == before
 
 

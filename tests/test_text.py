@@ -571,7 +571,7 @@ def test_a_failing_download_is_tried_again(house, server, little, failure):
         (403, 1, "403"),
         (500, 4, "500"),
         ("cut", 4, "payload"),
-        ("other", 1, "has not the sha256"),
+        ("other", 1, "does not have the sha256"),
     ],
 )
 def test_a_download_that_fails_leaves_nothing_behind(house, server, little, case):
@@ -658,7 +658,7 @@ def test_a_url_that_answers_with_an_error(server):
 
 def test_reading_text_needs_no_heavy_library():
     script = (
-        "import sys, hornbook.text as t; t.load_text()\n"
+        "import sys, hornbook.text.corpus as t; t.load_text()\n"
         "heavy = {'torch', 'numpy', 'fsspec', 'aiohttp', 'charset_normalizer', 'tokenizers'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -435,7 +435,7 @@ def test_characters_and_bytes_need_neither_torch_nor_tokenizers(tmp_path):
     CharTokenizer("ab").save(tmp_path / "char.json")
     ByteTokenizer().save(tmp_path / "byte.json")
     script = (
-        "import sys; from hornbook.tokenizer import load_tokenizer\n"
+        "import sys; from hornbook.text.tokenizer import load_tokenizer\n"
         "for name in ('char.json', 'byte.json'):\n"
         "    t = load_tokenizer(name); assert t.decode(t.encode('ab')) == 'ab'\n"
         "print(sorted({'torch', 'tokenizers', 'fsspec'} & set(sys.modules)))"

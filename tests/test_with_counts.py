@@ -23,7 +23,7 @@ from hornbook.infer.torch_decoder import TorchDecoder, fastest_decoder
 from hornbook.models import GPT, GPTWithCounts, NGramLanguageModel, build
 from hornbook.models.context_counts import ContextCounts
 from hornbook.models.ngram import CrossFit
-from hornbook.ngram.counting import NGramModel, Smoothing, side_by_side
+from hornbook.ngram.model import NGramModel, Smoothing, side_by_side
 from hornbook.ngram.tuning import Recipe
 from hornbook.runs.engine import open_engine
 from hornbook.runs.verify import verify

@@ -1,8 +1,8 @@
-"""Every error hornbook raises on purpose, in one family.
+"""Every error that hornbook raises on purpose, under one base class.
 
-Each message says what was expected, what came, and what to do, on one line where it can. The
-command line prints the message and exits with ``exit_code``: 2 when the request was wrong, 1 when
-it could not be carried out, 3 when training itself broke down.
+Each message says what was expected, what came, and what to do, on one line where possible. The
+command line prints the message and exits with ``exit_code``: 2 for a wrong request, 1 for a
+failure, 3 when training diverged.
 """
 
 import os
@@ -10,23 +10,23 @@ import re
 
 
 class HornbookError(Exception):
-    """Root of the family; catch this to catch them all."""
+    """The base class: catching it catches every hornbook error."""
 
     exit_code = 1
 
 
 class ConfigError(HornbookError):
-    """A setting that is unknown, of the wrong type, out of range, or at odds with another."""
+    """A setting that is unknown, of the wrong type, out of range, or in conflict with another."""
 
     exit_code = 2
 
 
 class DataError(HornbookError):
-    """A text that cannot be read, or cannot be learned from."""
+    """A text that cannot be read or cannot be trained on."""
 
 
 class UnknownCharacterError(DataError):
-    """A character the tokenizer has never seen."""
+    """A character that is not in the tokenizer's vocabulary."""
 
 
 class CheckpointError(HornbookError):
@@ -40,47 +40,47 @@ class NonFiniteLossError(HornbookError):
 
 
 class HornbookWarning(UserWarning):
-    """What the user should know and need not stop for; the command line gives each a line."""
+    """Something the user should know that is no error; the command line prints one line each."""
 
     label = "note"
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, on one line; its class's name where it says nothing."""
+    """The message of an error on one line; the name of its class if it has no message."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return redacted(" ".join(str(text).split()))
 
 
-def shown(path: str | os.PathLike[str]) -> str:
-    """A path for a message of one line: escaped where it could break it, shortened if long."""
+def display_path(path: str | os.PathLike[str]) -> str:
+    """A path for a one-line message: escaped if not printable, shortened if long."""
     text = redacted(os.fspath(path))
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= 200 else f"{text[:150]}...{text[-45:]}"
 
 
-# One slash too: a path made of an address has lost the other.
+# One slash as well: Path("https://...") drops the other.
 _URL = re.compile(r"""(\w[\w+.-]+:/{1,2})([^/\s?#]*@)?([^\s?#]*)([?#][^\s'")\]>]*)?""")
 
 
 def redacted(text: str) -> str:
-    """The same text, but in every URL without the user, the password and the query's values.
+    """The text, with user, password and query values removed from every URL.
 
-    A token can go by any name in a query, so none of it is shown or kept.
+    A secret can have any name in a query, so the whole query is removed.
     """
 
     def hide(url: re.Match[str]) -> str:
-        scheme, user, place, query = url.groups()
-        return scheme + ("***@" if user else "") + place + (f"{query[0]}***" if query else "")
+        scheme, user, location, query = url.groups()
+        return scheme + ("***@" if user else "") + location + (f"{query[0]}***" if query else "")
 
     return _URL.sub(hide, text)
 
 
-LONGEST_MESSAGE = 900
+MAX_MESSAGE_CHARACTERS = 900
 
 
 def for_terminal(message: str) -> str:
-    """A message without control codes, secrets or endless lines, whoever wrote what it quotes."""
+    """A message without control codes and secrets, and of limited length: it may quote anything."""
     message = redacted(message)
-    if len(message) > LONGEST_MESSAGE:
-        message = message[:LONGEST_MESSAGE] + " ..."
+    if len(message) > MAX_MESSAGE_CHARACTERS:
+        message = message[:MAX_MESSAGE_CHARACTERS] + " ..."
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)

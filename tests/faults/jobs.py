@@ -20,7 +20,7 @@ from hornbook import cli
 from hornbook import training as engine
 from hornbook.config import Config
 from hornbook.errors import HornbookError
-from hornbook.ngram.suffixes import CopyIndex
+from hornbook.ngram.suffix_array import SuffixArray
 from hornbook.storage import checkpoint, lock
 from hornbook.storage.checkpoint import Checkpoint
 from hornbook.storage.disk import Disk
@@ -123,7 +123,7 @@ def save(folder: str, step: int, at: int | None = None, when: When = "before") -
 
 def save_copies(folder: str, at: int | None = None, when: When = "before") -> int:
     """Save a copy index; with `at`, the process kills itself at that operation."""
-    CopyIndex.build(TEXT).save(folder, Breaking(die, at, when))
+    SuffixArray.build(TEXT).save(folder, Breaking(die, at, when))
     return 0
 
 

@@ -11,7 +11,7 @@ from jobs import TEXT, made, overwriting, pruning_first
 from processes import Processes
 
 from hornbook.errors import CheckpointError
-from hornbook.ngram.suffixes import CopyIndex
+from hornbook.ngram.suffix_array import SuffixArray
 from hornbook.storage import checkpoint
 from hornbook.storage.checkpoint import Checkpoint, DamagedCheckpointWarning
 from hornbook.storage.disk import Disk
@@ -47,7 +47,7 @@ def test_a_crash_at_every_operation_of_a_save(
 def test_a_crash_while_a_copy_index_is_saved_leaves_nothing_for_ever(
     tmp_path: Path, processes: Processes, tell: Callable[[str, str], None]
 ) -> None:
-    index, counted = CopyIndex.build(TEXT), Breaking()
+    index, counted = SuffixArray.build(TEXT), Breaking()
     index.save(tmp_path / "counted" / "copies")
     index.save(tmp_path / "counted" / "copies", counted)
     left = 0
@@ -58,7 +58,7 @@ def test_a_crash_while_a_copy_index_is_saved_leaves_nothing_for_ever(
         assert ended.status == -9
         left += len(list(folder.parent.iterdir())) > 1
         index.save(folder)
-        CopyIndex.open(folder, TEXT)
+        SuffixArray.open(folder, TEXT)
         assert list(folder.parent.iterdir()) == [folder]
     assert left >= 8
     tell("a crash while a copy index is saved", f"{len(counted.operations)}: swept by the next")

@@ -9,7 +9,7 @@ from hornbook.config import ModelConfig
 from hornbook.errors import DataError
 from hornbook.eval.loss import MOST_EVALUATED, per_char
 from hornbook.models import GPTWithCounts, LanguageModel, NGramLanguageModel
-from hornbook.ngram.counting import NGramModel
+from hornbook.ngram.model import NGramModel
 from hornbook.ngram.tuning import tune
 from hornbook.text.arrays import Tokens
 from hornbook.text.dataset import Dataset

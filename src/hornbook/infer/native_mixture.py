@@ -16,7 +16,9 @@ import numpy as np
 
 from hornbook.infer.decoder import outside
 from hornbook.infer.native_decoder import NativeDecoder, check_weights, most_layers
-from hornbook.ngram.counting import LEAST, Chains, shortest_telling_run
+from hornbook.ngram.model import MIN_PROB as LEAST
+from hornbook.ngram.model import shortest_useful_match as shortest_telling_run
+from hornbook.ngram.states import NGramStates as Chains
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 
     from hornbook.infer.native_decoder import Precision, Weights
     from hornbook.models.schema import Schema, Shape
-    from hornbook.ngram.counting import Chain, NGramModel
+    from hornbook.ngram.model import NGramModel
+    from hornbook.ngram.states import State as Chain
 
     Floats: TypeAlias = NDArray[np.float64]
 
@@ -103,7 +106,7 @@ class NativeMixture:
 
     def _mix(self, network: Floats, text: Text) -> Floats:
         """`models.mixture.GPTWithCounts.join` for one position."""
-        backoff_N = self._chains.back(text.chain)
+        backoff_N = self._chains.backoff(text.chain)
         p_V, matches_R = self._with_context(self._chains.probs(text.chain), text)
         features_E = np.concatenate([backoff_N, backoff_N < 1, np.log1p(matches_R)])
         hidden_H = (

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hornbook.kernels import ngrams
-from hornbook.ngram.counting import shortest_telling_run
+from hornbook.ngram.model import shortest_useful_match as shortest_telling_run
 
 # Initial strengths: how often an n-gram must have occurred for its successors to weigh as much as
 # the shorter n-grams, shortest first. Values learned on tiny Shakespeare end near these.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hornbook.models.context_counts import LENGTHS, ContextCounts
 from hornbook.models.language_model import LanguageModel
-from hornbook.ngram.counting import LEAST
+from hornbook.ngram.model import MIN_PROB as LEAST
 
 if TYPE_CHECKING:
     from hornbook.models.gpt import GPT

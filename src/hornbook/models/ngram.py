@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hornbook.config import ModelSpec
 from hornbook.kernels import ngrams
 from hornbook.models.language_model import LanguageModel
-from hornbook.ngram.counting import Level, NGramModel, side_by_side
+from hornbook.ngram.model import Level, NGramModel, side_by_side
 
 if TYPE_CHECKING:
     from hornbook.ngram.counting import Ids, Integers
@@ -143,7 +143,7 @@ class NGramLanguageModel(LanguageModel):
 
 
 class Table(nn.Module):
-    """The n-grams of one order: `ngram.counting.Level` in torch."""
+    """The n-grams of one order: `ngram.model.Level` in torch."""
 
     keys: Tensor
     first: Tensor
@@ -155,13 +155,13 @@ class Table(nn.Module):
         self.vocab_size = vocab_size
         self.rest_is_uniform = rest_is_uniform
         places = np.int32 if len(level.keys) < 2**31 else np.int64
-        lengths = np.bincount(level.keys // vocab_size, minlength=len(level.back))
+        lengths = np.bincount(level.keys // vocab_size, minlength=len(level.backoff))
         for name, array in {
             "keys": level.keys,
             # Where each context's n-grams begin.
             "first": np.append(0, lengths.cumsum()).astype(places),
-            "kept": level.kept.astype(np.float32, copy=False),
-            "back": level.back.astype(np.float32, copy=False),
+            "kept": level.probs.astype(np.float32, copy=False),
+            "back": level.backoff.astype(np.float32, copy=False),
         }.items():
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
 

@@ -13,7 +13,7 @@ from hornbook.models.context_counts import ContextCounts
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel
-from hornbook.ngram.counting import NGramModel
+from hornbook.ngram.model import NGramModel
 
 
 def build(config: ModelConfig, vocab_size: int, counted: NGramModel | None = None) -> LanguageModel:

@@ -1,4 +1,4 @@
-"""How to count a text: what the settings leave open is chosen on text held out from it."""
+"""Chooses order, smoothing and discounts of an n-gram model by its loss on held-out text."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hornbook.errors import ConfigError, DataError
-from hornbook.ngram.counting import NGramModel, checked_tokens, count_ngrams, walk
+from hornbook.ngram.counting import checked_tokens, count_ngrams, find_ngrams
+from hornbook.ngram.model import NGramModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike
 
-    from hornbook.ngram.counting import Floats, Ids, Integers, Smoothing
+    from hornbook.ngram.counting import Ids, Integers
+    from hornbook.ngram.model import Floats, Smoothing
 
-# Thirty discounts need no more text than this to be tuned on, and it bounds tune()'s memory.
-MOST_HELD_OUT = 200_000
-LONGEST = 10
-# Tuned discounts make long orders harmless, so the longest come first; where one is so much worse
-# than the best, none below it is tried.
+# Enough text to tune thirty discounts; it limits the memory of tune().
+MAX_HELD_OUT_TOKENS = 200_000
+MAX_ORDER = 10
+# Tuned discounts make high orders harmless, so tuning starts at the highest order. It stops at an
+# order that is worse than the best by this much.
 CLEARLY_WORSE_NATS = 0.01
-# 20 rounds come within 0.0002 nats of 60, and so do 6 that go on from the next longer order's.
+# 20 rounds come within 0.0002 nats of 60, and so do 6 that start from the next higher order's.
 START, FIRST_ROUNDS, NEXT_ROUNDS = 0.6, 20, 6
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that `NGramModel.fit` asks for besides the text."""
+    """The arguments of `NGramModel.fit` besides the text."""
 
     order: int
     smoothing: Smoothing = "kneser-ney"
@@ -37,7 +39,7 @@ class Recipe:
     discounts: Floats | None = None
 
     def count(self, tokens: ArrayLike, vocab_size: int) -> NGramModel:
-        """Count a text this way. Raises: ConfigError, DataError as `NGramModel.fit`."""
+        """Fit a model to a text. Raises: ConfigError, DataError as `NGramModel.fit`."""
         return NGramModel.fit(
             tokens,
             vocab_size,
@@ -56,13 +58,13 @@ def choose(
     smoothing: Smoothing = "kneser-ney",
     add_k: float = 1.0,
 ) -> Recipe:
-    """The recipe that predicts the last tenth of the text best, counted on the rest.
+    """The recipe with the lowest loss on the last tenth of the text, fitted on the rest.
 
-    An order of 0 is chosen, from 1 to LONGEST; any other stays. Kneser-Ney's discounts are always
-    tuned. A text too short to hold anything out is counted in pairs, or by the order given.
+    An order of 0 means the best of 1 to MAX_ORDER. Kneser-Ney's discounts are always tuned. For a
+    text that is too short to hold anything out, the order is 2 or the one given.
     Raises: ConfigError, DataError as `NGramModel.fit`.
     """
-    orders = [order] if order else list(range(1, LONGEST + 1))
+    orders = [order] if order else list(range(1, MAX_ORDER + 1))
     if smoothing == "kneser-ney":
         try:
             tuned = tune(tokens, vocab_size, min_order=orders[0], max_order=orders[-1])
@@ -72,23 +74,23 @@ def choose(
     recipes = [Recipe(each, smoothing, add_k) for each in orders]
     text = checked_tokens(tokens, vocab_size)
     cut = len(text) - held_out_length(len(text), 0.1)
-    if len(recipes) == 1 or cut < LONGEST or cut == len(text):
+    if len(recipes) == 1 or cut < MAX_ORDER or cut == len(text):
         return recipes[min(1, len(recipes) - 1)]
 
     def loss_nats(recipe: Recipe) -> float:
-        counted = recipe.count(text[:cut], vocab_size)
-        return counted.cross_entropy(text[cut:], context=text[:cut])
+        ngram_model = recipe.count(text[:cut], vocab_size)
+        return ngram_model.cross_entropy(text[cut:], context=text[:cut])
 
     return min(recipes, key=loss_nats)
 
 
 def held_out_length(n_tokens: int, share: float) -> int:
-    """How many of a text's last tokens are held out to tune on."""
-    return min(int(n_tokens * share), MOST_HELD_OUT)
+    """How many of the last tokens of a text are held out for tuning."""
+    return min(int(n_tokens * share), MAX_HELD_OUT_TOKENS)
 
 
 class Tuned(NamedTuple):
-    """The order that predicts held-out text best, its discounts, and the losses of those tried."""
+    """The order with the lowest held-out loss, its discounts, and the loss of each order tried."""
 
     order: int
     discounts: Floats  # [order, 3], as NGramModel.fit takes them
@@ -100,33 +102,32 @@ def tune(
     vocab_size: int,
     *,
     min_order: int = 1,
-    max_order: int = LONGEST,
+    max_order: int = MAX_ORDER,
     held_out: float = 0.1,
 ) -> Tuned:
     """Choose Kneser-Ney's order and discounts on the last part of the text, counting the rest.
 
-    From the longest order down, as long as shorter ones are not clearly worse.
-
-    Fit the model on the whole text afterwards. ``held_out`` is a share of the text; at most
-    MOST_HELD_OUT tokens are used. On tiny Shakespeare this takes the validation loss from 1.5165
-    nats (estimated discounts, order 7) to 1.4906 (order 10), and makes long orders harmless.
-    Raises: ConfigError for a share outside (0, 1), DataError for a text too short.
+    Fit the model on the whole text afterwards. ``held_out`` is a fraction of the text; at most
+    MAX_HELD_OUT_TOKENS are used. On tiny Shakespeare this takes the validation loss from 1.5165
+    nats (estimated discounts, order 7) to 1.4906 (order 10), and makes high orders harmless.
+    Raises: ConfigError for a fraction outside (0, 1), DataError if the text is too short.
     """
     text = checked_tokens(tokens, vocab_size)
     if not 0 < held_out < 1:
-        raise ConfigError(f"held_out: expected a share between 0 and 1, got {held_out}")
+        raise ConfigError(f"held_out: expected a fraction between 0 and 1, got {held_out}")
     n_held_out = held_out_length(len(text), held_out)
     if n_held_out < max_order:
-        raise DataError(f"{len(text)} tokens leave only {n_held_out} to tune on; text is too short")
-    counted, unseen = text[:-n_held_out], text[-n_held_out:]
-    levels = list(count_ngrams(counted, vocab_size, max_order))
-    places = walk([level.keys for level in levels], vocab_size, unseen)
+        raise DataError(
+            f"{len(text)} tokens leave only {n_held_out} for tuning: the text is too short"
+        )
+    levels = list(count_ngrams(text[:-n_held_out], vocab_size, max_order))
+    matches = find_ngrams([level.keys for level in levels], vocab_size, text[-n_held_out:])
     found = [
         (level.keys // vocab_size, level, contexts, grams)
-        for level, (contexts, grams) in zip(levels, places, strict=True)
+        for level, (contexts, grams) in zip(levels, matches, strict=True)
     ]
     lower = [
-        _Evidence.gather(parents, level.predecessors, contexts, grams)
+        _HeldOutShares.gather(parents, level.predecessors, contexts, grams)
         for parents, level, contexts, grams in found
     ]
     fractions = np.full((max_order, 3), START)
@@ -134,7 +135,7 @@ def tune(
     losses: dict[int, float] = {}
     for order in range(max_order, min_order - 1, -1):
         parents, level, contexts, grams = found[order - 1]
-        top = _Evidence.gather(parents, level.occurrences, contexts, grams)
+        top = _HeldOutShares.gather(parents, level.occurrences, contexts, grams)
         fractions, losses[order] = _tune_discounts(
             [*lower[: order - 1], top],
             fractions[:order],
@@ -148,20 +149,20 @@ def tune(
     return Tuned(best, best_fractions * [1, 2, 3], losses)
 
 
-class _Evidence(NamedTuple):
-    """What one order says of each held-out token, in shares of its context's total count.
+class _HeldOutShares(NamedTuple):
+    """Counts of one order at each held-out token, divided by the total count of its context.
 
-    A class is a count of 1, 2, or 3 and more. Classes put i of each count (1, 2, 3) at stake, of
-    which a fraction is taken as discount; what lies above 3 is safe.
+    Counts have three classes: 1, 2, and 3 or more. A discount is a fraction of the first 1, 2 or 3
+    of a count, its discountable part; the rest of a larger count is fixed.
     """
 
-    safe: Floats  # [T], of the token
-    own: Floats  # [3, T], at stake, of the token
-    all: Floats  # [3, T], at stake, of everything that followed the context
-    unseen: Floats  # [T], 1 where the context was never followed by anything
+    fixed: Floats  # [T], of the token
+    own: Floats  # [3, T], discountable, of the token
+    all: Floats  # [3, T], discountable, of all tokens that followed the context
+    unseen: Floats  # [T], 1 where nothing followed the context
 
     @classmethod
-    def gather(cls, parents: Ids, counts: Integers, contexts: Ids, grams: Ids) -> _Evidence:
+    def gather(cls, parents: Ids, counts: Integers, contexts: Ids, grams: Ids) -> _HeldOutShares:
         n_contexts = int(max(parents.max(), contexts.max())) + 1
         classes = np.minimum(counts, 3)
         total = np.bincount(parents, counts, minlength=n_contexts)[contexts]
@@ -178,31 +179,31 @@ class _Evidence(NamedTuple):
 
 
 def _tune_discounts(
-    levels: Sequence[_Evidence], fractions: Floats, vocab_size: int, *, rounds: int
+    levels: Sequence[_HeldOutShares], fractions: Floats, vocab_size: int, *, rounds: int
 ) -> tuple[Floats, float]:
-    """The shares [order, 3] of counts to discount that make the held-out tokens likeliest.
+    """The discount fractions, [order, 3], with the lowest held-out loss, and that loss in nats.
 
-    Also the loss in nats. By expectation maximisation, from `fractions` on. A count at stake is a
-    coin: keep it, or give it back to the shorter context. Each round weighs how much of the
-    probability of the held-out text came by either way, and moves each fraction to that share.
+    Expectation maximisation from `fractions` on. The discountable part of a count is either used
+    or backed off. Each round computes how much of the probability of the held-out text came each
+    way, and sets each fraction to the share that was backed off.
     """
     fractions = fractions.copy()
-    n_tokens = len(levels[0].safe)
+    n_tokens = len(levels[0].fixed)
     loss_nats = np.inf
     for _ in range(rounds):
         p = [np.full(n_tokens, 1 / vocab_size)]
-        back: list[Floats] = []
-        for n, (level, given) in enumerate(zip(levels, fractions, strict=True)):
-            back.append(given @ level.all + level.unseen)
-            kept = level.safe + (1 - given) @ level.own
-            p.append(np.concatenate([p[n][:n], kept + back[n] * p[n][n:]]))
+        backoff: list[Floats] = []
+        for n, (level, discounted) in enumerate(zip(levels, fractions, strict=True)):
+            backoff.append(discounted @ level.all + level.unseen)
+            probs = level.fixed + (1 - discounted) @ level.own
+            p.append(np.concatenate([p[n][:n], probs + backoff[n] * p[n][n:]]))
         loss_nats = -float(np.log(p[-1]).mean())
-        reached = 1 / p[-1]
+        weight = 1 / p[-1]
         for n in reversed(range(len(levels))):
-            level, given = levels[n], fractions[n]
-            gave = given * (level.all @ (reached[n:] * p[n][n:]))
-            kept = (1 - given) * (level.own @ reached[n:])
-            # One imagined coin keeps a fraction off 0 and 1, where a text says little or nothing.
-            fractions[n] = (gave + START) / (gave + kept + 1)
-            reached[n:] *= back[n]
+            level, discounted = levels[n], fractions[n]
+            backed_off = discounted * (level.all @ (weight[n:] * p[n][n:]))
+            used = (1 - discounted) * (level.own @ weight[n:])
+            # A pseudo-count of 1 keeps fractions away from 0 and 1 where there is little data.
+            fractions[n] = (backed_off + START) / (backed_off + used + 1)
+            weight[n:] *= backoff[n]
     return fractions, loss_nats

@@ -14,7 +14,7 @@ from hornbook.eval.loss import EVAL_BATCH_LOGITS, EVAL_BATCH_TOKENS
 from hornbook.models.ngram import N_PARTS
 from hornbook.models.schema import Schema
 from hornbook.ngram.counting import checked_tokens, count_ngrams
-from hornbook.ngram.tuning import LONGEST
+from hornbook.ngram.tuning import MAX_ORDER as LONGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ import numpy as np
 from hornbook.eval.diagnosis import Diagnosis, Point, curve
 from hornbook.eval.loss import losses as token_losses
 from hornbook.infer.engine import SAMPLE_TEMPERATURE, generate_sample
-from hornbook.ngram.suffixes import CopyIndex
+from hornbook.ngram.suffix_array import SuffixArray
 from hornbook.report.characters import (
     CharacterLosses,
     Kind,
@@ -139,7 +139,7 @@ def examine(result: Result, compressed: list[Compressed] | None = None) -> Card:
     train_text = "".join(text.between(max(0, cut - INDEXED_CHARACTERS), cut))
     beginning = min(result.corpus.characters, cut + VALIDATION_BYTES)
     validation_text = "".join(text.between(cut, beginning))
-    index = CopyIndex.build(train_text)
+    index = SuffixArray.build(train_text)
     real = index.match_lengths(validation_text[:REFERENCE_CHARACTERS]).tolist()
     if compressed is None:
         compressed = compress_all(train_text, validation_text)
@@ -195,7 +195,7 @@ def predictors(result: Result, compressed: list[Compressed]) -> Iterator[Predict
         yield Predictor(each.name, "compressor", each.bits_per_char * log(2), each.settings)
 
 
-def generate_samples(result: Result, index: CopyIndex) -> Iterator[Sample]:
+def generate_samples(result: Result, index: SuffixArray) -> Iterator[Sample]:
     """The run's own sample, and one at a lower and a higher temperature."""
     texts = {SAMPLE_TEMPERATURE: result.sample}
     for temperature in OTHER_TEMPERATURES:

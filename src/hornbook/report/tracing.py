@@ -14,7 +14,7 @@ import numpy as np
 
 from hornbook.config import load_config
 from hornbook.errors import CheckpointError, ConfigError, DataError
-from hornbook.ngram.suffixes import CopyIndex, Match
+from hornbook.ngram.suffix_array import Match, SuffixArray
 from hornbook.report.copies import LENGTHS, Passage, Shares, Trace, TracedText
 from hornbook.runs.folder import check_same_text, open_run
 from hornbook.runs.load import TrainedModel, load
@@ -100,14 +100,14 @@ def trace(
     )
 
 
-def index_of(folder: Path, text: str, on_note: Callable[[str], None]) -> CopyIndex:
+def index_of(folder: Path, text: str, on_note: Callable[[str], None]) -> SuffixArray:
     """The index saved in `folder` if it is sound and of this text; else a new one, saved there."""
     try:
-        return CopyIndex.open(folder, text)
+        return SuffixArray.open(folder, text)
     except CheckpointError as error:
         why = f"{error}; building it again" if folder.exists() else "only the first time"
     on_note(f"indexing {len(text):,} characters of training text in {folder}: {why}")
-    index = CopyIndex.build(text)
+    index = SuffixArray.build(text)
     try:
         index.save(folder)
     except CheckpointError as error:
@@ -115,7 +115,7 @@ def index_of(folder: Path, text: str, on_note: Callable[[str], None]) -> CopyInd
     return index
 
 
-def reference(index: CopyIndex, validation: str, length: int) -> Shares:
+def reference(index: SuffixArray, validation: str, length: int) -> Shares:
     """The shares of evenly spaced stretches of validation text, each `length` characters long."""
     length = min(length, len(validation))
     most = min(MOST_STRETCHES, MOST_CHARACTERS // length, len(validation) // length)

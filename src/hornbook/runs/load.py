@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from hornbook.config import load_config
 from hornbook.errors import CheckpointError, DataError
 from hornbook.infer.engine import Engine
-from hornbook.ngram.counting import NGramModel
+from hornbook.ngram.model import NGramModel
 from hornbook.runs.folder import check_same_text, open_run
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk

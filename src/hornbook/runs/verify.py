@@ -9,7 +9,7 @@ from typing import Any
 from hornbook.config import load_config
 from hornbook.errors import CheckpointError, HornbookError
 from hornbook.models import build
-from hornbook.ngram import suffixes as copies
+from hornbook.ngram import suffix_array as copies
 from hornbook.optim.optimizer import Optimizers
 from hornbook.runs.folder import RunFolder, steps_never_saved
 from hornbook.runs.load import check_shapes, load_counts, load_weights

@@ -1,1 +1,1 @@
-"""What reaches the disk: files read with care, writes made whole, locks, the cache, checkpoints."""
+"""Disk access: safe reads, atomic writes, locks, the cache, checkpoints."""

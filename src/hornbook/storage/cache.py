@@ -1,12 +1,11 @@
-"""The user's cache: folders that appear whole or not at all, with every file's hash beside it.
+"""The user's cache: folders that appear atomically, each with the hashes of its files.
 
     <cache>/tokens/<fingerprint>/    train.npy validation.npy manifest.json
-    <cache>/tokens/.partial-<fingerprint>/    the same under way, to be gone on with after a kill
+    <cache>/tokens/.partial-<fingerprint>/    the same while it is written; resumed after a kill
 
-A folder is used only when each file has the size and the SHA-256 that its manifest records. That
-reads the file once: 1.3 s for 2 GB, and a flipped bit is found whenever it flipped, which trusting
-size and time of a file checked before would miss. What was used longest ago is removed when a new
-folder takes all of them together above ``MOST_BYTES``.
+A folder is used only if each file has the size and SHA-256 in its manifest. The check reads every
+file once, 1.3 s for 2 GB, because a flipped bit leaves size and time as they were. The least
+recently used folders are removed when a new one takes the total above ``MAX_BYTES``.
 """
 
 import hashlib
@@ -19,23 +18,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hornbook.errors import HornbookWarning, shown
+from hornbook.errors import HornbookWarning, display_path
 from hornbook.storage.files import open_regular, read_json
 
-MOST_BYTES = 10 * 10**9
+MAX_BYTES = 10 * 10**9
 MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
 _LOCK = ".lock"
 
 
 class DamagedCacheWarning(HornbookWarning):
-    """A folder of the cache failed its check and is made again."""
+    """A cache folder failed its check and will be rebuilt."""
 
     label = "warning"
 
 
 def cache_folder() -> Path:
-    """Where downloads and token arrays are kept: $HORNBOOK_CACHE_DIR, or the user's cache."""
+    """The folder for downloads and token arrays: $HORNBOOK_CACHE_DIR, or the user's cache."""
     from platformdirs import user_cache_path
 
     named = os.environ.get("HORNBOOK_CACHE_DIR")
@@ -43,51 +42,51 @@ def cache_folder() -> Path:
 
 
 def is_sound(folder: Path) -> bool:
-    """Whether a folder is there with every file as recorded; a damaged one is warned of."""
-    if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises where it may not look
+    """Whether a folder exists and matches its manifest; warns about a damaged one."""
+    if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises without permission
         return False
     if damage := _damage(folder):
-        warnings.warn(f"{folder}: {damage}; it is made again", DamagedCacheWarning, stacklevel=3)
+        warnings.warn(f"{folder}: {damage}; it will be rebuilt", DamagedCacheWarning, stacklevel=3)
         return False
     with suppress(OSError):
-        os.utime(folder / MANIFEST)  # used now, so the last to be removed
+        os.utime(folder / MANIFEST)  # the time of last use
     return True
 
 
 @contextmanager
 def fill(folder: Path) -> Iterator[Path]:
-    """A place to write a folder's files, which then appears under its name, hashed, all at once.
+    """A temporary folder to write to; at the end it is hashed and renamed to ``folder``.
 
-    Whoever is interrupted or killed leaves the place to the next attempt, which finds the files
-    written so far in it; an error removes it. Of two at a time, the second gets a place of its own.
-    Raises: OSError when the cache cannot be written.
+    After an interrupt or a kill the next attempt gets the same temporary folder with the files
+    written so far; an error removes it. A concurrent second writer gets a folder of its own.
+    Raises: OSError if the cache cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    place = folder.parent / f"{_PARTIAL}{folder.name}"
-    place.mkdir(exist_ok=True)
-    with (place / _LOCK).open("w") as lock:
+    partial = folder.parent / f"{_PARTIAL}{folder.name}"
+    partial.mkdir(exist_ok=True)
+    with (partial / _LOCK).open("w") as lock:
         if not _claim(lock.fileno()):
-            place = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_PARTIAL))
+            partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_PARTIAL))
         try:
-            yield place
-            names = sorted(path.name for path in place.iterdir() if path.name != _LOCK)
-            manifest = {name: _facts(place / name) for name in names}
-            with (place / MANIFEST).open("w", encoding="utf-8") as file:
+            yield partial
+            names = sorted(path.name for path in partial.iterdir() if path.name != _LOCK)
+            manifest = {name: _file_entry(partial / name) for name in names}
+            with (partial / MANIFEST).open("w", encoding="utf-8") as file:
                 json.dump(manifest, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
-            (place / _LOCK).unlink(missing_ok=True)
+            (partial / _LOCK).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
-            place.rename(folder)
+            partial.rename(folder)
         except Exception:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
             raise
     with suppress(OSError):
         prune(folder)
 
 
-def prune(newest: Path, most_bytes: int = MOST_BYTES) -> None:
-    """Remove the neighbours of a folder, the longest unused first, while all are too large."""
+def prune(newest: Path, max_bytes: int = MAX_BYTES) -> None:
+    """Remove the least recently used siblings of a folder until the total size is in bounds."""
     found: list[tuple[float, int, Path]] = []
     for folder in newest.parent.iterdir():
         with suppress(OSError):
@@ -96,36 +95,36 @@ def prune(newest: Path, most_bytes: int = MOST_BYTES) -> None:
             found.append((used, sum(file.st_size for file in files), folder))
     total = sum(size for _, size, _ in found)
     for _, size, folder in sorted(found):
-        if total > most_bytes and folder != newest:
+        if total > max_bytes and folder != newest:
             shutil.rmtree(folder, ignore_errors=True)
             total -= size
 
 
 def _damage(folder: Path) -> str:
-    """What is wrong with a folder, in a few words; "" for nothing."""
+    """What is wrong with a folder, in a few words; "" if it is intact."""
     try:
         manifest = read_json(folder / MANIFEST)
-        wrong = [name for name in manifest if _facts(folder / name) != manifest[name]]
+        wrong = [name for name in manifest if _file_entry(folder / name) != manifest[name]]
     except OSError as error:
-        return f"{shown(Path(error.filename or folder).name)}: {error.strerror}"
+        return f"{display_path(Path(error.filename or folder).name)}: {error.strerror}"
     except (ValueError, TypeError, KeyError):
-        return f"{MANIFEST} is not one"
+        return f"{MANIFEST} is not a manifest"
     if wrong:
-        return f"{shown(wrong[0])} is not what was written"
-    return "" if manifest else "nothing in it"
+        return f"{display_path(wrong[0])} is not what was written"
+    return "" if manifest else "it is empty"
 
 
-def _facts(path: Path) -> dict[str, object]:
+def _file_entry(path: Path) -> dict[str, object]:
     with open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"bytes": file.tell(), "sha256": digest}
 
 
 def _claim(descriptor: int) -> bool:
-    """Lock a file for as long as it is open; the system unlocks it however its process ends."""
+    """Lock a file while it is open; the system unlocks it when the process ends in any way."""
     try:
         import fcntl
-    except ImportError:  # Windows: every attempt starts in a place of its own
+    except ImportError:  # Windows: every attempt starts in a folder of its own
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

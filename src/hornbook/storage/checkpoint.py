@@ -1,12 +1,12 @@
-"""Checkpoints: folders written whole or not at all, hashed, with nothing pickled in them.
+"""Checkpoints: folders that are written atomically, hashed, and free of pickles.
 
     checkpoints/step-00000400/   the last: model.safetensors optimizer.safetensors state.json
-    checkpoints/best-00000300/   the weights with the least validation loss so far
+    checkpoints/best-00000300/   the weights with the lowest validation loss so far
 
-A folder is written under a temporary name, every file and the folder synced, and then renamed, so
-that a crash or a power cut leaves the old one or the new one. `manifest.json` holds each file's
-size and SHA-256; they are checked before anything is used, and a damaged checkpoint is passed
-over for the one before it, loudly.
+A folder is written under a temporary name, synced with all its files, and then renamed, so that a
+crash or a power cut leaves either the old one or the new one. `manifest.json` has the size and
+SHA-256 of each file. They are checked before use; instead of a damaged checkpoint the one before
+it is used, with a warning.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Found = TypeVar("Found")
-# A file's bytes, in memory or where they lie.
+# The bytes of a file: in memory, or memory-mapped.
 Data = TypeVar("Data", bytes, bytes | mmap.mmap)
 
-# Format 2 added a checkpoint's own kind to its state.
+# Format 2 added the kind of the checkpoint to its state.
 FORMAT, READABLE = 2, (1, 2)
 MANIFEST = "manifest.json"
 SUFFIX = ".safetensors"
@@ -51,7 +51,7 @@ class DamagedCheckpointWarning(HornbookWarning):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one folder holds: named tensors by file, and a state of plain JSON values."""
+    """The contents of a folder: a state dict for each file, and a state of plain JSON values."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
@@ -60,7 +60,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Arrays:
-    """A checkpoint's model alone, as numpy arrays by name."""
+    """The model of a checkpoint, as numpy arrays by name."""
 
     step: int
     model: dict[str, NDArray[Any]]
@@ -69,31 +69,38 @@ class Arrays:
 def save(
     folder: Path, kind: str, checkpoint: Checkpoint, *, keep_last: int = 1, disk: Disk = DISK
 ) -> Path:
-    """Write ``folder/<kind>-<step>``, check it, and only then remove the older ones of its kind.
+    """Write ``folder/<kind>-<step>``, verify it, and only then remove older ones of its kind.
 
-    `kind` is "step" or "best"; the newest `keep_last` of it stay. A sound one of the same step is
-    kept as it is: a step has one state.
-    Raises: CheckpointError with the path when the disk refuses; the older ones are then intact.
+    `kind` is "step" or "best"; the newest `keep_last` stay. An intact one of the same step is not
+    rewritten, because a step has one state.
+    Raises: CheckpointError with the path if it cannot be written; the older ones are then intact.
     """
     final = folder / f"{kind}-{checkpoint.step:08d}"
-    if is_sound(final):
-        # Who wrote it may have been killed before the disk was sure of its name.
-        make_sure(final, disk)
-    else:
-        write(final, kind, checkpoint, disk)
+    contents: dict[str, bytes] = {} if is_sound(final) else packed(kind, checkpoint)
+    try:
+        if contents:
+            write_folder(final, contents, disk)
+        else:  # Its writer may have been killed before the name was durable.
+            disk.sync_folder(final.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"{final}: cannot save the checkpoint's {sum(map(len, contents.values())):,} bytes: "
+            f"{reason(error)}; earlier checkpoints are intact. Free some space or choose another "
+            "folder with --out"
+        ) from None
+    if contents:
         verify(final)
-    # The new one is good, so one newer than it can only be damaged, and was passed over.
+    # Newer ones than this are damaged, or training would have continued from them.
     others = [path for path in folders(folder, kind) if path != final]
     newer = [path for path in others if step_of(path) > checkpoint.step]
     for path in newer + others[len(newer) + keep_last - 1 :]:
-        # What cannot be removed is in nobody's way.
-        with suppress(OSError):
+        with suppress(OSError):  # An old checkpoint that stays does no harm.
             disk.discard(path)
     return final
 
 
 def packed(kind: str, checkpoint: Checkpoint) -> dict[str, bytes]:
-    """The bytes of every file of a checkpoint folder, the manifest last."""
+    """The bytes of each file of a checkpoint folder, the manifest last."""
     import safetensors.torch
 
     contents = {
@@ -108,41 +115,10 @@ def packed(kind: str, checkpoint: Checkpoint) -> dict[str, bytes]:
     return contents
 
 
-def make_sure(final: Path, disk: Disk) -> None:
-    """See that a folder's name is on the disk.
-
-    Raises: CheckpointError with the path when the disk refuses.
-    """
-    try:
-        disk.sync_folder(final.parent)
-    except OSError as error:
-        raise refusal(final, 0, error) from None
-
-
-def write(final: Path, kind: str, checkpoint: Checkpoint, disk: Disk) -> None:
-    """Write a checkpoint's folder; one of the name that is there, and damaged, gives way to it.
-
-    Raises: CheckpointError with the path and the bytes when the disk refuses.
-    """
-    contents = packed(kind, checkpoint)
-    try:
-        write_folder(final, contents, disk)
-    except OSError as error:
-        raise refusal(final, sum(map(len, contents.values())), error) from None
-
-
-def refusal(final: Path, size: int, error: OSError) -> CheckpointError:
-    """What a disk's refusal means to the user."""
-    return CheckpointError(
-        f"{final}: cannot save the checkpoint's {size:,} bytes: {reason(error)}; what was saved "
-        "before is intact. Free some space or name another place with --out"
-    )
-
-
 def write_folder(final: Path, contents: dict[str, bytes], disk: Disk) -> None:
-    """Make a folder of files in one stroke, durably; one already there gives way to it.
+    """Write a folder of files atomically and durably; replaces an existing one.
 
-    Raises: OSError; nothing is left of the new folder then, where that can be helped.
+    Raises: OSError, after an attempt to remove the unfinished folder.
     """
     temporary = final.with_name(f"{UNFINISHED}{final.name}")
     try:
@@ -172,7 +148,7 @@ def manifest_of(contents: dict[str, bytes]) -> dict[str, dict[str, Any]]:
 
 
 def is_sound(path: Path) -> bool:
-    """Whether a checkpoint folder is there, every file as recorded, and readable."""
+    """Whether a checkpoint folder exists, matches its manifest and is readable."""
     try:
         read(path)
     except CheckpointError:
@@ -181,25 +157,25 @@ def is_sound(path: Path) -> bool:
 
 
 def load(folder: Path, kind: str) -> Checkpoint:
-    """The newest sound checkpoint of a kind; each damaged one passed over is warned of.
+    """The newest intact checkpoint of a kind; warns about each damaged one that it skips.
 
-    Raises: CheckpointError when there is none.
+    Raises: CheckpointError if there is none.
     """
-    return newest_sound(folder, kind, read)
+    return newest_intact(folder, kind, read)
 
 
 def load_arrays(folder: Path, kind: str) -> Arrays:
-    """The model's weights alone, from the same checkpoint, as numpy arrays and without torch.
+    """The model of the same checkpoint as numpy arrays, without importing torch.
 
-    Raises: CheckpointError when there is none.
+    Raises: CheckpointError if there is none.
     """
-    return newest_sound(folder, kind, read_arrays)
+    return newest_intact(folder, kind, read_arrays)
 
 
-def newest_sound(folder: Path, kind: str, read_one: Callable[[Path], Found]) -> Found:
-    """What the newest sound checkpoint gives; the damaged ones are warned of.
+def newest_intact(folder: Path, kind: str, read_one: Callable[[Path], Found]) -> Found:
+    """The newest checkpoint that `read_one` can read; warns about the damaged ones.
 
-    Raises: CheckpointError when there is none.
+    Raises: CheckpointError if there is none.
     """
     found = folders(folder, kind)
     for path in found:
@@ -208,7 +184,7 @@ def newest_sound(folder: Path, kind: str, read_one: Callable[[Path], Found]) -> 
         except CheckpointError as error:
             warnings.warn(f"skipped a damaged checkpoint: {error}", DamagedCheckpointWarning, 3)
     if found:
-        raise CheckpointError(f"{folder}: no sound {kind!r} checkpoint among {len(found)}")
+        raise CheckpointError(f"{folder}: no intact {kind!r} checkpoint among {len(found)}")
     raise CheckpointError(f"{folder}: no {kind!r} checkpoint here")
 
 
@@ -225,10 +201,7 @@ def step_of(path: Path) -> int:
 
 
 def read(path: Path) -> Checkpoint:
-    """One checkpoint folder, verified.
-
-    Raises: CheckpointError saying which file is wrong and how.
-    """
+    """Read and verify one checkpoint folder. Raises: CheckpointError with the file and fault."""
     import safetensors.torch
 
     state, files = read_files(path)
@@ -237,10 +210,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def read_arrays(path: Path) -> Arrays:
-    """The model's weights of one checkpoint folder, verified.
-
-    Raises: CheckpointError saying which file is wrong and how.
-    """
+    """Read and verify one folder's model. Raises: CheckpointError with the file and fault."""
     import safetensors.numpy
 
     state, files = read_files(path)
@@ -250,10 +220,10 @@ def read_arrays(path: Path) -> Arrays:
 
 
 def read_counts(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of `counts.safetensors` in one checkpoint folder, verified and memory-mapped.
+    """The n-gram tables of one checkpoint folder, `counts.safetensors`, verified and mapped.
 
-    Tables may be larger than what is read of them, and processes that read the same share them.
-    Raises: CheckpointError saying which file is wrong and how.
+    Only the pages that are used are loaded, and processes that map the same file share them.
+    Raises: CheckpointError with the file and the fault.
     """
     _, files = read_files(path, read_one=mapped)
     if "counts" not in files:
@@ -262,21 +232,21 @@ def read_counts(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def mapped(path: Path, size: int) -> bytes | mmap.mmap:
-    """A file's bytes: in place where they are arrays, which are worth it."""
+    """The bytes of a file; memory-mapped if it is a file of arrays."""
     return map_regular(path) if size and path.suffix == SUFFIX else read_regular(path, size)
 
 
 def arrays_in(data: bytes | mmap.mmap) -> dict[str, NDArray[Any]]:
-    """The arrays of a safetensors file, where they lie: its own reader copies them.
+    """The arrays of a safetensors file as views of `data`; the library would copy them.
 
     Raises: ValueError, KeyError or TypeError for anything else.
-    Source: the format in safetensors' README; the dtypes are those that counts have.
+    Source: the format in safetensors' README, for the dtypes of n-gram tables.
     """
     import numpy as np
 
     start = 8 + int.from_bytes(data[:8], "little")
     if start > len(data):
-        raise ValueError("a header longer than the file")
+        raise ValueError("the header is longer than the file")
     header = parse_json(data[8:start])
     header.pop("__metadata__", None)
     dtypes = {"I64": np.int64, "F32": np.float32, "U8": np.uint8}
@@ -285,16 +255,13 @@ def arrays_in(data: bytes | mmap.mmap) -> dict[str, NDArray[Any]]:
         (length,), (begin, end) = facts["shape"], facts["data_offsets"]
         dtype = np.dtype(dtypes[facts["dtype"]])
         if not 0 <= begin <= end <= len(data) - start or end - begin != length * dtype.itemsize:
-            raise ValueError(f"{name} lies outside the file")
+            raise ValueError(f"{name} is outside the file")
         found[name] = np.frombuffer(data, dtype, length, start + begin)
     return found
 
 
 def parse(path: Path, load_bytes: Callable[[Data], Found], data: Data) -> Found:
-    """One file's tensors.
-
-    Raises: CheckpointError when it is no safetensors file.
-    """
+    """The tensors of one file. Raises: CheckpointError if it is not a safetensors file."""
     try:
         return load_bytes(data)
     except (AttributeError, KeyError, ValueError, TypeError, SafetensorError) as error:
@@ -304,9 +271,9 @@ def parse(path: Path, load_bytes: Callable[[Data], Found], data: Data) -> Found:
 def read_files(
     path: Path, read_one: Callable[[Path, int], Data] = read_regular
 ) -> tuple[dict[str, Any], dict[str, Data]]:
-    """The state, and the bytes of each file of tensors by its name without the ending; verified.
+    """The verified state, and the bytes of each file of tensors by its name without the suffix.
 
-    Raises: CheckpointError saying which file is wrong and how.
+    Raises: CheckpointError with the file and the fault.
     """
     contents = read_verified(path, read_one)
     try:
@@ -316,63 +283,62 @@ def read_files(
         raise CheckpointError(f"{path}: state.json is unreadable: {error}") from None
     if not known:
         raise CheckpointError(
-            f"{path}: in the checkpoint format {state['format']!r}, which this version of hornbook "
-            f"({', '.join(map(str, READABLE))}) cannot read; use the version that wrote it"
+            f"{path}: has checkpoint format {state['format']!r}, this version of hornbook reads "
+            f"{', '.join(map(str, READABLE))}; use the version that wrote it"
         )
     kind, _, number = path.name.rpartition("-")
     # Format 1 did not record the kind.
     if (state.get("kind", kind), state.get("step")) != (kind, int(number)):
         raise CheckpointError(
-            f"{path}: holds {state.get('kind', 'a checkpoint')} of step {state.get('step')}: the "
-            "folder was renamed or exchanged"
+            f"{path}: contains a {state.get('kind', kind)!r} checkpoint of step {state.get('step')}: "
+            "the folder was renamed or exchanged"
         )
     return state, {name.removesuffix(SUFFIX): data for name, data in contents.items()}
 
 
 def read_verified(path: Path, read_one: Callable[[Path, int], Data]) -> dict[str, Data]:
-    """The bytes of every file but the manifest, each against its size and SHA-256.
+    """The bytes of each file in the manifest, after a check of its size and SHA-256.
 
-    Raises: CheckpointError saying which file is wrong and how.
+    Raises: CheckpointError with the file and the fault.
     """
     contents = {}
-    for file, (size, sha256) in recorded(path).items():
+    for file, (size, sha256) in read_manifest(path).items():
         try:
             found = file.stat().st_size
             if found != size:
-                compare(file, (found, ""), (size, sha256))
+                check_file(file, (found, ""), (size, sha256))
             data = read_one(file, size)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{file}: {reason(error)}") from None
-        compare(file, (len(data), hashlib.sha256(data).hexdigest()), (size, sha256))
+        check_file(file, (len(data), hashlib.sha256(data).hexdigest()), (size, sha256))
         contents[file.name] = data
     return contents
 
 
 def verify(path: Path) -> None:
-    """`read_verified` for its errors alone: no file is held in memory.
+    """Check the size and SHA-256 of each file in the manifest, without reading it into memory.
 
-    Raises: CheckpointError saying which file is wrong and how.
+    Raises: CheckpointError with the file and the fault.
     """
-    for file, expected in recorded(path).items():
+    for file, expected in read_manifest(path).items():
         try:
             with open_regular(file) as opened:
                 sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-            compare(file, (file.stat().st_size, sha256), expected)
+            check_file(file, (file.stat().st_size, sha256), expected)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{file}: {reason(error)}") from None
 
 
-def recorded(path: Path) -> dict[Path, tuple[int, str]]:
-    """Size and SHA-256 of each file by the folder's manifest.
-
-    Raises: CheckpointError when there is no manifest, or it is none.
-    """
+def read_manifest(path: Path) -> dict[Path, tuple[int, str]]:
+    """The size and SHA-256 of each file. Raises: CheckpointError if there is no valid manifest."""
     try:
         manifest = read_json(path / MANIFEST)
         for name in manifest:
-            # Outside the folder, or in messages that would then be of several lines.
+            # A name could point outside the folder, or break the one-line messages.
             if Path(name).name != name or not name.isprintable():
-                raise CheckpointError(f"{path / MANIFEST}: names {name!r}, which is no file of it")
+                raise CheckpointError(
+                    f"{path / MANIFEST}: lists {name!r}, not a file of the folder"
+                )
         return {
             path / name: (int(entry["bytes"]), entry["sha256"]) for name, entry in manifest.items()
         }
@@ -382,11 +348,8 @@ def recorded(path: Path) -> dict[Path, tuple[int, str]]:
         raise CheckpointError(f"{path / MANIFEST}: not a manifest") from None
 
 
-def compare(file: Path, found: tuple[int, str], expected: tuple[int, str]) -> None:
-    """See that a file's size and SHA-256 are those recorded.
-
-    Raises: CheckpointError saying which is not.
-    """
+def check_file(file: Path, found: tuple[int, str], expected: tuple[int, str]) -> None:
+    """Compare the size and SHA-256 of a file. Raises: CheckpointError with the difference."""
     if found[0] != expected[0]:
         raise CheckpointError(f"{file}: {found[0]} bytes, expected {expected[0]}")
     if found[1] != expected[1]:

@@ -1,7 +1,7 @@
-"""The disk: every change a run makes to it goes through one small object, which can be replaced.
+"""Disk operations: every change that a run makes goes through one small, replaceable object.
 
-A test that wants a crash between two operations, a full disk or a lost write passes another Disk
-in; nothing is patched.
+To simulate a crash between two operations, a full disk or a lost write, a test passes in another
+Disk; nothing is patched.
 """
 
 import errno
@@ -12,42 +12,42 @@ from pathlib import Path
 
 from hornbook.errors import CheckpointError
 
-# Hidden, so that no reader takes them for what they are to become, or have been.
+# Prefixes that hide files being written or removed from readers.
 UNFINISHED, DISCARDED = ".writing-", ".discarded-"
 
 
 class Disk:
-    """The real disk. What changes it is eight operations, each of which may fail on its own:
-    `write_some`, `sync`, `sync_folder`, `rename`, `unlink`, `remove_empty_folder`,
-    `make_one_folder`, and the opening of a file; the others are made of these.
+    """The real disk. Eight operations change it, and each can fail separately: `write_some`,
+    `sync`, `sync_folder`, `rename`, `unlink`, `remove_empty_folder`, `make_one_folder`, and opening
+    a file. The other methods call these.
 
-    Raises: OSError, as the system gives it.
+    Raises: OSError from the system.
     """
 
     def write(self, path: Path, data: bytes | memoryview) -> None:
-        """Create or overwrite a file. The system has the bytes then; the disk may not yet."""
+        """Create or overwrite a file. The bytes are durable only after `sync`."""
         self._put(path, data, os.O_TRUNC)
 
     def append(self, path: Path, data: bytes) -> None:
-        """Add to the end of a file, made where it is missing."""
+        """Append to a file, which is created if missing."""
         self._put(path, data, os.O_APPEND)
 
     def write_some(self, descriptor: int, data: memoryview) -> int:
-        """Write as much of `data` as the system takes at once; how much that was."""
+        """Write a first part of `data`; returns the number of bytes written."""
         return os.write(descriptor, data)
 
     def sync(self, path: Path) -> None:
-        """Wait until the disk has a file's bytes."""
-        # Windows syncs only what is open for writing.
+        """Make a file's bytes durable."""
+        # Windows syncs only files that are open for writing.
         _sync(path, os.O_RDWR)
 
     def sync_folder(self, path: Path) -> None:
-        """Wait until the disk has a folder's names, where the system can."""
+        """Make a folder's entries durable, if the system supports it."""
         if os.name == "posix":
             _sync(path, os.O_RDONLY)
 
     def rename(self, old: Path, new: Path) -> None:
-        """Give a file or folder another name, in one stroke; a file there is replaced."""
+        """Rename a file or folder atomically; an existing file is replaced."""
         old.replace(new)
 
     def unlink(self, path: Path) -> None:
@@ -55,15 +55,15 @@ class Disk:
         path.unlink()
 
     def remove_empty_folder(self, path: Path) -> None:
-        """Remove a folder with nothing in it."""
+        """Remove an empty folder."""
         path.rmdir()
 
     def make_one_folder(self, path: Path) -> None:
-        """Make a folder inside one that is there."""
+        """Make a folder in an existing one."""
         path.mkdir()
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder and those above it that are missing, and wait until the disk has them."""
+        """Make a folder and its missing parents durably."""
         if path.is_dir():
             return
         self.make_folder(path.parent)
@@ -74,7 +74,7 @@ class Disk:
         self.sync_folder(path.parent)
 
     def remove(self, path: Path) -> None:
-        """Remove a file, or a folder with all in it; what is not there is removed already."""
+        """Remove a file, or a folder with its contents; a missing path is no error."""
         if path.is_dir() and not path.is_symlink():
             for inner in sorted(path.iterdir()):
                 self.remove(inner)
@@ -83,21 +83,21 @@ class Disk:
             self.unlink(path)
 
     def discard(self, path: Path) -> None:
-        """`remove`, but never to be seen half done: hidden in one stroke first."""
+        """`remove`, but the path is hidden by a rename first, so nobody sees it half removed."""
         hidden = path.with_name(f"{DISCARDED}{path.name}")
         self.remove(hidden)
         self.rename(path, hidden)
         self.remove(hidden)
 
     def sweep(self, folder: Path) -> None:
-        """Remove what a crash left in a folder, of writing and of discarding."""
+        """Remove unfinished and discarded files that a crash left in a folder."""
         if folder.is_dir():
             for path in sorted(folder.iterdir()):
                 if path.name.startswith((UNFINISHED, DISCARDED)):
                     self.remove(path)
 
     def _put(self, path: Path, data: bytes | memoryview, how: int) -> None:
-        # A link is never written through: a run folder from elsewhere could aim it at any file.
+        # Links are not followed: in a downloaded run folder one could point to any file.
         how |= getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o666)
         try:
@@ -105,7 +105,7 @@ class Disk:
             while rest:
                 written = self.write_some(descriptor, rest)
                 if not written:
-                    raise OSError(errno.EIO, "the disk took nothing", str(path))
+                    raise OSError(errno.EIO, "the disk accepted no bytes", str(path))
                 rest = rest[written:]
         finally:
             os.close(descriptor)
@@ -123,9 +123,9 @@ def _sync(path: Path, how: int) -> None:
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes], disk: Disk = DISK) -> None:
-    """Replace a file by `data`, or its pieces, in one stroke: readers see the old or the new one.
+    """Replace a file by `data`, or its pieces, atomically: readers see the old or the new one.
 
-    Raises: CheckpointError with the path and the bytes when the disk refuses.
+    Raises: CheckpointError with the path and the size if the disk cannot be written.
     """
     temporary = path.with_name(f"{UNFINISHED}{path.name}")
     size = 0
@@ -144,5 +144,5 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes], disk: Disk = DIS
 
 
 def refused(path: Path, size: int, error: OSError) -> CheckpointError:
-    """What to raise when the disk did not take `size` bytes."""
+    """The error for `size` bytes that could not be written."""
     return CheckpointError(f"{path}: cannot write {size:,} bytes: {error.strerror or error}")

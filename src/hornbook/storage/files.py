@@ -1,4 +1,4 @@
-"""Reading small files that anybody may have written: never endless, never too large or too deep."""
+"""Safe reading of small files from unknown authors: bounded in time, size and nesting."""
 
 import errno
 import json
@@ -9,25 +9,25 @@ from collections.abc import Iterator
 from io import BufferedReader
 from typing import Any
 
-SETTINGS_BYTES = 1 << 16  # a run's config.toml has about 1 kB; tomllib takes 1 s for the worst 64
+SETTINGS_BYTES = 1 << 16  # a config.toml has about 1 kB; the worst 64 kB take tomllib 1 s
 JSON_BYTES = 1 << 26
-LOG_BYTES = 1 << 32  # ten million steps' metrics
+LOG_BYTES = 1 << 32  # metrics of ten million steps
 LOG_LINE_BYTES = 1 << 20
 
 
-def open_regular(path: str | os.PathLike[str], largest: int | None = None) -> BufferedReader:
-    """A regular file opened for reading; links are followed, pipes and devices not waited for.
+def open_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> BufferedReader:
+    """Open a regular file for reading; follows links and never blocks on pipes or devices.
 
-    Raises: OSError, its strerror saying why not: also for a file of more than `largest` bytes.
+    Raises: OSError with the reason as strerror, also for a file of more than `max_bytes`.
     """
     file = open(path, "rb", opener=open_without_waiting)  # noqa: SIM115
-    # Judged by what was opened, since a name may change hands in between.
+    # The status of the open file: the name may point to another file by now.
     status = os.fstat(file.fileno())
     why = ""
     if not stat.S_ISREG(status.st_mode):
         why = "no regular file"
-    elif largest is not None and status.st_size > largest:
-        why = f"too large: {status.st_size:,} bytes, expected at most {largest:,}"
+    elif max_bytes is not None and status.st_size > max_bytes:
+        why = f"too large: {status.st_size:,} bytes, expected at most {max_bytes:,}"
     if why:
         file.close()
         raise OSError(errno.EINVAL, why, os.fspath(path))
@@ -35,58 +35,48 @@ def open_regular(path: str | os.PathLike[str], largest: int | None = None) -> Bu
 
 
 def open_without_waiting(path: str, flags: int) -> int:
-    """An opener that does not wait for a pipe's writer."""
+    """An opener that does not block on a pipe without a writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def read_regular(path: str | os.PathLike[str], largest: int | None = None) -> bytes:
+def read_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> bytes:
     """The bytes of a regular file.
 
-    Raises: OSError as `open_regular` does, and for more bytes than memory holds.
+    Raises: OSError as `open_regular`, and if the bytes do not fit in memory.
     """
-    with open_regular(path, largest) as file:
+    with open_regular(path, max_bytes) as file:
         try:
             return file.read()
         except MemoryError:
-            what = "more bytes than memory holds"
-            raise OSError(errno.ENOMEM, what, os.fspath(path)) from None
+            raise OSError(errno.ENOMEM, "larger than memory", os.fspath(path)) from None
 
 
 def map_regular(path: str | os.PathLike[str]) -> mmap.mmap:
-    """The bytes of a regular file as they lie on the disk; what is written to them stays here.
+    """Memory-map a regular file; writes to the map do not reach the file.
 
-    Raises: OSError as `open_regular` does; ValueError for an empty file.
+    Raises: OSError as `open_regular`; ValueError for an empty file.
     """
     with open_regular(path) as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def parse_json(data: bytes | str) -> Any:
-    """The value of a JSON text.
-
-    Raises: ValueError, also for one nested too deep to follow.
-    """
+    """The value of a JSON text. Raises: ValueError, also for text that is nested too deep."""
     try:
         return json.loads(data)
     except RecursionError:
         raise ValueError("nested too deep") from None
 
 
-def read_json(path: str | os.PathLike[str], largest: int = JSON_BYTES) -> Any:
-    """The value of a JSON file.
-
-    Raises: OSError, ValueError.
-    """
-    return parse_json(read_regular(path, largest))
+def read_json(path: str | os.PathLike[str], max_bytes: int = JSON_BYTES) -> Any:
+    """The value of a JSON file. Raises: OSError, ValueError."""
+    return parse_json(read_regular(path, max_bytes))
 
 
 def read_log(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """The values of a file with one JSON value a line; lines that hold none are passed over.
-
-    Raises: OSError.
-    """
+    """The values of a file with one JSON value a line; skips other lines. Raises: OSError."""
     with open_regular(path, LOG_BYTES) as file:
-        # A line without end comes in pieces, and none of them is a value.
+        # A line of unlimited length comes in pieces, none of which is a JSON value.
         while line := file.readline(LOG_LINE_BYTES):
             try:
                 yield parse_json(line)

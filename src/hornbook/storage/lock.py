@@ -1,4 +1,4 @@
-"""One writer for a folder: a lock that its holder's end, however violent, lets go."""
+"""A lock that gives a folder one writer; the system releases it when the process ends."""
 
 import errno
 import os
@@ -12,25 +12,24 @@ from hornbook.errors import CheckpointError
 
 try:
     import fcntl
-except ImportError:  # Windows: there two writers are not kept apart.
+except ImportError:  # Windows: no locks, two writers are possible.
     fcntl = None
 
 LOCK = ".lock"
-# Some network file systems have no locks; on them nobody is kept out.
-NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
+# Some network file systems have no locks; two writers are possible there too.
+UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 
 
 class Lock:
-    """A folder's `.lock`, held by the system for this object until `release`, or its end.
+    """A system lock on a folder's `.lock`, until `release` or the end of this object.
 
-    ``with lock:`` holds it for what is inside, and lets it go; one inside another leaves that to
-    the outermost. The file says who holds it, for the other's message; that it is there says
-    nothing.
+    ``with lock:`` blocks can be nested; the outermost one releases. The file names its holder for
+    the error message of a second process; its existence alone does not mean that it is locked.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOCK
-        self.held: weakref.finalize[..., Lock] | None = None
+        self.finalizer: weakref.finalize[..., Lock] | None = None
         self.depth = 0
 
     def __enter__(self) -> Self:
@@ -44,16 +43,16 @@ class Lock:
             self.release()
 
     def acquire(self) -> None:
-        """Hold the lock; where this object holds it already nothing happens.
+        """Take the lock, unless this object has it already.
 
-        Raises: CheckpointError naming the process that holds it, or why nothing can be written.
+        Raises: CheckpointError with the process that has it, or with why it cannot be written.
         """
-        if self.held is not None and self.held.alive:
+        if self.finalizer is not None and self.finalizer.alive:
             return
         try:
-            # Whoever made the folder may have made this a link to something of ours.
-            how = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-            descriptor = os.open(self.path, how, 0o666)
+            # In a downloaded folder this could be a link to a file of the user's.
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            descriptor = os.open(self.path, flags, 0o666)
         except OSError as error:
             raise CheckpointError(
                 f"{self.path.parent}: cannot write here: {error.strerror}"
@@ -62,18 +61,18 @@ class Lock:
             if fcntl is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in NO_LOCKS_HERE:
+            if error.errno not in UNSUPPORTED:
                 holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
                 os.close(descriptor)
                 raise CheckpointError(
                     f"{self.path.parent}: {holder} is training it; a run has one writer at a time"
                 ) from None
-        with suppress(OSError):  # A full disk keeps the name out of the message, no more.
+        with suppress(OSError):  # On a full disk only the name in the message is missing.
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        self.held = weakref.finalize(self, os.close, descriptor)
+        self.finalizer = weakref.finalize(self, os.close, descriptor)
 
     def release(self) -> None:
-        """Let the lock go."""
-        if self.held is not None:
-            self.held()
+        """Release the lock."""
+        if self.finalizer is not None:
+            self.finalizer()

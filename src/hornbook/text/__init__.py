@@ -1,1 +1,5 @@
-"""From any source to tokens: decoding, corpora, tokenizers, token arrays, batches."""
+"""From any source to batches of tokens.
+
+In order: sources (bytes), decoding, survey (first pass), corpora (by name), corpus (any text),
+tokenizer, arrays (tokens on disk), dataset (training and validation parts), batches.
+"""

@@ -1,4 +1,4 @@
-"""Token arrays on disk: written a piece at a time, gone on with after a kill, whole or not used."""
+"""Token arrays on disk: written in pieces, resumable after a kill, checked before they are used."""
 
 import hashlib
 import json
@@ -19,14 +19,14 @@ Tokens = NDArray[np.unsignedinteger]
 Chunks = Callable[[int], Iterator[str]]
 
 SAVE_BYTES = 1 << 26
-# A batch releases the pages of a larger array after reading them; of a smaller one it gains little.
+# A batch releases the pages of larger arrays after it has read them.
 MOST_MAPPED_BYTES = 1 << 28
 _HEADER_BYTES = 128
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an array has been written: what is on the disk for certain, and its hash."""
+    """How much of an array is durably on the disk, and its hash."""
 
     characters: int = 0
     tokens: int = 0
@@ -34,7 +34,7 @@ class Progress:
 
 
 def open_arrays(folder: Path, names: Iterable[str], vocab_size: int) -> list[Tokens] | None:
-    """The arrays of a folder in the cache, checked and memory-mapped; None where there are none."""
+    """The arrays of a cache folder, checked and memory-mapped; None if there are none."""
     if not cache.is_sound(folder):
         return None
     try:
@@ -47,33 +47,34 @@ def open_arrays(folder: Path, names: Iterable[str], vocab_size: int) -> list[Tok
 def write_arrays(
     folder: Path, parts: dict[str, Chunks], tokenizer: Tokenizer, *, save_bytes: int = SAVE_BYTES
 ) -> list[Tokens]:
-    """Encode texts into arrays of a folder in the cache, all or none, and map them.
+    """Encode texts into the arrays of a cache folder, all or none, and memory-map them.
 
-    ``parts`` gives for each array's name its text in chunks, from a character on: an attempt after
-    a kill encodes only what the one before had not saved, as it does every `save_bytes`.
-    Raises: OSError when the cache cannot be written; UnknownCharacterError; DataError.
+    ``parts`` maps the name of an array to a function that gives its text in chunks, from a
+    character offset on. Progress is saved every `save_bytes`; after a kill the next attempt
+    continues from there.
+    Raises: OSError if the cache cannot be written; UnknownCharacterError; DataError.
     """
-    with cache.fill(folder) as place:
+    with cache.fill(folder) as partial:
         for name, chunks in parts.items():
-            _write_array(place / f"{name}.npy", chunks, tokenizer, save_bytes)
+            _write_array(partial / f"{name}.npy", chunks, tokenizer, save_bytes)
         for name in parts:
-            _progress_file(place / f"{name}.npy").unlink()
+            _progress_file(partial / f"{name}.npy").unlink()
     return [_mapped(folder / f"{name}.npy", tokenizer.vocab_size) for name in parts]
 
 
 def _mapped(path: Path, vocab_size: int) -> Tokens:
-    """An array of ours, memory-mapped. Raises: OSError, ValueError for any other file."""
+    """Memory-map an array that hornbook wrote. Raises: OSError, ValueError for any other file."""
     dtype = np.min_scalar_type(vocab_size - 1)
     with open_regular(path) as file:
         length = (os.fstat(file.fileno()).st_size - _HEADER_BYTES) // dtype.itemsize
-        # Compared, where np.load would parse: it knows pickles, archives and nested headers too.
+        # Compared, not parsed: np.load would also accept pickles, archives and nested headers.
         if length < 1 or file.read(_HEADER_BYTES) != _header(dtype, length):
             raise ValueError(f"{path}: not an array of {length} tokens")
     return np.memmap(path, dtype, "r", _HEADER_BYTES, (length,))
 
 
 def _are_tokens(array: Tokens, vocab_size: int) -> bool:
-    """Whether every id is one: any other would end training badly."""
+    """Whether every id is in the vocabulary."""
     for start in range(0, len(array), SAVE_BYTES):
         if array[start : start + SAVE_BYTES].max() >= vocab_size:
             return False
@@ -83,7 +84,7 @@ def _are_tokens(array: Tokens, vocab_size: int) -> bool:
 
 def _write_array(path: Path, chunks: Chunks, tokenizer: Tokenizer, save_bytes: int) -> None:
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
-    done, digest = _so_far(path, dtype)
+    done, digest = _saved_progress(path, dtype)
     characters, tokens = done.characters, done.tokens
 
     with path.open("r+b" if tokens else "wb") as file:
@@ -93,10 +94,10 @@ def _write_array(path: Path, chunks: Chunks, tokenizer: Tokenizer, save_bytes: i
             os.fsync(file.fileno())
             progress = asdict(Progress(characters, tokens, digest.hexdigest()))
             temporary = path.with_suffix(".writing")
-            with temporary.open("w", encoding="utf-8") as kept:
-                json.dump(progress, kept)
-                kept.flush()
-                os.fsync(kept.fileno())
+            with temporary.open("w", encoding="utf-8") as saved:
+                json.dump(progress, saved)
+                saved.flush()
+                os.fsync(saved.fileno())
             temporary.replace(_progress_file(path))
 
         file.truncate(_HEADER_BYTES + tokens * dtype.itemsize)
@@ -116,20 +117,20 @@ def _write_array(path: Path, chunks: Chunks, tokenizer: Tokenizer, save_bytes: i
         save()
 
 
-def _so_far(path: Path, dtype: np.dtype) -> "tuple[Progress, hashlib._Hash]":
-    """What an earlier attempt has saved, checked by its hash; nothing where it does not hold."""
+def _saved_progress(path: Path, dtype: np.dtype) -> "tuple[Progress, hashlib._Hash]":
+    """What an earlier attempt has saved; none of it if the hash does not match."""
     digest = hashlib.sha256()
     try:
         found = Progress(**json.loads(_progress_file(path).read_bytes()))
-        left = found.tokens * dtype.itemsize
+        remaining = found.tokens * dtype.itemsize
         with path.open("rb") as file:
             file.seek(_HEADER_BYTES)
-            while left and (data := file.read(min(left, 1 << 20))):
+            while remaining and (data := file.read(min(remaining, 1 << 20))):
                 digest.update(data)
-                left -= len(data)
+                remaining -= len(data)
     except (OSError, ValueError, TypeError):
         return Progress(), hashlib.sha256()
-    if left or digest.hexdigest() != found.sha256:
+    if remaining or digest.hexdigest() != found.sha256:
         return Progress(), hashlib.sha256()
     return found, digest
 
@@ -139,20 +140,20 @@ def _progress_file(path: Path) -> Path:
 
 
 def _header(dtype: np.dtype, length: int) -> bytes:
-    """The start of a .npy file, always as long, so that it can be written last.
+    """The header of a .npy file, of constant length, so that it can be written last.
 
     Source: numpy.lib.format, version 1.0.
     """
-    start = b"\x93NUMPY\x01\x00" + (_HEADER_BYTES - 10).to_bytes(2, "little")
+    prefix = b"\x93NUMPY\x01\x00" + (_HEADER_BYTES - 10).to_bytes(2, "little")
     facts = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': ({length},), }}"
-    return start + facts.encode().ljust(_HEADER_BYTES - 11) + b"\n"
+    return prefix + facts.encode().ljust(_HEADER_BYTES - 11) + b"\n"
 
 
 def release(tokens: Tokens) -> None:
-    """Unmap the pages that reading a memory-mapped array has made resident.
+    """Unmap the pages of a memory-mapped array; they stay in the system's file cache.
 
-    The system maps 64 kB around each place read and keeps them mapped: a thousand batches of 32
-    blocks would make a file of 2 GB resident. The pages stay in the system's file cache.
+    The system maps 64 kB around each offset that is read and keeps them mapped: without this,
+    1,000 batches of 32 blocks would make a file of 2 GB resident.
     """
     mapped = tokens.base
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):

@@ -1,4 +1,4 @@
-"""The texts known by name: where each lies on this machine, or how it is fetched."""
+"""The corpora known by name: where each is on this machine, or how to download it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hornbook.errors import DataError, reason, shown
+from hornbook.errors import DataError, display_path, reason
 from hornbook.storage.cache import cache_folder
 from hornbook.text.sources import read_bytes, status_of
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KnownCorpus:
-    """A corpus that goes by a name; ``location`` is where a copy lies now, or None."""
+    """A corpus known by name; ``location`` is where a copy is on this machine, or None."""
 
     name: str
     description: str
@@ -65,7 +65,7 @@ _READ_TIMEOUT_SECONDS = 30
 
 
 def known_corpora(catalogue: Sequence[KnownCorpus] = CATALOGUE) -> list[KnownCorpus]:
-    """The corpora that can be asked for by name, each with where it lies on this machine."""
+    """The corpora known by name, each with its location on this machine."""
     found: list[KnownCorpus] = []
     for known in catalogue:
         if known.name == DEFAULT:
@@ -73,22 +73,23 @@ def known_corpora(catalogue: Sequence[KnownCorpus] = CATALOGUE) -> list[KnownCor
             here = None if text is None else _EMBEDDED_MODULE
             found.append(replace(known, characters=len(text or "") or None, location=here))
         else:
-            places = [str(p) for p in (*_data_copies(known), _cached_copy(known)) if status_of(p)]
-            found.append(replace(known, location=places[0] if places else None))
+            paths = (*_data_copies(known), _cached_copy(known))
+            location = next((str(path) for path in paths if status_of(path)), None)
+            found.append(replace(known, location=location))
     return found
 
 
 def fetch(known: KnownCorpus, on_progress: Progress | None = None) -> tuple[bytes, str]:
-    """The UTF-8 bytes of a known corpus and where they lay; downloaded if need be, hash checked.
+    """The UTF-8 bytes of a known corpus and their location; downloaded if needed, hash checked.
 
-    Raises: DataError saying what to do instead.
+    Raises: DataError with what to do instead.
     """
     if known.name == DEFAULT:
         text = _embedded_text()
         if text is None:
             raise DataError(
                 f"this Python comes without {_EMBEDDED_MODULE}, the text of {DEFAULT}: "
-                "take shakespeare, or a file of your own"
+                "use shakespeare or a file of your own"
             )
         return text.encode(), _EMBEDDED_MODULE
     cached = _cached_copy(known)
@@ -100,18 +101,18 @@ def fetch(known: KnownCorpus, on_progress: Progress | None = None) -> tuple[byte
             return data, str(path)
         if path != cached or known.url is None:
             raise DataError(
-                f"{shown(path)} is not {known.name}: expected sha256 {known.sha256}, got "
-                f"{hashlib.sha256(data).hexdigest()}; replace the file, or remove it"
+                f"{display_path(path)} is not {known.name}: expected sha256 {known.sha256}, got "
+                f"{hashlib.sha256(data).hexdigest()}; replace or remove the file"
             )
-    remedy = f"put it at {shown(next(_data_copies(known), cached))}"
+    remedy = f"put it at {display_path(next(_data_copies(known), cached))}"
     if known.url is None:
         raise DataError(f"{known.name} is not on this machine and cannot be downloaded: {remedy}")
     try:
         data = _download_into(cached, known, on_progress)
     except OSError as error:
         raise DataError(
-            f"cannot keep {known.name} in {shown(cached.parent)} ({reason(error)}): "
-            "set HORNBOOK_CACHE_DIR to a folder that can be written"
+            f"cannot save {known.name} in {display_path(cached.parent)} ({reason(error)}): "
+            "set HORNBOOK_CACHE_DIR to a writable folder"
         ) from None
     except DownloadError as error:
         raise DataError(
@@ -125,14 +126,14 @@ def _is_intact(known: KnownCorpus, data: bytes) -> bool:
 
 
 def _download_into(cached: Path, known: KnownCorpus, on_progress: Progress | None) -> bytes:
-    """Download a known corpus; its file appears whole and right, or not at all."""
+    """Download a known corpus; the file appears only if it is complete and has the right hash."""
     cached.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=cached.parent) as folder:
         target = Path(folder) / cached.name
         download(known.url or "", target, on_progress)
         data = read_bytes(target)
         if not _is_intact(known, data):
-            raise DownloadError(f"what came has not the sha256 {known.sha256}")
+            raise DownloadError(f"the download does not have the sha256 {known.sha256}")
         with target.open("rb+") as file:
             os.fsync(file.fileno())
         target.replace(cached)
@@ -140,12 +141,12 @@ def _download_into(cached: Path, known: KnownCorpus, on_progress: Progress | Non
 
 
 class DownloadError(Exception):
-    """Why a download failed; its callers know what was wanted, and what else to try."""
+    """Why a download failed; callers add what was wanted and what to do instead."""
 
 
 def download(url: str, target: Path, on_progress: Progress | None) -> None:
-    """Fetch a URL into a file, trying again where that may help. Raises: DownloadError."""
-    # fsspec's chains and references open further addresses, or templates, that a file names.
+    """Download a URL into a file, with retries where they may help. Raises: DownloadError."""
+    # fsspec's chains and references would open further addresses, named in a file.
     if "::" in url or url.startswith("reference:"):
         raise DownloadError("expected one plain address, without ::")
     from fsspec.callbacks import Callback
@@ -159,7 +160,7 @@ def download(url: str, target: Path, on_progress: Progress | None) -> None:
         try:
             filesystem, path = url_to_fs(url, **_http_options(url))
             filesystem.get_file(path, str(target), callback=Callback(hooks={"report": report}))
-        except Exception as error:  # noqa: BLE001 - every back end of fsspec raises its own kinds
+        except Exception as error:  # noqa: BLE001 - each fsspec back end raises its own types
             final = isinstance(
                 error, FileNotFoundError | PermissionError | ImportError | ValueError
             )
@@ -172,7 +173,7 @@ def download(url: str, target: Path, on_progress: Progress | None) -> None:
         else:
             if target.is_file():
                 return
-            raise DownloadError("it is a folder; copy it here and name that")
+            raise DownloadError("it is a folder: copy it to this machine and give its path")
 
 
 def _http_options(url: str) -> dict[str, object]:
@@ -195,7 +196,7 @@ def _embedded_text() -> str | None:
 
 
 def data_file(name: str) -> Path | None:
-    """``input.txt`` in the data folder of a name, where there is one and the name stays in it."""
+    """``$HORNBOOK_DATA_DIR/<name>/input.txt``; None without the variable or for an unsafe name."""
     data_dir = os.environ.get("HORNBOOK_DATA_DIR")
     if not data_dir or not name or name.startswith(".") or re.search(r"[/\\:]", name):
         return None

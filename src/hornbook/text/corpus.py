@@ -1,7 +1,7 @@
-"""Reads any text (a named corpus, a file, a folder, standard input, a URL), or says why not.
+"""Reads any text: a named corpus, a file, a folder, standard input or a URL.
 
-A text can be larger than memory: it is read a chunk at a time, from its files, as often as it is
-needed. Small ones are held, and cannot change under their reader; of a large one a change is told.
+A text can be larger than memory: it is read from its files in chunks, each time it is needed. Small
+files are read into memory once; a change of a large file between two reads is an error.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from hornbook.errors import DataError, reason, redacted, shown
+from hornbook.errors import DataError, display_path, reason, redacted
 from hornbook.text.corpora import CATALOGUE, DEFAULT, DownloadError, data_file, download, fetch
 from hornbook.text.decoding import expect_encoding
 from hornbook.text.sources import (
-    MOST_HELD_BYTES,
-    Held,
+    MAX_IN_MEMORY_BYTES,
+    BytesSource,
+    FileSource,
     Source,
-    Stored,
+    buffer_stream,
     cannot_read,
-    held,
-    kept,
+    file_source,
+    read_bytes,
     status_of,
-    stored,
 )
 from hornbook.text.survey import beginnings, joined, survey
 
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text and where it came from; ``notes`` are things its reader should be told.
+    """A text and its origin; ``notes`` are messages for the user.
 
-    ``sha256`` is that of the text in UTF-8, ``source`` what messages call it.
+    ``sha256`` is the hash of the text in UTF-8; messages call the corpus ``source``.
     """
 
     name: str
@@ -62,17 +62,17 @@ class Corpus:
         return "".join(self.chunks())
 
     def chunks(self) -> Iterator[str]:
-        """The text, a chunk at a time. Raises: DataError if a file has changed meanwhile."""
+        """The text in chunks. Raises: DataError if a file has changed."""
         return joined(self.parts, self.encoding)
 
     def files(self) -> list[tuple[int, str]]:
-        """Where in the text each file begins, and what it is called within the corpus.
+        """The offset of each file in the text, in characters, and its path within the folder.
 
-        A folder's files go by their paths within it. Raises: DataError if a file has changed.
+        Raises: DataError if a file has changed.
         """
         if len(self.parts) < 2:
             return [(0, self.source)]
-        names = (part.shown.removeprefix(f"{self.source}{os.sep}") for part in self.parts)
+        names = (part.name.removeprefix(f"{self.source}{os.sep}") for part in self.parts)
         return list(zip(beginnings(self.parts, self.encoding), names, strict=True))
 
 
@@ -90,10 +90,10 @@ def read_corpus(
 ) -> Corpus:
     """Read a text by name, file, folder, ``-`` (standard input) or URL; a path object is a path.
 
-    Text is UTF-8, or what its byte order mark says, or ``encoding``; line ends stay as they are.
-    ``on_progress`` is told bytes done and bytes in all (None if unknown) while downloading,
-    from another thread.
-    Raises: DataError if there is no text to be had; ConfigError for an unknown encoding.
+    Text is decoded as ``encoding``, or by its byte order mark, or as UTF-8; line ends are kept.
+    A download calls ``on_progress`` from another thread with the bytes done and the total (None if
+    unknown).
+    Raises: DataError if there is no text; ConfigError for an unknown encoding.
     """
     if encoding is not None:
         expect_encoding(encoding)
@@ -105,17 +105,17 @@ def read_corpus(
         return _corpus("stdin", _read_stdin(), encoding, "standard input")
     if "://" in corpus:
         return _read_url(corpus, encoding, on_progress)
-    # A shell leaves the ~ of --corpus=~/book.txt alone.
+    # A shell does not expand the ~ in --corpus=~/book.txt.
     path = Path(os.path.expanduser(corpus))  # noqa: PTH111 - Path.expanduser raises without a home
     known = next((k for k in catalogue if corpus in (k.name, *k.aliases)), None)
     if known is not None:
         data, source = fetch(known, on_progress)
-        found = _corpus(known.name, Held(source, data), "utf-8", source)
-        note = f"./{corpus} is here too: say ./{corpus} to read that instead"
+        found = _corpus(known.name, BytesSource(source, data), "utf-8", source)
+        note = f"./{corpus} exists too: use ./{corpus} to read it instead"
         return replace(found, notes=(note,)) if os.path.lexists(corpus) else found
     named = data_file(corpus)
     if status_of(path) is None and named is not None and status_of(named) is not None:
-        return _corpus(_slug(corpus), stored(named), encoding, str(named))
+        return _corpus(_slug(corpus), file_source(named), encoding, str(named))
     if status_of(path) is None and not path.is_symlink():
         raise _missing(corpus, path, catalogue)
     return _read_path(path, encoding)
@@ -125,16 +125,16 @@ def _read_path(path: Path, encoding: str | None) -> Corpus:
     status = status_of(path)
     if status is None:
         kind = "a symbolic link to nothing" if path.is_symlink() else "no file or folder"
-        raise DataError(f"cannot read {shown(path)}: there is {kind} of that name")
+        raise DataError(f"cannot read {display_path(path)}: there is {kind} of that name")
     if stat.S_ISDIR(status.st_mode):
         return _read_folder(path, encoding)
     whole = path.resolve()
     name = whole.parent.name if path.stem == "input" else path.stem
-    return _corpus(_slug(name), stored(path), encoding, str(path))
+    return _corpus(_slug(name), file_source(path), encoding, str(path))
 
 
 def _read_folder(folder: Path, encoding: str | None) -> Corpus:
-    """Join the text files below a folder, in order of their paths; name what was left out."""
+    """Join the text files below a folder in order of their paths; notes list the skipped files."""
     names: list[str] = []
     skipped: list[str] = []
     for name in sorted(_files_below(folder)):
@@ -143,51 +143,55 @@ def _read_folder(folder: Path, encoding: str | None) -> Corpus:
         except OSError:  # a link to nothing, or to itself
             regular = False
         (names if regular else skipped).append(name)
-    sources = _held_if_small([stored(folder / name) for name in names])
+    sources = _in_memory_if_small([file_source(folder / name) for name in names])
     found = survey(sources, encoding, lenient=True)
     skipped = sorted([*skipped, *(names[number] for number in found.skipped)])
-    told = [f"{note} (in {n:,} file{'s' * (n > 1)})" for note, n in found.notes.items()]
+    notes = [f"{note} (in {n:,} file{'s' * (n > 1)})" for note, n in found.notes.items()]
     if skipped:
         plural = "s that are" if len(skipped) > 1 else " that is"
-        first = ", ".join(shown(name) for name in skipped[:3])
+        first = ", ".join(display_path(name) for name in skipped[:3])
         more = f" and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
-        told.append(f"skipped {len(skipped):,} file{plural} not text: {first}{more}")
+        notes.append(f"skipped {len(skipped):,} file{plural} not text: {first}{more}")
     if not found.texts:
-        why = f" ({told[0]})" if told else ""
-        raise DataError(f"expected text files in the folder {shown(folder)}, found none{why}")
+        why = f" ({notes[0]})" if notes else ""
+        raise DataError(
+            f"expected text files in the folder {display_path(folder)}, found none{why}"
+        )
     return Corpus(
         name=_slug(folder.resolve().name),
         sha256=found.sha256,
         characters=found.characters,
-        source=shown(folder),
-        notes=tuple(told),
+        source=display_path(folder),
+        notes=tuple(notes),
         parts=tuple(sources[number] for number in found.texts),
         encoding=encoding,
     )
 
 
-def _corpus(name: str, source: Source, encoding: str | None, called: str) -> Corpus:
+def _corpus(name: str, source: Source, encoding: str | None, origin: str) -> Corpus:
     """The text of one source."""
-    sources = _held_if_small([source])
+    sources = _in_memory_if_small([source])
     found = survey(sources, encoding, lenient=False)
     if not found.characters:
-        raise DataError(f"{shown(called)} is empty: expected text")
+        raise DataError(f"{display_path(origin)} is empty: expected text")
     return Corpus(
-        name, found.sha256, found.characters, called, tuple(found.notes), tuple(sources), encoding
+        name, found.sha256, found.characters, origin, tuple(found.notes), tuple(sources), encoding
     )
 
 
-def _held_if_small(sources: Sequence[Source]) -> list[Source]:
-    """The files read into memory, unless all together are large."""
-    size = sum(source.signature[0] for source in sources if isinstance(source, Stored))
+def _in_memory_if_small(sources: Sequence[Source]) -> list[Source]:
+    """Read the files into memory, unless they are large in total."""
+    size = sum(source.signature[0] for source in sources if isinstance(source, FileSource))
     return [
-        held(source) if isinstance(source, Stored) and size <= MOST_HELD_BYTES else source
+        BytesSource(source.name, read_bytes(source.path))
+        if isinstance(source, FileSource) and size <= MAX_IN_MEMORY_BYTES
+        else source
         for source in sources
     ]
 
 
 def _files_below(folder: Path) -> Iterator[str]:
-    """Relative POSIX paths of what is not a folder; hidden names left out, links not entered."""
+    """Relative POSIX paths of files; hidden names are skipped, links to folders not entered."""
 
     def refuse(error: OSError) -> None:
         raise cannot_read(Path(error.filename), error) from None
@@ -204,7 +208,7 @@ def _read_stdin() -> Source:
     if stream is None:
         raise DataError("expected text on standard input, but there is no standard input")
     try:
-        return kept(stream, "standard input")
+        return buffer_stream(stream, "standard input")
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read standard input: {reason(error)}") from None
 
@@ -215,12 +219,14 @@ def _read_url(url: str, encoding: str | None, on_progress: Progress | None) -> C
             target = Path(folder) / "download"
             download(url, target, on_progress)
             with target.open("rb") as file:
-                source = kept(file, shown(url))
+                source = buffer_stream(file, display_path(url))
     except OSError as error:
-        raise DataError(f"cannot keep the download of {shown(url)}: {reason(error)}") from None
+        raise DataError(
+            f"cannot save the download of {display_path(url)}: {reason(error)}"
+        ) from None
     except DownloadError as error:
-        raise DataError(f"cannot download {shown(url)}: {error}") from None
-    # Cut by hand: a URL that urllib would refuse may still be one of fsspec's.
+        raise DataError(f"cannot download {display_path(url)}: {error}") from None
+    # Not by urllib, which refuses some URLs that fsspec accepts.
     address = PurePosixPath(unquote(re.split(r"[?#]", url.split("://", 1)[1])[0]))
     name = address.parent.name if address.stem == "input" else address.stem
     return _corpus(_slug(name), source, encoding, redacted(url))
@@ -237,10 +243,10 @@ def _missing(corpus: str, path: Path, catalogue: Iterable[KnownCorpus]) -> DataE
     if not close:
         near = difflib.get_close_matches(path.name, _names_in(path.parent), 1)
         close = [str(path.with_name(name)) for name in near]
-    hint = f" (did you mean {shown(close[0])}?)" if close else ""
+    hint = f" (did you mean {display_path(close[0])}?)" if close else ""
     known_names = ", ".join(known.name for known in catalogue)
     return DataError(
-        f"there is no corpus, file or folder {shown(corpus)}{hint}: "
+        f"there is no corpus, file or folder {display_path(corpus)}{hint}: "
         f"expected one of {known_names}, or a file, a folder, a URL, or - for standard input"
     )
 
@@ -253,9 +259,9 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _slug(name: str) -> str:
-    """A name that is safe as a folder's, its letters kept whatever their script."""
-    kept = "".join(
+    """A name that is safe for a folder; letters of every script stay."""
+    safe = "".join(
         c if c.isalnum() or c in "._-" or unicodedata.category(c).startswith("M") else "-"
         for c in unicodedata.normalize("NFC", name)
     )
-    return re.sub("--+", "-", kept).strip("._-")[:60].rstrip("._-") or "text"
+    return re.sub("--+", "-", safe).strip("._-")[:60].rstrip("._-") or "text"

@@ -1,4 +1,4 @@
-"""Bytes that can be read again and again: from memory, or from a file seen to be unchanged."""
+"""Sources of bytes that can be read repeatedly: memory, or a file that must not change."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from hornbook.errors import DataError, reason, shown
+from hornbook.errors import DataError, display_path, reason
 
-# What is not larger is read once and held; the rest is read from the disk each time it is needed.
-MOST_HELD_BYTES = 1 << 26
+# Smaller sources are read into memory once; larger ones are read from the disk each time.
+MAX_IN_MEMORY_BYTES = 1 << 26
 
-# Size, device, inode, and the times of the last change to content and to anything else, in ns.
+# Size, device, inode, and the times of the last change of content and of metadata, in ns.
 Signature: TypeAlias = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Held:
-    """Bytes in memory; ``shown`` is what messages call them."""
+class BytesSource:
+    """Bytes in memory; messages call them ``name``."""
 
-    shown: str
+    name: str
     data: bytes = field(repr=False)
 
     def open(self) -> BinaryIO:
-        """The bytes from their start."""
+        """A stream of the bytes."""
         return BytesIO(self.data)
 
     def check(self, file: BinaryIO) -> None:
-        """Bytes in memory do not change."""
+        """Do nothing: bytes in memory do not change."""
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A regular file as it was when first looked at; ``shown`` is what messages call it."""
+class FileSource:
+    """A regular file and its state when it was first seen; messages call it ``name``."""
 
-    shown: str
+    name: str
     path: Path
     signature: Signature
 
     def open(self) -> BinaryIO:
-        """The file from its start. Raises: DataError if it cannot be read or is another by now."""
+        """Open the file. Raises: DataError if it cannot be read or has changed."""
         try:
             file = self.path.open("rb")
         except OSError as error:
@@ -58,30 +58,34 @@ class Stored:
         return file
 
     def check(self, file: BinaryIO) -> None:
-        """See that the open file is still the same. Raises: DataError."""
+        """Check that the open file has not changed. Raises: DataError."""
         if signature_of(os.fstat(file.fileno())) != self.signature:
-            raise DataError(f"{self.shown} was changed while it was being read: start again")
+            raise DataError(f"{self.name} was changed while it was being read: start again")
 
 
-Source: TypeAlias = Held | Stored
+Source: TypeAlias = BytesSource | FileSource
 
 
-def stored(path: Path, called: str | None = None) -> Stored:
-    """A regular file, to be read later. Raises: DataError for all that is not one."""
+def file_source(path: Path, name: str | None = None) -> FileSource:
+    """A regular file, to be read later. Raises: DataError if it is not a regular file."""
     status = status_of(path)
     if status is None:
-        raise DataError(f"cannot read {shown(path)}: it is not there any more")
+        raise DataError(f"cannot read {display_path(path)}: it no longer exists")
     if stat.S_ISFIFO(status.st_mode):
-        # Opening a pipe that nobody writes to would wait for ever.
-        raise DataError(f"{shown(path)} is a pipe, not a file: pipe it into standard input with -")
+        # Opening a pipe without a writer would block.
+        raise DataError(
+            f"{display_path(path)} is a pipe, not a file: pipe it into standard input with -"
+        )
     if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"expected a file of text, but {shown(path)} is a device or a socket")
-    return Stored(called or shown(path), path, signature_of(status))
+        raise DataError(
+            f"expected a file of text, but {display_path(path)} is a device or a socket"
+        )
+    return FileSource(name or display_path(path), path, signature_of(status))
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a regular file. Raises: DataError for all that is not one."""
-    source = stored(path)
+    """All bytes of a regular file. Raises: DataError if it is not one or cannot be read."""
+    source = file_source(path)
     with source.open() as file:
         try:
             return file.read()
@@ -89,26 +93,21 @@ def read_bytes(path: Path) -> bytes:
             raise cannot_read(path, error) from None
 
 
-def held(source: Stored) -> Held:
-    """The bytes of a file, read now."""
-    return Held(source.shown, read_bytes(source.path))
-
-
-def kept(stream: BinaryIO, called: str) -> Source:
-    """The rest of a stream that can be read but once: in memory, or if large in a temporary file.
+def buffer_stream(stream: BinaryIO, name: str) -> Source:
+    """The rest of a stream that can be read only once: in memory, or in a temporary file if large.
 
     Raises: OSError if the stream cannot be read or the file cannot be written.
     """
-    data = stream.read(MOST_HELD_BYTES + 1)
-    if len(data) <= MOST_HELD_BYTES:
-        return Held(called, data)
-    number, name = tempfile.mkstemp(prefix="hornbook-")
-    path = Path(name)
+    data = stream.read(MAX_IN_MEMORY_BYTES + 1)
+    if len(data) <= MAX_IN_MEMORY_BYTES:
+        return BytesSource(name, data)
+    descriptor, temporary = tempfile.mkstemp(prefix="hornbook-")
+    path = Path(temporary)
     try:
-        with os.fdopen(number, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             shutil.copyfileobj(stream, file, 1 << 20)
-        source = stored(path, called)
+        source = file_source(path, name)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -117,15 +116,15 @@ def kept(stream: BinaryIO, called: str) -> Source:
 
 
 def signature_of(status: os.stat_result) -> Signature:
-    """What tells a file from another, and from itself before a change.
+    """What identifies a file and its content.
 
-    The time of the last change of any kind cannot be set by hand, as that of the content can.
+    A program can set the time of the last change of content, but not that of metadata.
     """
     return status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 def status_of(path: Path) -> os.stat_result | None:
-    """What a path leads to, or None for nothing. Raises: DataError where that cannot be told."""
+    """The status of a path, None if nothing is there. Raises: DataError if that is unknown."""
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -135,5 +134,5 @@ def status_of(path: Path) -> os.stat_result | None:
 
 
 def cannot_read(path: Path, error: OSError) -> DataError:
-    """The error that says why a path cannot be read."""
-    return DataError(f"cannot read {shown(path)}: {reason(error)}")
+    """The error for a path that cannot be read."""
+    return DataError(f"cannot read {display_path(path)}: {reason(error)}")

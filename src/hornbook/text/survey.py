@@ -1,7 +1,7 @@
-"""What the first reading of a text finds: its hash, its length, which files are text.
+"""The first pass over a text: its hash, its length, and which files are text.
 
-What was found of large files is kept in the cache, by their sizes and times of change, so that the
-next run need not read them for it again.
+Results for large files are cached under the files' sizes and times of change, so that the next run
+does not repeat the pass.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hornbook.storage import cache
 from hornbook.text.decoding import NotTextError, decode
-from hornbook.text.sources import Stored
+from hornbook.text.sources import FileSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from hornbook.text.sources import Source
 
 FORMAT = 1
-# A file changed twice within a tick of the clock looks unchanged the second time ("racy", in git).
-_SETTLED_NS = 2 * 10**9
+# A second change within one tick of the clock leaves the times as they were (git: "racy").
+_CLOCK_MARGIN_NS = 2 * 10**9
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The text that sources make together; ``texts`` and ``skipped`` are numbers of sources.
+    """Facts about the joined text of sources; ``texts`` and ``skipped`` are indices of sources.
 
-    ``sha256`` is that of the text in UTF-8; ``notes`` say what was done to how many sources.
+    ``sha256`` is the hash of the text in UTF-8; ``notes`` maps each note to a number of sources.
     """
 
     sha256: str
@@ -42,7 +42,7 @@ class Survey:
 
 
 def joined(sources: Sequence[Source], encoding: str | None) -> Iterator[str]:
-    """The texts one after another, in chunks, each text but the last ending its line."""
+    """The texts joined, in chunks; a newline is added between texts where one is missing."""
     ending = "\n"
     for source in sources:
         if ending != "\n":
@@ -53,7 +53,7 @@ def joined(sources: Sequence[Source], encoding: str | None) -> Iterator[str]:
 
 
 def beginnings(sources: Sequence[Source], encoding: str | None) -> Iterator[int]:
-    """Where in the joined text each source's own begins, in characters."""
+    """The offset of each source in the joined text, in characters."""
     characters, ending = 0, "\n"
     for source in sources:
         characters += ending != "\n"
@@ -64,23 +64,23 @@ def beginnings(sources: Sequence[Source], encoding: str | None) -> Iterator[int]
 
 
 def survey(sources: Sequence[Source], encoding: str | None, *, lenient: bool) -> Survey:
-    """Read all sources, or remember what was found of the same large files.
+    """Read all sources, or take the cached result if all are large files that have not changed.
 
-    A source that is not text is skipped if ``lenient``; an empty one always is.
-    Raises: NotTextError unless lenient; DataError for what cannot be read.
+    Empty sources are skipped, and if ``lenient`` those that are not text.
+    Raises: NotTextError unless lenient; DataError if a source cannot be read.
     """
-    signatures = [source.signature for source in sources if isinstance(source, Stored)]
+    signatures = [source.signature for source in sources if isinstance(source, FileSource)]
     if not signatures or len(signatures) < len(sources):
         return _read(sources, encoding, lenient=lenient)
-    places = [str(source.path.resolve()) for source in sources if isinstance(source, Stored)]
-    key = json.dumps([FORMAT, encoding, lenient, places, signatures])
+    paths = [str(source.path.resolve()) for source in sources if isinstance(source, FileSource)]
+    key = json.dumps([FORMAT, encoding, lenient, paths, signatures])
     folder = cache.cache_folder() / "surveys" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if cache.is_sound(folder):
         with suppress(OSError, ValueError, TypeError):
             return Survey(**json.loads((folder / "survey.json").read_bytes()))
     found = _read(sources, encoding, lenient=lenient)
     if max(time_ns for *_, changed, touched in signatures for time_ns in (changed, touched)) < (
-        time.time_ns() - _SETTLED_NS
+        time.time_ns() - _CLOCK_MARGIN_NS
     ):
         with suppress(OSError), cache.fill(folder) as place:
             (place / "survey.json").write_text(json.dumps(asdict(found)))
@@ -92,12 +92,12 @@ def _read(sources: Sequence[Source], encoding: str | None, *, lenient: bool) -> 
     skipped: list[int] = []
     notes: dict[str, int] = {}
     characters, digest, ending = 0, hashlib.sha256(), "\n"
-    for number, source in enumerate(sources):
-        told: list[str] = []
-        before = characters, digest.copy(), ending  # to go back to, should it be no text
+    for index, source in enumerate(sources):
+        found: list[str] = []
+        before = characters, digest.copy(), ending  # restored if the source is not text
         start = "" if ending == "\n" else "\n"
         try:
-            for text in decode(source, encoding, told):
+            for text in decode(source, encoding, found):
                 digest.update((start + text).encode())
                 characters += len(start + text)
                 start, ending = "", text[-1]
@@ -105,8 +105,8 @@ def _read(sources: Sequence[Source], encoding: str | None, *, lenient: bool) -> 
             if not lenient:
                 raise
             characters, digest, ending = before
-            skipped.append(number)
+            skipped.append(index)
             continue
-        texts += [number] if characters > before[0] else []
-        notes |= {note: notes.get(note, 0) + 1 for note in told}
+        texts += [index] if characters > before[0] else []
+        notes |= {note: notes.get(note, 0) + 1 for note in found}
     return Survey(digest.hexdigest(), characters, notes, texts, skipped)

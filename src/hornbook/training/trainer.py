@@ -42,7 +42,7 @@ from hornbook.training.pace import Pace
 from hornbook.training.state import TrainState, restore
 
 if TYPE_CHECKING:
-    from hornbook.ngram.counting import NGramModel
+    from hornbook.ngram.model import NGramModel
 
 
 class UnsavedStepsWarning(HornbookWarning):

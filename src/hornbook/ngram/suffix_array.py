@@ -1,8 +1,8 @@
-"""Which stretches of a text stand word for word in another: a suffix array of the training text.
+"""The suffix array of a text: finds what another text copies from it verbatim, and from where.
 
-The array holds the position of every suffix of the text, the suffixes in alphabetical order, so
-that all places where a string stands lie side by side and are found by halving: 27 comparisons
-for 100 million characters. It is memory-mapped, and a query reads some thousand of its pages.
+The array has the positions of all suffixes of the text in alphabetical order. So the positions of
+any string are adjacent, and binary search finds them: 27 comparisons for 100 million characters.
+The array is memory-mapped; a query reads about a thousand of its pages.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ FORMAT = 1
 ARRAY = "suffixes.bin"
 MANIFEST = "manifest.json"
 
-# Matches are looked for this far first, and as far again while they go on: all but verbatim
-# copies end sooner, and comparing costs a copy of what is compared.
-FIRST_REACH = 32
+# Matches are compared up to this length first, then up to twice as much, and so on: most matches
+# are shorter, and a comparison copies the strings.
+FIRST_LENGTH = 32
 
 
 @dataclass(frozen=True)
 class Match:
-    """A stretch of a text that stands in the training text too; offsets are in characters."""
+    """A part of a text that also occurs in the training text; offsets are in characters."""
 
     start: int
     length: int
@@ -52,88 +52,86 @@ class Match:
         return self.start + self.length
 
 
-class CopyIndex:
-    """A training text that can be asked where any stretch of another text stands in it."""
+class SuffixArray:
+    """A training text and its suffix array, which finds parts of other texts in it."""
 
     def __init__(self, text: str, suffixes: NDArray[np.signedinteger]) -> None:
         self.text = text
         self._suffixes = suffixes
-        # A memoryview gives Python's own integers, and in a third of the time of an array.
+        # A memoryview gives Python integers in a third of the time of an array.
         self._sorted = suffixes.data
 
     @classmethod
-    def build(cls, text: str) -> CopyIndex:
-        """Sort the suffixes of `text`: 0.1 s and 5 MB a million ASCII characters."""
+    def build(cls, text: str) -> SuffixArray:
+        """Sort the suffixes of `text`: 0.1 s and 5 MB for a million ASCII characters."""
         from pydivsufsort import divsufsort
 
-        whole = offsets_for(text)
-        # The order of UTF-8's bytes is that of the characters; a surrogate's lone half keeps it.
+        dtype = offset_type(text)
+        # UTF-8 bytes sort like the characters, halves of surrogate pairs included.
         data = text.encode("utf-8", "surrogatepass")
         if not data:
-            return cls(text, np.empty(0, whole))
+            return cls(text, np.empty(0, dtype))
         by_byte = divsufsort(data)
         if len(data) == len(text):
-            return cls(text, by_byte.view(whole))
-        # Of the suffixes in bytes those stay that begin with a character, renumbered by character.
+            return cls(text, by_byte.view(dtype))
+        # Keep the suffixes that begin a character, with offsets in characters.
         begins = (np.frombuffer(data, np.uint8) & 0xC0) != 0x80
-        number = np.cumsum(begins, dtype=whole)
+        number = np.cumsum(begins, dtype=dtype)
         number -= 1
         return cls(text, number[by_byte[begins[by_byte]]])
 
     def save(self, folder: str | os.PathLike[str], disk: Disk = DISK) -> None:
-        """Write the index as a folder, whole or not at all; one that was there is replaced.
+        """Write a folder atomically; replaces an existing one.
 
-        Raises: CheckpointError when the disk refuses.
+        Raises: CheckpointError if the disk cannot be written.
         """
         folder = Path(folder)
-        # Of two at a time each writes a folder of its own, whose lock says that it is at work.
-        written = folder.with_name(f"{UNFINISHED}{folder.name}-{os.getpid()}")
-        lock = Lock(written)
+        # Concurrent writers have folders of their own, each locked while it is written.
+        unfinished = folder.with_name(f"{UNFINISHED}{folder.name}-{os.getpid()}")
+        lock = Lock(unfinished)
         try:
             disk.make_folder(folder.parent)
             sweep(folder, disk)
-            disk.make_one_folder(written)
+            disk.make_one_folder(unfinished)
             lock.acquire()
-            disk.write(written / ARRAY, self._sorted.cast("B"))
+            disk.write(unfinished / ARRAY, self._sorted.cast("B"))
             manifest = {
                 "format": FORMAT,
                 "text_sha256": text_hash(self.text),
-                "suffixes_sha256": file_hash(written / ARRAY),
+                "suffixes_sha256": file_hash(unfinished / ARRAY),
             }
-            disk.write(written / MANIFEST, json.dumps(manifest, indent=1).encode())
+            disk.write(unfinished / MANIFEST, json.dumps(manifest, indent=1).encode())
             for name in (ARRAY, MANIFEST):
-                disk.sync(written / name)
+                disk.sync(unfinished / name)
             if folder.exists():
                 disk.discard(folder)
             lock.release()
             lock.path.unlink()
-            disk.rename(written, folder)
+            disk.rename(unfinished, folder)
             disk.sync_folder(folder.parent)
         except OSError as error:
             with suppress(OSError):
-                disk.remove(written)
+                disk.remove(unfinished)
             raise refused(folder, self._sorted.nbytes, error) from None
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], text: str) -> CopyIndex:
-        """The index saved for `text`, memory-mapped, once its hashes are seen to be right.
+    def open(cls, folder: str | os.PathLike[str], text: str) -> SuffixArray:
+        """The array saved for `text`, memory-mapped after a check of its hashes.
 
-        Raises: CheckpointError when it is missing, damaged, or another text's.
+        Raises: CheckpointError if it is missing, damaged, or of another text.
         """
         folder = Path(folder)
         check(folder, text)
         try:
-            suffixes = np.memmap(folder / ARRAY, offsets_for(text), "r", shape=(len(text),))
-        except OSError as error:
-            raise CheckpointError(f"{folder}: no copy index: {reason(error)}") from None
-        except ValueError:
-            raise CheckpointError(f"{folder}: not a copy index") from None
+            suffixes = np.memmap(folder / ARRAY, offset_type(text), "r", shape=(len(text),))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder}: no suffix array: {reason(error)}") from None
         return cls(text, suffixes)
 
     def match_lengths(self, text: str, at_least: int = 1) -> NDArray[np.int64]:
         """For each character, the length of the longest verbatim match that covers it.
 
-        Matches shorter than `at_least` count as 0; the higher it is the faster.
+        Matches shorter than `at_least` count as 0; higher values are faster.
         Shapes: a text of T characters -> [T], in characters.
         Raises: ConfigError for an `at_least` below 1.
         """
@@ -144,26 +142,26 @@ class CopyIndex:
         return lengths
 
     def matches(self, text: str, at_least: int = 20) -> list[Match]:
-        """Where the text is verbatim: stretches that do not overlap, in order, the longest whole.
+        """Verbatim matches that do not overlap, in order of their offsets.
 
-        Where two overlap the longer keeps what they share, and the rest of the other is a match if
-        it is still `at_least` characters long.
+        Of two that overlap the longer one stays whole; the rest of the other is a match if it still
+        has `at_least` characters.
         Raises: ConfigError for an `at_least` below 1.
         """
         free = np.ones(len(text), np.bool_)
-        kept: list[Match] = []
+        chosen: list[Match] = []
         found = sorted(self._maximal(text, at_least), key=lambda match: (-match[1], match[0]))
         for start, length in found:
-            # No maximal match lies within another, so what others leave of one is in one piece.
+            # No maximal match contains another, so the rest of one is contiguous.
             rest = np.flatnonzero(free[start : start + length])
             if len(rest) >= at_least:
                 first, last = start + int(rest[0]), start + int(rest[-1]) + 1
                 free[first:last] = False
-                kept.append(self._match(text, first, last))
-        return sorted(kept, key=lambda match: match.start)
+                chosen.append(self._match(text, first, last))
+        return sorted(chosen, key=lambda match: match.start)
 
     def _match(self, text: str, start: int, end: int) -> Match:
-        """All places of a stretch that is known to stand in the training text."""
+        """The occurrences of a part of `text` that is in the training text."""
         piece = text[start:end]
         low = self._row(piece)
         high = bisect_right(self._sorted, piece, low, key=self._cut(len(piece)))
@@ -171,9 +169,9 @@ class CopyIndex:
         return Match(start, end - start, position, high - low)
 
     def _maximal(self, text: str, at_least: int) -> Iterator[tuple[int, int]]:
-        """Start and length of every match that cannot be made longer, to the left or the right.
+        """Start and length of every maximal match: one that cannot be extended in any direction.
 
-        No such match lies within another, so both their starts and their ends ascend.
+        No maximal match contains another, so both starts and ends ascend.
         """
         if at_least < 1:
             raise ConfigError(f"at_least = {at_least}: expected 1 or more characters")
@@ -182,9 +180,9 @@ class CopyIndex:
             length = self._longest(text, start)
             if length >= at_least:
                 yield start, length
-            # One that begins later goes on past this one's end, and is long enough: it takes in
-            # the character at `end`. The further right it begins the sooner the text has it;
-            # strides that double step over long copies.
+            # The next maximal match contains the character after this one's end. Find the first
+            # start from which the training text has everything up to there: by strides that
+            # double, then by bisection.
             end = start + max(length, at_least - 1) + 1
             if end > len(text):
                 return
@@ -197,48 +195,41 @@ class CopyIndex:
             )
 
     def _longest(self, text: str, start: int) -> int:
-        """How many characters from `start` stand together in the training text."""
-        reach = FIRST_REACH
+        """The length of the longest match that begins at `start`."""
+        limit = FIRST_LENGTH
         while True:
-            piece = text[start : start + reach]
+            piece = text[start : start + limit]
             row = self._row(piece)
-            # The suffix most like the piece is the one before its place or the one after.
+            # The most similar suffix is directly before or after the piece in the order.
             around = self._sorted[max(row - 1, 0) : row + 1]
-            ends = (common_prefix(piece, self.text[place : place + reach]) for place in around)
+            ends = (common_prefix(piece, self.text[place : place + limit]) for place in around)
             length = max(ends, default=0)
-            if length < reach:
+            if length < limit:
                 return length
-            reach *= 2
+            limit *= 2
 
     def _occurs(self, piece: str) -> bool:
-        """Whether the training text has it; it has the empty string."""
+        """Whether the training text contains it; true for the empty string."""
         row = self._row(piece)
         return not piece or (
             row < len(self._sorted) and self.text.startswith(piece, self._sorted[row])
         )
 
     def _row(self, piece: str) -> int:
-        """Where in the array the suffixes begin that are not before `piece`."""
+        """The first row of the array whose suffix does not sort before `piece`."""
         return bisect_left(self._sorted, piece, key=self._cut(len(piece)))
 
     def _cut(self, length: int) -> Callable[[int], str]:
-        """What stands at a position, cut to a length: ascending along the array."""
+        """The sort key: the text at a position, cut to a length."""
         text = self.text
-
-        def cut(position: int) -> str:
-            return text[position : position + length]
-
-        return cut
+        return lambda position: text[position : position + length]
 
 
 def sweep(folder: Path, disk: Disk = DISK) -> None:
-    """Remove what writers of an index that were killed have left beside it.
-
-    Raises: OSError, as the system gives it.
-    """
+    """Remove what killed writers of a suffix array have left. Raises: OSError."""
     for path in folder.parent.glob(f"{UNFINISHED}{folder.name}-*"):
         lock = Lock(path)
-        with suppress(CheckpointError):  # its writer is at work, or it is not ours to remove
+        with suppress(CheckpointError):  # its writer is running, or we may not remove it
             lock.acquire()
             lock.release()
             disk.remove(path)
@@ -246,35 +237,33 @@ def sweep(folder: Path, disk: Disk = DISK) -> None:
 
 
 def common_prefix(one: str, other: str) -> int:
-    """How many characters two strings begin with together."""
+    """The length of the common prefix of two strings."""
     if one == other:
         return len(one)
     shorter = range(1, min(len(one), len(other)) + 1)
     return bisect_left(shorter, True, key=lambda length: one[:length] != other[:length])
 
 
-def offsets_for(text: str) -> type[np.int32 | np.int64]:
-    """The numbers that offsets in a text take."""
+def offset_type(text: str) -> type[np.int32 | np.int64]:
+    """The smallest type for offsets in a text."""
     return np.int32 if len(text) < 2**31 else np.int64
 
 
 def check(folder: Path, text: str | None = None) -> None:
-    """See that a folder is an index as it was written, and, where a text is given, of that text.
+    """Check that a folder has an undamaged suffix array, of `text` if one is given.
 
-    Raises: CheckpointError saying what is wrong.
+    Raises: CheckpointError with the fault.
     """
     try:
         manifest = read_json(folder / MANIFEST)
         suffixes_sha256 = file_hash(folder / ARRAY)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: no copy index: {reason(error)}") from None
-    except ValueError:
-        raise CheckpointError(f"{folder}: not a copy index") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: no suffix array: {reason(error)}") from None
     fault = ""
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        fault = f"not a copy index of format {FORMAT}"
+        fault = f"not a suffix array of format {FORMAT}"
     elif text is not None and manifest.get("text_sha256") != text_hash(text):
-        fault = "the copy index of another text"
+        fault = "the suffix array of another text"
     elif manifest.get("suffixes_sha256") != suffixes_sha256:
         fault = f"{ARRAY} is not what was written"
     if fault:
@@ -282,7 +271,7 @@ def check(folder: Path, text: str | None = None) -> None:
 
 
 def text_hash(text: str) -> str:
-    """The SHA-256 of a text, as UTF-8."""
+    """The SHA-256 of a text in UTF-8."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

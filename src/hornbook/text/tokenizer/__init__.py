@@ -1,0 +1,54 @@
+"""Text to token ids and back: characters, bytes, or byte-pair encoding.
+
+Each kind is saved as a `tokenizer.json` that the tokenizers library opens, with the same ids and
+the same decoding there. Characters and bytes are read and used without that library.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from hornbook.errors import DataError
+from hornbook.storage.files import read_json
+from hornbook.text.tokenizer.base import Tokenizer as Tokenizer
+from hornbook.text.tokenizer.base import expect_one_of
+from hornbook.text.tokenizer.bpe import BPETokenizer as BPETokenizer
+from hornbook.text.tokenizer.bpe import ByteTokenizer as ByteTokenizer
+from hornbook.text.tokenizer.characters import CharTokenizer as CharTokenizer
+from hornbook.text.tokenizer.document import BYTE_ALPHABET, from_document
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+KINDS: Final = ("char", "byte", "bpe")
+
+
+def build_tokenizer(kind: str, text: str | Iterable[str], *, vocab_size: int = 1024) -> Tokenizer:
+    """The tokenizer of a kind for a text, or its chunks; only "bpe" reads ``vocab_size``.
+
+    Raises: ConfigError for another kind or a vocabulary below 256; DataError for an empty text.
+    """
+    expect_one_of(kind, KINDS, "a tokenizer")
+    if kind == "char":
+        whole = isinstance(text, str)
+        return CharTokenizer.from_text(text) if whole else CharTokenizer.from_chunks(text)
+    return ByteTokenizer() if kind == "byte" else BPETokenizer.train(text, vocab_size)
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Read a ``tokenizer.json`` that hornbook wrote. Raises: DataError."""
+    try:
+        document = read_json(path)
+    except OSError as error:
+        raise DataError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+    except ValueError:
+        raise DataError(f"{path} is not JSON, so it is not a tokenizer.json") from None
+    try:
+        vocab, merges = from_document(document)
+        if merges is None:
+            return CharTokenizer.from_vocab(vocab)
+        is_byte = vocab == BYTE_ALPHABET and not merges
+        return ByteTokenizer() if is_byte else BPETokenizer(vocab, merges)
+    except DataError as error:
+        raise DataError(f"{path} is not a tokenizer that hornbook wrote: {error}") from None

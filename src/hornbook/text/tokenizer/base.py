@@ -1,0 +1,181 @@
+"""What every tokenizer does: text to token ids and back."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import unicodedata
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Hashable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import numpy as np
+
+from hornbook.errors import ConfigError, DataError, UnknownCharacterError
+from hornbook.text.tokenizer.unknown import SURROGATE, describe, excerpt, substitutes, summary
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator, Sequence
+
+    IdArray = np.ndarray[tuple[int], np.dtype[np.unsignedinteger[Any]]]
+
+UNKNOWN_POLICIES: Final = ("error", "skip", "replace")
+
+
+class Tokenizer(ABC):
+    """Maps text to ids from 0 to ``vocab_size - 1`` and back; equal JSON means equal tokenizers."""
+
+    kind: ClassVar[str]
+    vocab_size: int
+
+    @abstractmethod
+    def encode_array(self, text: str) -> IdArray:
+        """The ids of a text, [N], in the smallest unsigned type that holds the vocabulary.
+
+        Raises: UnknownCharacterError at the first character that has no id.
+        """
+
+    @abstractmethod
+    def token_bytes(self) -> list[bytes]:
+        """The UTF-8 bytes of each token, in order of id; a token may hold part of a character."""
+
+    @abstractmethod
+    def to_json(self) -> str:
+        """The tokenizer as a ``tokenizer.json`` of the tokenizers library."""
+
+    def _knows(self, character: str) -> bool:
+        """Whether a character can be encoded."""
+        return not SURROGATE.match(character)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text. Raises: UnknownCharacterError."""
+        return self.encode_array(text).tolist()
+
+    def encode_chunks(self, chunks: Iterable[str]) -> Iterator[tuple[int, IdArray]]:
+        """Encode a text that comes in chunks: yields a number of characters and their ids.
+
+        The concatenated arrays are the ids of the concatenated chunks. The text after any of them
+        encodes to the same ids on its own, so encoding can stop between two and continue later.
+        Raises: UnknownCharacterError, with the position in the whole text.
+        """
+        characters = lines = 0
+        for chunk in self._rechunk(chunks):
+            try:
+                ids = self.encode_array(chunk)
+            except UnknownCharacterError:
+                raise self._unknown_character(chunk, characters, lines) from None
+            yield len(chunk), ids
+            characters += len(chunk)
+            lines += chunk.count("\n")
+
+    def _rechunk(self, chunks: Iterable[str]) -> Iterable[str]:
+        """The same text in chunks that can be encoded independently of each other."""
+        return chunks
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids: a list, a 1-D array or a 1-D tensor; broken UTF-8 becomes U+FFFD.
+
+        Raises: DataError if an id is not an integer in the vocabulary.
+        """
+        tolist = getattr(ids, "tolist", None)
+        numbers: list[int] = list(ids) if tolist is None else tolist()
+        tokens = self._bytes_by_id
+        try:
+            return b"".join([tokens[i] for i in numbers]).decode(errors="replace")
+        except (KeyError, TypeError):
+            bad = next(i for i in numbers if not isinstance(i, Hashable) or i not in tokens)
+            raise DataError(
+                f"expected ids from 0 to {self.vocab_size - 1} (vocabulary of {self.vocab_size}), "
+                f"got {str(bad)[:40]}: were these ids made by another tokenizer?"
+            ) from None
+
+    def fit(self, text: str, policy: str = "error") -> tuple[str, str]:
+        """A text that can be encoded, and one line on what was changed ("" for no change).
+
+        ``policy`` decides about unknown characters: "error" raises, "skip" removes them,
+        "replace" substitutes the closest known characters.
+        Raises: UnknownCharacterError; ConfigError for any other policy.
+        """
+        expect_one_of(policy, UNKNOWN_POLICIES, "a policy for unknown characters")
+        if not (unknown := self._unknown_in(text)):
+            return text, ""
+        if policy == "error":
+            raise self._unknown_character(text)
+        notes: list[str] = []
+        composed = unicodedata.normalize("NFC", text)
+        # Decomposed accents and Hangul, which macOS writes, are the same text in other code points.
+        if len(fewer := self._unknown_in(composed)) < len(unknown):
+            text, unknown = composed, fewer
+            notes.append("the text was composed (NFC)")
+        if unknown:
+            counts = Counter({c: n for c, n in Counter(text).items() if c in unknown})
+            replacements = {c: self._substitute(c) if policy == "replace" else "" for c in counts}
+            text = text.translate(str.maketrans(replacements))
+            notes.append(summary(counts, replacements, policy))
+        return text, "; ".join(notes)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``tokenizer.json``. Raises: DataError if it cannot be written."""
+        try:
+            Path(path).write_bytes(self.to_json().encode())
+        except OSError as error:
+            raise DataError(f"cannot write the tokenizer to {path}: {error.strerror}") from None
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the JSON's bytes: equal tokenizers have equal hashes."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(vocab_size={self.vocab_size})"
+
+    @cached_property
+    def _bytes_by_id(self) -> dict[int, bytes]:
+        # In a list, -1 would be the last token.
+        return dict(enumerate(self.token_bytes()))
+
+    def _unknown_in(self, text: str) -> set[str]:
+        return {c for c in set(text) if not self._knows(c)}
+
+    def _substitute(self, character: str) -> str:
+        known = (s for s in substitutes(character) if all(map(self._knows, s)))
+        return next(known, self.decode([0]))
+
+    def _unknown_character(
+        self, text: str, characters: int = 0, lines: int = 0
+    ) -> UnknownCharacterError:
+        """The error for a text's first unknown character.
+
+        So many characters and lines of the whole text came before this part.
+        """
+        at = next(i for i, c in enumerate(text) if not self._knows(c))
+        line = lines + text.count("\n", 0, at) + 1
+        return UnknownCharacterError(
+            f"the tokenizer does not know {describe(text[at])}, character {characters + at + 1:,} "
+            f"of the text, on line {line:,}:\n{excerpt(text, at)}\n"
+            "use --unknown skip to leave such characters out, --unknown replace to substitute the "
+            "closest known ones, or train on a text that has them"
+        )
+
+
+def id_type(vocab_size: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """The smallest unsigned type that holds every id."""
+    return np.min_scalar_type(vocab_size - 1)
+
+
+def expect_one_of(value: str, choices: Sequence[str], what: str) -> None:
+    """Check a choice. Raises: ConfigError with the choices and a suggestion."""
+    if value not in choices:
+        close = difflib.get_close_matches(str(value), choices, 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ConfigError(f"expected {what} among {', '.join(choices)}; got {value!r}{hint}")

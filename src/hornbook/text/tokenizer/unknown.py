@@ -1,0 +1,75 @@
+"""Characters that a tokenizer has no token for: how messages show them, and what replaces them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Iterator
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+_PLAIN = str.maketrans("‘’‚‛“”„‐‑‒–—―−", "''''\"\"\"-------")
+
+
+def describe(character: str) -> str:
+    """A character with its Unicode name and code point."""
+    plain = {"\0": "NULL", "\t": "TAB", "\n": "LINE FEED", "\r": "CARRIAGE RETURN"}
+    kinds = {"Cc": "a control character", "Cs": "half a surrogate pair", "Co": "private use"}
+    category = kinds.get(unicodedata.category(character), "no name")
+    name = unicodedata.name(character, plain.get(character, category))
+    return f"{character!r} ({name}, U+{ord(character):04X})"
+
+
+def excerpt(text: str, at: int, reach: int = 30) -> str:
+    """The line around an offset, shortened, and below it a caret under the character there."""
+    start = max(text.rfind("\n", 0, at) + 1, at - reach)
+    end = text.find("\n", at + 1)
+    end = min(len(text) if end < 0 else end, at + reach)
+    before = "…" * (start > 0 and text[start - 1] != "\n") + text[start:at]
+    after = text[at:end] + "…" * (end < len(text) and text[end] != "\n")
+    before, after = ("".join(map(_visible, part)) for part in (before, after))
+    # A combining mark is drawn over the letter before it and has no column of its own.
+    column = sum(map(_columns, before)) - (_columns(after[0]) == 0)
+    return f"  {before}{after}\n  {' ' * max(column, 0)}^"
+
+
+def substitutes(character: str) -> Iterator[str]:
+    """Strings that can stand in for a character, the closest first."""
+    compatible = unicodedata.normalize("NFKC", character.translate(_PLAIN))
+    bare = "".join(c for c in unicodedata.normalize("NFKD", compatible) if not _is_mark(c))
+    yield from (compatible, bare, compatible.swapcase(), bare.swapcase())
+    yield from [" "] * character.isspace() + ["?", " "]
+
+
+def summary(counts: Counter[str], replacements: dict[str, str], policy: str) -> str:
+    """One line on which unknown characters were skipped or replaced, and how many of each."""
+    listed = [
+        repr(c) + f"→{replacements[c]!r}" * (policy == "replace") + f" ({n:,})" * (n > 1)
+        for c, n in counts.most_common(5)
+    ]
+    if more := len(counts) - len(listed):
+        listed.append(f"and {more:,} other kind{'s' * (more > 1)}")
+    total = counts.total()
+    what = "1 character was" if total == 1 else f"{total:,} characters were"
+    done = "replaced" if policy == "replace" else "skipped"
+    return f"{what} outside the vocabulary and {done}: {', '.join(listed)}"
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character) in {"Mn", "Me", "Cf"}
+
+
+def _visible(character: str) -> str:
+    if character.isprintable():
+        return character
+    return chr(0x2400 + ord(character)) if character < " " else "\ufffd"
+
+
+def _columns(character: str) -> int:
+    # Terminals draw the vowels and finals of decomposed Hangul into the syllable's first letter.
+    if _is_mark(character) or "\u1160" <= character <= "\u11ff":
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
