@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hornbook.ngram.suffixes import Match
+    from hornbook.ngram.suffix_array import Match
 
 # The lengths of matches whose shares are reported, in characters, ascending.
 LENGTHS = (20, 50, 100)
