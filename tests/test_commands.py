@@ -166,7 +166,7 @@ def test_training_works_without_a_compiler_and_goes_on_without_it(place: Path) -
     assert refused.returncode == 2
     assert "compile = 'c': found no C compiler" in refused.stderr.decode()
 
-    # Begun in C, gone on with where there is none: told of, and refused if asked to.
+    # Started in C, resumed without a compiler: reported, and refused with --strict.
     assert hornbook(*train, "4", "--out", "with", cwd=place).returncode == 0
     longer = ("train", "--resume", "with", "--steps", "6", "--json")
     strict = hornbook(*longer, "--strict", cwd=place, **bare)
