@@ -1,1 +1,1 @@
-"""What is measured against whom; `hornbook bench` runs these modules and writes RESULTS.md."""
+"""The benchmarks that `hornbook bench` runs, and their results in RESULTS.md."""

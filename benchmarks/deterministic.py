@@ -1,12 +1,12 @@
-"""What `deterministic` costs on this machine, and whether it changes a bit.
+"""What `deterministic` costs on this machine, and whether it changes results.
 
     python -m benchmarks.deterministic
     python -m benchmarks.deterministic --compile
     python -m benchmarks.deterministic --model layernorm
 
-Two equal models take the same steps in turn, one with torch's deterministic algorithms and one
-without. Each pair of steps is compared, because a shared machine can be a fifth slower a second
-later: whole trainings in turn differed by -16% and +23%, which was nothing but noise.
+Two equal models take the same steps in turn, one with PyTorch's deterministic algorithms and one
+without. The steps are compared in pairs, because the speed of a shared machine changes by a fifth
+within a second: whole training runs in turn differed by -16% and +23%, which was only noise.
 """
 
 import argparse
@@ -28,7 +28,7 @@ WARM_UP = 10
 
 
 class Trained:
-    """A model that takes one step after the other on batches of its own stream."""
+    """A model and its optimizer, trained on random batches."""
 
     def __init__(self, config: Config, *, deterministic: bool) -> None:
         torch.manual_seed(config.train.seed)
@@ -40,7 +40,7 @@ class Trained:
         self.optimizers = Optimizers(self.model, config.optimizer, chosen.kernels)
 
     def step(self, seed: int) -> float:
-        """One step on the batch of that number; its seconds."""
+        """Take one step on a random batch; returns its seconds."""
         torch.manual_seed(seed)
         shape = (self.config.train.batch_size, self.config.model.block_size)
         idx = torch.randint(VOCABULARY, shape, device=self.device)
@@ -55,18 +55,18 @@ class Trained:
 
 
 def main() -> None:
-    """Print one line: both medians, what the setting costs, and whether bits are the same."""
+    """Print both medians, the cost of the setting, and whether the weights are identical."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="laptop", help="a preset, as hornbook train takes it")
-    parser.add_argument("--compile", default="auto", help="how blocks are run: c, on or off")
+    parser.add_argument("--compile", default="auto", help="how blocks run: c, on or off")
     parser.add_argument("--steps", type=int, default=100, help="pairs of steps")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     runtime.keep_freed_memory()
-    config = preset(asked.model).override(dropout=0.1, batch_size=16, compile=asked.compile)
+    config = preset(arguments.model).override(dropout=0.1, batch_size=16, compile=arguments.compile)
     pair = [Trained(config, deterministic=each) for each in (True, False)]
     seconds: dict[bool, list[float]] = {True: [], False: []}
-    for number in range(WARM_UP + asked.steps):
-        # Who goes second finds the caches as the first has left them.
+    for number in range(WARM_UP + arguments.steps):
+        # The order alternates, because the second one finds the caches warm.
         for each in pair if number % 2 else pair[::-1]:
             seconds[each.deterministic].append(each.step(number))
     on, off = (seconds[each][WARM_UP:] for each in (True, False))
@@ -75,8 +75,8 @@ def main() -> None:
     same = all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
     sys.stdout.write(
         f"deterministic: {1000 * statistics.median(on):.1f} ms a step, without: "
-        f"{1000 * statistics.median(off):.1f}: it costs {cost:+.1%} (median of {len(on)} pairs); "
-        f"{'the same' if same else 'other'} bits with and without\n"
+        f"{1000 * statistics.median(off):.1f}; cost {cost:+.1%} (median of {len(on)} pairs); "
+        f"weights {'identical' if same else 'different'}\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""How long until something happens, against what Python and torch alone take."""
+"""How long hornbook takes to start, compared with Python and an import of torch."""
 
 import statistics
 
@@ -6,7 +6,7 @@ from benchmarks.table import Row, process
 
 
 def measure(*, short: bool = False) -> list[Row]:
-    """Whole processes, from their start to their end; medians."""
+    """The median time of whole processes."""
     runs = 1 if short else 7
 
     def seconds(command: list[str]) -> float:
@@ -14,32 +14,12 @@ def measure(*, short: bool = False) -> list[Row]:
 
     python = seconds(["python", "-c", "pass"])
     torch = seconds(["python", "-c", "import torch"])
+    commands = {
+        "hornbook --help": ["hornbook", "--help"],
+        "import hornbook": ["python", "-c", "import hornbook"],
+        "hornbook corpora": ["hornbook", "corpora"],
+    }
     return [
-        Row(
-            "hornbook --help",
-            "s",
-            seconds(["hornbook", "--help"]),
-            torch,
-            "importing torch",
-            python,
-            "python alone",
-        ),
-        Row(
-            "import hornbook",
-            "s",
-            seconds(["python", "-c", "import hornbook"]),
-            torch,
-            "importing torch",
-            python,
-            "python alone",
-        ),
-        Row(
-            "hornbook corpora",
-            "s",
-            seconds(["hornbook", "corpora"]),
-            torch,
-            "importing torch",
-            python,
-            "python alone",
-        ),
+        Row(what, "s", seconds(command), torch, "importing torch", python, "python alone")
+        for what, command in commands.items()
     ]

@@ -1,4 +1,4 @@
-"""A row of every benchmark's table, and the ways of timing that they share."""
+"""The rows of the benchmarks' tables, and their timers."""
 
 import os
 import statistics
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Row(NamedTuple):
-    """One figure of ours beside a peer's and the ceiling, all from one run."""
+    """A figure of hornbook, of a peer, and the ceiling, all from one run."""
 
     what: str
     unit: str
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
     @property
     def ratio(self) -> float | None:
-        """How many times better than the peer: more of a rate, less of a cost."""
+        """How many times better than the peer: higher for a rate, lower for a cost."""
         if self.peer is None or not self.ours or not self.peer:
             return None
         rate = self.unit.endswith("/s") or self.unit == "share of peak"
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 def median_seconds(action: Callable[[], object], runs: int) -> float:
-    """The median of several timings of an action, one before them not counted."""
+    """The median time of several runs of an action, after one warm-up."""
     action()
     times = []
     for _ in range(runs):
@@ -46,7 +46,7 @@ def median_seconds(action: Callable[[], object], runs: int) -> float:
 
 
 class Finished(NamedTuple):
-    """A process that ran to its end."""
+    """A finished process."""
 
     seconds: float
     peak_mib: float
@@ -54,13 +54,13 @@ class Finished(NamedTuple):
 
 
 def process(command: list[str], *, cold: bool = False) -> Finished:
-    """Run a command to its end; wall time, largest resident size and what it printed.
+    """Run a command; returns its wall time, peak resident memory and output.
 
-    A command's first word is looked for beside this Python. `cold` gives it empty caches, so that
-    preparing the text and compiling are in its time.
+    The command's first word is a program in this Python's folder. `cold` gives it empty caches, so
+    that its time includes preparing the text and compiling.
     """
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
         if cold:
             environment["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "compiled")
             environment["HORNBOOK_CACHE_DIR"] = str(Path(folder) / "cache")

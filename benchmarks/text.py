@@ -1,7 +1,7 @@
-"""How fast text becomes tokens and batches, and in how much memory a large one is trained on.
+"""How fast text becomes tokens and batches, and how much memory training on a large text takes.
 
-The large text is generated, prepared and trained on for five steps in a process of its own, whose
-peak of resident memory the system tells, and then removed.
+The large text is generated, and prepared and trained on for five steps in a separate process, whose
+peak resident memory is measured. It is removed afterwards.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ from hornbook.text.tokenizer import BPETokenizer, CharTokenizer
 
 
 def measure(*, short: bool = False) -> list[Row]:
-    """The large text, encoding and batches."""
+    """The large text, encoding, merges and batches."""
     runs = 1 if short else 5
     return [
-        # First of all: a process is born with the peak of the one that starts it.
+        # First, because a process inherits the peak memory of its parent.
         *large_text(0.08 if short else 2.0),
         *(encoding(name, 1 if short else 32, runs) for name in here()),
         *merges(50_000 if short else 4_000_000, runs),
@@ -44,7 +44,7 @@ def here() -> list[str]:
 
 
 def encoding(name: str, megabytes: int, runs: int) -> Row:
-    """Characters to a token array, beside the lecture's list and a plain copy of the array."""
+    """Encoding characters, compared with the lecture's list and a copy of the array."""
     once = load_text(name)
     text = once * (1 + megabytes * 10**6 // len(once.encode()))
     size, size_once = len(text.encode()) / 1e6, len(once.encode()) / 1e6
@@ -62,7 +62,7 @@ def encoding(name: str, megabytes: int, runs: int) -> Row:
 
 
 def merges(characters: int, runs: int) -> Iterator[Row]:
-    """Learning and applying 1,024 byte-pair tokens, beside the library by itself."""
+    """Training and applying a BPE of 1,024 tokens, compared with the tokenizers library."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     text = "".join(map(load_text, here()))[:characters]
@@ -98,7 +98,7 @@ def merges(characters: int, runs: int) -> Iterator[Row]:
 
 
 def batches(megabytes: int, runs: int) -> Iterator[Row]:
-    """A batch of 32 blocks of 128 tokens: from a file not yet in memory, and from one that is."""
+    """A batch of 32 blocks of 128 tokens from a file, not in memory (cold) and in memory (warm)."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         path = Path(folder) / "tokens.npy"
         ids = np.random.default_rng(0).integers(65, size=megabytes << 20, dtype=np.uint8)
@@ -119,7 +119,7 @@ def batches(megabytes: int, runs: int) -> Iterator[Row]:
 
 
 def each_batch(tokens: Tokens) -> Callable[[], object]:
-    """The next batch of tokens, at each call."""
+    """A function that makes the next batch at each call."""
     numbers = count()
     return lambda: batch(tokens, next(numbers), batch_size=32, block_size=128, seed=1)
 
@@ -147,7 +147,7 @@ print(json.dumps(figures | {"trained_mib": peak()}))
 
 
 def large_text(gigabytes: float) -> Iterator[Row]:
-    """A generated text prepared and trained on, and once more with what the first has kept."""
+    """Prepare a generated text and train on it, twice: the second time with a warm cache."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         path = Path(folder) / "large.txt"
         write_text(path, gigabytes)
@@ -184,7 +184,7 @@ def large_text(gigabytes: float) -> Iterator[Row]:
 
 
 def write_text(path: Path, gigabytes: float) -> None:
-    """Lines in random order, of every corpus that is here: as many bytes as asked for."""
+    """Write lines of all local corpora in random order, up to a size in gigabytes."""
     lines = "\n".join(map(load_text, here())).encode().splitlines(keepends=True)
     draw = random.Random(0)
     with path.open("wb") as file:

@@ -1,8 +1,8 @@
 """How fast a training text is indexed, and a text of 1,000 characters traced in it.
 
-The text is source code in Python: the standard library and the packages beside it, each file once,
-in order of their paths, up to the size asked for. Its last hundredth is held out, and traced. Each
-size has a process of its own, whose peak of resident memory the system tells.
+The text is Python source code: the standard library and the installed packages, each file once, in
+the order of their paths, up to a size. Its last hundredth is held out and traced. Each size runs in
+a separate process, whose peak resident memory is measured.
 """
 
 import json
@@ -79,5 +79,5 @@ def one_size(megabytes: float) -> Iterator[Row]:
         f"{what}: 1,000 characters traced",
         "ms",
         found["traced"] * 1e3,
-        note=f"median of places held out; the slowest {found['slowest'] * 1e3:.0f} ms",
+        note=f"median over the held-out text; slowest {found['slowest'] * 1e3:.0f} ms",
     )

@@ -1,5 +1,7 @@
-"""Training: tokens a second at nanoGPT's own shapes, the share of the machine's peak, and memory,
-each beside nanoGPT's recipe in the same run."""
+"""Training at nanoGPT's shapes: tokens a second, share of the machine's peak, and memory.
+
+Each is compared with nanoGPT's recipe in the same run.
+"""
 
 import sys
 from collections.abc import Iterable
@@ -24,10 +26,10 @@ HOW = {"off": "eager", "on": "compiled", "c": "in C"}
 
 
 def measure(*, short: bool = False) -> list[Row]:
-    """Steps at both of nanoGPT's shapes, by torch and in C, and memory at the larger."""
+    """Steps at both of nanoGPT's shapes, in PyTorch and in C, and memory at the larger shape."""
     rows = []
     if not short:
-        # First of all: a process is born with the peak of the one that starts it.
+        # First, because a process inherits the peak memory of its parent.
         ours, theirs = (
             process(["python", "-m", "benchmarks.train", which]).peak_mib
             for which in ("ours", "peer")
@@ -54,20 +56,20 @@ def measure(*, short: bool = False) -> list[Row]:
 
 
 def choices(recipe: Recipe, hows: Iterable[str]) -> list[str]:
-    """The ways our blocks can be run here."""
+    """The ways to run hornbook's blocks on this machine."""
     precision = machine.choose(settings(recipe)).precision.value
     in_c = not machine.obstacle_to_c(settings(recipe), "cpu", precision)
     return [*hows, *(["c"] if in_c else [])]
 
 
 def matrix_peak(dtype: torch.dtype, size: int) -> float:
-    """Operations a second of a large square product."""
+    """Floating-point operations a second of a large square matrix product."""
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
     return 2 * size**3 / median_seconds(lambda: a @ b, runs=5)
 
 
 def settings(recipe: Recipe) -> Config:
-    """Ours at a peer's shape."""
+    """hornbook's settings at a peer's shape."""
     return Config().override(
         n_layer=recipe.n_layer,
         n_head=recipe.n_head,
@@ -80,7 +82,7 @@ def settings(recipe: Recipe) -> Config:
 
 
 def our_speed(recipe: Recipe, way: str, *, runs: int) -> tuple[float, float]:
-    """Tokens a second of whole training steps of our GPT at a peer's shape; FLOPs a token."""
+    """Tokens a second of training hornbook's GPT at a peer's shape, and FLOPs a token."""
     config = settings(recipe).override(compile=way)
     chosen = machine.choose(config)
     runtime.keep_freed_memory()
@@ -101,7 +103,7 @@ def our_speed(recipe: Recipe, way: str, *, runs: int) -> tuple[float, float]:
 
 
 def peer_speed(recipe: Recipe, *, compiled: bool, runs: int) -> float:
-    """Tokens a second of nanoGPT's steps at the same shape and batch, float32 as on its CPU."""
+    """Tokens a second of training nanoGPT at its shape and batch size, in float32."""
     model = NanoGPT(recipe, VOCABULARY)
     if compiled:
         model.compile()

@@ -1,4 +1,4 @@
-"""The benchmarks run: their short form, in processes of its own."""
+"""The short form of every benchmark runs, in a separate process."""
 
 import json
 import os

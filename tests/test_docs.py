@@ -1,4 +1,4 @@
-"""The lessons: every cell runs, and both languages build into pages that are whole."""
+"""The lessons: every cell runs, and both languages build into complete pages."""
 
 import os
 import re
@@ -16,7 +16,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 class Page(HTMLParser):
-    """What a page loads, links to, and says."""
+    """What a page loads and links to, and its language."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Page]]:
-    """Both languages, built one after the other; the cells run in the first alone."""
+    """Both languages, built one after the other; the cells only run for the first."""
     copy = tmp_path_factory.mktemp("docs") / "docs"
     shutil.copytree(DOCS, copy, ignore=shutil.ignore_patterns("_build"))
     built = {}
@@ -60,7 +60,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Page]]:
     return built
 
 
-def test_both_languages_have_the_same_pages_and_say_which_they_are(
+def test_both_languages_have_the_same_pages_and_name_their_language(
     pages: dict[str, list[Page]],
 ) -> None:
     names = {language: [page.path.name for page in built] for language, built in pages.items()}
@@ -79,7 +79,7 @@ def test_nothing_a_page_needs_is_missing_or_elsewhere(pages: dict[str, list[Page
                 assert target.is_file(), f"{page.path}: no {address}"
 
 
-def test_every_link_within_the_pages_leads_somewhere(pages: dict[str, list[Page]]) -> None:
+def test_every_link_within_the_pages_has_a_target(pages: dict[str, list[Page]]) -> None:
     everything = {page.path.resolve(): page for built in pages.values() for page in built}
     for path, page in everything.items():
         for address in page.links:

@@ -1,4 +1,4 @@
-"""`hornbook explain`: figures that hold on any machine, and the ones the notebook stumbled on."""
+"""`hornbook explain`: figures that are the same on any machine, and those of the notebook."""
 
 import json
 import math
@@ -63,7 +63,7 @@ def test_units_in_the_last_place_count_the_floats_between(dtype: torch.dtype) ->
     assert explain.units_in_the_last_place(*across).tolist() == [2]
 
 
-def test_compare_tells_what_allclose_tells() -> None:
+def test_compare_agrees_with_allclose() -> None:
     one = torch.tensor([[[1.0, 0.0]]])
     found = explain.compare(("a", "b"), one, one + torch.tensor([0.0, 5e-8]))
     assert not found.allclose
@@ -99,7 +99,7 @@ def test_the_trained_tables_loss_is_its_loss_over_the_training_text(bigram_run: 
     assert 0 < found.trained.way_gone < 1
 
 
-def test_the_rows_parts_add_up_to_what_is_left(bigram_run: Path) -> None:
+def test_the_gaps_of_the_rows_sum_to_what_is_left(bigram_run: Path) -> None:
     found = explain.bigram(run=bigram_run, rows=1000)
     gaps = [row.gap_nats for row in found.rows if row.gap_nats is not None]
     assert found.trained is not None

@@ -1,4 +1,4 @@
-"""The exercises of the lessons, what each answer is told, and the form of the pages."""
+"""The exercises of the lessons, the message for each answer, and the form of the pages."""
 
 import math
 import re
@@ -21,7 +21,7 @@ EXERCISES = list(tables())
 HANGUL = re.compile("[가-힣]")
 
 
-# Worked out anew here, so that a figure mistyped in lessons.toml is found.
+# Computed again here, so that a mistyped figure in lessons.toml is found.
 WORKED_OUT: dict[str, Any] = {
     "text-1": ["ehlo".index(letter) for letter in "hole"],
     "text-2": len("하늘".encode()),
@@ -69,18 +69,18 @@ def test_every_exercise_without_a_function_is_worked_out_here() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("name", EXERCISES)
-def test_every_answer_hears_its_own_message(name: str, language: str) -> None:
+def test_every_answer_gets_its_own_message(name: str, language: str) -> None:
     exercise = find(name)
     right = check(name, exercise.answer, language=language)
     assert right.correct
     assert right.message.endswith(getattr(exercise.right, language))
-    heard = {right.message}
+    messages = {right.message}
     for slip in exercise.slips:
         verdict = check(name, slip.answer, language=language)
         assert not verdict.correct
         assert verdict.message.endswith(getattr(slip.reason, language))
-        heard.add(verdict.message)
-    assert len(heard) == len(exercise.slips) + 1
+        messages.add(verdict.message)
+    assert len(messages) == len(exercise.slips) + 1
     assert len(exercise.slips) >= 2
 
 
@@ -93,7 +93,7 @@ def test_korean_messages_are_korean_and_polite(name: str) -> None:
         assert re.search(r"(요|세요|까요)[.?]$", both.ko), both.ko
 
 
-def test_a_wrong_answer_that_no_slip_explains_hears_where_it_parts_from_the_right_one() -> None:
+def test_the_message_for_an_unknown_slip_names_the_first_difference() -> None:
     assert check("bigram-1", 5.0).message.startswith("Not yet. 5 is too large. ")
     assert check("bigram-1", 3).message.startswith("Not yet. 3 is too small. ")
     entry = check("trick-2", [0.25, 0.5, 0, 0.25]).message
@@ -109,11 +109,11 @@ def test_a_wrong_answer_that_no_slip_explains_hears_where_it_parts_from_the_righ
         assert verdict.message.endswith(find("bigram-1").hint.en)
 
 
-def test_an_answer_still_to_come_is_asked_for() -> None:
+def test_an_answer_not_yet_given_is_asked_for() -> None:
     assert check("bigram-1", ...).message == "Not yet. Put your answer where the dots are."
 
 
-def test_a_function_is_asked_for_tried_and_its_error_shown() -> None:
+def test_a_function_is_asked_for_and_tested_and_its_error_shown() -> None:
     assert "asks for a function" in check("trick-3", [1.0]).message
 
     def broken(_: torch.Tensor) -> torch.Tensor:
@@ -127,7 +127,7 @@ def test_a_function_is_asked_for_tried_and_its_error_shown() -> None:
     ).correct
 
 
-def test_an_unknown_exercise_is_named_with_its_neighbour() -> None:
+def test_an_unknown_exercise_is_named_with_the_closest_one() -> None:
     with pytest.raises(
         ConfigError, match=r"^unknown exercise 'bigran-1'; did you mean 'bigram-1'\?$"
     ):
@@ -152,7 +152,7 @@ def test_the_language_is_the_environment_s(environment: dict[str, str], language
     assert choose_language("en", environment) == "en"
 
 
-def test_a_language_that_there_is_not_is_refused() -> None:
+def test_an_unknown_language_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected language 'en' or 'ko', got 'de'"):
         check("bigram-1", 0, language="de")
 
@@ -168,7 +168,7 @@ def test_a_verdict_shows_its_message_and_hides_the_other_language_in_a_notebook(
 
 def test_importing_the_checker_does_not_import_torch() -> None:
     code = (
-        "import sys; from hornbook.lessons import check; "
+        "import sys; from hornbook.learn.lessons import check; "
         "check('bigram-1', 4.17); print('torch' in sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -180,7 +180,7 @@ def test_there_are_nine_lessons() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_says_what_it_assumes_and_shows_and_ends_with_exercises(page: Path) -> None:
+def test_a_page_states_what_it_assumes_and_shows_and_ends_with_exercises(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert len(re.findall(r"^# \d\. ", text, re.MULTILINE)) == 1
     assert re.search(r"^\*\*Assumes:\*\* .", text, re.MULTILINE)
@@ -191,7 +191,7 @@ def test_a_page_says_what_it_assumes_and_shows_and_ends_with_exercises(page: Pat
     assert 2 <= len(questions) <= 4
 
 
-def test_pages_and_checker_know_the_same_exercises_in_the_same_order() -> None:
+def test_pages_and_checker_have_the_same_exercises_in_the_same_order() -> None:
     asked: list[str] = []
     solved: list[str] = []
     for page in PAGES:

@@ -1,4 +1,4 @@
-"""The report card: its figures from known ones, and pages that hold whatever a text holds."""
+"""The report card: figures checked against known ones, and pages that show any text safely."""
 
 import json
 import random
@@ -15,14 +15,16 @@ import pytest
 import hornbook as hb
 from hornbook import report
 from hornbook.cli import run as command
-from hornbook.report import reading
+from hornbook.report import characters
 from hornbook.report.compression import (
     BZIP2_BLOCK,
     TRAINING_BYTES,
     VALIDATION_BYTES,
     compress_all,
 )
-from hornbook.report.page import visible
+from hornbook.report.confidence import interval
+from hornbook.report.context import loss_by_context
+from hornbook.report.markup import visible
 from hornbook.runs.result import revisit
 
 WORDS = ("to", "be", "or", "not", "that", "is", "the", "question", "whether", "nobler", "mind")
@@ -41,7 +43,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text of plain and hostile lines, and two runs on it, of characters and of BPE."""
+    """A text of plain and hostile lines, and two runs on it, with characters and with BPE."""
     place = tmp_path_factory.mktemp("place")
     draw = random.Random(1)
     lines = (
@@ -78,7 +80,7 @@ def test_losses_by_character_mean_the_loss_per_character(kind: str) -> None:
     }[kind](text)
     tokens = tokenizer.encode_array(text)[1:]
     nats = np.random.default_rng(0).random(len(tokens))
-    found = reading.read(tokenizer, tokens, nats)
+    found = characters.losses_by_character(tokenizer, tokens, nats)
     assert text.endswith(found.text)
     assert len(found.nats) == len(found.text)
     assert found.nats.sum() == pytest.approx(nats.sum())
@@ -87,39 +89,43 @@ def test_losses_by_character_mean_the_loss_per_character(kind: str) -> None:
 def test_a_characters_loss_is_the_sum_of_its_bytes() -> None:
     tokenizer = hb.ByteTokenizer()
     tokens = tokenizer.encode_array("a나b")
-    found = reading.read(tokenizer, tokens, np.array([1.0, 0.5, 0.25, 0.125, 2.0]))
+    found = characters.losses_by_character(
+        tokenizer, tokens, np.array([1.0, 0.5, 0.25, 0.125, 2.0])
+    )
     assert found.text == "a나b"
     assert found.nats.tolist() == [1.0, 0.875, 2.0]
 
 
-def test_stretches_of_bytes_put_together_keep_a_loss_for_each_character() -> None:
+def test_joined_stretches_of_bytes_keep_a_loss_for_each_character() -> None:
     whole = "가나다라 ab".encode()
-    data = whole[:4] + whole[8:]  # 나 is cut short, and two bytes of 다 are without their first
+    data = whole[:4] + whole[8:]  # 나 is cut off, and 다 lacks its first byte
     tokens = np.frombuffer(data, np.uint8)
-    found = reading.read(hb.ByteTokenizer(), tokens, np.arange(len(tokens), dtype=float))
+    found = characters.losses_by_character(
+        hb.ByteTokenizer(), tokens, np.arange(len(tokens), dtype=float)
+    )
     assert len(found.text) == len(found.nats)
     assert found.nats.sum() == np.arange(len(tokens)).sum()
     assert found.text[0] == "가"
     assert found.text.endswith("라 ab")
 
 
-def test_the_interval_minds_that_neighbours_are_alike() -> None:
+def test_the_interval_widens_where_neighbours_are_alike() -> None:
     noise = np.random.default_rng(0).normal(size=60_000) ** 2
-    alike = np.repeat(noise[::1000], 1000)  # stretches of 1,000 that are wholly alike
-    narrow, wide = reading.interval(noise), reading.interval(alike)
+    alike = np.repeat(noise[::1000], 1000)  # stretches of 1,000 equal losses
+    narrow, wide = interval(noise), interval(alike)
     assert narrow.low < noise.mean() < narrow.high
     assert wide.half_width > 5 * narrow.half_width
-    assert reading.interval(alike) == wide
+    assert interval(alike) == wide
     # 1.96 standard errors of the 60 independent stretches, within the bootstrap's own noise.
     error = 1.96 * alike[::1000].std() / 60**0.5
     assert wide.half_width == pytest.approx(error, rel=0.25)
-    assert reading.interval(np.full(500, 2.0)).half_width == pytest.approx(0)
-    assert reading.interval(np.array([2.0])).mean == 2.0
+    assert interval(np.full(500, 2.0)).half_width == pytest.approx(0)
+    assert interval(np.array([2.0])).mean == 2.0
 
 
-def test_reach_is_read_off_the_positions_in_the_block() -> None:
+def test_loss_by_context_is_the_mean_over_positions_in_the_block() -> None:
     nats = np.tile([8.0, 4, 2, 2, 1, 1, 1, 1], 50)
-    found = reading.reach(nats, 8, tokens_per_char=0.5)
+    found = loss_by_context(nats, 8, tokens_per_char=0.5)
     assert [(each.first, each.last, each.nats_per_char) for each in found.depths] == [
         (1, 1, 4.0),
         (2, 2, 2.0),
@@ -128,13 +134,13 @@ def test_reach_is_read_off_the_positions_in_the_block() -> None:
     ]
     assert found.last_doubling == pytest.approx(0.5)
     assert found.noise == pytest.approx(0)
-    assert reading.reach(nats, 1, 1.0).last_doubling is None
-    assert reading.reach(nats[:5], 8, 1.0).depths == []
+    assert loss_by_context(nats, 1, 1.0).last_doubling is None
+    assert loss_by_context(nats[:5], 8, 1.0).depths == []
 
 
 def test_kinds_of_character_by_hand() -> None:
-    read = reading.Reading("Ab, 나1\n", np.array([4.0, 1, 3, 1, 6, 2, 3]))
-    found = {kind.name: kind for kind in reading.kinds(read, read)}
+    losses = characters.CharacterLosses("Ab, 나1\n", np.array([4.0, 1, 3, 1, 6, 2, 3]))
+    found = {kind.name: kind for kind in characters.kinds(losses, losses)}
     assert set(found) == {
         "capital letters", "small letters", "punctuation", "spaces", "Hangul letters", "digits",
         "line ends",
@@ -142,15 +148,15 @@ def test_kinds_of_character_by_hand() -> None:
     assert found["Hangul letters"].share_of_loss == pytest.approx(0.3)
     assert found["capital letters"].share_of_text == pytest.approx(1 / 7)
     assert next(iter(found)) == "Hangul letters"
-    assert reading.kind_of("漢") == "Chinese characters"
-    assert reading.kind_of("あ") == "Hiragana letters"
+    assert characters.kind_of("漢") == "Chinese characters"
+    assert characters.kind_of("あ") == "Hiragana letters"
 
 
-def test_a_planted_surprise_is_found_where_it_stands() -> None:
+def test_a_planted_passage_of_high_loss_is_found_in_its_line() -> None:
     text = "an ordinary line of text\n" * 200
     nats = np.ones(len(text))
     nats[25 * 120 : 25 * 123] = 5
-    found = reading.passages(reading.Reading(text, nats, first_line=41))
+    found = characters.passages(characters.CharacterLosses(text, nats, first_line=41))
     assert found[0].line == 40 + 121
     assert found[0].mean_nats == pytest.approx(5)
     assert len(found[0].text) == len(found[0].nats)
@@ -161,17 +167,17 @@ def test_a_planted_surprise_is_found_where_it_stands() -> None:
 def test_compressors_use_the_training_text() -> None:
     draw = random.Random(0)
     train = "".join(draw.choices(string.ascii_lowercase, k=40_000))
-    told = {each.name: each for each in compress_all(train, train[10_000:14_000])}
-    untold = {each.name: each for each in compress_all(train[:5000], train[10_000:14_000])}
-    assert set(told) == {"xz", "bz2", "zstd", "brotli"}
-    for name, each in told.items():
-        assert untold[name].bits_per_char > log(26, 2)  # letters drawn evenly: no way below
-        if name != "bz2":  # which sorts, and copies nothing
+    primed = {each.name: each for each in compress_all(train, train[10_000:14_000])}
+    unprimed = {each.name: each for each in compress_all(train[:5000], train[10_000:14_000])}
+    assert set(primed) == {"xz", "bz2", "zstd", "brotli"}
+    for name, each in primed.items():
+        assert unprimed[name].bits_per_char > log(26, 2)  # the entropy of uniform letters
+        if name != "bz2":  # which sorts and does not copy
             assert each.bits_per_char < 0.2
-    assert told["bz2"].bits_per_char < untold["bz2"].bits_per_char
+    assert primed["bz2"].bits_per_char < unprimed["bz2"].bits_per_char
 
 
-def test_compressors_take_whole_characters_of_a_text_too_large_for_them() -> None:
+def test_compressors_cut_a_large_text_between_characters() -> None:
     text = "가나다라마 바사" * (VALIDATION_BYTES // 8)
     found = compress_all("", text)
     assert len(text[: found[0].characters].encode()) <= VALIDATION_BYTES
@@ -181,7 +187,7 @@ def test_compressors_take_whole_characters_of_a_text_too_large_for_them() -> Non
 
 
 class Page(HTMLParser):
-    """What a page is made of; complains of tags that do not nest."""
+    """The tags, attributes and words of a page; fails where tags do not nest."""
 
     EMPTY = frozenset({"meta", "br", "link", "img", "line", "rect", "circle", "polyline"})
 
@@ -215,7 +221,7 @@ class Page(HTMLParser):
         self.words += data
 
 
-def test_the_page_holds_a_hostile_text_and_loads_nothing(card: report.Card) -> None:
+def test_the_page_shows_a_hostile_text_and_loads_nothing(card: report.Card) -> None:
     page = report.html(card)
     found = Page(page)
     assert not found.tags & {"script", "link", "img", "iframe", "object", "form"}
@@ -226,7 +232,7 @@ def test_the_page_holds_a_hostile_text_and_loads_nothing(card: report.Card) -> N
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\ud800-\udfff]", page)
 
 
-def test_stand_ins_for_what_html_forbids() -> None:
+def test_characters_that_html_forbids_are_replaced() -> None:
     assert visible("a\x00b\ud800c\ufffe<\n") == "a\ufffdb\ufffdc\ufffd&lt;\n"
 
 
@@ -261,13 +267,13 @@ def test_the_card_has_every_figure(card: report.Card) -> None:
 def test_the_same_in_markdown(card: report.Card, place: Path) -> None:
     report.write(card)
     text = (place / "chars" / "report.md").read_text(encoding="utf-8")
-    for mark in card.marks:
+    for mark in card.predictors:
         assert f"{mark.nats_per_char:.4f}" in text
     assert card.diagnosis.sentences[0] in text
     assert "\n    " in text  # the samples, indented: none of it is Markdown
 
 
-def test_the_command_makes_the_run_again(
+def test_the_command_reproduces_the_run(
     card: report.Card, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = shlex.split(card.origin.command)
@@ -287,7 +293,7 @@ def test_runs_are_compared_on_the_same_characters(
     rows = json.loads(capsys.readouterr().out)
     assert rows[0]["val_nats_per_char"] < rows[1]["val_nats_per_char"]
     assert rows[0]["behind_best"] is None
-    # The first character is given to one and the first token to the other: nearly the same text.
+    # One is given the first character and the other the first token: nearly the same text.
     gap = rows[1]["val_nats_per_char"] - rows[0]["val_nats_per_char"]
     assert rows[1]["behind_best"] == pytest.approx(gap, abs=0.02)
     low, high = rows[1]["behind_best_95"]
@@ -297,7 +303,7 @@ def test_runs_are_compared_on_the_same_characters(
     assert "pieces" in (tmp_path / "compared" / "comparison.md").read_text(encoding="utf-8")
 
 
-def test_an_unfinished_run_has_a_report_that_says_so(
+def test_the_report_of_an_unfinished_run_states_that_it_is_unfinished(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"corpus": str(place / "hostile.txt"), **SMALL}
@@ -315,7 +321,7 @@ def test_an_unfinished_run_has_a_report_that_says_so(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (["nowhere"], 1, "not a run folder"),
         (["{run}", "{run}"], 2, "named twice"),
@@ -324,10 +330,10 @@ def test_an_unfinished_run_has_a_report_that_says_so(
     ],
 )
 def test_a_wrong_request_is_one_line(
-    arguments: list[str], status: int, said: str, place: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], status: int, message: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [word.replace("{run}", str(place / "chars")) for word in arguments]
     assert command(["report", *given]) == status
     captured = capsys.readouterr()
-    assert said in captured.err.lower()
+    assert message in captured.err.lower()
     assert not captured.out

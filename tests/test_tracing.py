@@ -1,4 +1,4 @@
-"""`hornbook trace`: passages in their places, shares beside real text, an index that is kept."""
+"""`hornbook trace`: passages and their lines, shares compared with real text, a saved index."""
 
 import json
 import random
@@ -33,7 +33,7 @@ QUOTED = "이 문장은 두 번째 파일에만 있는, 꽤 길고 하나뿐인 
 
 
 def prose(seed: int, lines: int) -> str:
-    """Lines of words that hardly ever come twice in the same order."""
+    """Lines of words that rarely repeat in the same order."""
     chosen = random.Random(seed)
     return "".join(" ".join(chosen.choices(WORDS, k=9)) + "\n" for _ in range(lines))
 
@@ -80,7 +80,7 @@ def test_offsets_lead_back_to_the_words_in_both_texts(run: Path) -> None:
         assert training[at + row["length"] :].startswith(row["after"])
 
 
-def test_shares_count_the_characters_of_runs(run: Path) -> None:
+def test_shares_count_the_characters_of_matches(run: Path) -> None:
     training = hb.load_text(str(run.parent / "book"))
     new = "☂" * 40
     found = hb.trace(run, f"{training[5:35]}{new}{training[300:370]}{new}{training[600:720]}")
@@ -99,13 +99,13 @@ def test_real_text_is_measured_by_stretches_as_long(run: Path) -> None:
     real = hb.trace(run, "x" * length).real
     assert real.texts == min(20, len(validation) // length)
     assert real.characters == real.texts * length
-    # A yardstick of text that is not the training text copies little of it, and this one none.
+    # Validation text repeats little of the training text, and this one nothing.
     assert real.in_runs[100] == 0
-    # A text longer than all that was held out is compared with all of it.
+    # A text longer than the validation text is compared with all of that.
     assert hb.trace(run, "x" * 10 * len(training)).real.characters == len(validation)
 
 
-def test_samples_are_the_models_own_and_come_again(run: Path) -> None:
+def test_samples_are_the_models_own_and_reproducible(run: Path) -> None:
     model = hb.load(run)
     found = hb.trace(model, samples=2, max_new_tokens=30, temperature=0.5, seed=7)
     assert [(each.seed, each.text) for each in found.texts] == [
@@ -115,7 +115,7 @@ def test_samples_are_the_models_own_and_come_again(run: Path) -> None:
     assert again.as_dict() == found.as_dict()
 
 
-def test_the_index_is_made_once_and_again_when_damaged(run: Path) -> None:
+def test_the_index_is_built_once_and_again_if_damaged(run: Path) -> None:
     notes: list[str] = []
     hb.trace(run, QUOTED)
     expected = hb.trace(run, QUOTED, on_note=notes.append).as_dict()
@@ -130,7 +130,7 @@ def test_the_index_is_made_once_and_again_when_damaged(run: Path) -> None:
     assert not list(run.glob(".writing*")) + list(run.glob(".discarded*"))
 
 
-def test_where_no_index_can_be_kept_it_is_made_for_once(tmp_path: Path) -> None:
+def test_an_index_that_cannot_be_saved_is_used_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     notes: list[str] = []
     index = index_of(tmp_path / "file" / "copies", "to be or not", notes.append)
@@ -158,7 +158,7 @@ def test_settings_out_of_range_are_refused(run: Path, setting: str) -> None:
 
 
 class Tags(HTMLParser):
-    """The elements of a fragment, and what they say."""
+    """The elements of a fragment, and their text."""
 
     def __init__(self, fragment: str) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ def test_a_notebook_shows_any_text_as_it_is(run: Path) -> None:
     assert "b.txt, line 3" in page.words
 
 
-def test_the_command_tells_a_pipe_in_plain_words(
+def test_the_command_prints_plain_text_to_a_pipe(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.txt").write_text(f"\x1b]0;title\x07 {QUOTED}", encoding="utf-8")
@@ -203,7 +203,7 @@ def test_the_command_tells_a_pipe_in_plain_words(
     assert "\x1b" not in out
 
 
-def test_the_command_tells_programs_in_json(run: Path) -> None:
+def test_the_command_prints_json(run: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "hornbook", "trace", str(run), "-", "--json"],
         input=f"새 글 {QUOTED}".encode(),
@@ -217,7 +217,7 @@ def test_the_command_tells_programs_in_json(run: Path) -> None:
     assert [(row["file"], row["line"]) for row in text["matches"]] == [("b.txt", 3)]
 
 
-def test_the_command_refuses_what_cannot_be_meant(
+def test_the_command_refuses_arguments_that_contradict_each_other(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert hornbook_command(["trace", str(run), "mine.txt", "--samples", "2"]) == 2

@@ -1,7 +1,6 @@
 """`hornbook bench`."""
 
 import importlib
-import json as json_format
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -9,11 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.table import Table
 
 import hornbook
-from hornbook.cli.terminal import say
+from hornbook.cli.terminal import log, output, print_json, table
 from hornbook.errors import ConfigError
 
 SUBJECTS = ("train", "sample", "text", "trace", "startup", "minutes")
@@ -28,18 +25,18 @@ def run(
     write: Annotated[bool, Parameter(negative="")] = False,
     json: bool = False,
 ) -> None:
-    """Measure this machine: our figures beside a peer's and the ceiling, all from one run.
+    """Measure hornbook on this machine, and compare it with a peer and the hardware limit.
 
-    Needs a clone of the repository, where the peers are. Run it on a machine that does nothing
-    else: two programs at once slow each other many times over.
+    Needs a clone of the repository, which contains the peers. Run nothing else on the machine: a
+    second program distorts the figures many times over.
 
     Parameters
     ----------
     subject
-        What to measure: train, sample, text, trace, startup or minutes (30 of them); all six when
-        left out.
+        What to measure: train, sample, text, trace, startup or minutes (takes 30 minutes); by
+        default all six.
     short
-        Only see that it works, in seconds: the figures mean little.
+        Only check that the benchmark works, in seconds: the figures mean little.
     write
         Write the tables, with machine, commit and date, to benchmarks/RESULTS.md.
     json
@@ -47,19 +44,19 @@ def run(
     """
     if not (ROOT / "benchmarks" / "table.py").is_file():
         raise ConfigError(
-            "hornbook bench needs the repository, where the programs it compares with are: run it "
-            "from a clone installed with pip install -e ."
+            "hornbook bench needs the repository, which contains the programs to compare with: run "
+            "it from a clone installed with pip install -e ."
         )
     sys.path.insert(0, str(ROOT))
     found: dict[str, list[Any]] = {}
     for name in [subject] if subject else SUBJECTS:
-        say(f"measuring {name} ...")
+        log(f"measuring {name} ...")
         found[name] = importlib.import_module(f"benchmarks.{name}").measure(short=short)
     if json:
         rows = {
             name: [row._asdict() | {"ratio": row.ratio} for row in found[name]] for name in found
         }
-        sys.stdout.write(json_format.dumps(rows) + "\n")
+        print_json(rows)
     else:
         for name, rows in found.items():
             show(name, rows)
@@ -68,13 +65,12 @@ def run(
 
 
 def show(name: str, rows: Iterable[Any]) -> None:
-    """One subject's table on stdout."""
-    table = Table(title=name, title_justify="left", box=None, pad_edge=False)
-    for heading in ("", "ours", "peer", "ratio", "ceiling", ""):
-        table.add_column(heading, justify="right" if heading else "left")
+    """Print one subject's table."""
+    numbers = ("ours", "peer", "ratio", "ceiling")
+    measured = table(("", *numbers, ""), numbers=numbers, title=name)
     for row in rows:
-        table.add_row(*cells(row))
-    Console(soft_wrap=not sys.stdout.isatty(), highlight=False).print(table)
+        measured.add_row(*cells(row))
+    output().print(measured)
 
 
 def cells(row: Any) -> tuple[str, ...]:
@@ -90,7 +86,7 @@ def cells(row: Any) -> tuple[str, ...]:
 
 
 def record(found: dict[str, list[Any]]) -> None:
-    """Write every table to benchmarks/RESULTS.md, those not measured now staying as they were."""
+    """Write the tables to benchmarks/RESULTS.md; the other tables there stay."""
     from hornbook.plan.machine import describe, source_commit
 
     path = ROOT / "benchmarks" / "RESULTS.md"

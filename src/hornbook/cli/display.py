@@ -1,4 +1,4 @@
-"""The live display of a training run, on stderr: a screen for a terminal, lines for a log."""
+"""The display of a training run, on stderr: live on a terminal, lines in a log."""
 
 import math
 import time
@@ -14,8 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hornbook.cli.terminal import table
 from hornbook.report import Card
-from hornbook.report.words import duration, uncertainty
+from hornbook.report.words import duration, shown, uncertainty
 from hornbook.training import StepMetrics, Trainer
 
 REFRESH_SECONDS = 0.25
@@ -23,7 +24,7 @@ CURVE_HEIGHT = 8
 
 
 class Display:
-    """Shows a run as it goes. `quiet` keeps everything but errors and the result to itself."""
+    """Shows a run while it trains; `quiet` leaves only errors and the result."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -58,53 +59,53 @@ class Display:
 
     @property
     def steps(self) -> int:
-        """How many steps there are to be, as planned by now."""
+        """How many steps are planned at present."""
         return self.trainer.state.steps if self.trainer else 0
 
-    def say(self, message: str) -> None:
-        """A line for the user, whole even where it is long."""
+    def log(self, message: str) -> None:
+        """Print a line on stderr, unwrapped."""
         if not self.quiet:
             self.console.print(escape(message), soft_wrap=True)
 
     def announce(self, trainer: Trainer) -> None:
-        """What is about to be trained, on what, and why so."""
+        """Print what will be trained, on what text and machine, and the reasons."""
         config, state = trainer.config, trainer.state
         self.trainer = trainer
         self.first_step = state.step
         if self.quiet:
             return
         data, chosen = trainer.dataset, trainer.machine
-        read = trainer.tokens_per_step * state.steps / len(data.train)
+        epochs = trainer.tokens_per_step * state.steps / len(data.train)
         plan = (
-            f"{state.steps:,} steps of {trainer.tokens_per_step:,} tokens: the text "
-            f"{read:.1f} times over"
+            f"{state.steps:,} steps of {trainer.tokens_per_step:,} tokens: "
+            f"{epochs:.1f} epochs of the text"
         )
         if config.model.spec.counted:
-            plan = "the text counted once: there is nothing to train"
-        self.say(
-            f"text     {trainer.corpus.name}: {len(data.train):,} tokens to learn from, "
-            f"{len(data.validation):,} to be tested on, {data.tokenizer.vocab_size:,} distinct"
+            plan = "the n-grams of the text are counted once; there is nothing to train"
+        self.log(
+            f"text      {trainer.corpus.name}: {len(data.train):,} tokens for training, "
+            f"{len(data.validation):,} for validation, vocabulary of {data.tokenizer.vocab_size:,}"
         )
-        self.say(f"model    {config.model.kind}: {state.model.summary}")
+        self.log(f"model     {config.model.kind}: {state.model.summary}")
         if trainer.plan:
             for reason in trainer.plan.reasons:
-                self.say(f"{reason.value:<8} {reason.why}")
+                self.log(f"{reason.value:<9} {reason.why}")
         else:
-            self.say(f"plan     {plan}")
-            self.say(f"compile  {chosen.compile.value}: {chosen.compile.why}")
-        for name, choice in (("device", chosen.device), ("numbers", chosen.precision)):
-            self.say(f"{name:<8} {choice.value}: {choice.why}")
+            self.log(f"plan      {plan}")
+            self.log(f"compile   {chosen.compile.value}: {chosen.compile.why}")
+        for name, choice in (("device", chosen.device), ("precision", chosen.precision)):
+            self.log(f"{name:<9} {choice.value}: {choice.why}")
         if state.step:
-            self.say(f"resumed  at step {state.step:,}")
-        self.say(f"run      {trainer.folder.path}\n")
+            self.log(f"resumed   at step {state.step:,}")
+        self.log(f"run       {trainer.folder.path}\n")
         if chosen.compile.value == "on":
-            self.say("compiling; the first step takes a while ...")
+            self.log("compiling; the first step takes a while ...")
 
     def show(self, metrics: StepMetrics) -> None:
-        """One step's metrics."""
+        """Show a step's metrics."""
         now = time.monotonic()
         if not self.started:
-            # The first step may compile: it says nothing about the time left.
+            # The first step may compile, so the time left is estimated without it.
             self.started, self.first_step = now, metrics.step
             self.smoothed_loss = metrics.train_loss
         self.smoothed_loss += 0.1 * (metrics.train_loss - self.smoothed_loss)
@@ -123,7 +124,7 @@ class Display:
             self.console.print(" ".join(self.figures(metrics)), soft_wrap=True)
 
     def figures(self, metrics: StepMetrics) -> Iterable[str]:
-        """The step's figures, each with its name."""
+        """The step's figures with their names."""
         done = metrics.step - self.first_step
         elapsed = time.monotonic() - self.started
         left = elapsed / done * (self.steps - metrics.step) if done else None
@@ -134,9 +135,9 @@ class Display:
         yield f"{left // 60:.0f}:{left % 60:02.0f} left" if left is not None else "-:-- left"
 
     def screen(self, metrics: StepMetrics) -> RenderableType:
-        """Progress, figures, curve and the growing sample."""
+        """Progress, figures, loss curve and the latest sample."""
         width = min(80, self.console.width)
-        # In a table, because a bar of its own does not end its line.
+        # In a table, because a bar alone does not end its line.
         bar = Table.grid()
         bar.add_row(ProgressBar(total=self.steps, completed=metrics.step, width=width))
         parts: list[RenderableType] = [bar, Text("   ".join(self.figures(metrics)))]
@@ -150,7 +151,7 @@ class Display:
             parts.append(
                 Panel(
                     Text("\n").join(lines[:rows]),
-                    title=f"what it writes at step {self.curve[-1][0]:,}",
+                    title=f"sample at step {self.curve[-1][0]:,}",
                     title_align="left",
                     width=width,
                 )
@@ -158,7 +159,7 @@ class Display:
         return Group(*parts)
 
     def plot(self) -> str:
-        """Training and validation loss so far, in braille."""
+        """Training and validation loss so far, as curves in braille."""
         import uniplot
 
         steps, train, validation = zip(*self.curve, strict=True)
@@ -173,7 +174,7 @@ class Display:
         )
 
     def conclude(self, card: Card) -> None:
-        """The short form of the report card, a sample, and what to do next."""
+        """Print a summary of the report card, a sample, and commands to try next."""
         out = Console(highlight=False)
         show_card(card, out)
         result = card.result
@@ -195,28 +196,27 @@ class Display:
 
 
 def show_card(card: Card, out: Console) -> None:
-    """The report card's short form: the common scale, the verdict, what to try next."""
+    """Print a summary of the report card: all predictors on one scale, the verdict, advice."""
     result = card.result
-    table = Table(box=None, pad_edge=False, header_style="bold")
     error = result.evaluation.standard_error
     kind = "exact" if error is None else f"estimated (standard error {error:.4f})"
     out.print(f"[bold]validation loss, {kind}[/]")
-    for heading in ("", "made of", "nats/char", "bits/char", ""):
-        table.add_column(heading, justify="right" if "/" in heading else "left", no_wrap=True)
-    worst = max(mark.nats_per_char for mark in card.marks)
-    for mark in card.marks:
-        nats = mark.nats_per_char
-        table.add_row(
-            mark.name,
-            mark.kind,
+    headings = ("", "kind", "nats/char", "bits/char", "")
+    scale = table(headings, numbers=("nats/char", "bits/char"), unbroken=headings)
+    worst = max(each.nats_per_char for each in card.predictors)
+    for each in card.predictors:
+        nats = each.nats_per_char
+        scale.add_row(
+            shown(each.name),
+            shown(each.kind),
             f"{nats:.4f}",
             f"{nats / math.log(2):.4f}",
             "█" * round(12 * nats / worst),
-            style="bold green" if mark.name == "this model" else "",
+            style="bold green" if each.name == "this model" else "",
         )
-    out.print(table)
+    out.print(scale)
     out.print(
-        f"{card.nats_per_char:.4f} nats/char, {uncertainty(card.confidence)}; perplexity "
+        f"{card.nats_per_char:.4f} nats/char ({uncertainty(card.confidence)}); perplexity "
         f"{card.perplexity:.2f} per character.\n"
     )
     for sentence in card.diagnosis.sentences:
@@ -225,7 +225,7 @@ def show_card(card: Card, out: Console) -> None:
         out.print("To try next:")
     for advice in card.diagnosis.advice:
         out.print(f"  - {escape(advice)}")
-    memory = f", {result.peak_memory_mib:,.0f} MiB at most" if result.peak_memory_mib else ""
+    memory = f", {result.peak_memory_mib:,.0f} MiB peak memory" if result.peak_memory_mib else ""
     spent = duration(result.seconds)
     out.print(
         f"\n{result.steps:,} steps, {result.tokens:,} tokens, {spent} of training"
@@ -234,6 +234,6 @@ def show_card(card: Card, out: Console) -> None:
 
 
 def prompt_from(sample: str) -> str:
-    """A first word to try as a prompt: one the model knows, safe to paste into a shell."""
+    """A word of the sample to use as a prompt, safe to paste into a shell."""
     words = (word.strip(".,:;!?()") for word in sample.split())
     return next((word for word in words if word.isalpha() and len(word) > 1), "")

@@ -1,11 +1,8 @@
 """`hornbook doctor`."""
 
-import json as json_format
-import sys
 from dataclasses import asdict
 
-from rich.console import Console
-from rich.table import Table
+from hornbook.cli.terminal import output, print_json, table
 
 
 def run(*, json: bool = False) -> None:
@@ -25,21 +22,21 @@ def run(*, json: bool = False) -> None:
     facts = machine.describe() | {"cache": str(cache_folder())}
     if json:
         chosen_facts = asdict(chosen) | {"writing": asdict(decoder)}
-        sys.stdout.write(json_format.dumps({"machine": facts, "chosen": chosen_facts}) + "\n")
+        print_json({"machine": facts, "chosen": chosen_facts})
         return
-    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
-    table = Table(box=None, pad_edge=False, show_header=False)
+    console = output()
+    found = table()
     for name, fact in facts.items():
-        table.add_row(name.replace("_", " "), fact)
-    console.print(table)
+        found.add_row(name.replace("_", " "), fact)
+    console.print(found)
     console.print("\nhornbook train will use")
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_row("device", chosen.device.value, chosen.device.why)
-    table.add_row("precision", chosen.precision.value, chosen.precision.why)
-    table.add_row("compile", chosen.compile.value, chosen.compile.why)
-    table.add_row("threads", str(chosen.threads), "PyTorch's default on this machine")
-    console.print(table)
+    training = table()
+    training.add_row("device", chosen.device.value, chosen.device.why)
+    training.add_row("precision", chosen.precision.value, chosen.precision.why)
+    training.add_row("compile", chosen.compile.value, chosen.compile.why)
+    training.add_row("threads", str(chosen.threads), "PyTorch's default on this machine")
+    console.print(training)
     console.print("\nhornbook sample will use")
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_row("decoder", decoder.value, decoder.why)
-    console.print(table)
+    generation = table()
+    generation.add_row("decoder", decoder.value, decoder.why)
+    console.print(generation)

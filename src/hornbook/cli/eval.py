@@ -1,14 +1,9 @@
 """`hornbook eval`."""
 
-import json as json_format
-import sys
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-from rich.table import Table
-
-from hornbook.cli.terminal import CorpusArgument, fit_text, read
+from hornbook.cli.terminal import CorpusArgument, fit_text, output, print_json, read, table
 
 
 def run(
@@ -21,21 +16,21 @@ def run(
     encoding: str | None = None,
     json: bool = False,
 ) -> None:
-    """Measure a trained model's exact loss: every position of a text, counted once.
+    """Measure a trained model's exact loss: the mean over every position of a text.
 
     Parameters
     ----------
     run
         The run folder.
     corpus
-        A name, a file, a folder, a URL, or - for standard input; the validation part of the
-        run's own text when left out.
+        A name, a file, a folder, a URL, or - for standard input; by default the validation part
+        of the run's own text.
     checkpoint
-        Which weights: those with the least validation loss, or the last.
+        Which weights: those with the lowest validation loss, or the last.
     unknown
-        What to do with characters the model has never seen.
+        What to do with characters that are not in the model's vocabulary.
     encoding
-        The text's encoding, where it is not UTF-8.
+        The text's encoding, if it is not UTF-8.
     json
         Print one JSON object instead of a table.
     """
@@ -49,11 +44,11 @@ def run(
         text = fit_text(trained.tokenizer, other.text, unknown)
         found, name = trained.evaluate_text(text), other.source
     if json:
-        sys.stdout.write(json_format.dumps(found.as_dict()) + "\n")
+        print_json(found.as_dict())
         return
-    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    console = output()
     console.print(f"{run}, step {trained.step}, on {name}: {found.positions:,} positions")
-    table = Table(box=None, pad_edge=False, show_header=False)
+    losses = table()
     for label, value in (
         ("nats per token", found.nats_per_token),
         ("nats per character", found.nats_per_char),
@@ -62,5 +57,5 @@ def run(
         ("nats per character, sliding window", found.sliding_nats_per_char),
     ):
         if value is not None:
-            table.add_row(label, f"{value:.4f}")
-    console.print(table)
+            losses.add_row(label, f"{value:.4f}")
+    console.print(losses)

@@ -1,7 +1,5 @@
 """`hornbook ladder`."""
 
-import json as json_format
-import sys
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -9,16 +7,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
-from hornbook.cli.terminal import CorpusArgument, Whole, note, read
+from hornbook.cli.terminal import CorpusArgument, Whole, note, output, print_json, read, table
 
 if TYPE_CHECKING:
     from hornbook.learn.ladder import Ladder, Plan, Rung
 
 CURVE_HEIGHT = 14
-# One for each of ten rungs, where uniplot's own six would come round again.
+# Ten rungs need ten colours; uniplot has six.
 COLORS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f"]
 COLORS += ["#bcbd22", "#17becf"]
 
@@ -35,37 +32,37 @@ def run(
     out: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Train every rung between a bigram and a GPT, and say what each idea was worth.
+    """Train every rung from a bigram to a GPT, and measure what each idea is worth.
 
-    All rungs get the same text and the same budget: 5,000 steps each, as in the lecture, unless
-    told otherwise. The same command goes on where it was stopped, and a rung is trained again only
-    when its settings or the text have changed. The small rungs and gpt are 32 wide and read 8
-    characters back; gpt has its own optimizer and schedule.
+    All rungs get the same text and the same budget: 5,000 steps each by default, as in the lecture.
+    A command that was stopped continues when it is run again; a rung is only trained again if its
+    settings or the text have changed. The small rungs and gpt have 32 channels and a block size of
+    8 characters; gpt has its own optimizer and schedule.
 
     Parameters
     ----------
     corpus
         A name (see hornbook corpora), a file, a folder of text files, a URL, or - for standard
-        input; python-docs, which comes with Python, when left out.
+        input; by default python-docs, which comes with Python.
     minutes
-        Equal time instead of equal steps: this much training for the whole ladder (and each
-        seed); evaluating and measuring come on top.
+        Equal time instead of equal steps: the training time of the whole ladder (for each seed);
+        evaluation takes additional time.
     steps
-        This many steps for each rung; 5,000, as in the lecture, when left out.
+        How many steps each rung takes; by default 5,000, as in the lecture.
     quick
         1,000 steps for each rung.
     seeds
-        Train each rung this many times, for error bars.
+        How often to train each rung, for error bars.
     rungs
-        Only these, as in bigram,head,gpt. The large model of the lecture (lecture: made for a GPU)
-        takes part only when named here, or when its share of the minutes allows it 500 steps.
+        Only these rungs, for example bigram,head,gpt. The lecture's large model (lecture: needs a
+        GPU) is only included if it is named here, or if its share of the minutes allows 500 steps.
     out
-        The ladder's folder; runs/ladder-CORPUS when left out, with the budget added where it is
-        not the usual one (-quick, -5min, -200steps).
+        The ladder's folder; by default runs/ladder-CORPUS, plus the budget if it is not the default
+        (-quick, -5min, -200steps).
     json
-        End with one JSON object on stdout, and nothing else there.
+        Print one JSON object on stdout at the end, and nothing else.
     """
-    # Only now: --help should not wait for torch.
+    # Imported here because --help should not wait for torch.
     from hornbook.learn import ladder
 
     names = [name.strip() for name in rungs.split(",") if name.strip()]
@@ -84,22 +81,22 @@ def run(
         out=out,
     )
     if "lecture" not in plan.rungs and not names:
-        note("the lecture's large model is left out: for a GPU, or patience; --rungs names it")
+        note("without the lecture's large model, which needs a GPU or patience; --rungs adds it")
     try:
         train(plan)
     except (KeyboardInterrupt, SystemExit):
-        note(f"stopped, and saved in {plan.folder}; the same command goes on from there")
+        note(f"stopped and saved in {plan.folder}; run the same command again to continue")
         raise
     note("measuring every rung on the whole validation text ...")
     found = ladder.measure(plan)
     if json:
-        sys.stdout.write(json_format.dumps(found.as_dict(), ensure_ascii=False) + "\n")
+        print_json(found.as_dict(), ascii_only=False)
     else:
         show(found)
 
 
 def train(plan: "Plan") -> None:
-    """Climb the plan, showing on stderr where it stands: bars on a terminal, lines in a log."""
+    """Train the plan; shows progress on stderr: bars on a terminal, lines in a log."""
     from hornbook.learn import ladder
 
     console = Console(stderr=True, highlight=False)
@@ -117,37 +114,29 @@ def train(plan: "Plan") -> None:
     ):
         tasks: dict[Path, TaskID] = {}
         for each in progress:
-            steps = each.steps
-            name = each.climb.folder.path.name
-            metrics = each.metrics
-            if each.climb.folder.path not in tasks:
-                tasks[each.climb.folder.path] = bars.add_task(name, total=steps, loss="")
-            task = tasks[each.climb.folder.path]
-            if metrics is None:
-                bars.update(task, completed=steps, loss="was finished")
-            elif metrics.val_loss is not None:
-                bars.update(
-                    task, completed=metrics.step, total=steps, loss=f"val {metrics.val_loss:.3f}"
-                )
-            else:
-                bars.update(task, completed=metrics.step, total=steps)
-            if not live and (metrics is None or metrics.step == steps):
-                how = "was finished" if metrics is None else f"val {metrics.val_loss:.4f}"
-                note(f"{name}: {steps:,} steps, {how}")
+            folder, steps, metrics = each.climb.folder.path, each.steps, each.metrics
+            if folder not in tasks:
+                tasks[folder] = bars.add_task(folder.name, total=steps, loss="")
+            done, found = (metrics.step, metrics.val_loss) if metrics else (steps, None)
+            bars.update(tasks[folder], completed=done, total=steps)
+            if metrics is None or found is not None:
+                loss = "already trained" if found is None else f"val {found:.3f}"
+                bars.update(tasks[folder], loss=loss)
+            if not live and done == steps:
+                loss = "already trained" if found is None else f"val {found:.4f}"
+                note(f"{folder.name}: {steps:,} steps, {loss}")
 
 
 def show(found: "Ladder") -> None:
-    """The table, the samples and the curves."""
-    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    """Print the table, the samples and the curves."""
+    console = output()
     console.print(f"\n[bold]The ladder on {found.corpus}[/], {found.budget}\n")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("rung", no_wrap=True)
-    table.add_column("idea added")  # gives way on a narrow screen
-    for name in ("params", "tokens", "time", "loss", "step down"):
-        table.add_column(name, justify="right", no_wrap=True)
+    numbers = ("params", "tokens", "time", "loss", "step down")
+    # The idea is wrapped on a narrow terminal.
+    rungs = table(("rung", "idea added", *numbers), numbers=numbers, unbroken=("rung", *numbers))
     for rung in found.rungs:
         minutes, seconds = divmod(round(rung.seconds), 60)
-        table.add_row(
+        rungs.add_row(
             rung.name,
             rung.idea,
             compact(rung.parameters),
@@ -156,9 +145,9 @@ def show(found: "Ladder") -> None:
             f"{rung.loss:.3f}" + ("" if rung.spread is None else f" ± {rung.spread:.3f}"),
             worth(rung),
         )
-    console.print(table)
+    console.print(rungs)
     console.print(f"\n{caption(found)}\n")
-    console.print("[bold]What they write[/]")
+    console.print("[bold]Samples[/]")
     for rung in found.rungs:
         line = Text(f"{rung.name:<13}{line_of(rung.sample)}")
         line.truncate(console.width, overflow="ellipsis")
@@ -167,45 +156,45 @@ def show(found: "Ladder") -> None:
         console.print()
         console.print(Text.from_ansi(curves(found, console)))
     names = ", ".join(str(found.folder / f"ladder.{kind}") for kind in ("png", "svg", "json"))
-    console.print(f"\nThe curves and figures: {names}", soft_wrap=True)
+    console.print(f"\nCurves and figures: {names}", soft_wrap=True)
 
 
 def worth(rung: "Rung") -> str:
-    """The step down with its noise; a question mark where it lies within."""
+    """The step down with its noise; a question mark if it is within the noise."""
     if rung.worth is None or rung.noise is None:
         return ""
     return f"{rung.worth:.3f} ± {rung.noise:.3f}" + (" ?" if rung.within_noise else "  ")
 
 
 def caption(found: "Ladder") -> str:
-    """What the table's figures mean."""
+    """What the figures of the table mean."""
     others = "".join(
         f", {rung.name}'s from {rung.stands_on}"
         for above, rung in pairwise(found.rungs)
         if rung.stands_on not in (above.name, None)
     )
-    by_pairs = f"Counting reaches {found.counted['bigram']:.3f} by pairs of characters"
+    bigram = f"Bigram counts reach {found.counted['bigram']:.3f}"
     order = int(found.counted["ngram_order"])
-    by_more = f" and {found.counted['ngram']:.3f} by runs of {order}" if order != 2 else ""
+    longer = f", and {order}-gram counts {found.counted['ngram']:.3f}" if order != 2 else ""
     noise = (
-        "the validation text (--seeds 3 adds trainings)"
+        "the validation text (with --seeds 3, over seeds too)"
         if found.seeds == 1
-        else f"the validation text and {found.seeds} trainings"
+        else f"the validation text and {found.seeds} seeds"
     )
     unsure = [rung.name for rung in found.rungs if rung.within_noise]
     lines = [
         "Loss: nats per character, exact, over the whole validation text.",
         f"Step down: from the rung above it{others}.",
         f"±: two standard errors, over {noise}.",
-        f"{by_pairs}{by_more}.",
+        f"{bigram}{longer}.",
     ]
     if unsure:
-        lines.append(f"? Within noise, so not to be relied on: {', '.join(unsure)}.")
+        lines.append(f"? Within the noise, so not reliable: {', '.join(unsure)}.")
     return "\n".join(lines)
 
 
 def curves(found: "Ladder", console: Console) -> str:
-    """The validation curves in braille."""
+    """The validation losses as curves in braille."""
     import uniplot
 
     by_time = found.budget.startswith("equal time")
@@ -224,13 +213,13 @@ def curves(found: "Ladder", console: Console) -> str:
 
 
 def compact(count: int) -> str:
-    """42,369 as it is; 256,000 as 256k; 1,280,000 as 1.28M."""
+    """A count in few characters: 42,369, 256k, 1.28M."""
     if count < 100_000:
         return f"{count:,}"
     return f"{count / 1e3:.0f}k" if count < 1_000_000 else f"{count / 1e6:.2f}M"
 
 
 def line_of(sample: str) -> str:
-    """The first line of a sample that has something in it; its longest, if all are short."""
+    """The first line of a sample with 30 characters or more; the longest if there is none."""
     lines = sample.splitlines() or [""]
     return next((line for line in lines if len(line) >= 30), max(lines, key=len))

@@ -1,16 +1,14 @@
 """`hornbook report`."""
 
-import json as json_format
 import os
-import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from hornbook.cli.terminal import note
+from hornbook.cli.terminal import note, output, print_json, table
 from hornbook.errors import ConfigError
+
+NUMBERS = ("nats/char", "behind", "parameters", "steps", "time")
 
 
 def run(
@@ -20,27 +18,27 @@ def run(
     out: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Make a run's report card again, or compare runs.
+    """Write a run's report card again, or compare runs.
 
-    For each run: report.html, report.md and report.json in its folder, of its best weights, or of
-    its last where it has not ended. For several also comparison.html, .md and .json.
+    Each run gets report.html, report.md and report.json in its folder, for its best weights, or for
+    its last checkpoint if it has not ended. Several runs also get comparison.html, .md and .json.
 
     Parameters
     ----------
     run
         The run folder.
     others
-        More run folders, to compare it with.
+        More run folders, to compare with it.
     out
-        The folder for the comparison; the one that holds all the runs when left out.
+        The folder for the comparison; by default the one that contains all the runs.
     json
-        Print report.json (for several runs comparison.json) instead of the short form.
+        Print report.json (for several runs comparison.json) instead of a summary.
     """
     paths = [run, *others]
     if out is not None and not others:
-        raise ConfigError("--out is where a comparison goes; name two runs or more to compare them")
+        raise ConfigError("--out is the folder of a comparison; give two runs or more to compare")
     if len({path.resolve() for path in paths}) < len(paths):
-        raise ConfigError("a run is named twice; name each once")
+        raise ConfigError("a run is named twice; name each run once")
 
     from hornbook import report
     from hornbook.cli.display import show_card
@@ -53,11 +51,11 @@ def run(
         card = report.write(report.examine(revisit(path, device=device)))
         cards.append(card)
         if not card.result.finished:
-            note(f"{path} has not ended: these are the figures of step {card.result.step:,}")
-    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+            note(f"{path} has not ended: the figures are those of step {card.result.step:,}")
+    console = output()
     if not others:
         if json:
-            sys.stdout.write(json_format.dumps(cards[0].as_dict()) + "\n")
+            print_json(cards[0].as_dict())
             return
         show_card(cards[0], console)
         console.print(f"The report card is in {escape(str(run / 'report.html'))}", soft_wrap=True)
@@ -70,18 +68,12 @@ def run(
     rows = report.compare(cards)
     page = report.write_comparison(rows, folder)
     if json:
-        sys.stdout.write(json_format.dumps([row.as_dict() for row in rows]) + "\n")
+        print_json([row.as_dict() for row in rows])
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in report.COLUMNS:
-        number = column in NUMBERS
-        table.add_column(column, no_wrap=number, justify="right" if number else "left")
+    compared = table(report.COLUMNS, numbers=NUMBERS, unbroken=NUMBERS)
     for i, row in enumerate(rows):
-        table.add_row(*map(escape, report.cells(row)), style="" if i else "bold green")
-    console.print(table)
-    if told := report.remark(rows):
-        note(told)
+        compared.add_row(*map(escape, report.cells(row)), style="" if i else "bold green")
+    console.print(compared)
+    if remark := report.remark(rows):
+        note(remark)
     console.print(f"The comparison is in {escape(str(page))}", soft_wrap=True)
-
-
-NUMBERS = ("nats/char", "behind", "parameters", "steps", "time")

@@ -1,13 +1,12 @@
 """`hornbook sample`."""
 
-import json as json_format
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from hornbook.cli.terminal import FreeText, Whole, fit_text, note
+from hornbook.cli.terminal import FreeText, Whole, fit_text, note, print_json
 
 
 def run(
@@ -97,7 +96,7 @@ def run(
                 "prompt": prompt,
                 "text": "".join(text),
             }
-            sys.stdout.write(json_format.dumps(row, ensure_ascii=False) + "\n")
+            print_json(row, ascii_only=False)
             continue
         if num_samples > 1:
             sys.stdout.write(f"{'' if number == 0 else chr(10)}--- sample {number + 1}\n")

@@ -1,7 +1,5 @@
 """`hornbook trace`."""
 
-import json as json_format
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,17 +8,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from hornbook.cli.terminal import CorpusArgument, note, read
+from hornbook.cli.terminal import CorpusArgument, note, output, print_json, read
 from hornbook.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hornbook.report.tracing import Trace
+    from hornbook.report.copies import Trace
 
-# For matches that reach none, one, two or all of the lengths of runs. Both colours of each are set,
-# which is legible on any background; where there are no colours the strokes tell them apart.
+# For matches as long as none, one, two or all of LENGTHS. Both colours are set, so that they are
+# legible on any background; without colours the strokes distinguish them.
 STYLES = ("", "underline", "black on yellow", "bold underline white on red")
 
-# Passages listed on a screen; --json has them all.
+# Passages printed in the list; --json has them all.
 MOST_LISTED = 20
 
 
@@ -38,38 +36,37 @@ def run(
     encoding: str | None = None,
     json: bool = False,
 ) -> None:
-    """Show what of a text stands word for word in a model's training text, and where.
+    """Show which parts of a text are copied verbatim from a model's training text, and from where.
 
-    Beside it stands the same figure for real text that the model was not trained on.
+    For comparison, the same figure is given for real text that the model was not trained on.
 
     Parameters
     ----------
     run
         The run folder.
     text
-        The text to trace: a file, or - for standard input; new samples of the model's when left
-        out.
+        The text to trace: a file, or - for standard input; by default new samples from the model.
     samples
-        How many samples to write; 3 where neither this nor a text is given.
+        How many samples to generate; 3 if neither this nor a text is given.
     max_new_tokens
         The most tokens of each sample.
     temperature
-        Below 1 safer, above 1 bolder; 0 always takes the likeliest token.
+        Below 1 safer, above 1 bolder; 0 always takes the most likely token.
     seed
         The first sample's seed; the next sample takes the next one.
     checkpoint
-        Which weights write: those with the least validation loss, or the last.
+        Which weights to use: those with the lowest validation loss, or the last.
     at_least
         List passages of this many characters or more.
     encoding
-        The encoding of the text given, where it is not UTF-8.
+        The encoding of the text to trace, if it is not UTF-8.
     json
         Print one JSON object with every passage and its offsets in characters.
     """
     from hornbook.report.tracing import trace
 
     if text is not None and samples is not None:
-        raise ConfigError("trace either a text or --samples of the model's own")
+        raise ConfigError("give either a text or --samples, not both")
     found = trace(
         run,
         None if text is None else read(text, encoding).text,
@@ -82,17 +79,17 @@ def run(
         on_note=note,
     )
     if json:
-        sys.stdout.write(json_format.dumps(found.as_dict(), ensure_ascii=False) + "\n")
+        print_json(found.as_dict(), ascii_only=False)
     else:
-        show(Console(soft_wrap=not sys.stdout.isatty(), highlight=False), found)
+        show(output(), found)
 
 
 def show(console: Console, found: "Trace") -> None:
-    """The texts coloured, what part is copied beside real text, and each passage's place."""
-    from hornbook.report.tracing import RUNS, on_one_line
+    """Print the coloured texts, the shares copied, and the list of passages."""
+    from hornbook.report.copies import LENGTHS, on_one_line
 
     for number, each in enumerate(found.texts):
-        # A text that was given is known; without colours there is nothing to see in it.
+        # The user's own text is printed for its colours only.
         if not (found.sampled or console.is_terminal):
             continue
         if found.sampled:
@@ -102,8 +99,8 @@ def show(console: Console, found: "Trace") -> None:
         console.print(Text.assemble(*pieces))
     console.print()
     shares = Table(box=None, pad_edge=False)
-    shares.add_column("in verbatim runs of", header_style="dim")
-    for length, style in zip(RUNS, STYLES[1:], strict=True):
+    shares.add_column("in verbatim matches of", header_style="dim")
+    for length, style in zip(LENGTHS, STYLES[1:], strict=True):
         shares.add_column(Text(f"{length}+", style=style), justify="right")
     shares.add_column("longest", justify="right", header_style="dim")
     for row in found.share_rows():
@@ -113,7 +110,7 @@ def show(console: Console, found: "Trace") -> None:
     if passages:
         listed = Table(box=None, pad_edge=False, header_style="dim")
         listed.add_column("length", justify="right")
-        listed.add_column("words, and what stands around them", ratio=1)
+        listed.add_column("words in their context", ratio=1)
         listed.add_column("first at")
         listed.add_column("times", justify="right")
         for each in passages[:MOST_LISTED]:
@@ -128,13 +125,13 @@ def show(console: Console, found: "Trace") -> None:
         if len(passages) > MOST_LISTED:
             console.print(f"and {len(passages) - MOST_LISTED:,} more, in --json")
     else:
-        console.print(f"\nNo run of {found.at_least} characters stands in the training text.")
+        console.print(f"\nNo {found.at_least} characters in a row occur in the training text.")
     console.print(
         f"\n[bold]{found.summary}[/] ({found.training_characters:,} characters of training text)"
     )
 
 
 def printable(text: str) -> str:
-    """The text without control characters, which would speak to the terminal."""
+    """The text without control characters, which a terminal would interpret."""
     controls = {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}
     return text.translate(dict.fromkeys(controls, "\ufffd"))

@@ -1,6 +1,5 @@
 """`hornbook train`."""
 
-import json as json_format
 import math
 import sys
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from hornbook.cli.terminal import STARTED, CorpusArgument, Whole, note, read, say
+from hornbook.cli.terminal import STARTED, CorpusArgument, Whole, log, note, print_json, read
 from hornbook.config import (
     MODELS,
     ModelConfig,
@@ -188,14 +187,14 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
             finite = math.isfinite(result.evaluation.nats_per_char)
             card = report.write(report.examine(result)) if finite else None
     except (KeyboardInterrupt, SystemExit):
-        say(f"stopped at step {trainer.state.step} of {trainer.state.steps}, saved; go on with:")
-        say(f"  hornbook train --resume {trainer.folder.path}")
+        log(f"stopped at step {trainer.state.step} of {trainer.state.steps}, saved; go on with:")
+        log(f"  hornbook train --resume {trainer.folder.path}")
         raise
     except HornbookError:
-        say(f"the run so far is in {trainer.folder.path}")
+        log(f"the run so far is in {trainer.folder.path}")
         raise
     if json:
-        sys.stdout.write(json_format.dumps(result.as_dict()) + "\n")
+        print_json(result.as_dict())
     elif card:
         display.conclude(card)
     else:
@@ -208,7 +207,7 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
 def show_plan(plan: "Plan", *, json: bool) -> None:
     """A plan on stdout: four lines, or one JSON object."""
     if json:
-        sys.stdout.write(json_format.dumps(plan.as_dict()) + "\n")
+        print_json(plan.as_dict())
         return
     for reason in plan.reasons:
         sys.stdout.write(f"{reason.value:<8} {reason.why}\n")

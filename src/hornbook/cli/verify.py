@@ -1,31 +1,30 @@
 """`hornbook verify`."""
 
-import json as json_format
-import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
+from hornbook.cli.terminal import print_json
 from hornbook.errors import for_terminal
 
 
 def run(run: Path, /, *, json: bool = False) -> int:
-    """Check every file of a run; exit status 1 when anything is unsound.
+    """Check every file of a run; the exit status is 1 if any is damaged or missing.
 
     Parameters
     ----------
     run
         The run folder.
     json
-        Print one JSON object instead of a list: each file and checkpoint, whether it is sound, and
-        the SHA-256 of a checkpoint's weights and optimizer files.
+        Print one JSON object: each file and checkpoint, whether it is sound, and the SHA-256 of
+        each checkpoint's weights and optimizer files.
     """
     from hornbook.runs.verify import Finding, verify
 
     verdict = verify(run)
     if json:
-        sys.stdout.write(json_format.dumps(verdict.as_dict()) + "\n")
+        print_json(verdict.as_dict())
         return 0 if verdict.sound else 1
     console = Console(soft_wrap=True, highlight=False)
     findings: list[Finding] = [*verdict.files, *verdict.checkpoints]
@@ -33,8 +32,8 @@ def run(run: Path, /, *, json: bool = False) -> int:
     width = max(map(len, names))
     for name, each in zip(names, findings, strict=True):
         mark = "[green]sound  [/]" if each.sound else "[bold red]UNSOUND[/]"
-        said = f"{name:<{width}}  {each.fault or each.holds}"
-        console.print(f"{mark}  {escape(for_terminal(said))}")
+        line = f"{name:<{width}}  {each.fault or each.holds}"
+        console.print(f"{mark}  {escape(for_terminal(line))}")
     unsound = sum(not each.sound for each in findings)
     console.print(f"{run}: {unsound} of {len(findings)} unsound" if unsound else f"{run}: sound")
     return 1 if unsound else 0

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from hornbook.models.schema import Schema
-
-N_WEIGHTS = 11
+# The number of a block's weights, and which is the MLP's gate, as block.c has them.
+N_WEIGHTS, GATE = 11, 8
 # Widths are multiples of these: the columns of a panel, and a vector.
 PANEL, VECTOR = 32, 16
 
@@ -100,15 +99,13 @@ def training_kernels(precision: str) -> TrainingKernels:
     return TrainingKernels(library, openmp())
 
 
-def misfit(schema: Schema) -> str:
-    """Why block.c cannot train a transformer of these sizes; empty where it can."""
-    if schema.n_embd % PANEL or schema.head_width % VECTOR:
+def misfit(width: int, head_width: int) -> str:
+    """Why block.c cannot train a block of these widths; empty where it can."""
+    if width % PANEL or head_width % VECTOR:
         return (
             f"the C kernels need n_embd to be a multiple of {PANEL} and a head's width one of "
-            f"{VECTOR}; they are {schema.n_embd} and {schema.head_width}"
+            f"{VECTOR}; they are {width} and {head_width}"
         )
-    if schema.n_kv_head != schema.n_head or not schema.query_key_norm:
-        return "the C kernels need a key-value head for each head, and normalised queries and keys"
     return ""
 
 
@@ -116,7 +113,8 @@ class Operands(NamedTuple):
     """What a block's passes read that takes no gradient; `mask` is `models.gpt.random_bytes`."""
 
     kernels: TrainingKernels
-    schema: Schema
+    n_head: int
+    epsilon: float
     cosines: Tensor
     sines: Tensor
     mask: Tensor | None
@@ -126,7 +124,8 @@ class Operands(NamedTuple):
 def block(x_BTC: Tensor, weights: Sequence[Tensor], operands: Operands) -> Tensor:
     """A transformer block, differentiable once in `x_BTC` and the weights.
 
-    The weights come in the schema's order. Shapes: [B,T,C] -> [B,T,C]. Raises: MemoryError.
+    The weights come in the order of the block's parameters.
+    Shapes: [B,T,C] -> [B,T,C]. Raises: MemoryError.
     """
     y_BTC: Tensor = BlockFunction.apply(operands, x_BTC, *weights)
     return y_BTC
@@ -139,11 +138,10 @@ class BlockFunction(Function):
     def forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ARG004 (torch's own signature)
         ctx, operands, x_BTC, *weights = args
         x_BTC = x_BTC.contiguous()
-        schema, (B, T, C) = operands.schema, x_BTC.shape
-        call = BlockPass(
-            B, T, C, schema.n_head, schema.head_width, schema.mlp_width, torch.get_num_threads(),
-            round(256 * operands.dropout), schema.epsilon,
-        )  # fmt: skip
+        (B, T, C), H, F = x_BTC.shape, operands.n_head, weights[GATE].size(0)
+        dropped = round(256 * operands.dropout)
+        threads = torch.get_num_threads()
+        call = BlockPass(B, T, C, H, C // H, F, threads, dropped, operands.epsilon)
         call.weights[:] = [weight.data_ptr() for weight in weights]
         library = operands.kernels.library
         y_BTC = torch.empty_like(x_BTC)

@@ -1,4 +1,4 @@
-"""What the machine itself can show of a topic: the mean of the past, and the table of bigrams."""
+"""Topics explained in figures: the mean of the past, and the table of bigrams."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -26,12 +26,12 @@ from hornbook.text.corpus import read_corpus
 from hornbook.text.dataset import Dataset, prepare
 
 TOPICS = {
-    "averaging": "the mean of the past in three forms, and why allclose says they differ",
-    "bigram": "the table of logits beside the table of counts, and how far training has to go",
+    "averaging": "the mean of the past in three forms, and why allclose is False for them",
+    "bigram": "the table of logits compared with the table of counts, and what training lacks",
 }
 
 FORMS = {"loop": average_loop, "matrix": average_matrix, "softmax": average_softmax}
-# torch.allclose's own: |one - other| <= ATOL + RTOL * |other|.
+# The defaults of torch.allclose: |one - other| <= ATOL + RTOL * |other|.
 RTOL, ATOL = 1e-5, 1e-8
 SHOWN_FOLLOWERS = 3
 
@@ -41,7 +41,7 @@ Matrix = list[list[float]]
 
 @dataclass(frozen=True)
 class Entry:
-    """Two forms' values at one place [b, t, c] of the mean."""
+    """The values of two forms at one index [b, t, c] of the mean."""
 
     place: tuple[int, ...]
     one: float
@@ -53,7 +53,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Difference:
-    """Two forms of one calculation in one precision, held against each other."""
+    """Two forms of one calculation compared in one precision."""
 
     forms: tuple[str, str]
     precision: str
@@ -67,7 +67,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Averaging:
-    """The mathematical trick, as the lecture's notebook has it and down to the last bit."""
+    """The lecture's mathematical trick: its examples, and where its three forms differ."""
 
     weights: Matrix
     softmax_weights: Matrix
@@ -80,7 +80,7 @@ class Averaging:
 
 
 def averaging() -> Averaging:
-    """The three forms on the notebook's random numbers, in float32 and float64."""
+    """Compute the three forms on the notebook's random numbers, in float32 and float64."""
     generator = torch.Generator().manual_seed(1337)
     x_BTC = torch.randn(4, 8, 2, generator=generator)
     length = x_BTC.size(1)
@@ -104,7 +104,7 @@ def averaging() -> Averaging:
 
 
 def compare(forms: tuple[str, str], one: Tensor, other: Tensor) -> Difference:
-    """Where two tensors of one shape and precision differ, and what torch.allclose makes of it."""
+    """Where two tensors of one shape and precision differ, and whether torch.allclose is True."""
     gap = (one - other).abs()
     ulps = units_in_the_last_place(one, other)
     tolerance = ATOL + RTOL * other.abs()
@@ -135,9 +135,9 @@ def compare(forms: tuple[str, str], one: Tensor, other: Tensor) -> Difference:
 
 
 def units_in_the_last_place(one: Tensor, other: Tensor) -> Tensor:
-    """How many floating-point numbers lie from each value to its counterpart: int64.
+    """The distance of each value to its counterpart in units in the last place (ulps), as int64.
 
-    The bits of a float, read as an integer, count floats away from zero.
+    The bits of a float, read as an integer, are its number in ulps from zero.
     """
 
     def ordinal(values: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def units_in_the_last_place(one: Tensor, other: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Follower:
-    """A token that comes after another, and how likely each table holds it."""
+    """A token that follows another, and its probability in each table."""
 
     token: str
     counted: float
@@ -160,11 +160,11 @@ class Follower:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: what comes after a token.
+    """One row of the table: what follows a token.
 
     `divergence_nats` is the Kullback-Leibler divergence of the trained row from the counted one;
-    times how often the token comes it is `gap_nats`, and over all rows these add up to what
-    training has left.
+    `gap_nats` is that times the token's share of all pairs. The sum of `gap_nats` over all rows is
+    the distance of the trained table's loss from the lowest one.
     """
 
     token: str
@@ -177,7 +177,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's table, by its exact loss over all the training text, in nats per token."""
+    """The table of a run; losses are exact over the training text, in nats per token."""
 
     run: str
     step: int
@@ -189,7 +189,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Bigram:
-    """What counting a text's pairs gives, and what a run has made of them. Nats per token."""
+    """The table of a text's pairs, and that of a run on it. Losses are in nats per token."""
 
     corpus: str
     vocab_size: int
@@ -202,34 +202,32 @@ class Bigram:
 
 
 def bigram(corpus: str = "python-docs", run: str | Path | None = None, *, rows: int = 10) -> Bigram:
-    """The bigram counts of a text's training part, beside the table that a run has learned.
+    """Count the bigrams of a text's training part, and compare them with the table of a run.
 
-    With a run its own text is taken; without one nothing is trained. The first `rows` rows come
-    by how much each adds to what training has left, or without a run by how often their token
-    comes.
-    Raises: ConfigError when the run is not a bigram; CheckpointError; DataError.
+    A run is compared on its own text. `rows` rows are listed: those with the largest `gap_nats`, or
+    without a run those of the most frequent tokens.
+    Raises: ConfigError if the run is not a bigram; CheckpointError; DataError.
     """
     if run is None:
-        read = read_corpus(corpus)
-        dataset = prepare(read, DataConfig(corpus=corpus))
-        return describe(read.name, dataset, rows)
+        text = read_corpus(corpus)
+        return describe(text.name, prepare(text, DataConfig(corpus=corpus)), rows)
     found = load(run, which="last")
     config = found.config
     if not isinstance(found.model, BigramLanguageModel):
         raise ConfigError(
-            f"--run {run}: expected a bigram run, got model = {config.model.model!r}; make "
-            "one by hornbook train --model bigram"
+            f"--run {run}: expected a bigram run, got model = {config.model.model!r}; train "
+            "one with hornbook train --model bigram"
         )
-    read = read_corpus(config.data.corpus, encoding=config.data.encoding)
-    check_same_text(read, found.folder)
-    dataset = prepare(read, config.data, found.tokenizer)
+    text = read_corpus(config.data.corpus, encoding=config.data.encoding)
+    check_same_text(text, found.folder)
+    dataset = prepare(text, config.data, found.tokenizer)
     counts_VV = bigram_counts(dataset.train, dataset.tokenizer.vocab_size)
     best = best_bigram_loss(dataset.train, dataset.tokenizer.vocab_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        newborn = BigramLanguageModel(dataset.tokenizer.vocab_size)
+        untrained = BigramLanguageModel(dataset.tokenizer.vocab_size)
     at_birth, loss = (
-        table_loss(counts_VV, log_probabilities(model)) for model in (newborn, found.model)
+        table_loss(counts_VV, log_probabilities(model)) for model in (untrained, found.model)
     )
     trained = Trained(
         run=str(found.folder.path),
@@ -239,17 +237,17 @@ def bigram(corpus: str = "python-docs", run: str | Path | None = None, *, rows: 
         left=loss - best,
         way_gone=(at_birth - loss) / (at_birth - best),
     )
-    return describe(read.name, dataset, rows, trained, log_probabilities(found.model))
+    return describe(text.name, dataset, rows, trained, log_probabilities(found.model))
 
 
 def log_probabilities(model: BigramLanguageModel) -> Floats:
-    """The log-probability of each token (column) after each other (row): [V,V], in nats."""
+    """The log-probability of each token (column) after each token (row): [V,V], in nats."""
     table_VV = model.token_embedding_table.weight.detach()
     return table_VV.double().log_softmax(dim=1).numpy()
 
 
 def table_loss(counts_VV: NDArray[np.int64], log_p_VV: Floats) -> float:
-    """A table's exact mean loss over the pairs counted: one text's, without reading it again."""
+    """A table's exact mean loss over the text that was counted."""
     return -float((counts_VV * log_p_VV).sum() / counts_VV.sum())
 
 
@@ -260,13 +258,13 @@ def describe(
     trained: Trained | None = None,
     log_p_VV: Floats | None = None,
 ) -> Bigram:
-    """The facts of the counted table, and its rows beside the trained table's log-probabilities."""
+    """The figures of the counted table; compared with a trained one if `log_p_VV` is given."""
     size = dataset.tokenizer.vocab_size
     counts_VV = bigram_counts(dataset.train, size)
     totals_V = counts_VV.sum(axis=1)
     pairs = int(totals_V.sum())
     shares_VV = counts_VV / np.maximum(totals_V, 1)[:, None]
-    # Where nothing was counted, p log p is 0: so is p log 1.
+    # p log p is 0 where p is 0, and so is p log 1.
     entropy_V = -(shares_VV * np.log(np.where(shares_VV > 0, shares_VV, 1))).sum(axis=1)
     importance_V = totals_V
     if log_p_VV is not None:
@@ -308,5 +306,5 @@ def describe(
 
 
 def descending(values: Floats | NDArray[np.int64]) -> list[int]:
-    """Places from the largest value to the least; of equals the first comes first."""
+    """The indices of values in descending order; equal values keep their order."""
     return (-values).argsort(kind="stable").tolist()

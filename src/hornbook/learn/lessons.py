@@ -1,7 +1,7 @@
-"""Checks the answers to the lessons' exercises, and says what is wrong about a wrong one.
+"""Checks the answers to the lessons' exercises, and explains wrong ones.
 
-An exercise (a table of lessons.toml) knows its answer and the slips that lead to other answers;
-each slip has its own message, in English and in Korean. Importing this does not import torch.
+An exercise (a table of lessons.toml) has its answer and the likely slips with their answers; each
+slip has its own message in English and in Korean. Importing this module does not import torch.
 """
 
 import difflib
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 Language = Literal["en", "ko"]
 LANGUAGES: tuple[Language, ...] = ("en", "ko")
 
-# Two decimals are enough for an answer, and counts are told apart.
+# Two decimals are enough for an answer; whole numbers remain distinct.
 TOLERANCE = 0.0051
 
 
 class Both(NamedTuple):
-    """The same in both languages."""
+    """A message in both languages."""
 
     en: str
     ko: str
 
     def within(self, frame: "Both", **parts: object) -> "Both":
-        """This, in the place of {message} in a frame."""
+        """A frame with this message in place of {message}."""
         return Both(
             frame.en.format(message=self.en, **parts), frame.ko.format(message=self.ko, **parts)
         )
@@ -41,7 +41,7 @@ class Both(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an answer is right, and what there is to say about it."""
+    """Whether an answer is right, and the message about it."""
 
     correct: bool
     language: Language
@@ -49,16 +49,16 @@ class Verdict:
 
     @property
     def message(self) -> str:
-        """What there is to say, in the language asked for."""
+        """The message in the requested language."""
         return getattr(self.messages, self.language)
 
     def __repr__(self) -> str:
         return self.message
 
     def _repr_html_(self) -> str:
-        """For notebooks: the message, and hidden beside it the other language's.
+        """The message as HTML, with a hidden copy in the other language.
 
-        The lessons are run once and published in both; each page's style shows its own.
+        The lessons run once and are published in both; each page's style shows its own language.
         """
         lines = (
             f'<span lang="{language}"{"" if language == self.language else " hidden"}>'
@@ -69,14 +69,14 @@ class Verdict:
 
 
 class Slip(NamedTuple):
-    """A wrong answer that has a reason, and the reason."""
+    """A likely wrong answer, and the reason why it is wrong."""
 
     answer: Any
     reason: Both
 
 
 class Trial(NamedTuple):
-    """For an exercise whose answer is a function: how to try one, and functions by name."""
+    """For an exercise whose answer is a function: how to test one, and named functions."""
 
     run: Callable[[Callable[..., Any]], Any]
     functions: dict[str, Callable[..., Any]]
@@ -84,9 +84,9 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Exercise:
-    """A right answer and the likely wrong ones: numbers, or lists of numbers of any depth.
+    """The right answer and the likely wrong ones: numbers, or nested lists of numbers.
 
-    A `trial` turns a function handed in into such numbers.
+    A `trial` turns a function into such numbers.
     """
 
     answer: Any
@@ -119,23 +119,23 @@ RAISED = Both(
 
 
 def check(exercise: str, answer: Any, *, language: str | None = None) -> Verdict:
-    """Whether `answer` solves the exercise, and, where it does not, what went wrong.
+    """Check an answer; the result says whether it is right, or what is wrong.
 
-    Arrays, tensors and tuples count as lists; an answer of `...` is one still to come.
-    `language` is "en" or "ko"; unless given, the one that the environment (LANG) speaks.
-    Raises: ConfigError for an exercise or a language that there is not.
+    Arrays, tensors and tuples are treated as lists; `...` is an answer not yet given. `language` is
+    "en" or "ko"; by default that of the environment (LANG).
+    Raises: ConfigError for an unknown exercise or language.
     """
-    spoken = choose_language(language)
+    chosen = choose_language(language)
     correct, message = judge(find(exercise), answer)
-    return Verdict(correct, spoken, message.within(RIGHT if correct else WRONG))
+    return Verdict(correct, chosen, message.within(RIGHT if correct else WRONG))
 
 
 def choose_language(
     language: str | None = None, environment: Mapping[str, str] | None = None
 ) -> Language:
-    """The language asked for, or the environment's; English where that is neither.
+    """The requested language, or that of the environment: Korean, else English.
 
-    Raises: ConfigError for a language asked for that there is not.
+    Raises: ConfigError if the requested language is unknown.
     """
     if language is None:
         variables = os.environ if environment is None else environment
@@ -148,9 +148,9 @@ def choose_language(
 
 
 def find(name: str) -> Exercise:
-    """The exercise of that name.
+    """The exercise of this name.
 
-    Raises: ConfigError, with the nearest known name.
+    Raises: ConfigError for an unknown name, with the closest known one.
     """
     table = tables()
     if name not in table:
@@ -182,7 +182,7 @@ def tables() -> dict[str, Any]:
 
 
 def judge(exercise: Exercise, answer: Any) -> tuple[bool, Both]:
-    """Right or not, and why."""
+    """Whether an answer is right, and the message."""
     if answer is ...:
         return False, BLANK
     if exercise.trial and not callable(answer):
@@ -202,7 +202,7 @@ def judge(exercise: Exercise, answer: Any) -> tuple[bool, Both]:
 
 
 def numbers(exercise: Exercise, answer: Any) -> Any:
-    """An answer as plain numbers in plain lists; a function, as what its trial shows."""
+    """An answer as numbers in lists; a function is replaced by the result of its trial."""
     return plain(exercise.trial.run(answer) if exercise.trial else answer)
 
 
@@ -214,14 +214,14 @@ def plain(value: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two answers have one shape, and numbers that hardly differ."""
+    """Whether two answers have the same shape, and numbers equal within the tolerance."""
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same, one, other))
     return shape(one) == shape(other) == () and near(one, other)
 
 
 def near(one: float, other: float) -> bool:
-    """Equal, infinities too, or within the tolerance."""
+    """Whether two numbers are equal, also if infinite, or within the tolerance."""
     return one == other or abs(one - other) <= TOLERANCE
 
 
@@ -241,7 +241,7 @@ def flat(value: Any) -> list[float]:
 
 
 def difference(given: Any, wanted: Any, hint: Both) -> Both:
-    """Where an answer that no slip explains parts from the right one, and the hint."""
+    """Where an answer first differs from the right one, and the hint; for no known slip."""
     if shape(given) != shape(wanted):
         is_, should_be = described(given), described(wanted)
         return hint.within(
@@ -255,7 +255,7 @@ def difference(given: Any, wanted: Any, hint: Both) -> Both:
 
 
 def described(value: Any) -> Both:
-    """What kind of thing an answer is."""
+    """A description of an answer's shape."""
     sizes = shape(value)
     if sizes is None:
         return Both(f"something else ({value!r:.40})", f"다른 것({value!r:.40})")
@@ -268,7 +268,7 @@ def described(value: Any) -> Both:
 
 
 def windows() -> Trial:
-    """batch-4: inputs and targets of a block, out of 100, 101, 102, ..."""
+    """batch-4: the inputs and targets of a block of the tokens 100, 101, 102, ..."""
     Cut = Callable[[list[int], int, int], tuple[list[int], list[int]]]
     functions: dict[str, Cut] = {
         "right": lambda tokens, at, size: (tokens[at : at + size], tokens[at + 1 : at + size + 1]),
@@ -294,7 +294,7 @@ def windows() -> Trial:
 
 
 def causal_means() -> Trial:
-    """trick-3: the mean of the past, [T,C] -> [T,C], of rows whose means all differ."""
+    """trick-3: the mean of the past, [T,C] -> [T,C], of rows with distinct means."""
     import torch
 
     x_TC = torch.tensor([[1.0, 8.0], [4.0, 2.0], [10.0, 5.0], [3.0, 7.0]])
@@ -314,7 +314,7 @@ def causal_means() -> Trial:
 
 
 def heads() -> Trial:
-    """attention-4: one causal head, [T,D] three times -> [T,D], on random numbers."""
+    """attention-4: one causal head on random numbers, three of [T,D] -> [T,D]."""
     import torch
 
     T, D = 5, 4
@@ -347,43 +347,22 @@ def heads() -> Trial:
 
 
 def blocks() -> Trial:
-    """block-4: a pre-norm block, on one number and three functions that do not commute."""
+    """block-4: a pre-norm block of one number and three functions that do not commute."""
     Step = Callable[[float], float]
     Kind = Callable[[float, Step, Step, Step], float]
 
-    def right(x: float, norm: Step, attention: Step, mlp: Step) -> float:
-        x = x + attention(norm(x))
-        return x + mlp(norm(x))
-
-    def no_second_path(x: float, norm: Step, attention: Step, mlp: Step) -> float:
-        return mlp(norm(x + attention(norm(x))))
-
-    def no_first_path(x: float, norm: Step, attention: Step, mlp: Step) -> float:
-        x = attention(norm(x))
-        return x + mlp(norm(x))
-
-    def post_norm(x: float, norm: Step, attention: Step, mlp: Step) -> float:
-        x = norm(x + attention(x))
-        return norm(x + mlp(x))
-
-    def no_norm(x: float, _: Step, attention: Step, mlp: Step) -> float:
-        x = x + attention(x)
-        return x + mlp(x)
-
-    def norm_on_the_path(x: float, norm: Step, attention: Step, mlp: Step) -> float:
-        x = norm(x) + attention(norm(x))
-        return norm(x) + mlp(norm(x))
-
     functions: dict[str, Kind] = {
-        "right": right,
+        "right": lambda x, norm, attention, mlp: (y := x + attention(norm(x))) + mlp(norm(y)),
         "no path": lambda x, norm, attention, mlp: mlp(norm(attention(norm(x)))),
-        "no second path": no_second_path,
-        "no first path": no_first_path,
-        "post-norm": post_norm,
+        "no second path": lambda x, norm, attention, mlp: mlp(norm(x + attention(norm(x)))),
+        "no first path": lambda x, norm, attention, mlp: (y := attention(norm(x))) + mlp(norm(y)),
+        "post-norm": lambda x, norm, attention, mlp: norm((y := norm(x + attention(x))) + mlp(y)),
         "old input": lambda x, norm, attention, mlp: x + attention(norm(x)) + mlp(norm(x)),
         "old sum": lambda x, norm, attention, mlp: x + mlp(norm(x + attention(norm(x)))),
-        "no norm": no_norm,
-        "norm on the path": norm_on_the_path,
+        "no norm": lambda x, _, attention, mlp: (y := x + attention(x)) + mlp(y),
+        "norm on the path": lambda x, norm, attention, mlp: (
+            norm(y := norm(x) + attention(norm(x))) + mlp(norm(y))
+        ),
     }
 
     def run(block: Kind) -> Any:

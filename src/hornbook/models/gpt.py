@@ -225,7 +225,7 @@ class Block(nn.Module):
 
     def __init__(self, schema: Schema, dropout: float = 0.0) -> None:
         super().__init__()
-        self.schema, self.dropout = schema, dropout
+        self.schema, self.dropout, self.is_ours = schema, dropout, schema.is_ours
         self.attention_norm = RMSNorm(schema.n_embd, schema.epsilon)
         self.attention = Attention(schema)
         self.mlp_norm = RMSNorm(schema.n_embd, schema.epsilon)
@@ -240,9 +240,10 @@ class Block(nn.Module):
         cache: LayerCache | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
+        schema = self.schema
         if self.kernels and cache is None and self.fits_kernels(x_BTC):
             operands = training.Operands(
-                self.kernels, self.schema, cos_TD, sin_TD, mask, self.dropout
+                self.kernels, schema.n_head, schema.epsilon, cos_TD, sin_TD, mask, self.dropout
             )
             return training.block(x_BTC, list(self.parameters()), operands)
         y_BTC = self.attention(self.attention_norm(x_BTC), cos_TD, sin_TD, cache)
@@ -253,7 +254,8 @@ class Block(nn.Module):
     def fits_kernels(self, x_BTC: Tensor) -> bool:
         """Whether the C kernels can run this pass: training, within the window, and no hooks."""
         windowed = self.schema.window is not None and x_BTC.size(1) > self.schema.window
-        return torch.is_grad_enabled() and not windowed and not has_hooks(self)
+        ours = self.is_ours and torch.is_grad_enabled()
+        return ours and not windowed and not has_hooks(self)
 
 
 class GPT(LanguageModel):

@@ -92,6 +92,12 @@ class Schema:
         }
 
     @property
+    def is_ours(self) -> bool:
+        """Whether a block has the weights of our own GPT's, which the C kernels know."""
+        alone = self.n_kv_head == self.n_head and self.n_head * self.head_width == self.n_embd
+        return alone and self.query_key_norm
+
+    @property
     def block_parameters(self) -> int:
         """The parameters of one block."""
         return sum(map(prod, self.block().values()))

@@ -15,7 +15,6 @@ from hornbook.config import Config
 from hornbook.errors import ConfigError
 from hornbook.kernels.library import training_kernels_pay
 from hornbook.kernels.training import TrainingKernels, misfit, training_kernels
-from hornbook.models.schema import Schema
 
 # Compiling the default model's block takes 15-23 s on two cores and saves 40% of each step after
 # (14,100 tokens/s eager, 25,400 compiled): won back in about 200 steps of 4,096 tokens.
@@ -120,7 +119,7 @@ def obstacle_to_c(config: Config, device: str, precision: str) -> str:
         return "the C kernels need AVX-512, which this CPU lacks"
     if not config.model.spec.c_kernels:
         return f"the C kernels run the blocks of a gpt, and model = {config.model.model!r}"
-    if obstacle := misfit(Schema.of(config.model, vocab_size=1)):
+    if obstacle := misfit(config.model.n_embd, config.model.head_width):
         return obstacle
     try:
         training_kernels(precision)

@@ -1,4 +1,4 @@
-"""The report card: what a run is worth, as a page to look at, as Markdown, and as JSON."""
+"""The report card of a run, and the comparison of several, as HTML, Markdown and JSON."""
 
 import json
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from hornbook.storage.disk import write_atomically
 
 
 def write(card: Card) -> Card:
-    """Put report.html, report.md and report.json into the run folder; gives the card back.
+    """Write report.html, report.md and report.json into the run folder; returns the card.
 
-    Raises: CheckpointError when the disk refuses.
+    Raises: CheckpointError if a file cannot be written.
     """
     folder = card.result.folder.path
     save(folder, "report", html(card), markdown(card), card.as_dict())
@@ -28,16 +28,16 @@ def write(card: Card) -> Card:
 
 
 def write_comparison(rows: Sequence[Row], folder: Path) -> Path:
-    """Put comparison.html, .md and .json into a folder; gives the page's path.
+    """Write comparison.html, .md and .json into a folder; returns the page's path.
 
-    Raises: CheckpointError when the disk refuses.
+    Raises: CheckpointError if a file cannot be written.
     """
     figures = [row.as_dict() for row in rows]
     return save(folder, "comparison", comparison_html(rows), comparison_markdown(rows), figures)
 
 
 def save(folder: Path, name: str, page: str, text: str, figures: object) -> Path:
-    """The same in three forms. A lone surrogate, which no file can hold, becomes a stand-in."""
+    """Write three files; a lone surrogate, which UTF-8 cannot encode, becomes a question mark."""
     for suffix, content in (
         ("html", page),
         ("md", text),

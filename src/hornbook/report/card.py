@@ -8,42 +8,40 @@ from typing import Any
 import numpy as np
 
 from hornbook.eval.diagnosis import Diagnosis, Point, curve
-from hornbook.eval.loss import losses
+from hornbook.eval.loss import losses as token_losses
 from hornbook.infer.engine import SAMPLE_TEMPERATURE, generate_sample
-from hornbook.ngram.suffix_array import SuffixArray as CopyIndex
-from hornbook.report.compression import VALIDATION_BYTES, Compressed, compress_all
-from hornbook.report.origin import Origin, trace
-from hornbook.report.reading import (
-    Interval,
+from hornbook.ngram.suffix_array import SuffixArray
+from hornbook.report.characters import (
+    CharacterLosses,
     Kind,
     Passage,
-    Reach,
-    Reading,
-    interval,
     kinds,
+    losses_by_character,
     ordinary_passage,
     passages,
-    reach,
-    read,
 )
+from hornbook.report.compression import VALIDATION_BYTES, Compressed, compress_all
+from hornbook.report.confidence import Interval, interval
+from hornbook.report.context import ContextLoss, loss_by_context
+from hornbook.report.origin import Origin, trace
 from hornbook.runs.result import Result
 from hornbook.text.dataset import Reader
 
 OTHER_TEMPERATURES = (0.5, 1.0)
 OTHER_SAMPLE_TOKENS = 300
 COPY_LENGTHS = (20, 50, 100)
-# The yardstick for copying: this much real validation text, matched like a sample.
-YARDSTICK_CHARACTERS = 20_000
-# How far back is looked for what context is worth, and at how many places: of 111,539 in pieces of
-# 4,096 there are 27, too few to tell anything from chance.
-BLOCKS_LOOKED_BACK, LOOKED_BACK_POSITIONS = 4, 65_536
-# What is looked through for copies: its end, where a text is larger. 0.1 s a million characters.
+# The reference for copying: this much real validation text, matched like a sample.
+REFERENCE_CHARACTERS = 20_000
+# The longest context measured, in blocks, and how many positions: 111,539 tokens have only 27
+# pieces of 4,096, too few to distinguish a gain from noise.
+CONTEXT_BLOCKS, CONTEXT_POSITIONS = 4, 65_536
+# How much of the training text's end is searched for copies: 0.1 s per million characters.
 INDEXED_CHARACTERS = 20_000_000
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A loss on the common scale; `kind` says what made it."""
+class Predictor:
+    """Anything that predicts the validation text, of whatever kind, and its loss."""
 
     name: str
     kind: str
@@ -53,55 +51,55 @@ class Mark:
 
 @dataclass(frozen=True)
 class Sample:
-    """Something the model wrote; for each character the length of the copy it lies in."""
+    """A generated text; `match_lengths` has the longest match around each character."""
 
     temperature: float
     text: str
     match_lengths: list[int]
 
     def share_copied(self, at_least: int) -> float:
-        """How much of it lies in verbatim matches of so many characters or more."""
+        """The share of its characters in verbatim matches of `at_least` characters or more."""
         return share_copied(self.match_lengths, at_least)
 
 
 @dataclass(frozen=True)
 class Card:
-    """A report card. Losses in nats per character, of the validation text, but for `points`."""
+    """A report card. Losses are in nats per character, except in `points`: nats per token."""
 
     name: str
     result: Result
     confidence: Interval
     ahead_of_counts: Interval
-    marks: list[Mark]
+    predictors: list[Predictor]
     compressed: list[Compressed]
     points: list[Point]
     training_losses: list[tuple[int, float]]
-    reach: Reach | None
+    context: ContextLoss | None
     kinds: list[Kind]
     passages: list[Passage]
     ordinary: Passage
     samples: list[Sample]
     copied_in_real_text: dict[int, float]
     origin: Origin
-    reading: Reading
+    losses: CharacterLosses
 
     @property
     def nats_per_char(self) -> float:
-        """The headline."""
+        """The headline: the loss on the validation text."""
         return self.result.evaluation.nats_per_char
 
     @property
     def perplexity(self) -> float:
-        """Of a character: as unsure as among so many equally likely ones."""
+        """Per character: the model is as uncertain as among this many equally likely ones."""
         return exp(self.nats_per_char)
 
     @property
     def diagnosis(self) -> Diagnosis:
-        """What the curve says."""
+        """The verdict on the loss curve."""
         return self.result.diagnosis
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures as `report.json` has them."""
+        """The figures as in `report.json`."""
         return {
             **self.result.as_dict(),
             "val_nats_per_char_95": [self.confidence.low, self.confidence.high],
@@ -111,9 +109,9 @@ class Card:
                 "stretches": self.confidence.stretches,
             },
             "ahead_of_counts_95": [self.ahead_of_counts.low, self.ahead_of_counts.high],
-            "scale": [asdict(mark) for mark in self.marks],
+            "scale": [asdict(each) for each in self.predictors],
             "curve_nats_per_token": [asdict(point) for point in self.points],
-            "reach": None if self.reach is None else asdict(self.reach),
+            "reach": None if self.context is None else asdict(self.context),
             "kinds_of_character": [asdict(kind) for kind in self.kinds],
             "most_surprising": [asdict(passage) for passage in self.passages],
             "samples": [
@@ -126,78 +124,78 @@ class Card:
 
 
 def examine(result: Result, compressed: list[Compressed] | None = None) -> Card:
-    """Everything on the report card of a measured run.
+    """Measure everything on the report card of a run.
 
-    `compressed` is what compressors make of the same text, where they have been asked already.
+    `compressed` are the compressors' results for the same text, if they are known already.
     """
     trained, dataset = result.trained, result.dataset
     tokenizer, tokens = trained.tokenizer, result.measured[1:]
     origin = trace(result)
-    reading = read(tokenizer, tokens, result.nats)
-    counted_nats = result.baselines.ngram_nats
-    counted = reading if counted_nats is None else read(tokenizer, tokens, counted_nats)
-    # Of a text larger than memory no more is taken than is looked at.
+    losses = losses_by_character(tokenizer, tokens, result.nats)
+    ngram_nats = result.baselines.ngram_nats
+    counted = losses if ngram_nats is None else losses_by_character(tokenizer, tokens, ngram_nats)
+    # The text may be larger than memory: only the parts needed are read.
     text, cut = Reader(result.corpus), origin.training_characters
     train_text = "".join(text.between(max(0, cut - INDEXED_CHARACTERS), cut))
     beginning = min(result.corpus.characters, cut + VALIDATION_BYTES)
     validation_text = "".join(text.between(cut, beginning))
-    index = CopyIndex.build(train_text)
-    real = index.match_lengths(validation_text[:YARDSTICK_CHARACTERS]).tolist()
+    index = SuffixArray.build(train_text)
+    real = index.match_lengths(validation_text[:REFERENCE_CHARACTERS]).tolist()
     if compressed is None:
         compressed = compress_all(train_text, validation_text)
-    # The first token is given, so the reading begins after it.
-    given = validation_text[: origin.validation_characters - len(reading.text)]
+    # The first token is given, not predicted.
+    given = validation_text[: origin.validation_characters - len(losses.text)]
     if len(result.measured) == len(dataset.validation):
-        reading = replace(reading, first_line=origin.training_lines + given.count("\n") + 1)
+        losses = replace(losses, first_line=origin.training_lines + given.count("\n") + 1)
     rows = list(result.folder.metrics_rows())
     return Card(
         name=result.folder.path.resolve().name,
         result=result,
-        confidence=interval(reading.nats),
-        ahead_of_counts=interval(counted.nats - reading.nats),
-        marks=sorted(marks(result, compressed), key=lambda mark: mark.nats_per_char),
+        confidence=interval(losses.nats),
+        ahead_of_counts=interval(counted.nats - losses.nats),
+        predictors=sorted(predictors(result, compressed), key=lambda each: each.nats_per_char),
         compressed=compressed,
         points=curve(rows),
         training_losses=[(row["step"], row["train_loss"]) for row in rows],
-        # Counts look as far back at every place as they ever do.
-        reach=None if result.kind == "counts" else look_back(result),
-        kinds=kinds(reading, counted),
-        passages=passages(reading),
-        ordinary=ordinary_passage(reading),
-        samples=sorted(write_samples(result, index), key=lambda sample: sample.temperature),
+        # N-grams have the same context at every position.
+        context=None if result.kind == "counts" else measure_context(result),
+        kinds=kinds(losses, counted),
+        passages=passages(losses),
+        ordinary=ordinary_passage(losses),
+        samples=sorted(generate_samples(result, index), key=lambda sample: sample.temperature),
         copied_in_real_text={n: share_copied(real, n) for n in COPY_LENGTHS},
         origin=origin,
-        reading=reading,
+        losses=losses,
     )
 
 
-def look_back(result: Result) -> Reach:
-    """Loss by how much was read before, in pieces short enough for many to be averaged."""
+def measure_context(result: Result) -> ContextLoss:
+    """Loss by context length, in pieces short enough for many of them to be averaged."""
     trained = result.trained
     context_size = trained.config.model.context_size
-    size = min(context_size, BLOCKS_LOOKED_BACK * trained.config.model.block_size)
+    size = min(context_size, CONTEXT_BLOCKS * trained.config.model.block_size)
     nats = result.nats
     if size < context_size:
-        nats = losses(
-            trained.model, result.measured, block_size=size, max_positions=LOOKED_BACK_POSITIONS
+        nats = token_losses(
+            trained.model, result.measured, block_size=size, max_positions=CONTEXT_POSITIONS
         )
-    return reach(nats, size, result.tokens_per_char)
+    return loss_by_context(nats, size, result.tokens_per_char)
 
 
-def marks(result: Result, compressed: list[Compressed]) -> Iterator[Mark]:
-    """Everything that predicts this validation text: the model, counts, compressors, nothing."""
-    baselines = result.baselines
-    yield Mark("this model", result.kind, result.evaluation.nats_per_char)
-    if baselines.ngram_order != 2:
-        yield Mark(f"{baselines.ngram_order}-gram counts", "counts", baselines.ngram, "the best")
-    yield Mark("bigram counts", "counts", baselines.bigram)
-    yield Mark("unigram counts", "counts", baselines.unigram, "how frequent each token is")
-    yield Mark("knowing nothing", "chance", baselines.uniform, "all tokens equally likely")
+def predictors(result: Result, compressed: list[Compressed]) -> Iterator[Predictor]:
+    """The model, n-gram counts, the uniform guess and compressors, by the names of the JSON."""
+    found, order = result.baselines, result.baselines.ngram_order
+    yield Predictor("this model", result.kind, result.evaluation.nats_per_char)
+    if order != 2:
+        yield Predictor(f"{order}-gram counts", "counts", found.ngram, "the best order")
+    yield Predictor("bigram counts", "counts", found.bigram)
+    yield Predictor("unigram counts", "counts", found.unigram, "the frequency of each token")
+    yield Predictor("knowing nothing", "chance", found.uniform, "all tokens equally likely")
     for each in compressed:
-        yield Mark(each.name, "compressor", each.bits_per_char * log(2), each.settings)
+        yield Predictor(each.name, "compressor", each.bits_per_char * log(2), each.settings)
 
 
-def write_samples(result: Result, index: CopyIndex) -> Iterator[Sample]:
+def generate_samples(result: Result, index: SuffixArray) -> Iterator[Sample]:
     """The run's own sample, and one at a lower and a higher temperature."""
     texts = {SAMPLE_TEMPERATURE: result.sample}
     for temperature in OTHER_TEMPERATURES:
@@ -212,5 +210,5 @@ def write_samples(result: Result, index: CopyIndex) -> Iterator[Sample]:
 
 
 def share_copied(match_lengths: list[int], at_least: int) -> float:
-    """The share of characters in verbatim matches of so many characters or more."""
+    """The share of characters in verbatim matches of `at_least` characters or more."""
     return float((np.array(match_lengths) >= at_least).mean()) if match_lengths else 0.0

@@ -1,4 +1,4 @@
-"""Several report cards side by side: one table, and the curves over one another."""
+"""The comparison of several report cards: one table and one chart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from html import escape
 from math import log
 
 from hornbook.report.card import Card
+from hornbook.report.characters import CharacterLosses
+from hornbook.report.confidence import Interval, interval
 from hornbook.report.drawing import Line, bar, chart, legend
-from hornbook.report.page import page, style_of, visible
-from hornbook.report.reading import Interval, Reading, interval
-from hornbook.report.words import duration
+from hornbook.report.markup import document, style_of, visible
+from hornbook.report.words import duration, shown
 
 STYLES = 6
 LONGEST_TOKEN = 100
@@ -17,13 +18,13 @@ LONGEST_TOKEN = 100
 
 @dataclass(frozen=True)
 class Row:
-    """A run in a comparison; `behind` is by how much the best is better, on the same characters."""
+    """A run in a comparison; `behind` is its loss minus that of the best, on the same text."""
 
     card: Card
     behind: Interval | None
 
     def as_dict(self) -> dict[str, object]:
-        """The figures as JSON has them."""
+        """The figures as in the JSON."""
         card, behind = self.card, self.behind
         return {
             "run": str(card.result.folder.path),
@@ -41,50 +42,50 @@ class Row:
 
 
 def compare(cards: Sequence[Card]) -> list[Row]:
-    """The runs, best first. Only runs tested on the same text say anything of one another.
+    """The runs, best first; only runs with the same validation text can be compared.
 
-    The difference to the best is taken character by character, so that what is hard in the text
-    for both falls out: its interval is far narrower than those of the two losses.
+    The difference to the best is paired by character, so that the difficulty of the text cancels
+    out: its interval is far narrower than those of the two losses.
     """
     ordered = sorted(cards, key=lambda card: card.nats_per_char)
     best = ordered[0]
     return [
-        Row(card, None if card is best else behind(card.reading, best.reading)) for card in ordered
+        Row(card, None if card is best else behind(card.losses, best.losses)) for card in ordered
     ]
 
 
-def behind(reading: Reading, best: Reading) -> Interval | None:
-    """By how much a reading's loss is above another's of the same text; None for another text.
+def behind(losses: CharacterLosses, best: CharacterLosses) -> Interval | None:
+    """The loss minus the best one on the same characters; None if the texts differ.
 
     The first token of a text is given, not predicted, and may be one character or several.
     """
-    length = min(len(reading.text), len(best.text))
-    first, other = len(reading.text) - length, len(best.text) - length
-    if max(first, other) > LONGEST_TOKEN or reading.text[first:] != best.text[other:]:
+    length = min(len(losses.text), len(best.text))
+    first, other = len(losses.text) - length, len(best.text) - length
+    if max(first, other) > LONGEST_TOKEN or losses.text[first:] != best.text[other:]:
         return None
-    return interval(reading.nats[first:] - best.nats[other:])
+    return interval(losses.nats[first:] - best.nats[other:])
 
 
 def remark(rows: Sequence[Row]) -> str:
-    """Said where not all were tested on the same text; nothing otherwise."""
+    """Names the runs with another validation text than the best; empty if there are none."""
     best = rows[0].card
     others = [row.card.name for row in rows[1:] if row.behind is None]
     if not others:
         return ""
     return (
-        f"Not tested on the same text as {best.name}, so not to be compared with it: "
+        f"These runs have another validation text than {best.name} and cannot be compared with it: "
         f"{', '.join(others)}."
     )
 
 
 def behind_in_words(row: Row) -> str:
-    """The difference to the best with its ±."""
+    """The difference to the best with half its interval."""
     if row.behind is None:
         return ""
     return f"{row.behind.mean:+.3f} ± {row.behind.half_width:.3f}"
 
 
-COLUMNS = ("run", "made of", "nats/char", "behind", "parameters", "steps", "time", "verdict")
+COLUMNS = ("run", "kind", "nats/char", "behind", "parameters", "steps", "time", "verdict")
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -92,7 +93,7 @@ def cells(row: Row) -> tuple[str, ...]:
     result = row.card.result
     return (
         row.card.name,
-        result.kind,
+        shown(result.kind),
         f"{row.card.nats_per_char:.4f}",
         behind_in_words(row),
         f"{result.parameters:,}",
@@ -107,7 +108,7 @@ def comparison_html(rows: Sequence[Row]) -> str:
     worst = max(row.card.nats_per_char for row in rows)
     table = "".join(
         f'<tr{" class=mine" if i == 0 else ""}><th scope="row">{visible(row.card.name)} '
-        f"<small>{escape(row.card.result.kind)}</small></th>"
+        f"<small>{escape(shown(row.card.result.kind))}</small></th>"
         f'<td class="wide">{bar(row.card.nats_per_char / worst, style_of(row.card.result.kind))}'
         f'</td><td class="number">{row.card.nats_per_char:.3f}</td>'
         f'<td class="number optional">{row.card.nats_per_char / log(2):.3f}</td>'
@@ -118,7 +119,7 @@ def comparison_html(rows: Sequence[Row]) -> str:
         f"<tr>{''.join(f'<td>{visible(cell)}</td>' for cell in cells(row))}</tr>" for row in rows
     )
     heads = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
-    told = remark(rows)
+    alert = remark(rows)
     lines = [
         Line(
             row.card.name,
@@ -138,18 +139,18 @@ def comparison_html(rows: Sequence[Row]) -> str:
 <h1>{len(rows)} runs</h1>
 <p class="lede">The best is {visible(best.name)}, at {best.nats_per_char:.3f} nats per character on
 the validation text of {visible(best.origin.corpus)}.</p>
-{f'<p class="alert">{visible(told)}</p>' if told else ""}
+{f'<p class="alert">{visible(alert)}</p>' if alert else ""}
 </header>
-<section><h2>On one scale</h2>
-<p class="hint">The validation loss, exact. How far each lies behind the best is taken on the same
-characters, with 95% confidence by drawing stretches of the text anew.</p>
+<section><h2>All runs on one scale</h2>
+<p class="hint">The exact validation loss; shorter is better. The difference to the best is paired
+by character, with a 95% confidence interval.</p>
 <table class="scale"><thead><tr><th></th><th></th><th class="number">nats/char</th>
 <th class="number optional">bits/char</th><th class="number">behind</th></tr></thead>
 <tbody>{table}</tbody></table></section>
-<section><h2>How they learned</h2>
+<section><h2>Loss during training</h2>
 <figure>{legend(lines)}{drawn}</figure>
 </section>
-<section><h2>In figures</h2><div class="scroll"><table><thead><tr>{heads}</tr></thead>
+<section><h2>All figures</h2><div class="scroll"><table><thead><tr>{heads}</tr></thead>
 <tbody>{details}</tbody></table></div></section>
 """
-    return page(f"{len(rows)} runs compared", body)
+    return document(f"{len(rows)} runs compared", body)

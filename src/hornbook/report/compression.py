@@ -1,8 +1,8 @@
-"""What general compressors make of the validation text, given the training text first.
+"""The loss of general compressors on the validation text, after the training text.
 
-A compressor that has seen the training text holds a model of it, as a network does: the bytes it
-still needs for the validation text are its loss. They cost time, so of a large text only the end
-of the training part and the beginning of the validation part are taken, which is said.
+A compressor that has read the training text has a model of it, as a network does: the bytes that it
+then needs for the validation text are its loss. To save time, only the end of a large training part
+and the beginning of a large validation part are compressed.
 """
 
 import bz2
@@ -17,14 +17,14 @@ import zstandard
 TRAINING_BYTES = 1_500_000
 VALIDATION_BYTES = 250_000
 
-# bzip2 sorts blocks of 900,000 bytes and remembers nothing from one to the next, so both texts
-# must fit into one. Runs make it longer before it is cut: a little room is left.
+# bzip2 compresses blocks of 900,000 bytes independently, so both texts must fit into one. Its
+# run-length encoding may lengthen the text first, so a margin is left.
 BZIP2_BLOCK = 890_000
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """What a compressor needs for the validation text after the training text."""
+    """The bits that a compressor needs for the validation text after the training text."""
 
     name: str
     settings: str
@@ -33,17 +33,17 @@ class Compressed:
 
     @property
     def bits_per_char(self) -> float:
-        """Its loss, in the unit it is paid in."""
+        """The loss in bits per character."""
         return self.bits / self.characters
 
 
 def compress_all(train: str, validation: str) -> list[Compressed]:
     """xz, bz2, zstd and brotli on the validation text, each given the training text.
 
-    They run side by side, 1.1 s on two cores for tiny Shakespeare. No bits at all for no text.
+    They run in parallel: 1.1 s on two cores for tiny Shakespeare. The list is empty for no text.
     """
     before = train[-TRAINING_BYTES:].encode()[-TRAINING_BYTES:]
-    # Cut between characters: what begins within the limit is taken whole.
+    # Cut between characters, so that none is cut off.
     text = validation[:VALIDATION_BYTES]
     while len(text.encode()) > VALIDATION_BYTES:
         text = text[: min(len(text) - 1, len(text) * VALIDATION_BYTES // len(text.encode()))]
@@ -60,25 +60,25 @@ def compress_all(train: str, validation: str) -> list[Compressed]:
 
 
 def with_xz(before: bytes, after: bytes) -> int:
-    """Level 6, whose dictionary of 8 MB holds both texts; 9 takes no byte off."""
+    """Level 6, whose dictionary of 8 MB holds both texts; level 9 saves no byte."""
     return len(lzma.compress(before + after)) - len(lzma.compress(before))
 
 
 def with_bz2(before: bytes, after: bytes) -> int:
-    """As much of the training text as shares a block with the validation text."""
+    """As much of the training text as fits into one block with the validation text."""
     room = max(0, BZIP2_BLOCK - len(after))
     shared = before[-room:] if room else b""
     return len(bz2.compress(shared + after)) - len(bz2.compress(shared))
 
 
 def with_zstd(before: bytes, after: bytes) -> int:
-    """Level 19, the training text as its dictionary; 22 takes no byte off."""
+    """Level 19, with the training text as dictionary; level 22 saves no byte."""
     dictionary = zstandard.ZstdCompressionDict(before, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
     return len(zstandard.ZstdCompressor(level=19, dict_data=dictionary).compress(after))
 
 
 def with_brotli(before: bytes, after: bytes) -> int:
-    """Quality 10, a window of 16 MB, flushed in between; 11 takes off 2% for twice the time."""
+    """Quality 10, a window of 16 MB, flushed in between; 11 saves 2% in twice the time."""
     stream = brotli.Compressor(quality=10, lgwin=24)
     stream.process(before)
     stream.flush()
@@ -90,5 +90,5 @@ COMPRESSORS = (
     ("xz", "level 6, 8 MB dictionary", with_xz),
     ("brotli", "quality 10, 16 MB window", with_brotli),
     ("zstd", "level 19, training text as dictionary", with_zstd),
-    ("bz2", "level 9, only what shares its block of 900 kB", with_bz2),
+    ("bz2", "level 9, training text within its block of 900 kB", with_bz2),
 )

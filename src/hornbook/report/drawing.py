@@ -1,4 +1,4 @@
-"""Small SVG pictures that take their colours from the page: charts, and bars in tables."""
+"""Charts and bars as SVG, coloured by the page's style sheet."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ MOST_POINTS = 240
 
 @dataclass(frozen=True)
 class Line:
-    """A curve; `style` is a class of the style sheet. One not `framed` is drawn where it fits."""
+    """A curve; `style` is a CSS class. The axes are scaled to the `framed` lines only."""
 
     name: str
     points: Sequence[tuple[float, float]]
     style: str
     dots: bool = False
     framed: bool = True
-    spread: Sequence[float] = ()  # how far up and down of each point it might as well lie
+    spread: Sequence[float] = ()  # half the length of each point's error bar
 
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal line with its name on it."""
+    """A horizontal line with a name."""
 
     name: str
     value: float
@@ -40,19 +40,15 @@ def chart(
     doubling_x: bool = False,
     x_names: Sequence[str] = (),
 ) -> str:
-    """Lines over a common x, in one SVG that needs nothing from outside it.
+    """Lines over a common x axis, as one self-contained SVG.
 
-    With `doubling_x` each doubling of x is as wide as the next, and `x_names` names the points
-    of the first line.
+    With `doubling_x` the x axis is logarithmic, and `x_names` labels the points of the first line.
     """
     lines = [line for line in lines if line.points]
     framed = [y for line in lines if line.framed for _, y in line.points]
     for line in lines:
-        framed += [
-            y + sign * d
-            for (_, y), d in zip(line.points, line.spread, strict=False)
-            for sign in (1, -1)
-        ]
+        for (_, y), d in zip(line.points, line.spread, strict=False):
+            framed += [y - d, y + d]
     values = [y for y in [*framed, *(level.value for level in levels)] if isfinite(y)]
     scale_x: Callable[[float], float] = (lambda x: log2(max(x, 1))) if doubling_x else float
     xs = [scale_x(x) for line in lines for x, _ in line.points]
@@ -76,13 +72,10 @@ def chart(
         _, y = place(0, tick)
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        parts.append(
             f'<text class="tick" x="{LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{tick:g}</text>'
         )
     if doubling_x:
-        named = list(zip(lines[0].points, x_names, strict=True))
-        marks = [(x, name) for (x, _), name in named]
+        marks = [(x, name) for (x, _), name in zip(lines[0].points, x_names, strict=True)]
     else:
         marks = [(tick, f"{tick:,g}") for tick in ticks(first, last, 5)]
     for x, name in marks:
@@ -126,7 +119,7 @@ def chart(
 
 
 def legend(lines: Sequence[Line]) -> str:
-    """Which line is which, as text that a narrow screen can break."""
+    """The legend as HTML text, which wraps on a narrow screen."""
     keys = "".join(
         f'<span class="key"><svg viewBox="0 0 28 10" aria-hidden="true"><line class="line '
         f'{line.style}" x1="1" x2="27" y1="5" y2="5"/></svg> {escape(line.name)}</span>'
@@ -137,7 +130,7 @@ def legend(lines: Sequence[Line]) -> str:
 
 
 def bar(share: float, style: str) -> str:
-    """A bar as long as its share of the place it stands in; drawn, so that it is printed too."""
+    """A bar that fills its share of the width; an SVG, because printers drop backgrounds."""
     width = 100 * min(max(share, 0.0), 1.0)
     return (
         f'<svg class="bar" aria-hidden="true"><rect class="track" width="100%" height="100%"/>'
@@ -146,7 +139,7 @@ def bar(share: float, style: str) -> str:
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers from low to high, some `about` of them."""
+    """About `about` round numbers from low to high."""
     step = (high - low) / max(1, about)
     unit = 10 ** floor(log10(step)) if step > 0 else 1.0
     step = next(unit * nice for nice in (1, 2, 2.5, 5, 10) if unit * nice >= step)
@@ -155,7 +148,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """No more points than a picture can show: means of as many neighbours as it takes."""
+    """At most MOST_POINTS points: each the mean of neighbouring ones."""
     size = ceil(len(points) / MOST_POINTS) or 1
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups if len(group)]

@@ -6,13 +6,13 @@ from math import log
 from hornbook.report.card import Card
 from hornbook.report.comparison import COLUMNS, Row, cells, remark
 from hornbook.report.words import (
-    bytes_and_lines,
+    context_advice,
     copying,
     lede,
     made_from,
     place_of,
     position_names,
-    reaching,
+    shown,
     uncertainty,
 )
 
@@ -23,7 +23,7 @@ def markdown(card: Card) -> str:
 
 
 def blocks(card: Card) -> Iterator[str]:
-    """Its parts, in the order of the page."""
+    """The sections of the report card, in the order of the page."""
     evaluation, result = card.result.evaluation, card.result
     yield f"# {plain(card.name)}: report card\n"
     yield f"{plain(lede(card))}\n"
@@ -39,34 +39,34 @@ def blocks(card: Card) -> Iterator[str]:
     )
     yield " ".join(card.diagnosis.sentences) + "\n"
     yield from (f"- {advice}" for advice in card.diagnosis.advice)
-    yield "\n## On one scale\n"
+    yield "\n## All predictors on one scale\n"
     yield table(
-        ("what predicts", "made of", "nats/char", "bits/char", ""),
+        ("predictor", "kind", "nats/char", "bits/char", ""),
         (
             (
-                f"**{mark.name}**" if mark.name == "this model" else mark.name,
-                mark.kind,
-                f"{mark.nats_per_char:.4f}",
-                f"{mark.nats_per_char / log(2):.4f}",
-                mark.note,
+                f"**{each.name}**" if each.name == "this model" else shown(each.name),
+                shown(each.kind),
+                f"{each.nats_per_char:.4f}",
+                f"{each.nats_per_char / log(2):.4f}",
+                each.note,
             )
-            for mark in card.marks
+            for each in card.predictors
         ),
     )
-    if card.reach is not None:
-        yield "## Is it reading far enough back?\n"
-        yield f"{reaching(card.reach, card.result.trained.config.model.block_size)}\n"
-        names = position_names(card.reach.depths)
+    if card.context is not None:
+        yield "## Loss by context length\n"
+        yield f"{context_advice(card.context, result.trained.config.model.block_size)}\n"
+        names = position_names(card.context.depths)
         yield table(
             ("tokens of context", "nats/char"),
             (
                 (name, f"{each.nats_per_char:.4f}")
-                for name, each in zip(names, card.reach.depths, strict=True)
+                for name, each in zip(names, card.context.depths, strict=True)
             ),
         )
-    yield "## What does it find hard?\n"
+    yield "## Loss by kind of character\n"
     yield table(
-        ("kind of character", "of the text", "of the loss", "nats/char", "the best counts"),
+        ("kind of character", "of the text", "of the loss", "nats/char", "n-gram counts"),
         (
             (
                 kind.name,
@@ -78,33 +78,32 @@ def blocks(card: Card) -> Iterator[str]:
             for kind in card.kinds
         ),
     )
-    yield "## What surprised it most\n"
+    yield "## Highest loss\n"
     for passage in card.passages:
         yield f"{place_of(passage)}, at its worst {passage.mean_nats:.2f} nats/char:\n"
         yield quoted(passage.text)
-    yield "## What it writes\n"
+    yield "## Generated text\n"
     yield f"{copying(card)}\n"
     for sample in card.samples:
         yield f"Temperature {sample.temperature:g}:\n"
         yield quoted(sample.text)
-    yield "## What it was made from\n"
+    yield "## How it was made\n"
     yield table(
         ("", ""),
-        ((name, plain(value)) for name, value in (*made_from(card), bytes_and_lines(card))),
+        ((name, plain(value)) for name, value in made_from(card)),
     )
-    yield "To make it again:\n"
+    yield "Command to reproduce it:\n"
     yield quoted(card.origin.command)
 
 
 def comparison_markdown(rows: Sequence[Row]) -> str:
     """The comparison as one table."""
-    told = remark(rows)
-    lines = [f"# {len(rows)} runs compared\n", table(COLUMNS, map(cells, rows))]
-    return "\n".join([*lines, *([told] if told else [])]) + "\n"
+    parts = (f"# {len(rows)} runs compared\n", table(COLUMNS, map(cells, rows)), remark(rows))
+    return "\n".join(filter(None, parts)) + "\n"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; bars inside its cells are escaped."""
+    """A table; vertical bars in its cells are escaped."""
     lines = [heads, ["---"] * len(heads), *rows]
     return (
         "\n".join(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in row)} |" for row in lines)
@@ -113,10 +112,10 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def quoted(text: str) -> str:
-    """Text as it stands: indented, so that nothing in it is taken for Markdown."""
+    """Text indented as code, so that it is not interpreted as Markdown."""
     return "\n".join(f"    {line}" for line in text.splitlines()) + "\n"
 
 
 def plain(text: str) -> str:
-    """Text with nothing in it that Markdown or HTML would act upon."""
+    """Text with the characters escaped that Markdown or HTML would interpret."""
     return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|" else c for c in text)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from hornbook.config import FIELDS, Config, preset, preset_names
 from hornbook.errors import HornbookError
-from hornbook.report.reading import alphabet
+from hornbook.report.characters import alphabet
 from hornbook.runs.result import Result
 from hornbook.text.dataset import split_place
 

@@ -1,13 +1,27 @@
-"""What a report card says in words, the same on the page, in Markdown and in the terminal."""
+"""The sentences of a report card, the same in HTML, in Markdown and in the terminal."""
 
 from collections.abc import Iterator, Sequence
 
 from hornbook.report.card import COPY_LENGTHS, INDEXED_CHARACTERS, Card
-from hornbook.report.reading import Depth, Interval, Passage, Reach
+from hornbook.report.characters import Passage
+from hornbook.report.confidence import Interval
+from hornbook.report.context import ContextLoss, Depth
+
+# Predictors and their kinds have other names in the JSON, which programs rely on.
+SHOWN = {
+    "knowing nothing": "uniform guess",
+    "counts": "n-grams",
+    "network and counts": "network + n-grams",
+}
+
+
+def shown(name: str) -> str:
+    """A predictor or kind of the JSON by the name that people read."""
+    return SHOWN.get(name, name)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """A time in hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -16,82 +30,84 @@ def duration(seconds: float) -> str:
 
 
 def lede(card: Card) -> str:
-    """What this is, in a sentence."""
+    """The run in one sentence."""
     result, corpus = card.result, card.origin.corpus
     if result.kind == "counts":
-        return f"Counts of {corpus}, no network."
-    times = result.tokens / max(1, len(result.dataset.train))
-    what = {"network": "A network"}.get(result.kind, "A network joined with counts,")
+        return f"An n-gram model of {corpus}, without a network."
+    epochs = result.tokens / max(1, len(result.dataset.train))
+    combined = "" if result.kind == "network" else " combined with an n-gram model"
     return (
-        f"{what} of {result.parameters:,} parameters that read {corpus} {times:.1f} times over, "
-        f"in {duration(result.seconds)} of training."
+        f"A network of {result.parameters:,} parameters{combined}, trained on {corpus} for "
+        f"{epochs:.1f} epochs in {duration(result.seconds)}."
     )
 
 
 def uncertainty(confidence: Interval) -> str:
-    """The headline's interval, and what it is of."""
-    return f"95% between {confidence.low:.3f} and {confidence.high:.3f} on other text of its kind"
+    """The headline's confidence interval."""
+    return (
+        f"95% confidence interval {confidence.low:.3f} to {confidence.high:.3f}, for other text of "
+        "the same kind"
+    )
 
 
 def position_names(depths: Sequence[Depth]) -> list[str]:
-    """Each depth of context as a mark on an axis."""
+    """The context lengths as labels."""
     return [
         f"{each.first}" if each.first == each.last else f"{each.first}–{each.last}"
         for each in depths
     ]
 
 
-def reaching(reach: Reach, block_size: int) -> str:
-    """Whether more context would help, by what the last doubling of it gave."""
-    size, gain, noise = reach.context_size, reach.last_doubling, reach.noise
+def context_advice(context: ContextLoss, block_size: int) -> str:
+    """Whether a longer context may help, by what its last doubling gained."""
+    size, gain, noise = context.context_size, context.last_doubling, context.noise
     if gain is None or noise is None:
-        return "What is read at once is too short, or the text is, to tell."
+        return "The context or the text is too short for this measurement."
     doubling = f"from {size // 4 + 1}–{size // 2} to {size // 2 + 1}–{size} tokens of context"
     if gain > noise:
         return (
-            f"The last doubling, {doubling}, still takes {gain:.3f} ± {noise:.3f} nats/char off: "
-            f"it uses what it sees, and may use more (--set block_size={2 * block_size})."
+            f"The last doubling, {doubling}, still lowers the loss by {gain:.3f} ± {noise:.3f} "
+            f"nats/char: a longer block may help (--set block_size={2 * block_size})."
         )
     return (
-        f"The last doubling, {doubling}, brings nothing that can be told from chance "
-        f"({gain:.3f} ± {noise:.3f} nats/char): no sign that a longer block would help."
+        f"The last doubling, {doubling}, gains {gain:.3f} ± {noise:.3f} nats/char, which is within "
+        "the noise: there is no sign that a longer block would help."
     )
 
 
 def copying(card: Card) -> str:
-    """How much of the samples is copied, and the yardstick."""
+    """How much of the samples is copied, compared with real text."""
     lengths = [n for sample in card.samples for n in sample.match_lengths]
     shares = {n: sum(m >= n for m in lengths) / max(1, len(lengths)) for n in COPY_LENGTHS}
-    shown = "; ".join(
-        f"{shares[n]:.1%} in stretches of {n} or more (real unseen text: "
+    listed = "; ".join(
+        f"{shares[n]:.1%} in matches of {n}+ characters (real validation text: "
         f"{card.copied_in_real_text[n]:.1%})"
         for n in COPY_LENGTHS
     )
     part = (
         ""
         if card.origin.training_characters <= INDEXED_CHARACTERS
-        else f" Only the last {INDEXED_CHARACTERS:,} characters of the training text were looked "
-        "through."
+        else f" Only the last {INDEXED_CHARACTERS:,} characters of the training text were searched."
     )
-    return f"Word for word from the training text: {shown}.{part}"
+    return f"Copied verbatim from the training text: {listed}.{part}"
 
 
 def made_from(card: Card) -> Iterator[tuple[str, str]]:
-    """The facts that matter, by name."""
+    """The most important facts, by name."""
     origin, result = card.origin, card.result
     config, environment = result.trained.config, origin.environment
     yield "text", f"{origin.corpus}, {origin.characters:,} characters"
     yield "SHA-256", origin.corpus_sha256
     yield (
         "split",
-        f"the first {origin.training_characters:,} characters to learn from, the last "
-        f"{origin.validation_characters:,} ({origin.validation_fraction:.0%}) to be tested on",
+        f"the first {origin.training_characters:,} characters for training, the last "
+        f"{origin.validation_characters:,} ({origin.validation_fraction:.0%}) for validation",
     )
-    yield "alphabet", f"{origin.vocab_size:,} distinct tokens ({origin.tokenizer})"
+    yield "vocabulary", f"{origin.vocab_size:,} distinct tokens ({origin.tokenizer})"
     yield (
         "model",
-        f"{config.model.model} ({result.kind}), {result.parameters:,} parameters, reads "
-        f"{config.model.context_size} tokens at once, trained on {config.model.block_size}",
+        f"{config.model.model} ({shown(result.kind)}), {result.parameters:,} parameters, context "
+        f"length {config.model.context_size} tokens, block size {config.model.block_size}",
     )
     yield (
         "training",
@@ -100,11 +116,11 @@ def made_from(card: Card) -> Iterator[tuple[str, str]]:
     )
     if result.energy_joules is not None:
         hours = result.energy_joules / 3600
-        yield "energy", f"{hours:.2f} Wh, the whole machine's processors, as they tell it"
+        yield "energy", f"{hours:.2f} Wh, as reported by all processors of the machine"
     else:
-        yield "energy", "this machine does not tell"
+        yield "energy", "not available on this machine"
     if result.peak_memory_mib:
-        yield "memory", f"{result.peak_memory_mib:,.0f} MiB at most"
+        yield "memory", f"{result.peak_memory_mib:,.0f} MiB at peak"
     yield (
         "machine",
         ", ".join(
@@ -123,15 +139,11 @@ def made_from(card: Card) -> Iterator[tuple[str, str]]:
         )
         or "not recorded",
     )
-
-
-def bytes_and_lines(card: Card) -> tuple[str, str]:
-    """The text's size in its other units."""
-    return "size", f"{card.origin.bytes:,} bytes, {card.origin.lines:,} lines"
+    yield "size", f"{origin.bytes:,} bytes, {origin.lines:,} lines"
 
 
 def settings_lines(card: Card) -> Iterator[tuple[str, str]]:
-    """Every setting, then every version and fact of the machine."""
+    """Every setting, then the versions and the machine."""
     for name, value in card.origin.settings.items():
         if value is not None:
             yield name, str(value)
@@ -139,5 +151,5 @@ def settings_lines(card: Card) -> Iterator[tuple[str, str]]:
 
 
 def place_of(passage: Passage) -> str:
-    """Where a passage stands."""
+    """The line of a passage."""
     return "A passage" if passage.line is None else f"Line {passage.line:,}"

@@ -290,8 +290,8 @@ def read_files(
     # Format 1 did not record the kind.
     if (state.get("kind", kind), state.get("step")) != (kind, int(number)):
         raise CheckpointError(
-            f"{path}: has a {state.get('kind', kind)!r} checkpoint of step {state.get('step')}: "
-            "the folder was renamed or exchanged"
+            f"{path}: contains a {state.get('kind', kind)!r} checkpoint of step "
+            f"{state.get('step')}: the folder was renamed or exchanged"
         )
     return state, {name.removesuffix(SUFFIX): data for name, data in contents.items()}
 

@@ -1,0 +1,56 @@
+"""The HTML that all pages share: the document, and text that is safe to show in it."""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from importlib.resources import files
+from itertools import groupby
+from string import Template
+
+from hornbook import __version__
+
+
+def document(title: str, body: str) -> str:
+    """A complete HTML document around a body."""
+    here = files("hornbook.report")
+    return Template((here / "page.html").read_text(encoding="utf-8")).substitute(
+        title=escape(title),
+        version=escape(__version__),
+        style=(here / "style.css").read_text(encoding="utf-8"),
+        body=body,
+    )
+
+
+def style_of(kind: str) -> str:
+    """The CSS class of a predictor's kind."""
+    return kind.replace(" ", "-")
+
+
+def coloured(text: str, shades: Sequence[int], prefix: str) -> str:
+    """Text in coloured spans; the number of a span's CSS class is its shade."""
+    return f'<div class="text" dir="auto">{"".join(spans(text, shades, prefix))}</div>'
+
+
+def spans(text: str, shades: Sequence[int], prefix: str) -> Iterator[str]:
+    """The text in pieces of one shade, each escaped; a coloured line end gets a sign."""
+    for shade, pairs in groupby(zip(shades, text, strict=True), key=lambda pair: pair[0]):
+        piece = visible("".join(character for _, character in pairs))
+        # A line end has a colour of its own but no width.
+        piece = piece.replace("\n", "↵\n") if shade else piece
+        yield f'<span class="{prefix}{shade}">{piece}</span>' if shade else piece
+
+
+def visible(text: str) -> str:
+    """Text escaped for HTML, with U+FFFD for the characters that HTML forbids."""
+    kept = "".join(
+        c
+        if c in "\n\t" or (ord(c) >= 32 and not 0x7F <= ord(c) < 0xA0 and not unpaired(c))
+        else "�"
+        for c in text
+    )
+    return escape(kept)
+
+
+def unpaired(character: str) -> bool:
+    """Whether HTML forbids a code point: a lone surrogate, or a noncharacter."""
+    code = ord(character)
+    return 0xD800 <= code < 0xE000 or 0xFDD0 <= code < 0xFDF0 or code & 0xFFFE == 0xFFFE
