@@ -13,7 +13,7 @@ from hornbook.cli import run as hornbook_command
 from hornbook.config import MODELS, Config, ModelConfig, ModelSpec, spec_of
 from hornbook.errors import ConfigError
 from hornbook.learn import ladder
-from hornbook.models import LanguageModel
+from hornbook.models.language_model import LanguageModel
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 20
 

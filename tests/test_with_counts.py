@@ -20,9 +20,11 @@ from hornbook.infer import tokens
 from hornbook.infer.batch import Batch
 from hornbook.infer.native_mixture import NativeMixture
 from hornbook.infer.torch_decoder import TorchDecoder, fastest_decoder
-from hornbook.models import GPT, GPTWithCounts, NGramLanguageModel, build
 from hornbook.models.context_counts import ContextCounts
-from hornbook.models.ngram import CrossFit
+from hornbook.models.gpt import GPT
+from hornbook.models.mixture import GPTWithCounts
+from hornbook.models.ngram import CrossFit, NGramLanguageModel
+from hornbook.models.registry import build
 from hornbook.ngram.model import NGramModel, Smoothing, side_by_side
 from hornbook.ngram.tuning import Recipe
 from hornbook.runs.engine import open_engine

@@ -148,7 +148,8 @@ class ModelConfig(Section):
     def context_size(self) -> int:
         """The context length: a block, or more for a model that reads past its block.
 
-        Each layer then sees `block_size` tokens back (docs/experiments.md, "Reading on").
+        Each layer then sees `block_size` tokens back (docs/experiments.md, "Context length at
+        evaluation").
         """
         return max(self.block_size, READ_AT_ONCE) if self.spec.windows else self.block_size
 
@@ -156,11 +157,6 @@ class ModelConfig(Section):
     def head_width(self) -> int:
         """Width of one attention head."""
         return self.n_embd // self.n_head
-
-    @property
-    def mlp_width(self) -> int:
-        """8/3 of n_embd, so that three matrices cost what a plain MLP's two do; in 32s."""
-        return -(-8 * self.n_embd // 96) * 32
 
     def parameter_count(self, vocab_size: int) -> int:
         """The parameters of the network, without building it; n-grams beside it have none."""

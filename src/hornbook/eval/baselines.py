@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from hornbook.config import ModelConfig
 from hornbook.errors import DataError
 from hornbook.eval.loss import MOST_EVALUATED, per_char
-from hornbook.models import GPTWithCounts, LanguageModel, NGramLanguageModel
+from hornbook.models.language_model import LanguageModel
+from hornbook.models.mixture import GPTWithCounts
+from hornbook.models.ngram import NGramLanguageModel
 from hornbook.ngram.model import NGramModel
 from hornbook.ngram.tuning import tune
 from hornbook.text.arrays import Tokens

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from hornbook.kernels.runtime import eagerly
-from hornbook.models import LanguageModel
+from hornbook.models.language_model import LanguageModel
 from hornbook.text.dataset import Tokens, check_length
 from hornbook.text.tokenizer import Tokenizer
 

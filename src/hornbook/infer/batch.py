@@ -14,7 +14,7 @@ from hornbook.infer.sampling import draw, probabilities
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from hornbook.models import LanguageModel
+    from hornbook.models.language_model import LanguageModel
 
 
 class Request(NamedTuple):

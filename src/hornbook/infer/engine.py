@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hornbook.infer.decoder import Decoder
-    from hornbook.models import LanguageModel
+    from hornbook.models.language_model import LanguageModel
     from hornbook.text.tokenizer import Tokenizer
 
 SAMPLE_TEMPERATURE = 0.8

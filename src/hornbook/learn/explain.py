@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hornbook.config import DataConfig
 from hornbook.errors import ConfigError
-from hornbook.models import BigramLanguageModel
 from hornbook.models.averaging import (
     average_loop,
     average_matrix,
@@ -19,6 +18,7 @@ from hornbook.models.averaging import (
     average_weights,
     softmax_weights,
 )
+from hornbook.models.bigram import BigramLanguageModel
 from hornbook.ngram.counting import best_bigram_loss, bigram_counts
 from hornbook.runs.folder import check_same_text
 from hornbook.runs.load import load

@@ -4,23 +4,16 @@ Shapes in names: B batch, T time, S the positions given, C n_embd, V vocabulary,
 n-grams, R the lengths of n-gram in the context.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hornbook.models.context_counts import LENGTHS, ContextCounts
-from hornbook.models.language_model import LanguageModel
+from hornbook.models.gpt import GPT
+from hornbook.models.kv_cache import KeyValueCache
+from hornbook.models.language_model import Batch, LanguageModel
+from hornbook.models.ngram import NGramLanguageModel, NGramProbs
 from hornbook.ngram.model import MIN_PROB as LEAST
-
-if TYPE_CHECKING:
-    from hornbook.models.gpt import GPT
-    from hornbook.models.kv_cache import KeyValueCache
-    from hornbook.models.language_model import Batch
-    from hornbook.models.ngram import NGramLanguageModel, NGramProbs
 
 GATE_WIDTH = 64
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 
 from hornbook.config import Config
-from hornbook.models import build
+from hornbook.models.registry import build
 from hornbook.optim.optimizer import Optimizers
 from hornbook.plan.costs import joining_of
 from hornbook.plan.machine import Machine

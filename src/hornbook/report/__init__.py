@@ -4,14 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hornbook.report.card import Card as Card
-from hornbook.report.card import examine as examine
-from hornbook.report.comparison import COLUMNS as COLUMNS
-from hornbook.report.comparison import Row as Row
-from hornbook.report.comparison import cells as cells
-from hornbook.report.comparison import compare as compare
-from hornbook.report.comparison import comparison_html
-from hornbook.report.comparison import remark as remark
+from hornbook.report.card import Card, examine
+from hornbook.report.comparison import COLUMNS, Row, cells, compare, comparison_html, remark
 from hornbook.report.markdown import comparison_markdown, markdown
 from hornbook.report.page import html
 from hornbook.storage.disk import write_atomically

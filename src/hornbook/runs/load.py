@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from hornbook.config import Config, ModelConfig
     from hornbook.eval.loss import Evaluation
-    from hornbook.models import LanguageModel
+    from hornbook.models.language_model import LanguageModel
     from hornbook.runs.folder import RunFolder
     from hornbook.text.arrays import Tokens
     from hornbook.text.tokenizer import Tokenizer
@@ -124,7 +124,7 @@ def load(
     Raises: CheckpointError when the run is missing, unfinished or damaged.
     """
     from hornbook.kernels import NativeUnavailableError
-    from hornbook.models import build, use_ngram_kernels
+    from hornbook.models.registry import build, use_ngram_kernels
 
     folder = open_run(path)
     config = load_config(folder.config)
@@ -231,7 +231,7 @@ def check_shapes(
 
     Raises: CheckpointError with the first that differs.
     """
-    from hornbook.models import meta_model
+    from hornbook.models.registry import meta_model
 
     # One layer more than there are tensors is wrong already, however many more there should be.
     config = replace(config, n_layer=min(config.n_layer, len(tensors) + 1))

@@ -8,7 +8,7 @@ from typing import Any
 
 from hornbook.config import load_config
 from hornbook.errors import CheckpointError, HornbookError
-from hornbook.models import build
+from hornbook.models.registry import build
 from hornbook.ngram import suffix_array as copies
 from hornbook.optim.optimizer import Optimizers
 from hornbook.runs.folder import RunFolder, steps_never_saved

@@ -4,4 +4,4 @@ In order: sources (bytes), decoding, survey (first pass), corpora (by name), cor
 tokenizer, arrays (tokens on disk), dataset (training and validation parts), batches.
 """
 
-from hornbook.text.corpora import known_corpora as known_corpora
+from hornbook.text.corpora import known_corpora

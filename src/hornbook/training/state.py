@@ -23,7 +23,7 @@ from hornbook.storage import checkpoint
 from hornbook.storage.disk import refused
 
 if TYPE_CHECKING:
-    from hornbook.models import LanguageModel
+    from hornbook.models.language_model import LanguageModel
     from hornbook.optim.optimizer import Optimizers
     from hornbook.training.trainer import Trainer
 

@@ -16,8 +16,8 @@ import torch
 from hornbook.config import Config, Request, load_config
 from hornbook.errors import CheckpointError, ConfigError, HornbookWarning, redacted
 from hornbook.kernels import runtime
-from hornbook.models import build
 from hornbook.models.ngram import CrossFit
+from hornbook.models.registry import build
 from hornbook.ngram.tuning import choose
 from hornbook.optim.optimizer import Optimizers
 from hornbook.plan import Plan, check_memory, counted_part, machine, resolve
