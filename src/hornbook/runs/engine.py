@@ -98,11 +98,7 @@ def open_native(
 
 
 def cost_of(
-    precision: Precision,
-    folder: RunFolder,
-    config: Config,
-    tokenizer: Tokenizer,
-    arrays: Weights,
+    precision: Precision, folder: RunFolder, config: Config, tokenizer: Tokenizer, arrays: Weights
 ) -> str:
     """What a precision of the weights costs in loss, measured on the run's validation text."""
     from hornbook.text.dataset import prepare
