@@ -30,17 +30,12 @@ def run(
     Needs a clone of the repository, which contains the peers. Run nothing else on the machine: a
     second program distorts the figures many times over.
 
-    Parameters
-    ----------
-    subject
-        What to measure: train, sample, text, trace, startup or minutes (takes 30 minutes); by
-        default all six.
-    short
-        Only check that the benchmark works, in seconds: the figures mean little.
-    write
-        Write the tables, with machine, commit and date, to benchmarks/RESULTS.md.
-    json
-        Print one JSON object instead of tables.
+    Args:
+        subject: What to measure: train, sample, text, trace, startup or minutes (takes 30 minutes);
+            by default all six.
+        short: Only check that the benchmark works, in seconds: the figures mean little.
+        write: Write the tables, with machine, commit and date, to benchmarks/RESULTS.md.
+        json: Print one JSON object instead of tables.
     """
     if not (ROOT / "benchmarks" / "table.py").is_file():
         raise ConfigError(

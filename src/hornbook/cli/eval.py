@@ -18,21 +18,14 @@ def run(
 ) -> None:
     """Measure a trained model's exact loss: the mean over every position of a text.
 
-    Parameters
-    ----------
-    run
-        The run folder.
-    corpus
-        A name, a file, a folder, a URL, or - for standard input; by default the validation part
-        of the run's own text.
-    checkpoint
-        Which weights: those with the lowest validation loss, or the last.
-    unknown
-        What to do with characters that are not in the model's vocabulary.
-    encoding
-        The text's encoding, if it is not UTF-8.
-    json
-        Print one JSON object instead of a table.
+    Args:
+        run: The run folder.
+        corpus: A name, a file, a folder, a URL, or - for standard input; by default the validation
+            part of the run's own text.
+        checkpoint: Which weights: those with the lowest validation loss, or the last.
+        unknown: What to do with characters that are not in the model's vocabulary.
+        encoding: The text's encoding, if it is not UTF-8.
+        json: Print one JSON object instead of a table.
     """
     from hornbook.runs.load import load
 

@@ -30,39 +30,24 @@ def run(
 ) -> None:
     """Generate text with a trained model; it streams to stdout as it is made.
 
-    Parameters
-    ----------
-    run
-        The run folder.
-    prompt
-        The text to continue; - reads it from standard input.
-    max_new_tokens
-        The most tokens to generate.
-    temperature
-        Below 1 safer, above 1 bolder; 0 always takes the most likely token.
-    top_k
-        Draw only from the k most likely tokens; 0 for all.
-    top_p
-        Draw from the most likely tokens that together have this probability.
-    min_p
-        Drop tokens less likely than this share of the most likely one's probability.
-    repetition_penalty
-        Above 1 makes tokens that are already in the context less likely.
-    stop
-        End before this text appears; may be given several times.
-    seed
-        The first sample's seed; each further sample takes the next one.
-    num_samples
-        How many samples to generate. They run together, and each is what it would be alone.
-    checkpoint
-        Which weights: those with the lowest validation loss, or the last.
-    weights
-        The precision of the weights; auto is float32 up to 4 million parameters, bfloat16 above.
-        int8 is smaller still; what it costs in loss is measured and printed.
-    unknown
-        What to do with characters of the prompt that are not in the vocabulary.
-    json
-        Print one JSON object a sample, one a line, instead of text.
+    Args:
+        run: The run folder.
+        prompt: The text to continue; - reads it from standard input.
+        max_new_tokens: The most tokens to generate.
+        temperature: Below 1 safer, above 1 bolder; 0 always takes the most likely token.
+        top_k: Draw only from the k most likely tokens; 0 for all.
+        top_p: Draw from the most likely tokens that together have this probability.
+        min_p: Drop tokens less likely than this share of the most likely one's probability.
+        repetition_penalty: Above 1 makes tokens that are already in the context less likely.
+        stop: End before this text appears; may be given several times.
+        seed: The first sample's seed; each further sample takes the next one.
+        num_samples: How many samples to generate. They run together, and each is what it would be
+            alone.
+        checkpoint: Which weights: those with the lowest validation loss, or the last.
+        weights: The precision of the weights; auto is float32 up to 4 million parameters, bfloat16
+            above. int8 is smaller still; what it costs in loss is measured and printed.
+        unknown: What to do with characters of the prompt that are not in the vocabulary.
+        json: Print one JSON object a sample, one a line, instead of text.
     """
     from hornbook.errors import ConfigError
     from hornbook.runs.engine import open_engine
@@ -90,12 +75,7 @@ def run(
     )
     for number, text in enumerate(texts):
         if json:
-            row = {
-                "sample": number,
-                "seed": seeds[number],
-                "prompt": prompt,
-                "text": "".join(text),
-            }
+            row = {"sample": number, "seed": seeds[number], "prompt": prompt, "text": "".join(text)}
             print_json(row, ascii_only=False)
             continue
         if num_samples > 1:

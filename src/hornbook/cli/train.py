@@ -59,57 +59,36 @@ def run(
     Settings come, strongest first, from flags, --set, environment variables (HORNBOOK_N_LAYER=6),
     the --config file, and the preset.
 
-    Parameters
-    ----------
-    corpus
-        A name (see hornbook corpora), a file, a folder of text files, a URL, or - for standard
-        input. The default is python-docs, which comes with Python.
-    out
-        The run folder to make. The default is runs/CORPUS-N.
-    resume
-        Continue the run in this folder with its own settings. A higher --steps trains longer than
-        was planned.
-    preset
-        The settings to start from: laptop (two minutes on two cores), quick (twenty seconds), or
-        a rung of the ladder by its name, as --model takes it.
-    model
-        A rung of the ladder, with its own settings: bigram, average, head, heads, feedforward,
-        residual, layernorm, lecture (large: for a GPU), gpt (the laptop preset, without n-grams),
-        or ngram (counting: it takes seconds, and there is nothing to train).
-    order
-        The longest n-gram, for ngram and --with-counts. By default it is chosen on text held out
-        from the training part.
-    with_counts
-        Join the network and n-grams of the same text in one model. A plan for minutes does so by
-        itself, unless a preset, model or file is named.
-    config
-        A TOML file of settings; a run's config.toml is one.
-    set_
-        Any setting as key=value, for example --set n_layer=6. May be given several times.
-    minutes
-        How long the whole command may take. Model size, batch size, steps and the rest are then
-        chosen for this text and this machine, and what is set here is kept. The default is 2,
-        unless steps, a preset, a model or a file is given.
-    steps
-        How many steps to train, instead of minutes.
-    patience
-        Stop after so many evaluations in a row without improvement; 0 never stops.
-    keep_last
-        How many of the last checkpoints to keep, beside the best. The default is 1.
-    seed
-        The seed of everything random.
-    tokenizer
-        What a token is: char, byte, or bpe.
-    encoding
-        The text's encoding, if it is not UTF-8.
-    dry_run
-        Print what would be trained and why, without training.
-    json
-        Print one JSON object on stdout at the end, and nothing else.
-    strict
-        With --resume: refuse to continue on a machine that may compute other bits.
-    quiet
-        Print only the result.
+    Args:
+        corpus: A name (see hornbook corpora), a file, a folder of text files, a URL, or - for
+            standard input. The default is python-docs, which comes with Python.
+        out: The run folder to make. The default is runs/CORPUS-N.
+        resume: Continue the run in this folder with its own settings. A higher --steps trains
+            longer than was planned.
+        preset: The settings to start from: laptop (two minutes on two cores), quick (twenty
+            seconds), or a rung of the ladder by its name, as --model takes it.
+        model: A rung of the ladder, with its own settings: bigram, average, head, heads,
+            feedforward, residual, layernorm, lecture (large: for a GPU), gpt (the laptop preset,
+            without n-grams), or ngram (counting: it takes seconds, and there is nothing to train).
+        order: The longest n-gram, for ngram and --with-counts. By default it is chosen on text held
+            out from the training part.
+        with_counts: Join the network and n-grams of the same text in one model. A plan for minutes
+            does so by itself, unless a preset, model or file is named.
+        config: A TOML file of settings; a run's config.toml is one.
+        set_: Any setting as key=value, for example --set n_layer=6. May be given several times.
+        minutes: How long the whole command may take. Model size, batch size, steps and the rest are
+            then chosen for this text and this machine, and what is set here is kept. The default is
+            2, unless steps, a preset, a model or a file is given.
+        steps: How many steps to train, instead of minutes.
+        patience: Stop after so many evaluations in a row without improvement; 0 never stops.
+        keep_last: How many of the last checkpoints to keep, beside the best. The default is 1.
+        seed: The seed of everything random.
+        tokenizer: What a token is: char, byte, or bpe.
+        encoding: The text's encoding, if it is not UTF-8.
+        dry_run: Print what would be trained and why, without training.
+        json: Print one JSON object on stdout at the end, and nothing else.
+        strict: With --resume: refuse to continue on a machine that may compute other bits.
+        quiet: Print only the result.
     """
     assignments = parse_assignments(set_ or [])
     flags = {

@@ -4,31 +4,24 @@ Shapes in names: R rows (texts generated together), T time, C n_embd, H n_head, 
 width, V vocabulary; O and I a matrix's outputs and inputs, P its panels of 64 outputs.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import weakref
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hornbook.errors import CheckpointError
 from hornbook.infer.decoder import outside
 from hornbook.kernels import NativeUnavailableError, decoder_library
 from hornbook.kernels.decoder import PackedLayer, PackedMatrix, PackedModel
-from hornbook.models.schema import BLOCKS
+from hornbook.models.schema import BLOCKS, Schema, Shape
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from hornbook.models.schema import Schema, Shape
-
-    Floats: TypeAlias = NDArray[np.float32]
-    Weights: TypeAlias = Mapping[str, Floats]
+Floats: TypeAlias = NDArray[np.float32]
+Weights: TypeAlias = Mapping[str, Floats]
 
 Precision = Literal["float32", "bfloat16", "int8"]
 

@@ -1,14 +1,9 @@
 """Tokens to text: characters as soon as they are whole, up to a stop string."""
 
-from __future__ import annotations
-
 import codecs
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hornbook.text.tokenizer import Tokenizer
+from hornbook.text.tokenizer import Tokenizer
 
 
 class Text:

@@ -114,10 +114,7 @@ class TrainedModel:
 
 
 def load(
-    path: str | os.PathLike[str],
-    *,
-    which: Literal["best", "last"] = "best",
-    device: str = "cpu",
+    path: str | os.PathLike[str], *, which: Literal["best", "last"] = "best", device: str = "cpu"
 ) -> TrainedModel:
     """The trained model of a run folder: its best weights, or its last.
 

@@ -1,10 +1,10 @@
 """The loop around the steps: evaluation, samples, checkpoints, pace and early stopping."""
 
-from __future__ import annotations
-
+from collections.abc import Generator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from hornbook.config import Config
 from hornbook.errors import NonFiniteLossError
 from hornbook.eval.diagnosis import curve, evaluations_since_best
 from hornbook.eval.loss import estimate
@@ -13,12 +13,6 @@ from hornbook.storage.disk import DISK, Disk
 from hornbook.training.state import StepMetrics, record, save_if_best, save_last
 from hornbook.training.step import train_step
 from hornbook.training.trainer import Trainer, begin, resume
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-    from pathlib import Path
-
-    from hornbook.config import Config
 
 
 def train(

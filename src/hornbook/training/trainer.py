@@ -1,7 +1,5 @@
 """Begins a run, or resumes one: everything before the next step."""
 
-from __future__ import annotations
-
 import json
 import os
 import time
@@ -9,7 +7,6 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,6 +15,7 @@ from hornbook.errors import CheckpointError, ConfigError, HornbookWarning, redac
 from hornbook.kernels import runtime
 from hornbook.models.ngram import CrossFit
 from hornbook.models.registry import build
+from hornbook.ngram.model import NGramModel
 from hornbook.ngram.tuning import choose
 from hornbook.optim.optimizer import Optimizers
 from hornbook.plan import Plan, check_memory, counted_part, machine, resolve
@@ -40,9 +38,6 @@ from hornbook.text.dataset import Dataset, prepare
 from hornbook.text.tokenizer import load_tokenizer
 from hornbook.training.pace import Pace
 from hornbook.training.state import TrainState, restore
-
-if TYPE_CHECKING:
-    from hornbook.ngram.model import NGramModel
 
 
 class UnsavedStepsWarning(HornbookWarning):
