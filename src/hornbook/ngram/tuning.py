@@ -1,23 +1,15 @@
 """Chooses order, smoothing and discounts of an n-gram model by its loss on held-out text."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hornbook.errors import ConfigError, DataError
-from hornbook.ngram.counting import checked_tokens, count_ngrams, find_ngrams
-from hornbook.ngram.model import NGramModel
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike
-
-    from hornbook.ngram.counting import Ids, Integers
-    from hornbook.ngram.model import Floats, Smoothing
+from hornbook.ngram.counting import Ids, Integers, checked_tokens, count_ngrams, find_ngrams
+from hornbook.ngram.model import Floats, NGramModel, Smoothing
 
 # Enough text to tune thirty discounts; it limits the memory of tune().
 MAX_HELD_OUT_TOKENS = 200_000
@@ -40,14 +32,7 @@ class Recipe:
 
     def count(self, tokens: ArrayLike, vocab_size: int) -> NGramModel:
         """Fit a model to a text. Raises: ConfigError, DataError as `NGramModel.fit`."""
-        return NGramModel.fit(
-            tokens,
-            vocab_size,
-            order=self.order,
-            smoothing=self.smoothing,
-            add_k=self.add_k,
-            discounts=self.discounts,
-        )
+        return NGramModel.fit(tokens, vocab_size, **vars(self))
 
 
 def choose(
@@ -162,7 +147,7 @@ class _HeldOutShares(NamedTuple):
     unseen: Floats  # [T], 1 where nothing followed the context
 
     @classmethod
-    def gather(cls, parents: Ids, counts: Integers, contexts: Ids, grams: Ids) -> _HeldOutShares:
+    def gather(cls, parents: Ids, counts: Integers, contexts: Ids, grams: Ids) -> Self:
         n_contexts = int(max(parents.max(), contexts.max())) + 1
         classes = np.minimum(counts, 3)
         total = np.bincount(parents, counts, minlength=n_contexts)[contexts]
