@@ -321,8 +321,6 @@ def test_no_small_step_improves_the_tuned_discounts():
 def test_tuning_refuses_a_text_too_short():
     with pytest.raises(DataError, match="too short"):
         tune([0, 1] * 20, 2, max_order=10)
-    with pytest.raises(ConfigError, match="held_out"):
-        tune([0, 1] * 20, 2, held_out=1.5)
 
 
 def test_bigrams_by_hand():
