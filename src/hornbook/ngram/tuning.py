@@ -87,8 +87,8 @@ def tune(
 ) -> Tuned:
     """Choose Kneser-Ney's order and discounts on the last tenth of the text, counting the rest.
 
-    Fit the model on the whole text afterwards. On tiny Shakespeare this takes the validation loss from 1.5165
-    nats (estimated discounts, order 7) to 1.4906 (order 10), and makes high orders harmless.
+    Fit the model on the whole text afterwards. On tiny Shakespeare this takes the validation loss
+    from 1.5165 nats (estimated discounts, order 7) to 1.4906 (order 10).
     Raises: DataError if the text is too short.
     """
     text = checked_tokens(tokens, vocab_size)
