@@ -1,4 +1,3 @@
 """N-gram models, in order: counting, the model, its states in a text, tuning; suffix arrays."""
 
-from hornbook.ngram.counting import best_bigram_loss, bigram_counts
-from hornbook.ngram.model import NGramModel
+from hornbook.ngram.counting import best_bigram_loss

@@ -19,7 +19,7 @@ from hornbook.report.copies import LENGTHS, Passage, Shares, Trace, TracedText
 from hornbook.runs.folder import check_same_text, open_run
 from hornbook.runs.load import TrainedModel, load
 from hornbook.text.corpus import read_corpus
-from hornbook.text.dataset import split_text
+from hornbook.text.dataset import split_place
 
 if TYPE_CHECKING:
     import os
@@ -69,7 +69,8 @@ def trace(
     corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
     check_same_text(corpus, folder)
     whole = corpus.text
-    training, validation = split_text(whole, config.data.validation_fraction)
+    cut = split_place(len(whole), config.data.validation_fraction)
+    training, validation = whole[:cut], whole[cut:]
     index = index_of(folder.copies, training, on_note)
     if text is None:
         trained = run if isinstance(run, TrainedModel) else load(folder.path, which=checkpoint)

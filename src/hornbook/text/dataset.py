@@ -47,15 +47,6 @@ def split_place(characters: int, validation_fraction: float = 0.1) -> int:
     return cut
 
 
-def split_text(text: str, validation_fraction: float = 0.1) -> tuple[str, str]:
-    """The training part of a text and its validation part.
-
-    Raises: DataError if a part would be empty.
-    """
-    cut = split_place(len(text), validation_fraction)
-    return text[:cut], text[cut:]
-
-
 def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = None) -> Dataset:
     """Tokenise a corpus, or open its token arrays from the cache.
 
@@ -70,21 +61,18 @@ def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = No
         FORMAT, corpus.sha256, config.validation_fraction, tokenizer.to_json()
     )
     folder = cache.cache_folder() / "tokens" / fingerprint[:32]
-    arrays = open_arrays(folder, PARTS, tokenizer.vocab_size) or encode(
-        corpus, tokenizer, cut, folder
-    )
-    train, validation = arrays
+    saved = open_arrays(folder, PARTS, tokenizer.vocab_size)
+    train, validation = saved or encode(corpus, tokenizer, cut, folder)
     return Dataset(tokenizer, train, validation, fingerprint)
 
 
 def encode(corpus: Corpus, tokenizer: Tokenizer, cut: int, folder: Path) -> list[Tokens]:
     """Both parts of a corpus as token arrays, in the cache if it is writable."""
     reader = Reader(corpus)
-
-    def part(start: int, stop: int) -> Chunks:
-        return lambda done: reader.between(start + done, stop)
-
-    parts = {"train": part(0, cut), "validation": part(cut, corpus.characters)}
+    parts: dict[str, Chunks] = {
+        "train": lambda done: reader.between(done, cut),
+        "validation": lambda done: reader.between(cut + done, corpus.characters),
+    }
     try:
         return write_arrays(folder, parts, tokenizer)
     except OSError as error:

@@ -1,28 +1,21 @@
 """What every tokenizer does: text to token ids and back."""
 
-from __future__ import annotations
-
 import difflib
-import hashlib
+import os
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from hornbook.errors import ConfigError, DataError, UnknownCharacterError
 from hornbook.text.tokenizer.unknown import SURROGATE, describe, excerpt, substitutes, summary
 
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable, Iterator, Sequence
-
-    IdArray = np.ndarray[tuple[int], np.dtype[np.unsignedinteger[Any]]]
-
+IdArray = np.ndarray[tuple[int], np.dtype[np.unsignedinteger[Any]]]
 UNKNOWN_POLICIES: Final = ("error", "skip", "replace")
 
 
@@ -125,11 +118,6 @@ class Tokenizer(ABC):
         except OSError as error:
             raise DataError(f"cannot write the tokenizer to {path}: {error.strerror}") from None
 
-    @property
-    def sha256(self) -> str:
-        """The hash of the JSON's bytes: equal tokenizers have equal hashes."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.to_json() == other.to_json()
 
@@ -154,10 +142,7 @@ class Tokenizer(ABC):
     def _unknown_character(
         self, text: str, characters: int = 0, lines: int = 0
     ) -> UnknownCharacterError:
-        """The error for a text's first unknown character.
-
-        So many characters and lines of the whole text came before this part.
-        """
+        """The error for the first unknown character after so many characters and lines."""
         at = next(i for i, c in enumerate(text) if not self._knows(c))
         line = lines + text.count("\n", 0, at) + 1
         return UnknownCharacterError(
@@ -166,11 +151,6 @@ class Tokenizer(ABC):
             "use --unknown skip to leave such characters out, --unknown replace to substitute the "
             "closest known ones, or train on a text that has them"
         )
-
-
-def id_type(vocab_size: int) -> np.dtype[np.unsignedinteger[Any]]:
-    """The smallest unsigned type that holds every id."""
-    return np.min_scalar_type(vocab_size - 1)
 
 
 def expect_one_of(value: str, choices: Sequence[str], what: str) -> None:
