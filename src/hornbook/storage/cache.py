@@ -20,11 +20,11 @@ from pathlib import Path
 
 from hornbook.errors import HornbookWarning, display_path
 from hornbook.storage.files import open_regular, read_json
+from hornbook.storage.lock import LOCK, take
 
 MAX_BYTES = 10 * 10**9
 MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
-_LOCK = ".lock"
 
 
 class DamagedCacheWarning(HornbookWarning):
@@ -64,18 +64,20 @@ def fill(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f"{_PARTIAL}{folder.name}"
     partial.mkdir(exist_ok=True)
-    with (partial / _LOCK).open("w") as lock:
-        if not _claim(lock.fileno()):
+    with (partial / LOCK).open("w") as lock:
+        try:
+            take(lock.fileno())
+        except OSError:  # Without locks every attempt starts in a folder of its own.
             partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_PARTIAL))
         try:
             yield partial
-            names = sorted(path.name for path in partial.iterdir() if path.name != _LOCK)
-            manifest = {name: _file_entry(partial / name) for name in names}
+            files = sorted(path for path in partial.iterdir() if path.name != LOCK)
+            manifest = {path.name: _file_entry(path) for path in files}
             with (partial / MANIFEST).open("w", encoding="utf-8") as file:
                 json.dump(manifest, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
-            (partial / _LOCK).unlink(missing_ok=True)
+            (partial / LOCK).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
         except Exception:
@@ -118,16 +120,3 @@ def _file_entry(path: Path) -> dict[str, object]:
     with open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"bytes": file.tell(), "sha256": digest}
-
-
-def _claim(descriptor: int) -> bool:
-    """Lock a file while it is open; the system unlocks it when the process ends in any way."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: every attempt starts in a folder of its own
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 
 from hornbook.errors import CheckpointError, HornbookWarning, reason
 from hornbook.storage.disk import DISK, UNFINISHED, Disk
-from hornbook.storage.files import map_regular, open_regular, parse_json, read_json, read_regular
+from hornbook.storage.files import map_regular, parse_json, read_json, read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,7 @@ def save(
             "folder with --out"
         ) from None
     if contents:
-        verify(final)
+        read_verified(final, mapped)
     # Newer ones than this are damaged, or training would have continued from them.
     others = [path for path in folders(folder, kind) if path != final]
     newer = [path for path in others if step_of(path) > checkpoint.step]
@@ -116,10 +116,7 @@ def packed(kind: str, checkpoint: Checkpoint) -> dict[str, bytes]:
 
 
 def write_folder(final: Path, contents: dict[str, bytes], disk: Disk) -> None:
-    """Write a folder of files atomically and durably; replaces an existing one.
-
-    Raises: OSError, after an attempt to remove the unfinished folder.
-    """
+    """Write a folder of files atomically and durably; replaces an existing one. Raises: OSError."""
     temporary = final.with_name(f"{UNFINISHED}{final.name}")
     try:
         disk.make_folder(final.parent)
@@ -157,23 +154,17 @@ def is_sound(path: Path) -> bool:
 
 
 def load(folder: Path, kind: str) -> Checkpoint:
-    """The newest intact checkpoint of a kind; warns about each damaged one that it skips.
-
-    Raises: CheckpointError if there is none.
-    """
+    """The newest intact checkpoint of a kind, as `newest_intact` finds it."""
     return newest_intact(folder, kind, read)
 
 
 def load_arrays(folder: Path, kind: str) -> Arrays:
-    """The model of the same checkpoint as numpy arrays, without importing torch.
-
-    Raises: CheckpointError if there is none.
-    """
+    """The model of the same checkpoint as numpy arrays, without importing torch."""
     return newest_intact(folder, kind, read_arrays)
 
 
 def newest_intact(folder: Path, kind: str, read_one: Callable[[Path], Found]) -> Found:
-    """The newest checkpoint that `read_one` can read; warns about the damaged ones.
+    """The newest checkpoint that `read_one` can read; warns about each damaged one it skips.
 
     Raises: CheckpointError if there is none.
     """
@@ -183,9 +174,8 @@ def newest_intact(folder: Path, kind: str, read_one: Callable[[Path], Found]) ->
             return read_one(path)
         except CheckpointError as error:
             warnings.warn(f"skipped a damaged checkpoint: {error}", DamagedCheckpointWarning, 3)
-    if found:
-        raise CheckpointError(f"{folder}: no intact {kind!r} checkpoint among {len(found)}")
-    raise CheckpointError(f"{folder}: no {kind!r} checkpoint here")
+    intact, where = ("intact ", f"among {len(found)}") if found else ("", "here")
+    raise CheckpointError(f"{folder}: no {intact}{kind!r} checkpoint {where}")
 
 
 def folders(folder: Path, kind: str) -> list[Path]:
@@ -220,9 +210,8 @@ def read_arrays(path: Path) -> Arrays:
 
 
 def read_counts(path: Path) -> dict[str, NDArray[Any]]:
-    """The n-gram tables of one checkpoint folder, `counts.safetensors`, verified and mapped.
+    """The n-gram tables of one checkpoint folder, verified and mapped: processes share the pages.
 
-    Only the pages that are used are loaded, and processes that map the same file share them.
     Raises: CheckpointError with the file and the fault.
     """
     _, files = read_files(path, read_one=mapped)
@@ -271,10 +260,7 @@ def parse(path: Path, load_bytes: Callable[[Data], Found], data: Data) -> Found:
 def read_files(
     path: Path, read_one: Callable[[Path, int], Data] = read_regular
 ) -> tuple[dict[str, Any], dict[str, Data]]:
-    """The verified state, and the bytes of each file of tensors by its name without the suffix.
-
-    Raises: CheckpointError with the file and the fault.
-    """
+    """The verified state, and the bytes of each file of tensors by its name without the suffix."""
     contents = read_verified(path, read_one)
     try:
         state = parse_json(bytes(contents.pop("state.json")))
@@ -297,36 +283,19 @@ def read_files(
 
 
 def read_verified(path: Path, read_one: Callable[[Path, int], Data]) -> dict[str, Data]:
-    """The bytes of each file in the manifest, after a check of its size and SHA-256.
-
-    Raises: CheckpointError with the file and the fault.
-    """
+    """The bytes of each file in the manifest, with its size and SHA-256 checked."""
     contents = {}
     for file, (size, sha256) in read_manifest(path).items():
         try:
             found = file.stat().st_size
             if found != size:
-                check_file(file, (found, ""), (size, sha256))
-            data = read_one(file, size)
+                raise CheckpointError(f"{file}: {found} bytes, expected {size}")
+            contents[file.name] = data = read_one(file, size)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{file}: {reason(error)}") from None
-        check_file(file, (len(data), hashlib.sha256(data).hexdigest()), (size, sha256))
-        contents[file.name] = data
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise CheckpointError(f"{file}: its SHA-256 is not the one recorded")
     return contents
-
-
-def verify(path: Path) -> None:
-    """Check the size and SHA-256 of each file in the manifest, without reading it into memory.
-
-    Raises: CheckpointError with the file and the fault.
-    """
-    for file, expected in read_manifest(path).items():
-        try:
-            with open_regular(file) as opened:
-                sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-            check_file(file, (file.stat().st_size, sha256), expected)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{file}: {reason(error)}") from None
 
 
 def read_manifest(path: Path) -> dict[Path, tuple[int, str]]:
@@ -336,9 +305,8 @@ def read_manifest(path: Path) -> dict[Path, tuple[int, str]]:
         for name in manifest:
             # A name could point outside the folder, or break the one-line messages.
             if Path(name).name != name or not name.isprintable():
-                raise CheckpointError(
-                    f"{path / MANIFEST}: lists {name!r}, not a file of the folder"
-                )
+                why = f"{path / MANIFEST}: lists {name!r}, not a file of the folder"
+                raise CheckpointError(why)
         return {
             path / name: (int(entry["bytes"]), entry["sha256"]) for name, entry in manifest.items()
         }
@@ -346,11 +314,3 @@ def read_manifest(path: Path) -> dict[Path, tuple[int, str]]:
         raise CheckpointError(f"{path / MANIFEST}: {error.strerror}") from None
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
         raise CheckpointError(f"{path / MANIFEST}: not a manifest") from None
-
-
-def check_file(file: Path, found: tuple[int, str], expected: tuple[int, str]) -> None:
-    """Compare the size and SHA-256 of a file. Raises: CheckpointError with the difference."""
-    if found[0] != expected[0]:
-        raise CheckpointError(f"{file}: {found[0]} bytes, expected {expected[0]}")
-    if found[1] != expected[1]:
-        raise CheckpointError(f"{file}: its SHA-256 is not the one recorded")

@@ -38,24 +38,26 @@ class Disk:
 
     def sync(self, path: Path) -> None:
         """Make a file's bytes durable."""
-        # Windows syncs only files that are open for writing.
-        _sync(path, os.O_RDWR)
+        with path.open("rb+") as file:  # Windows syncs only files that are open for writing.
+            os.fsync(file.fileno())
 
     def sync_folder(self, path: Path) -> None:
         """Make a folder's entries durable, if the system supports it."""
         if os.name == "posix":
-            _sync(path, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
     def rename(self, old: Path, new: Path) -> None:
         """Rename a file or folder atomically; an existing file is replaced."""
         old.replace(new)
 
     def unlink(self, path: Path) -> None:
-        """Remove a file."""
         path.unlink()
 
     def remove_empty_folder(self, path: Path) -> None:
-        """Remove an empty folder."""
         path.rmdir()
 
     def make_one_folder(self, path: Path) -> None:
@@ -112,14 +114,6 @@ class Disk:
 
 
 DISK = Disk()
-
-
-def _sync(path: Path, how: int) -> None:
-    descriptor = os.open(path, how)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes], disk: Disk = DISK) -> None:

@@ -20,7 +20,8 @@ def open_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> 
 
     Raises: OSError with the reason as strerror, also for a file of more than `max_bytes`.
     """
-    file = open(path, "rb", opener=open_without_waiting)  # noqa: SIM115
+    wait_not = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, how: os.open(name, how | wait_not))  # noqa: SIM115
     # The status of the open file: the name may point to another file by now.
     status = os.fstat(file.fileno())
     why = ""
@@ -34,16 +35,8 @@ def open_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> 
     return file
 
 
-def open_without_waiting(path: str, flags: int) -> int:
-    """An opener that does not block on a pipe without a writer."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def read_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> bytes:
-    """The bytes of a regular file.
-
-    Raises: OSError as `open_regular`, and if the bytes do not fit in memory.
-    """
+    """The bytes of a regular file. Raises: OSError, also if they do not fit in memory."""
     with open_regular(path, max_bytes) as file:
         try:
             return file.read()
@@ -52,10 +45,7 @@ def read_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> 
 
 
 def map_regular(path: str | os.PathLike[str]) -> mmap.mmap:
-    """Memory-map a regular file; writes to the map do not reach the file.
-
-    Raises: OSError as `open_regular`; ValueError for an empty file.
-    """
+    """Memory-map a regular file, copy on write. Raises: OSError; ValueError for an empty file."""
     with open_regular(path) as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 

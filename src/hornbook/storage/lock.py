@@ -20,6 +20,13 @@ LOCK = ".lock"
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 
 
+def take(descriptor: int) -> None:
+    """Lock an open file. Raises: OSError, ENOLCK on a system without locks."""
+    if fcntl is None:
+        raise OSError(errno.ENOLCK, "no locks")
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 class Lock:
     """A system lock on a folder's `.lock`, until `release` or the end of this object.
 
@@ -43,10 +50,7 @@ class Lock:
             self.release()
 
     def acquire(self) -> None:
-        """Take the lock, unless this object has it already.
-
-        Raises: CheckpointError with the process that has it, or with why it cannot be written.
-        """
+        """Take the lock, unless this object has it. Raises: CheckpointError with its holder."""
         if self.finalizer is not None and self.finalizer.alive:
             return
         try:
@@ -54,12 +58,10 @@ class Lock:
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
             descriptor = os.open(self.path, flags, 0o666)
         except OSError as error:
-            raise CheckpointError(
-                f"{self.path.parent}: cannot write here: {error.strerror}"
-            ) from None
+            why = f"{self.path.parent}: cannot write here: {error.strerror}"
+            raise CheckpointError(why) from None
         try:
-            if fcntl is not None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(descriptor)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 holder = os.read(descriptor, 200).decode(errors="replace") or "another process"

@@ -1,25 +1,21 @@
 """The corpora known by name: where each is on this machine, or how to download it."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import os
 import re
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final, TypeAlias
 
 from hornbook.errors import DataError, display_path, reason
 from hornbook.storage.cache import cache_folder
 from hornbook.text.sources import read_bytes, status_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    Progress = Callable[[int, int | None], None]
+Progress: TypeAlias = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -60,8 +56,9 @@ CATALOGUE: Final = (
 DEFAULT = "python-docs"
 _EMBEDDED_MODULE = "pydoc_data.topics"
 _RETRY_WAITS_SECONDS = (0.2, 0.5, 1.0)
-_CONNECT_TIMEOUT_SECONDS = 10
-_READ_TIMEOUT_SECONDS = 30
+_CONNECT_SECONDS = 10
+_READ_SECONDS = 30
+_FINAL_ERRORS = (FileNotFoundError, PermissionError, ImportError, ValueError)
 
 
 def known_corpora(catalogue: Sequence[KnownCorpus] = CATALOGUE) -> list[KnownCorpus]:
@@ -73,9 +70,8 @@ def known_corpora(catalogue: Sequence[KnownCorpus] = CATALOGUE) -> list[KnownCor
             here = None if text is None else _EMBEDDED_MODULE
             found.append(replace(known, characters=len(text or "") or None, location=here))
         else:
-            paths = (*_data_copies(known), _cached_copy(known))
-            location = next((str(path) for path in paths if status_of(path)), None)
-            found.append(replace(known, location=location))
+            here = next((str(path) for path in _copies(known) if status_of(path)), None)
+            found.append(replace(known, location=here))
     return found
 
 
@@ -92,19 +88,19 @@ def fetch(known: KnownCorpus, on_progress: Progress | None = None) -> tuple[byte
                 "use shakespeare or a file of your own"
             )
         return text.encode(), _EMBEDDED_MODULE
-    cached = _cached_copy(known)
-    for path in (*_data_copies(known), cached):
-        if status_of(path) is None:
-            continue
+    copies = _copies(known)
+    cached = copies[-1]
+    for path in filter(status_of, copies):
         data = read_bytes(path)
-        if _is_intact(known, data):
+        sha256 = hashlib.sha256(data).hexdigest()
+        if known.sha256 in (None, sha256):
             return data, str(path)
         if path != cached or known.url is None:
             raise DataError(
                 f"{display_path(path)} is not {known.name}: expected sha256 {known.sha256}, got "
-                f"{hashlib.sha256(data).hexdigest()}; replace or remove the file"
+                f"{sha256}; replace or remove the file"
             )
-    remedy = f"put it at {display_path(next(_data_copies(known), cached))}"
+    remedy = f"put it at {display_path(copies[0])}"
     if known.url is None:
         raise DataError(f"{known.name} is not on this machine and cannot be downloaded: {remedy}")
     try:
@@ -121,10 +117,6 @@ def fetch(known: KnownCorpus, on_progress: Progress | None = None) -> tuple[byte
     return data, str(cached)
 
 
-def _is_intact(known: KnownCorpus, data: bytes) -> bool:
-    return known.sha256 in (None, hashlib.sha256(data).hexdigest())
-
-
 def _download_into(cached: Path, known: KnownCorpus, on_progress: Progress | None) -> bytes:
     """Download a known corpus; the file appears only if it is complete and has the right hash."""
     cached.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +124,7 @@ def _download_into(cached: Path, known: KnownCorpus, on_progress: Progress | Non
         target = Path(folder) / cached.name
         download(known.url or "", target, on_progress)
         data = read_bytes(target)
-        if not _is_intact(known, data):
+        if known.sha256 not in (None, hashlib.sha256(data).hexdigest()):
             raise DownloadError(f"the download does not have the sha256 {known.sha256}")
         with target.open("rb+") as file:
             os.fsync(file.fileno())
@@ -152,20 +144,24 @@ def download(url: str, target: Path, on_progress: Progress | None) -> None:
     from fsspec.callbacks import Callback
     from fsspec.core import url_to_fs
 
+    options: dict[str, object] = {}
+    if url.startswith(("http://", "https://")):
+        from aiohttp import ClientTimeout
+
+        timeout = ClientTimeout(total=None, connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
+        options["client_kwargs"] = {"trust_env": True, "timeout": timeout}
+
     def report(size: int | None, value: int, **_: object) -> None:
         if on_progress is not None:
             on_progress(value, size)
 
     for wait_seconds in (*_RETRY_WAITS_SECONDS, None):
         try:
-            filesystem, path = url_to_fs(url, **_http_options(url))
+            filesystem, path = url_to_fs(url, **options)
             filesystem.get_file(path, str(target), callback=Callback(hooks={"report": report}))
         except Exception as error:  # noqa: BLE001 - each fsspec back end raises its own types
-            final = isinstance(
-                error, FileNotFoundError | PermissionError | ImportError | ValueError
-            )
             refused = 400 <= (getattr(error, "status", None) or 0) < 500
-            if final or refused or wait_seconds is None:
+            if refused or wait_seconds is None or isinstance(error, _FINAL_ERRORS):
                 missing = isinstance(error, FileNotFoundError)
                 why = "there is nothing at that address" if missing else reason(error)
                 raise DownloadError(why) from None
@@ -174,17 +170,6 @@ def download(url: str, target: Path, on_progress: Progress | None) -> None:
             if target.is_file():
                 return
             raise DownloadError("it is a folder: copy it to this machine and give its path")
-
-
-def _http_options(url: str) -> dict[str, object]:
-    if not url.startswith(("http://", "https://")):
-        return {}
-    from aiohttp import ClientTimeout
-
-    timeout = ClientTimeout(
-        total=None, connect=_CONNECT_TIMEOUT_SECONDS, sock_read=_READ_TIMEOUT_SECONDS
-    )
-    return {"client_kwargs": {"trust_env": True, "timeout": timeout}}
 
 
 def _embedded_text() -> str | None:
@@ -203,9 +188,7 @@ def data_file(name: str) -> Path | None:
     return Path(data_dir) / name / "input.txt"
 
 
-def _data_copies(known: KnownCorpus) -> Iterator[Path]:
-    return (p for name in (known.name, *known.aliases) if (p := data_file(name)) is not None)
-
-
-def _cached_copy(known: KnownCorpus) -> Path:
-    return cache_folder() / "corpora" / known.name / "input.txt"
+def _copies(known: KnownCorpus) -> list[Path]:
+    """Where a copy of a known corpus can be: in the data folder, and in the cache, the last."""
+    named = [p for name in (known.name, *known.aliases) if (p := data_file(name)) is not None]
+    return [*named, cache_folder() / "corpora" / known.name / "input.txt"]

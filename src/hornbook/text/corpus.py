@@ -4,8 +4,6 @@ A text can be larger than memory: it is read from its files in chunks, each time
 files are read into memory once; a change of a large file between two reads is an error.
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 import re
@@ -13,14 +11,15 @@ import stat
 import sys
 import tempfile
 import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from hornbook.errors import DataError, display_path, reason, redacted
-from hornbook.text.corpora import CATALOGUE, DEFAULT, DownloadError, data_file, download, fetch
+from hornbook.text import corpora
+from hornbook.text.corpora import CATALOGUE, DownloadError, KnownCorpus, Progress
 from hornbook.text.decoding import expect_encoding
 from hornbook.text.sources import (
     MAX_IN_MEMORY_BYTES,
@@ -33,12 +32,7 @@ from hornbook.text.sources import (
     read_bytes,
     status_of,
 )
-from hornbook.text.survey import beginnings, joined, survey
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from hornbook.text.corpora import KnownCorpus, Progress
+from hornbook.text.survey import joined, survey
 
 
 @dataclass(frozen=True)
@@ -55,6 +49,7 @@ class Corpus:
     notes: tuple[str, ...] = ()
     parts: tuple[Source, ...] = field(default=(), repr=False, compare=False)
     encoding: str | None = field(default=None, repr=False, compare=False)
+    offsets: tuple[int, ...] = field(default=(0,), repr=False, compare=False)
 
     @property
     def text(self) -> str:
@@ -66,17 +61,14 @@ class Corpus:
         return joined(self.parts, self.encoding)
 
     def files(self) -> list[tuple[int, str]]:
-        """The offset of each file in the text, in characters, and its path within the folder.
-
-        Raises: DataError if a file has changed.
-        """
+        """The offset of each file in the text, in characters, and its path within the folder."""
         if len(self.parts) < 2:
             return [(0, self.source)]
         names = (part.name.removeprefix(f"{self.source}{os.sep}") for part in self.parts)
-        return list(zip(beginnings(self.parts, self.encoding), names, strict=True))
+        return list(zip(self.offsets, names, strict=True))
 
 
-def load_text(corpus: str = DEFAULT, *, encoding: str | None = None) -> str:
+def load_text(corpus: str = corpora.DEFAULT, *, encoding: str | None = None) -> str:
     """The text of a corpus, as ``read_corpus`` reads it. Raises: DataError, ConfigError."""
     return read_corpus(corpus, encoding=encoding).text
 
@@ -91,8 +83,7 @@ def read_corpus(
     """Read a text by name, file, folder, ``-`` (standard input) or URL; a path object is a path.
 
     Text is decoded as ``encoding``, or by its byte order mark, or as UTF-8; line ends are kept.
-    A download calls ``on_progress`` from another thread with the bytes done and the total (None if
-    unknown).
+    A download calls ``on_progress`` from another thread with the bytes done and in all, or None.
     Raises: DataError if there is no text; ConfigError for an unknown encoding.
     """
     if encoding is not None:
@@ -109,15 +100,16 @@ def read_corpus(
     path = Path(os.path.expanduser(corpus))  # noqa: PTH111 - Path.expanduser raises without a home
     known = next((k for k in catalogue if corpus in (k.name, *k.aliases)), None)
     if known is not None:
-        data, source = fetch(known, on_progress)
+        data, source = corpora.fetch(known, on_progress)
         found = _corpus(known.name, BytesSource(source, data), "utf-8", source)
         note = f"./{corpus} exists too: use ./{corpus} to read it instead"
         return replace(found, notes=(note,)) if os.path.lexists(corpus) else found
-    named = data_file(corpus)
-    if status_of(path) is None and named is not None and status_of(named) is not None:
-        return _corpus(_slug(corpus), file_source(named), encoding, str(named))
-    if status_of(path) is None and not path.is_symlink():
-        raise _missing(corpus, path, catalogue)
+    if status_of(path) is None:
+        named = corpora.data_file(corpus)
+        if named is not None and status_of(named) is not None:
+            return _corpus(_slug(corpus), file_source(named), encoding, str(named))
+        if not path.is_symlink():
+            raise _missing(corpus, path, catalogue)
     return _read_path(path, encoding)
 
 
@@ -128,8 +120,7 @@ def _read_path(path: Path, encoding: str | None) -> Corpus:
         raise DataError(f"cannot read {display_path(path)}: there is {kind} of that name")
     if stat.S_ISDIR(status.st_mode):
         return _read_folder(path, encoding)
-    whole = path.resolve()
-    name = whole.parent.name if path.stem == "input" else path.stem
+    name = path.resolve().parent.name if path.stem == "input" else path.stem
     return _corpus(_slug(name), file_source(path), encoding, str(path))
 
 
@@ -157,15 +148,9 @@ def _read_folder(folder: Path, encoding: str | None) -> Corpus:
         raise DataError(
             f"expected text files in the folder {display_path(folder)}, found none{why}"
         )
-    return Corpus(
-        name=_slug(folder.resolve().name),
-        sha256=found.sha256,
-        characters=found.characters,
-        source=display_path(folder),
-        notes=tuple(notes),
-        parts=tuple(sources[number] for number in found.texts),
-        encoding=encoding,
-    )
+    name, parts = _slug(folder.resolve().name), tuple(sources[number] for number in found.texts)
+    facts = (name, found.sha256, found.characters, display_path(folder), tuple(notes))
+    return Corpus(*facts, parts, encoding, tuple(found.offsets))
 
 
 def _corpus(name: str, source: Source, encoding: str | None, origin: str) -> Corpus:
@@ -174,9 +159,8 @@ def _corpus(name: str, source: Source, encoding: str | None, origin: str) -> Cor
     found = survey(sources, encoding, lenient=False)
     if not found.characters:
         raise DataError(f"{display_path(origin)} is empty: expected text")
-    return Corpus(
-        name, found.sha256, found.characters, origin, tuple(found.notes), tuple(sources), encoding
-    )
+    facts = (name, found.sha256, found.characters, origin, tuple(found.notes))
+    return Corpus(*facts, tuple(sources), encoding)
 
 
 def _in_memory_if_small(sources: Sequence[Source]) -> list[Source]:
@@ -198,9 +182,8 @@ def _files_below(folder: Path) -> Iterator[str]:
 
     for root, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith("."):
-                yield (Path(root) / name).relative_to(folder).as_posix()
+        shown = (Path(root, name) for name in files if not name.startswith("."))
+        yield from (path.relative_to(folder).as_posix() for path in shown)
 
 
 def _read_stdin() -> Source:
@@ -217,13 +200,12 @@ def _read_url(url: str, encoding: str | None, on_progress: Progress | None) -> C
     try:
         with tempfile.TemporaryDirectory(prefix="hornbook-") as folder:
             target = Path(folder) / "download"
-            download(url, target, on_progress)
+            corpora.download(url, target, on_progress)
             with target.open("rb") as file:
                 source = buffer_stream(file, display_path(url))
     except OSError as error:
-        raise DataError(
-            f"cannot save the download of {display_path(url)}: {reason(error)}"
-        ) from None
+        where = display_path(url)
+        raise DataError(f"cannot save the download of {where}: {reason(error)}") from None
     except DownloadError as error:
         raise DataError(f"cannot download {display_path(url)}: {error}") from None
     # Not by urllib, which refuses some URLs that fsspec accepts.
@@ -236,9 +218,8 @@ def _missing(corpus: str, path: Path, catalogue: Iterable[KnownCorpus]) -> DataE
     names = [name for known in catalogue for name in (known.name, *known.aliases)]
     data_dir = os.environ.get("HORNBOOK_DATA_DIR")
     if data_dir:
-        names += [
-            n for n in _names_in(Path(data_dir)) if (Path(data_dir) / n / "input.txt").exists()
-        ]
+        shelf = Path(data_dir)
+        names += [name for name in _names_in(shelf) if (shelf / name / "input.txt").exists()]
     close = difflib.get_close_matches(corpus.lower(), names, 1)
     if not close:
         near = difflib.get_close_matches(path.name, _names_in(path.parent), 1)

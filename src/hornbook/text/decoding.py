@@ -1,19 +1,13 @@
 """Bytes to text in chunks, by the given encoding, else the byte order mark, else UTF-8."""
 
-from __future__ import annotations
-
 import codecs
 import difflib
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import BinaryIO
 
 from hornbook.errors import ConfigError, DataError, reason
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
-
-    from hornbook.text.sources import Source
+from hornbook.text.sources import Source
 
 CHUNK_BYTES = 1 << 20  # hides the cost of the loop, and its text still fits a core's cache
 
@@ -87,9 +81,8 @@ def expect_encoding(encoding: str) -> None:
     except (LookupError, ValueError):
         from encodings.aliases import aliases
 
-        names = {*aliases, *aliases.values()} - {
-            encoding
-        }  # Python also has codecs that are not of text, such as hex
+        # Python also has codecs that are not of text, such as hex.
+        names = {*aliases, *aliases.values()} - {encoding}
         close = difflib.get_close_matches(encoding.lower(), names, 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise ConfigError(

@@ -1,7 +1,5 @@
 """Sources of bytes that can be read repeatedly: memory, or a file that must not change."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat
@@ -45,17 +43,11 @@ class FileSource:
     signature: Signature
 
     def open(self) -> BinaryIO:
-        """Open the file. Raises: DataError if it cannot be read or has changed."""
+        """Open the file. Raises: DataError if it cannot be read."""
         try:
-            file = self.path.open("rb")
+            return self.path.open("rb")
         except OSError as error:
             raise cannot_read(self.path, error) from None
-        try:
-            self.check(file)
-        except DataError:
-            file.close()
-            raise
-        return file
 
     def check(self, file: BinaryIO) -> None:
         """Check that the open file has not changed. Raises: DataError."""
@@ -68,25 +60,19 @@ Source: TypeAlias = BytesSource | FileSource
 
 def file_source(path: Path, name: str | None = None) -> FileSource:
     """A regular file, to be read later. Raises: DataError if it is not a regular file."""
-    status = status_of(path)
+    status, shown = status_of(path), display_path(path)
     if status is None:
-        raise DataError(f"cannot read {display_path(path)}: it no longer exists")
-    if stat.S_ISFIFO(status.st_mode):
-        # Opening a pipe without a writer would block.
-        raise DataError(
-            f"{display_path(path)} is a pipe, not a file: pipe it into standard input with -"
-        )
+        raise DataError(f"cannot read {shown}: it no longer exists")
+    if stat.S_ISFIFO(status.st_mode):  # Opening a pipe without a writer would block.
+        raise DataError(f"{shown} is a pipe, not a file: pipe it into standard input with -")
     if not stat.S_ISREG(status.st_mode):
-        raise DataError(
-            f"expected a file of text, but {display_path(path)} is a device or a socket"
-        )
-    return FileSource(name or display_path(path), path, signature_of(status))
+        raise DataError(f"expected a file of text, but {shown} is a device or a socket")
+    return FileSource(name or shown, path, signature_of(status))
 
 
 def read_bytes(path: Path) -> bytes:
     """All bytes of a regular file. Raises: DataError if it is not one or cannot be read."""
-    source = file_source(path)
-    with source.open() as file:
+    with file_source(path).open() as file:
         try:
             return file.read()
         except OSError as error:
@@ -94,10 +80,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def buffer_stream(stream: BinaryIO, name: str) -> Source:
-    """The rest of a stream that can be read only once: in memory, or in a temporary file if large.
-
-    Raises: OSError if the stream cannot be read or the file cannot be written.
-    """
+    """The rest of a stream, in memory, or in a temporary file if large. Raises: OSError."""
     data = stream.read(MAX_IN_MEMORY_BYTES + 1)
     if len(data) <= MAX_IN_MEMORY_BYTES:
         return BytesSource(name, data)
@@ -116,10 +99,7 @@ def buffer_stream(stream: BinaryIO, name: str) -> Source:
 
 
 def signature_of(status: os.stat_result) -> Signature:
-    """What identifies a file and its content.
-
-    A program can set the time of the last change of content, but not that of metadata.
-    """
+    """What identifies a file and its content; programs can set st_mtime, but not st_ctime."""
     return status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 

@@ -4,25 +4,18 @@ Results for large files are cached under the files' sizes and times of change, s
 does not repeat the pass.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 from hornbook.storage import cache
 from hornbook.text.decoding import NotTextError, decode
-from hornbook.text.sources import FileSource
+from hornbook.text.sources import FileSource, Source
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from hornbook.text.sources import Source
-
-FORMAT = 1
+FORMAT = 2
 # A second change within one tick of the clock leaves the times as they were (git: "racy").
 _CLOCK_MARGIN_NS = 2 * 10**9
 
@@ -31,7 +24,8 @@ _CLOCK_MARGIN_NS = 2 * 10**9
 class Survey:
     """Facts about the joined text of sources; ``texts`` and ``skipped`` are indices of sources.
 
-    ``sha256`` is the hash of the text in UTF-8; ``notes`` maps each note to a number of sources.
+    ``sha256`` is the hash of the text in UTF-8; ``notes`` maps each note to a number of sources;
+    ``offsets`` says where each of ``texts`` begins in the joined text, in characters.
     """
 
     sha256: str
@@ -39,6 +33,7 @@ class Survey:
     notes: dict[str, int]
     texts: list[int]
     skipped: list[int]
+    offsets: list[int]
 
 
 def joined(sources: Sequence[Source], encoding: str | None) -> Iterator[str]:
@@ -52,43 +47,31 @@ def joined(sources: Sequence[Source], encoding: str | None) -> Iterator[str]:
             ending = text[-1]
 
 
-def beginnings(sources: Sequence[Source], encoding: str | None) -> Iterator[int]:
-    """The offset of each source in the joined text, in characters."""
-    characters, ending = 0, "\n"
-    for source in sources:
-        characters += ending != "\n"
-        yield characters
-        for text in decode(source, encoding, []):
-            characters += len(text)
-            ending = text[-1]
-
-
 def survey(sources: Sequence[Source], encoding: str | None, *, lenient: bool) -> Survey:
     """Read all sources, or take the cached result if all are large files that have not changed.
 
     Empty sources are skipped, and if ``lenient`` those that are not text.
     Raises: NotTextError unless lenient; DataError if a source cannot be read.
     """
-    signatures = [source.signature for source in sources if isinstance(source, FileSource)]
-    if not signatures or len(signatures) < len(sources):
+    files = [source for source in sources if isinstance(source, FileSource)]
+    if not files or len(files) < len(sources):
         return _read(sources, encoding, lenient=lenient)
-    paths = [str(source.path.resolve()) for source in sources if isinstance(source, FileSource)]
+    signatures = [file.signature for file in files]
+    paths = [str(file.path.resolve()) for file in files]
     key = json.dumps([FORMAT, encoding, lenient, paths, signatures])
     folder = cache.cache_folder() / "surveys" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if cache.is_sound(folder):
         with suppress(OSError, ValueError, TypeError):
             return Survey(**json.loads((folder / "survey.json").read_bytes()))
     found = _read(sources, encoding, lenient=lenient)
-    if max(time_ns for *_, changed, touched in signatures for time_ns in (changed, touched)) < (
-        time.time_ns() - _CLOCK_MARGIN_NS
-    ):
+    if max(max(times[-2:]) for times in signatures) < time.time_ns() - _CLOCK_MARGIN_NS:
         with suppress(OSError), cache.fill(folder) as place:
             (place / "survey.json").write_text(json.dumps(asdict(found)))
     return found
 
 
 def _read(sources: Sequence[Source], encoding: str | None, *, lenient: bool) -> Survey:
-    texts: list[int] = []
+    texts: dict[int, int] = {}
     skipped: list[int] = []
     notes: dict[str, int] = {}
     characters, digest, ending = 0, hashlib.sha256(), "\n"
@@ -107,6 +90,7 @@ def _read(sources: Sequence[Source], encoding: str | None, *, lenient: bool) -> 
             characters, digest, ending = before
             skipped.append(index)
             continue
-        texts += [index] if characters > before[0] else []
+        if characters > before[0]:
+            texts[index] = before[0] + (before[2] != "\n")
         notes |= {note: notes.get(note, 0) + 1 for note in found}
-    return Survey(digest.hexdigest(), characters, notes, texts, skipped)
+    return Survey(digest.hexdigest(), characters, notes, list(texts), skipped, list(texts.values()))
