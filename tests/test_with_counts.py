@@ -344,7 +344,7 @@ def test_with_counts_by_command(
     asked = ["train", str(text_path), "--preset", "quick", "--with-counts", "--steps", "2"]
     assert hornbook_command([*asked, "--set", "block_size=16", "--out", out]) == 0
     shown = capsys.readouterr()
-    assert "network and counts" in shown.out
+    assert "network + n-grams" in shown.out
     assert "n-grams of up to" in " ".join(shown.err.split())
     assert hornbook_command(["sample", out, "--max-new-tokens", "5"]) == 0
     assert hornbook_command(["train", str(text_path), "--with-counts", "--model", "bigram"]) == 2
