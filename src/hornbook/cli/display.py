@@ -219,11 +219,11 @@ def show_card(card: Card, out: Console) -> None:
         f"{card.nats_per_char:.4f} nats/char ({uncertainty(card.confidence)}); perplexity "
         f"{card.perplexity:.2f} per character.\n"
     )
-    for sentence in card.diagnosis.sentences:
+    for sentence in result.diagnosis.sentences:
         out.print(escape(sentence))
-    if card.diagnosis.advice:
+    if result.diagnosis.advice:
         out.print("To try next:")
-    for advice in card.diagnosis.advice:
+    for advice in result.diagnosis.advice:
         out.print(f"  - {escape(advice)}")
     memory = f", {result.peak_memory_mib:,.0f} MiB peak memory" if result.peak_memory_mib else ""
     spent = duration(result.seconds)

@@ -10,14 +10,15 @@ from hornbook.report.markdown import comparison_markdown, markdown
 from hornbook.report.page import html
 from hornbook.storage.disk import write_atomically
 
+__all__ = ["COLUMNS", "Card", "cells", "compare", "examine", "remark", "write", "write_comparison"]
+
 
 def write(card: Card) -> Card:
     """Write report.html, report.md and report.json into the run folder; returns the card.
 
     Raises: CheckpointError if a file cannot be written.
     """
-    folder = card.result.folder.path
-    save(folder, "report", html(card), markdown(card), card.as_dict())
+    save(card.result.folder.path, "report", html(card), markdown(card), card.as_dict())
     return card
 
 
@@ -32,11 +33,7 @@ def write_comparison(rows: Sequence[Row], folder: Path) -> Path:
 
 def save(folder: Path, name: str, page: str, text: str, figures: object) -> Path:
     """Write three files; a lone surrogate, which UTF-8 cannot encode, becomes a question mark."""
-    for suffix, content in (
-        ("html", page),
-        ("md", text),
-        ("json", json.dumps(figures, indent=1, ensure_ascii=False)),
-    ):
-        path = folder / f"{name}.{suffix}"
-        write_atomically(path, content.encode("utf-8", "replace"))
+    data = json.dumps(figures, indent=1, ensure_ascii=False)
+    for suffix, content in (("html", page), ("md", text), ("json", data)):
+        write_atomically(folder / f"{name}.{suffix}", content.encode("utf-8", "replace"))
     return folder / f"{name}.html"

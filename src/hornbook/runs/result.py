@@ -2,14 +2,11 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hornbook.config import Family
-from hornbook.eval.baselines import Baselines, count_baselines, spread
+from hornbook.eval.baselines import Baselines, Floats, count_baselines, spread
 from hornbook.eval.diagnosis import Diagnosis, curve, diagnose
 from hornbook.eval.loss import MOST_EVALUATED, Evaluation, losses, per_char, summarise
 from hornbook.infer.engine import generate_sample
@@ -21,8 +18,6 @@ from hornbook.text.corpus import Corpus, read_corpus
 from hornbook.text.dataset import Dataset, prepare
 
 SAMPLE_TOKENS = 500
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -106,10 +101,8 @@ class Result:
             "energy_joules": self.energy_joules,
             **{f"val_{name}": value for name, value in self.evaluation.as_dict().items()},
             "baselines_nats_per_char": self.baselines.as_dict(),
-            "baselines_counted_tokens": min(
-                len(self.dataset.train), self.trained.config.model.counted_tokens
-            ),
-            "diagnosis": self.diagnosis.as_dict(),
+            "baselines_counted_tokens": self.baselines.counted_tokens,
+            "diagnosis": asdict(self.diagnosis),
         }
 
 
@@ -188,6 +181,5 @@ def peak_memory_mib() -> float | None:
         import resource
     except ImportError:
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Kilobytes on Linux, bytes on macOS.
-    return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # on macOS, bytes
+    return round(kilobytes / (1024 if sys.platform != "darwin" else 1024**2), 1)
