@@ -24,7 +24,6 @@ from hornbook.errors import ConfigError, HornbookError
 
 if TYPE_CHECKING:
     from hornbook.cli.display import Display
-    from hornbook.plan import Plan
     from hornbook.training import Trainer
 
 DEFAULT_MINUTES = 2.0
@@ -139,7 +138,11 @@ def run(
         data = request.config.data
         text = read(data.corpus, data.encoding)
         if dry_run:
-            show_plan(plan.dry_run(request, text, started=STARTED), json=json)
+            found = plan.dry_run(request, text, started=STARTED)
+            if json:
+                print_json(found.as_dict())
+            else:
+                sys.stdout.writelines(f"{each.value:<8} {each.why}\n" for each in found.reasons)
             return
         trainer = engine.begin(request, out=out, corpus=text, started=STARTED)
     follow(trainer, display, json=json, resumed=resume is not None)
@@ -183,15 +186,6 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
         )
 
 
-def show_plan(plan: "Plan", *, json: bool) -> None:
-    """A plan on stdout: four lines, or one JSON object."""
-    if json:
-        print_json(plan.as_dict())
-        return
-    for reason in plan.reasons:
-        sys.stdout.write(f"{reason.value:<8} {reason.why}\n")
-
-
 def requested(
     preset: str | None,
     model: str | None,
@@ -204,7 +198,9 @@ def requested(
     Raises: ConfigError for an unknown name or a bad value, for a preset or setting of another
     model, and when minutes and steps are both given alike.
     """
-    own = preset_values(preset_of(model or ModelConfig.model))
+    if model not in (None, *MODELS, "lecture"):
+        raise ConfigError(f"--model {model}: {one_of(model, (*MODELS, 'lecture'))}")
+    own = preset_values(model if model and model != ModelConfig.model else "laptop")
     named = preset is not None or model is not None
     request = Request().layer({"preset": own if preset is None else preset_values(preset)})
     if named or file is not None:
@@ -221,18 +217,6 @@ def requested(
             "--preset, --config, --set or HORNBOOK_MODEL; give one of them"
         )
     return with_duration(request, default=None if named or file is not None else DEFAULT_MINUTES)
-
-
-def preset_of(model: str) -> str:
-    """The preset that --model names.
-
-    Raises: ConfigError for an unknown model.
-    """
-    if model == ModelConfig.model:
-        return "laptop"
-    if model not in (*MODELS, "lecture"):
-        raise ConfigError(f"--model {model}: {one_of(model, (*MODELS, 'lecture'))}")
-    return model
 
 
 # Of minutes and steps the one with the stronger origin says how long to train.

@@ -45,19 +45,9 @@ class Engine:
 
         return cls(fastest_decoder(model, rows=rows), tokenizer)
 
-    def generate(
-        self,
-        prompt: str = "",
-        *,
-        max_new_tokens: int = 500,
-        stop: Sequence[str] = (),
-        seed: int = 0,
-        **sampling: Any,
-    ) -> str:
-        """The text that follows a prompt; see `stream`."""
-        return "".join(
-            self.stream(prompt, max_new_tokens=max_new_tokens, stop=stop, seed=seed, **sampling)
-        )
+    def generate(self, prompt: str = "", **settings: Any) -> str:
+        """The text that follows a prompt; `settings` are those of `stream`."""
+        return "".join(self.stream(prompt, **settings))
 
     def stream(
         self,

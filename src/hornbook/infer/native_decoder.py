@@ -76,11 +76,6 @@ def cache_bytes(schema: Schema, context_size: int) -> int:
     return 2 * 4 * schema.n_layer * schema.n_kv_head * padded
 
 
-def choose_precision(parameters: int) -> Precision:
-    """The precision for "auto": float32 where that is fast, bfloat16 above."""
-    return "float32" if parameters <= LARGEST_EXACT_PARAMETERS else "bfloat16"
-
-
 def choose_threads(parameters: int) -> int:
     """Limited by the available cores, by OMP_NUM_THREADS and by the work there is to divide."""
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
@@ -119,7 +114,8 @@ class NativeDecoder:
                 f"{MOST_CACHE_BYTES >> 30} GiB"
             )
         parameters = sum(array.size for array in weights.values())
-        self.precision = choose_precision(parameters) if precision == "auto" else precision
+        small = parameters <= LARGEST_EXACT_PARAMETERS
+        self.precision = ("float32" if small else "bfloat16") if precision == "auto" else precision
         self.threads = threads or choose_threads(parameters)
         self.context_size = context_size
         self.vocab_size = schema.vocab_size

@@ -218,15 +218,22 @@ class RunFolder:
             raise CheckpointError(f"{path}: {entry.bytes} bytes, expected {expected}")
         raise CheckpointError(f"{path}: its SHA-256 is not the one recorded in run.json")
 
+    def read(self, path: Path) -> Any:
+        """A JSON file's contents.
+
+        Raises: CheckpointError when it cannot be read.
+        """
+        try:
+            return read_json(path)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from None
+
     def environment_facts(self) -> dict[str, Any]:
         """The contents of `environment.json`.
 
         Raises: CheckpointError when it cannot be read.
         """
-        try:
-            facts = read_json(self.environment)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.environment}: cannot be read: {error}") from None
+        facts = self.read(self.environment)
         if not isinstance(facts, dict):
             raise CheckpointError(f"{self.environment}: expected a JSON object")
         return facts
@@ -250,10 +257,7 @@ class RunFolder:
 
         Raises: CheckpointError when it cannot be read.
         """
-        try:
-            figures = read_json(self.result)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.result}: cannot be read: {error}") from None
+        figures = self.read(self.result)
         if not is_like(figures, Figures):
             raise CheckpointError(
                 f"{self.result}: not the figures of a run; remove it to have them measured again"

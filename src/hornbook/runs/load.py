@@ -20,7 +20,7 @@ from hornbook.text.tokenizer import load_tokenizer
 # Imported where they are used: without torch a run can be loaded for generation.
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import torch
@@ -49,37 +49,18 @@ class TrainedModel:
         """An engine for up to `rows` texts together, with the weights as they are now."""
         return Engine.of(self.model, self.tokenizer, rows=rows)
 
-    def generate(
-        self,
-        prompt: str = "",
-        *,
-        max_new_tokens: int = 500,
-        stop: Sequence[str] = (),
-        seed: int = 0,
-        **sampling: Any,
-    ) -> str:
-        """The text that follows a prompt; `sampling` takes the fields of SamplingConfig
-        (temperature, top_k, top_p, min_p, repetition_penalty).
+    def generate(self, prompt: str = "", **settings: Any) -> str:
+        """The text that follows a prompt.
 
+        `settings` are those of `Engine.stream`: max_new_tokens (500), stop, seed, and the fields of
+        SamplingConfig (temperature, top_k, top_p, min_p, repetition_penalty).
         Raises: UnknownCharacterError, ConfigError.
         """
-        return "".join(
-            self.stream(prompt, max_new_tokens=max_new_tokens, stop=stop, seed=seed, **sampling)
-        )
+        return "".join(self.stream(prompt, **settings))
 
-    def stream(
-        self,
-        prompt: str = "",
-        *,
-        max_new_tokens: int = 500,
-        stop: Sequence[str] = (),
-        seed: int = 0,
-        **sampling: Any,
-    ) -> Iterator[str]:
+    def stream(self, prompt: str = "", **settings: Any) -> Iterator[str]:
         """`generate` in pieces, as the text is made, with the weights as they are now."""
-        return self.engine().stream(
-            prompt, max_new_tokens=max_new_tokens, stop=stop, seed=seed, **sampling
-        )
+        return self.engine().stream(prompt, **settings)
 
     def evaluate(self) -> Evaluation:
         """The exact loss on the validation part of the run's own text.
@@ -175,9 +156,15 @@ def load_checkpoint(folder: RunFolder, which: Literal["best", "last"]) -> checkp
     Raises: CheckpointError when there is none.
     """
     names = ("model",) if which == "best" else ("model", "optimizer")
-    return best_or_last(
-        folder, which, lambda place, kind: complete(checkpoint.load(place, kind), folder, *names)
-    )
+
+    def complete(place: Path, kind: str) -> checkpoint.Checkpoint:
+        found = checkpoint.load(place, kind)
+        for name in names:
+            if name not in found.tensors:
+                raise CheckpointError(f"{place}: no {name}.safetensors in the checkpoint")
+        return found
+
+    return best_or_last(folder, which, complete)
 
 
 def load_arrays(folder: RunFolder, which: Literal["best", "last"]) -> checkpoint.Arrays:
@@ -204,17 +191,6 @@ def best_or_last(
             warnings.warn(message, checkpoint.DamagedCheckpointWarning, stacklevel=3)
             return last
     return load_kind(folder.checkpoints, "step")
-
-
-def complete(found: checkpoint.Checkpoint, folder: RunFolder, *names: str) -> checkpoint.Checkpoint:
-    """The checkpoint itself, if it has the named files of tensors.
-
-    Raises: CheckpointError naming the first that is missing.
-    """
-    for name in names:
-        if name not in found.tensors:
-            raise CheckpointError(f"{folder.checkpoints}: no {name}.safetensors in the checkpoint")
-    return found
 
 
 def check_shapes(

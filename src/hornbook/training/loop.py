@@ -50,10 +50,15 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
                 finished = trainer.pace.clock() if trainer.pace else 0.0
                 at_end = state.step >= state.steps
                 if at_end or state.step % intervals.eval_interval == 0:
-                    metrics = replace(
-                        metrics, val_loss=validation_loss(trainer), sample=write_sample(trainer)
+                    # Over the same blocks each time: it decides which weights are the best.
+                    val_loss = estimate(
+                        state.model,
+                        trainer.dataset.validation,
+                        block_size=trainer.config.model.context_size,
+                        max_positions=intervals.eval_positions,
                     )
-                    save_if_best(trainer, metrics.val_loss)
+                    metrics = replace(metrics, val_loss=val_loss, sample=write_sample(trainer))
+                    save_if_best(trainer, val_loss)
                 record(trainer, metrics)
                 if at_end or state.step % intervals.checkpoint_interval == 0:
                     save_last(trainer)
@@ -84,16 +89,6 @@ def keep_pace(trainer: Trainer, metrics: StepMetrics) -> None:
         pace.took(trainer.tokens_per_step / metrics.tokens_per_second)
         planned = pace.steps(state.step, state.steps, trainer.config.train.eval_interval)
         state.steps = max(1, planned)
-
-
-def validation_loss(trainer: Trainer) -> float:
-    """The estimate that decides which weights are the best: over the same blocks each time."""
-    return estimate(
-        trainer.state.model,
-        trainer.dataset.validation,
-        block_size=trainer.config.model.context_size,
-        max_positions=trainer.config.train.eval_positions,
-    )
 
 
 def write_sample(trainer: Trainer) -> str:
