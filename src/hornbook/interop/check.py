@@ -1,0 +1,142 @@
+"""Checks an export in the engine that will run it: the same probabilities, and which loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hornbook.errors import CheckpointError, DataError, HornbookError
+from hornbook.eval.loss import losses, per_char
+from hornbook.runs.folder import check_same_text
+from hornbook.text.corpus import read_corpus
+from hornbook.text.dataset import prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from hornbook.models.language_model import LanguageModel
+    from hornbook.runs.load import TrainedModel
+    from hornbook.text.arrays import Tokens
+
+CHECKED_TOKENS = 20_000
+GENERATED_TOKENS = 1000
+# Read at once: attention over 4,096 would take a gigabyte in engines that hold all its scores.
+WINDOW = 1024
+
+
+class ExportError(HornbookError):
+    """An export that an engine does not compute as hornbook does."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A program that runs an export.
+
+    `logits` maps a text of at most `window` tokens, [T], to logits or log-probabilities, [T,V].
+    Where these differ by more than `tolerance` from ours, the export is wrong.
+    """
+
+    name: str
+    logits: Callable[[NDArray[np.int64]], NDArray[Any]]
+    window: int
+    tolerance: float
+    tokens: int = CHECKED_TOKENS
+
+
+@dataclass(frozen=True)
+class Text:
+    """The tokens to check on, what they are, and the factor from losses a token to a character."""
+
+    tokens: Tokens
+    name: str
+    tokens_per_char: float
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What an engine computed. Losses in nats per character.
+
+    `difference` is the largest between two log-probabilities, given the same tokens.
+    `hornbook_loss` is ours at its own context length.
+    """
+
+    engine: str
+    text: str
+    positions: int
+    window: int
+    difference: float
+    loss: float
+    hornbook_loss: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.engine}: {self.loss:.4f} nats per character on {self.positions:,} tokens of "
+            f"the {self.text}, {self.window:,} at once (hornbook: {self.hornbook_loss:.4f}); "
+            f"log-probabilities differ by at most {self.difference:.1e}"
+        )
+
+
+def text_of(trained: TrainedModel) -> Text:
+    """The run's validation text; a generated one where it is no longer there or was changed."""
+    config = trained.config.data
+    try:
+        corpus = read_corpus(config.corpus, encoding=config.encoding)
+        check_same_text(corpus, trained.folder)
+    except (DataError, CheckpointError):
+        generated = trained.generate(max_new_tokens=GENERATED_TOKENS)
+        tokens, name = trained.tokenizer.encode_array(generated), "generated text"
+    else:
+        tokens, name = prepare(corpus, config, trained.tokenizer).validation, "validation text"
+    tokens = tokens[: CHECKED_TOKENS + 1]
+    return Text(tokens, name, per_char(trained.tokenizer, tokens))
+
+
+def check(engine: Engine, trained: TrainedModel, text: Text) -> Checked:
+    """Compare an engine with hornbook on a text, in windows of the engine's size.
+
+    Raises: ExportError where they differ.
+    """
+    tokens = np.asarray(text.tokens[: engine.tokens + 1], np.int64)
+    given, targets = tokens[:-1], tokens[1:]
+    found: list[NDArray[np.float64]] = []
+    difference = 0.0
+    for start in range(0, len(given), engine.window):
+        inputs = given[start : start + engine.window]
+        theirs, ours = normalised(engine.logits(inputs)), normalised(logits(trained.model, inputs))
+        difference = max(difference, float(np.abs(theirs - ours).max()))
+        found.append(-theirs[np.arange(len(inputs)), targets[start : start + engine.window]])
+    # Written so that a difference of NaN fails.
+    if not difference <= engine.tolerance:
+        raise ExportError(
+            f"{engine.name} does not compute what hornbook does: log-probabilities differ by "
+            f"{difference:.2g}, expected at most {engine.tolerance:g}; nothing was written"
+        )
+    ours = losses(trained.model, tokens, block_size=trained.config.model.context_size)
+    return Checked(
+        engine=engine.name,
+        text=text.name,
+        positions=len(given),
+        window=min(engine.window, len(given)),
+        difference=difference,
+        loss=float(np.concatenate(found).mean()) * text.tokens_per_char,
+        hornbook_loss=float(ours.mean()) * text.tokens_per_char,
+    )
+
+
+@torch.no_grad()
+def logits(model: LanguageModel, tokens: NDArray[np.int64]) -> NDArray[Any]:
+    """Our logits after each token: [T] -> [T,V]."""
+    found, _ = model(torch.from_numpy(tokens)[None])
+    return found[0].float().cpu().numpy()
+
+
+def normalised(logits_TV: NDArray[Any]) -> NDArray[np.float64]:
+    """Log-probabilities of logits; log-probabilities stay what they are."""
+    shifted = logits_TV.astype(np.float64)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -1,0 +1,138 @@
+"""Hugging Face's format: a folder that transformers opens, without code of ours.
+
+A GPT is a Qwen3. The lecture's `layernorm` is a GPT-2 with ReLU, see `gpt2.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hornbook.interop import gpt2
+from hornbook.interop.check import WINDOW, Engine
+from hornbook.interop.names import names_of
+from hornbook.models.gpt import GPT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from hornbook.models.schema import Schema
+    from hornbook.runs.load import TrainedModel
+
+NEEDS = "safetensors"
+MODELS = ("gpt", "layernorm")
+TOLERANCE = 1e-3
+
+
+def files(trained: TrainedModel) -> dict[str, bytes]:
+    """The files of the folder by name."""
+    import safetensors.torch
+
+    model = trained.model
+    if isinstance(model, GPT):
+        tensors = renamed(model)
+    else:
+        _, tensors = gpt2.widened(trained)
+    packed = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
+    return {
+        **settings(trained),
+        "model.safetensors": safetensors.torch.save(packed, {"format": "pt"}),
+    }
+
+
+def settings(trained: TrainedModel) -> dict[str, bytes]:
+    """All files but the weights."""
+    model, block_size = trained.model, trained.config.model.block_size
+    if isinstance(model, GPT):
+        config = qwen3_config(model.schema, block_size)
+    else:
+        config, _ = gpt2.widened(trained)
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": model.context_size,
+        "clean_up_tokenization_spaces": False,
+    }
+    # No token ends a text here, so a length must.
+    generation_config = {"do_sample": True, "temperature": 0.8, "max_new_tokens": 500}
+    if not isinstance(model, GPT):  # its table of positions ends there
+        generation_config = {**generation_config, "max_new_tokens": max(1, block_size - 1)}
+    documents = {
+        "config.json": config,
+        "tokenizer_config.json": tokenizer_config,
+        "generation_config.json": generation_config,
+    }
+    return {
+        **{name: json.dumps(each, indent=2).encode() for name, each in documents.items()},
+        "tokenizer.json": trained.tokenizer.to_json().encode(),
+    }
+
+
+def qwen3_config(schema: Schema, block_size: int) -> dict[str, Any]:
+    """The settings of transformers' Qwen3.
+
+    transformers reads any length through the sliding window, and it alone: vLLM and llama.cpp's
+    converter ignore the window (vLLM issue 39514, llama.cpp pull request 26286), where more than a
+    block at once raises the loss silently. They stop at `max_position_embeddings`, which
+    transformers does not; so that is a block, in which the window changes nothing.
+    """
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "vocab_size": schema.vocab_size,
+        "hidden_size": schema.n_embd,
+        "intermediate_size": schema.mlp_width,
+        "num_hidden_layers": schema.n_layer,
+        "num_attention_heads": schema.n_head,
+        "num_key_value_heads": schema.n_kv_head,
+        "head_dim": schema.head_width,
+        "hidden_act": "silu",
+        "max_position_embeddings": block_size,
+        "rms_norm_eps": schema.epsilon,
+        "rope_theta": schema.rotary_base,
+        "rope_parameters": {"rope_type": "default", "rope_theta": schema.rotary_base},
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "use_sliding_window": True,
+        "sliding_window": schema.window,
+        "max_window_layers": 0,
+        "layer_types": ["sliding_attention"] * schema.n_layer,
+        "tie_word_embeddings": schema.tied,
+        "use_cache": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        "dtype": "float32",
+    }
+
+
+def renamed(model: GPT) -> dict[str, Tensor]:
+    """The weights under Qwen3's names; a tied table once."""
+    weights = model.state_dict()
+    return {names.hf: weights[ours] for ours, names in names_of(model.schema).items()}
+
+
+def engines(folder: Path, trained: TrainedModel) -> Iterator[Engine]:
+    """transformers, as anyone would open the folder.
+
+    Raises: ImportError where it is not installed.
+    """
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    ).eval()
+
+    @torch.no_grad()
+    def logits(tokens: NDArray[np.int64]) -> NDArray[Any]:
+        found: NDArray[Any] = model(torch.from_numpy(tokens)[None]).logits[0].float().numpy()
+        return found
+
+    window = min(WINDOW, trained.model.context_size)
+    yield Engine(f"transformers {transformers.__version__}", logits, window, TOLERANCE)

@@ -1,0 +1,273 @@
+"""ONNX: the GPT as two graphs of plain operators, one with a key-value cache.
+
+The folder is laid out for transformers.js, whose names the inputs and outputs have. The graphs are
+built operator by operator: exporters of PyTorch fix lengths that a cache leaves open.
+
+Shapes in names: B batch, T new positions, P cached ones, S = P + T, C n_embd, H heads, D head
+width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hornbook.errors import ConfigError
+from hornbook.interop import hf
+from hornbook.interop.check import WINDOW, Engine
+from hornbook.models.gpt import GPT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import onnx
+    from numpy.typing import NDArray
+
+    from hornbook.models.schema import Schema
+    from hornbook.runs.load import TrainedModel
+
+NEEDS = "onnx"
+MODELS = ("gpt",)
+TOLERANCE = 1e-3
+CACHED, UNCACHED = "onnx/model.onnx", "onnx/model_without_cache.onnx"
+# Operators of 2023, which engines in browsers have; a format of the same year.
+OPSET, IR_VERSION = 18, 9
+# protobuf's limit for a file.
+MOST_BYTES = 2**31 - 2**20
+
+
+class Graph:
+    """A graph being built: its nodes, and its constants by name."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, NDArray[Any]] = {}
+
+    def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
+        """Append an operator; the names of its outputs."""
+        from onnx import helper
+
+        number = len(self.nodes)
+        names = [f"{operator}_{number}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(operator, inputs, names, **attributes))
+        return names
+
+    def __call__(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Append an operator with one output; its name."""
+        return self.add(operator, *inputs, **attributes)[0]
+
+    def constant(self, value: NDArray[Any], name: str = "") -> str:
+        """A constant; its name."""
+        name = name or f"constant_{len(self.constants)}"
+        self.constants[name] = value
+        return name
+
+    def floats(self, *values: float) -> str:
+        """A constant of float32: a scalar, or a list."""
+        return self.constant(np.array(values if len(values) > 1 else values[0], np.float32))
+
+    def ints(self, *values: int) -> str:
+        """A constant list of int64."""
+        return self.constant(np.array(values, np.int64))
+
+    def rename(self, old: str, new: str) -> None:
+        """Give an output of the last nodes the name that the caller expects."""
+        self.nodes.append(_identity(old, new))
+
+
+def _identity(old: str, new: str) -> onnx.NodeProto:
+    from onnx import helper
+
+    return helper.make_node("Identity", [old], [new])
+
+
+def files(trained: TrainedModel) -> dict[str, bytes]:
+    """The files of the folder by name.
+
+    Raises: ConfigError for a model that does not fit one file of ONNX.
+    """
+    model = trained.model
+    assert isinstance(model, GPT)
+    if 4 * model.parameter_count > MOST_BYTES:
+        raise ConfigError("--to onnx: a graph holds 2 GB, and this model's weights are larger")
+    weights = {name: each.float().cpu().numpy() for name, each in model.state_dict().items()}
+    return {
+        **hf.settings(trained),
+        CACHED: network(model.schema, weights, cached=True),
+        UNCACHED: network(model.schema, weights, cached=False),
+    }
+
+
+def network(schema: Schema, weights: dict[str, NDArray[Any]], *, cached: bool) -> bytes:
+    """The network as a file of ONNX.
+
+    Inputs: input_ids [B,T]; with a cache past_key_values.i.key and .value [B,H,P,D], where P may
+    be 0. Outputs: logits [B,T,V]; with a cache present.i.key and .value [B,H,S,D].
+    """
+    g = Graph()
+    for name, array in weights.items():
+        if not (schema.tied and name == "logits.weight"):
+            # Products take inputs first.
+            is_table = array.ndim == 1 or name == "embedding.weight"
+            g.constant(np.ascontiguousarray(array if is_table else array.T), name)
+    zero, one = g.constant(np.array(0, np.int64)), g.constant(np.array(1, np.int64))
+    new = g("Gather", g("Shape", "input_ids"), one)
+    past = g("Gather", g("Shape", cache_name("past", 0, "key")), g.ints(2)) if cached else ""
+    past = g("Squeeze", past) if cached else zero
+    end = g("Add", past, new)
+    positions_T = g("Range", past, end, one)
+    cos_TD, sin_TD = rotary_angles(g, schema, positions_T)
+    mask_TS = masked(g, schema, positions_T, g("Range", zero, end, one))
+    x_BTC = g("Gather", "embedding.weight", "input_ids")
+    for i in range(schema.n_layer):
+        x_BTC = block(g, schema, i, x_BTC, (cos_TD, sin_TD, mask_TS), cached=cached)
+    x_BTC = rms_norm(g, schema, x_BTC, "norm.weight")
+    table = g("Transpose", "embedding.weight", perm=[1, 0]) if schema.tied else "logits.weight"
+    g.rename(g("MatMul", x_BTC, table), "logits")
+    return packed(g, schema, cached=cached)
+
+
+def rotary_angles(g: Graph, schema: Schema, positions_T: str) -> tuple[str, str]:
+    """Cosine and sine of each position's rotation: [T] -> two of [T,D]."""
+    D = schema.head_width
+    exponents = np.arange(0, D, 2, dtype=np.float32) / np.float32(D)
+    speeds = g.constant(np.float32(schema.rotary_base) ** -exponents[None])
+    column_T1 = g("Unsqueeze", g("Cast", positions_T, to=1), g.ints(1))
+    half = g("Mul", column_T1, speeds)
+    angles_TD = g("Concat", half, half, axis=1)
+    return g("Cos", angles_TD), g("Sin", angles_TD)
+
+
+def masked(g: Graph, schema: Schema, queries_T: str, keys_S: str) -> str:
+    """What is added to scores: 0 for a position in the window, minus infinity for the others."""
+    query_T1, key_1S = g("Unsqueeze", queries_T, g.ints(1)), g("Unsqueeze", keys_S, g.ints(0))
+    hidden = g("Greater", key_1S, query_T1)
+    if schema.window is not None:
+        age_TS = g("Sub", query_T1, key_1S)
+        hidden = g("Or", hidden, g("GreaterOrEqual", age_TS, g.ints(schema.window)))
+    return g("Where", hidden, g.floats(-np.inf), g.floats(0.0))
+
+
+def block(
+    g: Graph, schema: Schema, i: int, x_BTC: str, shared: tuple[str, str, str], *, cached: bool
+) -> str:
+    """One block, as `models.gpt.Block` has it."""
+    at, (cos_TD, sin_TD, mask_TS) = f"blocks.{i}", shared
+    H, D = schema.n_head, schema.head_width
+
+    def heads(name: str) -> str:
+        split = g("Reshape", g("MatMul", read, f"{at}.attention.{name}.weight"), sizes)
+        if name != "value":
+            split = rms_norm(g, schema, split, f"{at}.attention.{name}_norm.weight")
+        split = g("Transpose", split, perm=[0, 2, 1, 3])
+        return split if name == "value" else rotate(g, split, cos_TD, sin_TD)
+
+    read, sizes = rms_norm(g, schema, x_BTC, f"{at}.attention_norm.weight"), g.ints(0, 0, H, D)
+    q_BHTD, k_BHSD, v_BHSD = heads("query"), heads("key"), heads("value")
+    if cached:
+        k_BHSD = g("Concat", cache_name("past", i, "key"), k_BHSD, axis=2)
+        v_BHSD = g("Concat", cache_name("past", i, "value"), v_BHSD, axis=2)
+        g.rename(k_BHSD, cache_name("present", i, "key"))
+        g.rename(v_BHSD, cache_name("present", i, "value"))
+    scaled = g("Mul", q_BHTD, g.floats(D**-0.5))
+    scores = g("MatMul", scaled, g("Transpose", k_BHSD, perm=[0, 1, 3, 2]))
+    y_BHTD = g("MatMul", g("Softmax", g("Add", scores, mask_TS), axis=-1), v_BHSD)
+    y_BTC = g("Reshape", g("Transpose", y_BHTD, perm=[0, 2, 1, 3]), g.ints(0, 0, H * D))
+    x_BTC = g("Add", x_BTC, g("MatMul", y_BTC, f"{at}.attention.output.weight"))
+    read = rms_norm(g, schema, x_BTC, f"{at}.mlp_norm.weight")
+    gate = g("MatMul", read, f"{at}.mlp.gate.weight")
+    gate = g("Mul", gate, g("Sigmoid", gate))
+    wide = g("Mul", gate, g("MatMul", read, f"{at}.mlp.up.weight"))
+    return g("Add", x_BTC, g("MatMul", wide, f"{at}.mlp.down.weight"))
+
+
+def rms_norm(g: Graph, schema: Schema, x: str, gain: str) -> str:
+    """Divide by the root mean square over the last dimension, then scale."""
+    mean = g("ReduceMean", g("Mul", x, x), g.ints(-1), keepdims=1)
+    root = g("Sqrt", g("Add", mean, g.floats(schema.epsilon)))
+    return g("Mul", g("Div", x, root), gain)
+
+
+def rotate(g: Graph, x_BHTD: str, cos_TD: str, sin_TD: str) -> str:
+    """Turn each pair (i, i + D/2) of every head by its position's angle."""
+    first, second = g.add("Split", x_BHTD, outputs=2, axis=-1, num_outputs=2)
+    turned = g("Concat", g("Neg", second), first, axis=-1)
+    return g("Add", g("Mul", x_BHTD, cos_TD), g("Mul", turned, sin_TD))
+
+
+def cache_name(when: str, layer: int, part: str) -> str:
+    """The name of a layer's keys or values, as transformers.js and optimum have it."""
+    return f"{'past_key_values' if when == 'past' else when}.{layer}.{part}"
+
+
+def packed(g: Graph, schema: Schema, *, cached: bool) -> bytes:
+    """The file of a graph."""
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    def value(name: str, kind: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    def cache(when: str, length: str) -> list[onnx.ValueInfoProto]:
+        shape = ("batch", schema.n_kv_head, length, schema.head_width)
+        layers, parts = range(schema.n_layer), ("key", "value")
+        names = [cache_name(when, i, part) for i in layers for part in parts if cached]
+        return [value(name, TensorProto.FLOAT, shape) for name in names]
+
+    graph = helper.make_graph(
+        g.nodes,
+        "hornbook",
+        [value("input_ids", TensorProto.INT64, ("batch", "new")), *cache("past", "past")],
+        [
+            value("logits", TensorProto.FLOAT, ("batch", "new", schema.vocab_size)),
+            *cache("present", "all"),
+        ],
+        [numpy_helper.from_array(array, name) for name, array in g.constants.items()],
+    )
+    imports = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(
+        graph, producer_name="hornbook", opset_imports=imports, ir_version=IR_VERSION
+    )
+    checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def engines(folder: Path, trained: TrainedModel) -> Iterator[Engine]:
+    """onnxruntime with each graph; the cached one reads every text in two halves.
+
+    Raises: ImportError where it is not installed.
+    """
+    import onnxruntime
+
+    model = trained.model
+    assert isinstance(model, GPT)
+    schema, window = model.schema, min(WINDOW, model.context_size)
+
+    def session(name: str) -> onnxruntime.InferenceSession:
+        return onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
+
+    uncached, cached = session(UNCACHED), session(CACHED)
+    engine = f"onnxruntime {onnxruntime.__version__}"
+
+    def whole(tokens: NDArray[np.int64]) -> NDArray[Any]:
+        return np.asarray(uncached.run(["logits"], {"input_ids": tokens[None]})[0])[0]
+
+    def halves(tokens: NDArray[np.int64]) -> NDArray[Any]:
+        cache, found = empty_cache(schema), []
+        for part in np.array_split(tokens, 2) if len(tokens) > 1 else [tokens]:
+            logits, *present = cached.run(None, {"input_ids": part[None], **cache})
+            cache = dict(zip(cache, present, strict=True))
+            found.append(np.asarray(logits)[0])
+        return np.concatenate(found)
+
+    yield Engine(f"{engine}, without a cache", whole, window, TOLERANCE)
+    yield Engine(f"{engine}, with a cache", halves, window, TOLERANCE)
+
+
+def empty_cache(schema: Schema) -> dict[str, NDArray[Any]]:
+    """The cache to begin a text with, by the names of the graph's inputs."""
+    empty = np.zeros((1, schema.n_kv_head, 0, schema.head_width), np.float32)
+    layers, parts = range(schema.n_layer), ("key", "value")
+    return {cache_name("past", i, part): empty for i in layers for part in parts}
