@@ -1,5 +1,6 @@
 """`hornbook eval`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ def run(
     checkpoint: Literal["best", "last"] = "best",
     unknown: Literal["error", "skip", "replace"] = "error",
     encoding: str | None = None,
+    field: str | None = None,
     json: bool = False,
 ) -> None:
     """Measure a trained model's exact loss: the mean over every position of a text.
@@ -30,21 +32,25 @@ def run(
     unknown
         What to do with characters that are not in the model's vocabulary.
     encoding
-        The text's encoding, if it is not UTF-8.
+        The text's encoding, if it is not UTF-8; auto finds it for each file.
+    field
+        Read one field of JSON Lines, CSV or Parquet.
     json
         Print one JSON object instead of a table.
     """
     from hornbook.runs.load import load
 
     trained = load(run, which=checkpoint)
+    skipped = ()
     if corpus is None:
         found, name = trained.evaluate(), f"{trained.config.data.corpus}, validation part"
     else:
-        other = read(corpus, encoding)
+        other = read(corpus, encoding, field)
         text = fit_text(trained.tokenizer, other.text, unknown)
         found, name = trained.evaluate_text(text), other.source
+        skipped = other.skipped
     if json:
-        print_json(found.as_dict())
+        print_json({**found.as_dict(), "skipped_files": [asdict(each) for each in skipped]})
         return
     console = output()
     console.print(f"{run}, step {trained.step}, on {name}: {found.positions:,} positions")

@@ -40,7 +40,7 @@ CorpusArgument = Annotated[str | None, Parameter(allow_leading_hyphen=True, vali
 FreeText = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
 
-def read(corpus: str, encoding: str | None) -> Corpus:
+def read(corpus: str, encoding: str | None, field: str | None = None) -> Corpus:
     """Read a text; prints its notes, and a progress bar while it is downloaded, on stderr."""
     console = Console(stderr=True)
     bar = Progress(TextColumn("downloading"), BarColumn(), DownloadColumn(), console=console)
@@ -52,7 +52,7 @@ def read(corpus: str, encoding: str | None) -> Corpus:
         bar.update(task, completed=done, total=total)
 
     try:
-        found = read_corpus(corpus, encoding=encoding, on_progress=show)
+        found = read_corpus(corpus, encoding=encoding, field=field, on_progress=show)
     finally:
         if bar.live.is_started:
             bar.stop()

@@ -2,8 +2,9 @@
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ from hornbook.errors import ConfigError, HornbookError
 if TYPE_CHECKING:
     from hornbook.cli.display import Display
     from hornbook.plan import Plan
+    from hornbook.text.corpus import Skipped
     from hornbook.training import Trainer
 
 DEFAULT_MINUTES = 2.0
@@ -49,6 +51,7 @@ def run(
     seed: Whole | None = None,
     tokenizer: str | None = None,
     encoding: str | None = None,
+    field: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     json: bool = False,
     strict: Annotated[bool, Parameter(negative="")] = False,
@@ -101,7 +104,10 @@ def run(
     tokenizer
         What a token is: char, byte, or bpe.
     encoding
-        The text's encoding, if it is not UTF-8.
+        The text's encoding, if it is not UTF-8. auto finds it for each file; utf-8:replace puts
+        U+FFFD in the place of bytes that are not UTF-8.
+    field
+        Read one field of JSON Lines, CSV or Parquet: its texts, with U+001E between them.
     dry_run
         Print what would be trained and why, without training.
     json
@@ -123,6 +129,7 @@ def run(
         "seed": seed,
         "tokenizer": tokenizer,
         "encoding": encoding,
+        "field": field,
     }
     given = {name: value for name, value in flags.items() if value is not None}
     others = {"config": config, "out": out, "preset": preset, "model": model}
@@ -158,9 +165,9 @@ def run(
             )
     else:
         data = request.config.data
-        text = read(data.corpus, data.encoding)
+        text = read(data.corpus, data.encoding, data.field)
         if dry_run:
-            show_plan(plan.dry_run(request, text, started=STARTED), json=json)
+            show_plan(plan.dry_run(request, text, started=STARTED), text.skipped, json=json)
             return
         trainer = engine.begin(request, out=out, corpus=text, started=STARTED)
     follow(trainer, display, json=json, resumed=resume is not None)
@@ -204,10 +211,10 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
         )
 
 
-def show_plan(plan: "Plan", *, json: bool) -> None:
+def show_plan(plan: "Plan", skipped: Sequence["Skipped"] = (), *, json: bool) -> None:
     """A plan on stdout: four lines, or one JSON object."""
     if json:
-        print_json(plan.as_dict())
+        print_json({**plan.as_dict(), "skipped_files": [asdict(each) for each in skipped]})
         return
     for reason in plan.reasons:
         sys.stdout.write(f"{reason.value:<8} {reason.why}\n")

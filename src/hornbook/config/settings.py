@@ -77,6 +77,8 @@ class DataConfig(Section):
 
     corpus: str = "python-docs"
     encoding: str | None = None
+    # One field of JSON Lines, CSV or Parquet as the text, with U+001E between the documents.
+    field: str | None = None
     tokenizer: Literal["char", "byte", "bpe"] = "char"
     bpe_vocab_size: Annotated[int, Meta(ge=256, le=2**20)] = 1024
     validation_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.1

@@ -8,7 +8,6 @@ from hornbook.config import FIELDS, Config, preset, preset_names
 from hornbook.errors import HornbookError
 from hornbook.report.characters import alphabet
 from hornbook.runs.result import Result
-from hornbook.text.dataset import split_place
 
 # Each machine chooses these for itself.
 OF_THE_MACHINE = ("device", "precision", "compile", "threads")
@@ -47,7 +46,7 @@ class Origin:
 def trace(result: Result) -> Origin:
     """The facts of a run, from its settings, its text, and what its folder noted at the start."""
     config, corpus = result.trained.config, result.corpus
-    cut = split_place(corpus.characters, config.data.validation_fraction)
+    cut = corpus.split_place(config.data.validation_fraction)
     size = lines = training_lines = place = 0
     seen: Counter[str] = Counter()
     ending = "\n"

@@ -18,8 +18,7 @@ from hornbook.ngram.suffix_array import Match, SuffixArray
 from hornbook.report.copies import LENGTHS, Passage, Shares, Trace, TracedText
 from hornbook.runs.folder import check_same_text, open_run
 from hornbook.runs.load import TrainedModel, load
-from hornbook.text.corpus import read_corpus
-from hornbook.text.dataset import split_text
+from hornbook.text.corpus import read_data
 
 if TYPE_CHECKING:
     import os
@@ -66,10 +65,11 @@ def trace(
         raise DataError("the text to trace is empty: expected at least one character")
     folder = run.folder if isinstance(run, TrainedModel) else open_run(run)
     config = run.config if isinstance(run, TrainedModel) else load_config(folder.config)
-    corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
+    corpus = read_data(config.data)
     check_same_text(corpus, folder)
     whole = corpus.text
-    training, validation = split_text(whole, config.data.validation_fraction)
+    cut = corpus.split_place(config.data.validation_fraction)
+    training, validation = whole[:cut], whole[cut:]
     index = index_of(folder.copies, training, on_note)
     if text is None:
         trained = run if isinstance(run, TrainedModel) else load(folder.path, which=checkpoint)

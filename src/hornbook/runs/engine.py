@@ -16,7 +16,7 @@ from hornbook.kernels import NativeUnavailableError
 from hornbook.models.schema import Schema
 from hornbook.runs.folder import check_same_text, open_run
 from hornbook.runs.load import load, load_arrays, load_counts
-from hornbook.text.corpus import read_corpus
+from hornbook.text.corpus import read_data
 from hornbook.text.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def cost_of(
     from hornbook.text.dataset import prepare
 
     try:
-        corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
+        corpus = read_data(config.data)
         check_same_text(corpus, folder)
     except (DataError, CheckpointError) as error:
         return f"the cost of {precision} weights in loss was not measured: {error}"

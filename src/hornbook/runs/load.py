@@ -14,7 +14,7 @@ from hornbook.ngram.model import NGramModel
 from hornbook.runs.folder import check_same_text, open_run
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk
-from hornbook.text.corpus import read_corpus
+from hornbook.text.corpus import read_data
 from hornbook.text.tokenizer import load_tokenizer
 
 # Imported where they are used: without torch a run can be loaded for generation.
@@ -88,7 +88,7 @@ class TrainedModel:
         """
         from hornbook.text.dataset import prepare
 
-        corpus = read_corpus(self.config.data.corpus, encoding=self.config.data.encoding)
+        corpus = read_data(self.config.data)
         check_same_text(corpus, self.folder)
         tokens = prepare(corpus, self.config.data, self.tokenizer).validation
         return self.evaluate_tokens(tokens)

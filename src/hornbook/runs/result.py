@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +17,7 @@ from hornbook.runs.folder import RunFolder, check_same_text
 from hornbook.runs.load import TrainedModel, load
 from hornbook.storage.files import read_json
 from hornbook.text.arrays import Tokens
-from hornbook.text.corpus import Corpus, read_corpus
+from hornbook.text.corpus import Corpus, read_data
 from hornbook.text.dataset import Dataset, prepare
 
 SAMPLE_TOKENS = 500
@@ -110,6 +110,7 @@ class Result:
                 len(self.dataset.train), self.trained.config.model.counted_tokens
             ),
             "diagnosis": self.diagnosis.as_dict(),
+            "skipped_files": [asdict(each) for each in self.corpus.skipped],
         }
 
 
@@ -120,7 +121,7 @@ def revisit(path: str | os.PathLike[str], *, device: str = "cpu") -> Result:
     """
     trained = load(path, device=device)
     folder, config = trained.folder, trained.config
-    corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
+    corpus = read_data(config.data)
     check_same_text(corpus, folder)
     rows = list(folder.metrics_rows())
     kept = kept_figures(folder)

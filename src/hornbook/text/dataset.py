@@ -14,7 +14,7 @@ from hornbook.config import DataConfig
 from hornbook.errors import DataError, display_path, reason
 from hornbook.storage import cache
 from hornbook.text.arrays import Chunks, Tokens, open_arrays, write_arrays
-from hornbook.text.corpus import Corpus
+from hornbook.text.corpus import Corpus, split_place
 from hornbook.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 
 FORMAT = 2
@@ -31,20 +31,6 @@ class Dataset:
     train: Tokens
     validation: Tokens
     fingerprint: str
-
-
-def split_place(characters: int, validation_fraction: float = 0.1) -> int:
-    """How many characters of a text are the training part; the rest is the validation part.
-
-    Raises: DataError if a part would be empty.
-    """
-    # The lecture's int(0.9 * len(data)), to the character.
-    cut = int((1 - validation_fraction) * characters)
-    if not 0 < cut < characters:
-        raise DataError(
-            f"the text has {characters} characters, too few to split into training and validation"
-        )
-    return cut
 
 
 def split_text(text: str, validation_fraction: float = 0.1) -> tuple[str, str]:
@@ -64,11 +50,10 @@ def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = No
     than memory. After a kill the next call continues where the last one stopped.
     Raises: DataError if the text cannot be split; UnknownCharacterError from a given tokenizer.
     """
-    cut = split_place(corpus.characters, config.validation_fraction)
+    cut = corpus.split_place(config.validation_fraction)
     tokenizer = tokenizer or learned_tokenizer(corpus, config, cut)
-    fingerprint = fingerprint_of(
-        FORMAT, corpus.sha256, config.validation_fraction, tokenizer.to_json()
-    )
+    facts = FORMAT, corpus.sha256, config.validation_fraction, tokenizer.to_json()
+    fingerprint = fingerprint_of(*facts, *([cut] if corpus.boundaries else []))
     folder = cache.cache_folder() / "tokens" / fingerprint[:32]
     arrays = open_arrays(folder, PARTS, tokenizer.vocab_size) or encode(
         corpus, tokenizer, cut, folder

@@ -35,7 +35,7 @@ from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk, write_atomically
 from hornbook.storage.lock import Lock
 from hornbook.text.corpora import CATALOGUE
-from hornbook.text.corpus import Corpus, read_corpus
+from hornbook.text.corpus import Corpus, path_reference, read_data
 from hornbook.text.dataset import Dataset, prepare
 from hornbook.text.tokenizer import load_tokenizer
 from hornbook.training.pace import Pace
@@ -90,7 +90,7 @@ def begin(
     started = time.monotonic() if started is None else started
     request = config if isinstance(config, Request) else Request.of(config or Config())
     data = request.config.data
-    corpus = corpus or read_corpus(data.corpus, encoding=data.encoding)
+    corpus = corpus or read_data(data)
     chosen = machine.choose(request.config)
     dataset = prepare(corpus, data)
     resolved = resolve(request, chosen, dataset, started=started)
@@ -126,15 +126,15 @@ def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk 
     """A name that finds the text again later, from any directory.
 
     Standard input cannot be read twice, and an address with a password or a token in it must not be
-    written down: for these the run keeps a copy.
+    written down: for these the run keeps a copy of the bytes, to be read with the same settings.
     """
     if asked == "-" or redacted(asked) != asked:
         # In chunks: what comes through a pipe may be larger than memory.
-        write_atomically(folder.text, (chunk.encode() for chunk in corpus.chunks()), disk)
+        write_atomically(folder.text, corpus.raw(), disk)
         return str(folder.text.resolve())
     by_name = any(asked in (known.name, *known.aliases) for known in CATALOGUE)
     path = Path(asked).expanduser()
-    return asked if by_name or not path.exists() else str(path.resolve())
+    return asked if by_name or not path.exists() else path_reference(path.resolve())
 
 
 def resume(
@@ -180,7 +180,7 @@ def resume(
         )
         warnings.warn(warning, UnsavedStepsWarning, stacklevel=2)
     config = planned if steps is None else planned.override(steps=steps, minutes=0.0)
-    corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
+    corpus = read_data(config.data)
     check_same_text(corpus, folder)
     dataset = prepare(corpus, config.data, load_tokenizer(folder.tokenizer))
     chosen = machine.choose_again(config)
