@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hornbook.runs.folder import RunFolder, steps_never_saved
 from hornbook.runs.load import check_shapes, load_counts, load_weights
 from hornbook.storage import checkpoint
 from hornbook.storage.files import LOG_BYTES, LOG_LINE_BYTES, open_regular, read_json
+from hornbook.text.corpus import read_data
 from hornbook.text.tokenizer import load_tokenizer
 
 
@@ -151,7 +152,8 @@ def check_tokenizer(folder: RunFolder) -> str:
 
 def check_text(folder: RunFolder) -> str:
     """`input.txt`, against the hash of the text at the run's start."""
-    if file_sha256(folder.text) != folder.environment_facts().get("corpus_sha256"):
+    data = replace(load_config(folder.config).data, corpus=str(folder.text.resolve()))
+    if read_data(data).sha256 != folder.environment_facts().get("corpus_sha256"):
         raise CheckpointError(f"{folder.text}: not the text that the run began with")
     return "the text, as it came on standard input"
 

@@ -170,7 +170,7 @@ def _undecodable(source: Source, name: str, error: UnicodeError, start: int) -> 
 
 
 def _advice(source: Source, near: int) -> tuple[str | None, str, str]:
-    """The likely encoding of a source that cannot be read at an offset, a line of it, and advice."""
+    """The likely encoding of a source that is not UTF-8 there, a line of it, and advice."""
     with opened(source) as file:
         if any(b"\0" in data for data in _pieces(file)):
             return None, "", "is it text at all?"

@@ -92,7 +92,10 @@ class BPETokenizer(Tokenizer):
             show_progress=False,
             initial_alphabet=list(BYTE_ALPHABET),
         )
-        library.train_from_iterator(_split_after_words(chunks, _CHUNK_CHARACTERS), trainer)
+        # The separator of documents stays a token of its own.
+        pieces = _split_after_words(chunks, _CHUNK_CHARACTERS)
+        words = (part for piece in pieces for part in piece.split("\x1e"))
+        library.train_from_iterator(words, trainer)
         learned = json.loads(library.to_str())["model"]
         return cls(learned["vocab"], [(a, b) for a, b in learned["merges"]])
 
