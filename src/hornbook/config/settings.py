@@ -80,6 +80,9 @@ class DataConfig(Section):
     tokenizer: Literal["char", "byte", "bpe"] = "char"
     bpe_vocab_size: Annotated[int, Meta(ge=256, le=2**20)] = 1024
     validation_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    # "lf" reads CRLF and CR as LF; "nfc" composes characters, "nfd" decomposes them.
+    newlines: Literal["keep", "lf"] = "keep"
+    normalize: Literal["nfc", "nfd", "none"] = "none"
 
 
 Family = Literal["network", "counts", "network and counts"]

@@ -20,6 +20,7 @@ from hornbook.runs.folder import check_same_text, open_run
 from hornbook.runs.load import TrainedModel, load
 from hornbook.text.corpus import read_corpus
 from hornbook.text.dataset import split_place
+from hornbook.text.forms import line_number
 
 if TYPE_CHECKING:
     import os
@@ -128,13 +129,13 @@ def reference(index: SuffixArray, validation: str, length: int) -> Shares:
 
 def passage(corpus: str, files: Sequence[tuple[int, str]], text: str, match: Match) -> Passage:
     """A match with its words and the file and line of its first occurrence."""
-    begin, end = match.position, match.position + match.length
+    begin, end = match.position, match.position + match.training_length
     file_begin, file = files[bisect_right(files, begin, key=itemgetter(0)) - 1]
     return Passage(
         text=text[match.start : match.end],
         match=match,
         file=file,
-        line=1 + corpus.count("\n", file_begin, begin),
+        line=line_number(corpus, file_begin, begin),
         before=corpus[max(file_begin, begin - SURROUNDINGS) : begin],
         after=corpus[end : end + SURROUNDINGS],
     )

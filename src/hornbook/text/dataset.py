@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,51 @@ from hornbook.config import DataConfig
 from hornbook.errors import DataError, display_path, reason
 from hornbook.storage import cache
 from hornbook.text.arrays import Chunks, Tokens, open_arrays, write_arrays
-from hornbook.text.corpus import Corpus
+from hornbook.text.corpus import Corpus, read_corpus
+from hornbook.text.forms import reformed
 from hornbook.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 
 FORMAT = 2
 PARTS = ("train", "validation")
 # Without a writable cache, arrays of texts up to this length stay in memory.
 MAX_CHARACTERS_IN_MEMORY = 1 << 28
+
+
+@dataclass(frozen=True)
+class FormedCorpus(Corpus):
+    """A corpus with line ends and characters in the form that a run's settings ask for."""
+
+    newlines: str = "keep"
+    normalize: str = "none"
+
+    def chunks(self) -> Iterator[str]:
+        """The text in chunks. Raises: DataError if a file has changed."""
+        return reformed(super().chunks(), newlines=self.newlines, normalize=self.normalize)
+
+
+def read_text(config: DataConfig) -> Corpus:
+    """The text of a run, as its settings say to read it. Raises: DataError, ConfigError."""
+    return formed(read_corpus(config.corpus, encoding=config.encoding), config)
+
+
+def formed(corpus: Corpus, config: DataConfig) -> Corpus:
+    """The corpus in the form of the settings `newlines` and `normalize`; it takes one pass.
+
+    Raises: DataError if a file has changed.
+    """
+    forms = {"newlines": config.newlines, "normalize": config.normalize}
+    if isinstance(corpus, FormedCorpus) or forms == {"newlines": "keep", "normalize": "none"}:
+        return corpus
+    reader, digest, characters = Reader(corpus), hashlib.sha256(), 0
+    offsets: list[int] = []
+    for start, stop in pairwise([*corpus.offsets, corpus.characters]):
+        offsets.append(characters)
+        for chunk in reformed(reader.between(start, stop), **forms):
+            digest.update(chunk.encode())
+            characters += len(chunk)
+    facts = {field.name: getattr(corpus, field.name) for field in fields(corpus)}
+    facts |= {"sha256": digest.hexdigest(), "characters": characters, "offsets": tuple(offsets)}
+    return FormedCorpus(**facts, **forms)
 
 
 @dataclass(frozen=True)
