@@ -28,12 +28,13 @@ def run(
         json: Print one JSON object instead of a table.
     """
     from hornbook.runs.load import load
+    from hornbook.text.dataset import formed
 
     trained = load(run, which=checkpoint)
     if corpus is None:
         found, name = trained.evaluate(), f"{trained.config.data.corpus}, validation part"
     else:
-        other = read(corpus, encoding)
+        other = formed(read(corpus, encoding), trained.config.data)
         text = fit_text(trained.tokenizer, other.text, unknown)
         found, name = trained.evaluate_text(text), other.source
     if json:

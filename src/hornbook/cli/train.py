@@ -48,6 +48,8 @@ def run(
     seed: Whole | None = None,
     tokenizer: str | None = None,
     encoding: str | None = None,
+    newlines: str | None = None,
+    normalize: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     json: bool = False,
     strict: Annotated[bool, Parameter(negative="")] = False,
@@ -84,6 +86,9 @@ def run(
         seed: The seed of everything random.
         tokenizer: What a token is: char, byte, or bpe.
         encoding: The text's encoding, if it is not UTF-8.
+        newlines: keep reads line ends as they are; lf makes CRLF and CR one LF.
+        normalize: nfc composes characters (é is one), nfd decomposes them (e and an accent), none
+            reads them as they are.
         dry_run: Print what would be trained and why, without training.
         json: Print one JSON object on stdout at the end, and nothing else.
         strict: With --resume: refuse to continue on a machine that may compute other bits.
@@ -101,6 +106,8 @@ def run(
         "seed": seed,
         "tokenizer": tokenizer,
         "encoding": encoding,
+        "newlines": newlines,
+        "normalize": normalize,
     }
     given = {name: value for name, value in flags.items() if value is not None}
     others = {"config": config, "out": out, "preset": preset, "model": model}
@@ -124,6 +131,8 @@ def run(
     from hornbook import plan
     from hornbook import training as engine
     from hornbook.cli.display import Display
+    from hornbook.text.dataset import formed
+    from hornbook.text.forms import remarks
 
     display = Display(quiet=quiet)
     if resume is not None:
@@ -137,6 +146,10 @@ def run(
     else:
         data = request.config.data
         text = read(data.corpus, data.encoding)
+        forms = {"newlines": data.newlines, "normalize": data.normalize}
+        for remark in remarks(text.chunks(), **forms):
+            note(remark)
+        text = formed(text, data)
         if dry_run:
             found = plan.dry_run(request, text, started=STARTED)
             if json:

@@ -64,6 +64,7 @@ class Engine:
         stands for the end of a line. `sampling` takes the fields of SamplingConfig.
         Raises: UnknownCharacterError for a prompt outside the vocabulary; ConfigError.
         """
+        prompt, _ = self.tokenizer.fit(prompt)
         tokens = self.tokenizer.encode(prompt) or [start_token(self.tokenizer)]
         number = self._batch.add(tokens, SamplingConfig(**sampling), seed, max_new_tokens)
         stream = Stream(self._batch, number, Text(self.tokenizer, stop), self.step)

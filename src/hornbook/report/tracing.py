@@ -18,8 +18,7 @@ from hornbook.ngram.suffix_array import Match, SuffixArray
 from hornbook.report.copies import LENGTHS, Passage, Shares, Trace, TracedText
 from hornbook.runs.folder import check_same_text, open_run
 from hornbook.runs.load import TrainedModel, load
-from hornbook.text.corpus import read_corpus
-from hornbook.text.dataset import split_place
+from hornbook.text.dataset import read_text, split_place
 from hornbook.text.forms import line_number
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def trace(
         raise DataError("the text to trace is empty: expected at least one character")
     folder = run.folder if isinstance(run, TrainedModel) else open_run(run)
     config = run.config if isinstance(run, TrainedModel) else load_config(folder.config)
-    corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
+    corpus = read_text(config.data)
     check_same_text(corpus, folder)
     whole = corpus.text
     cut = split_place(len(whole), config.data.validation_fraction)

@@ -16,7 +16,6 @@ from hornbook.kernels import NativeUnavailableError
 from hornbook.models.schema import Schema
 from hornbook.runs.folder import RunFolder, check_same_text, open_run
 from hornbook.runs.load import load, load_arrays, load_counts
-from hornbook.text.corpus import read_corpus
 from hornbook.text.tokenizer import Tokenizer, load_tokenizer
 
 CACHE_BYTES = 1 << 30
@@ -91,10 +90,10 @@ def cost_of(
     precision: Precision, folder: RunFolder, config: Config, tokenizer: Tokenizer, arrays: Weights
 ) -> str:
     """What a precision of the weights costs in loss, measured on the run's validation text."""
-    from hornbook.text.dataset import prepare
+    from hornbook.text.dataset import prepare, read_text
 
     try:
-        corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
+        corpus = read_text(config.data)
         check_same_text(corpus, folder)
     except (DataError, CheckpointError) as error:
         return f"the cost of {precision} weights in loss was not measured: {error}"

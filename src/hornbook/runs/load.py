@@ -14,7 +14,6 @@ from hornbook.ngram.model import NGramModel
 from hornbook.runs.folder import check_same_text, open_run
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk
-from hornbook.text.corpus import read_corpus
 from hornbook.text.tokenizer import load_tokenizer
 
 # Imported where they are used: without torch a run can be loaded for generation.
@@ -60,16 +59,18 @@ class TrainedModel:
 
     def stream(self, prompt: str = "", **settings: Any) -> Iterator[str]:
         """`generate` in pieces, as the text is made, with the weights as they are now."""
-        return self.engine().stream(prompt, **settings)
+        from hornbook.text.dataset import formed_text
+
+        return self.engine().stream(formed_text(prompt, self.config.data), **settings)
 
     def evaluate(self) -> Evaluation:
         """The exact loss on the validation part of the run's own text.
 
         Raises: DataError; CheckpointError when the text has changed.
         """
-        from hornbook.text.dataset import prepare
+        from hornbook.text.dataset import prepare, read_text
 
-        corpus = read_corpus(self.config.data.corpus, encoding=self.config.data.encoding)
+        corpus = read_text(self.config.data)
         check_same_text(corpus, self.folder)
         tokens = prepare(corpus, self.config.data, self.tokenizer).validation
         return self.evaluate_tokens(tokens)
@@ -79,7 +80,10 @@ class TrainedModel:
 
         Raises: DataError; UnknownCharacterError for a text outside the vocabulary.
         """
-        return self.evaluate_tokens(self.tokenizer.encode_array(text))
+        from hornbook.text.dataset import formed_text
+
+        fitted, _ = self.tokenizer.fit(formed_text(text, self.config.data))
+        return self.evaluate_tokens(self.tokenizer.encode_array(fitted))
 
     def evaluate_tokens(self, tokens: Tokens, *, max_positions: int | None = None) -> Evaluation:
         """The loss on tokens of this model's tokenizer, exact up to `max_positions` of them."""

@@ -14,8 +14,8 @@ from hornbook.runs.folder import RunFolder, check_same_text
 from hornbook.runs.load import TrainedModel, load
 from hornbook.storage.files import read_json
 from hornbook.text.arrays import Tokens
-from hornbook.text.corpus import Corpus, read_corpus
-from hornbook.text.dataset import Dataset, prepare
+from hornbook.text.corpus import Corpus
+from hornbook.text.dataset import Dataset, prepare, read_text
 
 SAMPLE_TOKENS = 500
 
@@ -113,7 +113,7 @@ def revisit(path: str | os.PathLike[str], *, device: str = "cpu") -> Result:
     """
     trained = load(path, device=device)
     folder, config = trained.folder, trained.config
-    corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
+    corpus = read_text(config.data)
     check_same_text(corpus, folder)
     rows = list(folder.metrics_rows())
     kept = kept_figures(folder)

@@ -26,7 +26,9 @@ def reformed(chunks: Iterable[str], *, newlines: str, normalize: str) -> Iterato
     for chunk in chunks:
         held += chunk
         # What follows may belong to the last cluster.
-        end = found.end() if (found := _CUT.match(held)) else 0
+        end = len(held) - held.endswith("\r")
+        if normalize != "none":
+            end = found.end() if (found := _CUT.match(held)) else 0
         if end:
             yield _reform(held[:end], newlines, normalize)
             held = held[end:]
@@ -135,8 +137,8 @@ def at_any_line_end(stop: str) -> list[str]:
     return [stop] if "\r" in stop else [*{stop.replace("\n", end): None for end in LINE_ENDS}]
 
 
-def remarks(chunks: Iterable[str]) -> list[str]:
-    """What to know of the forms in a text that is trained on as it is: one line for each."""
+def remarks(chunks: Iterable[str], *, newlines: str, normalize: str) -> list[str]:
+    """What to know of the forms in a text that the settings leave as they are: a line for each."""
     lf = crlf = cr = characters = 0
     composed, example, ending = False, "", ""
     for chunk in chunks:
@@ -149,14 +151,14 @@ def remarks(chunks: Iterable[str]) -> list[str]:
         if characters > REMARKED_CHARACTERS:
             break
     found = []
-    if crlf or cr:
+    if newlines == "keep" and (crlf or cr):
         counts = {"LF": lf, "CRLF": crlf, "CR": cr}
         listed = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
         found.append(
             f"line ends: {listed}; the model learns them as they are, and --newlines lf makes all "
             "of them LF"
         )
-    if composed and example:
+    if normalize == "none" and composed and example:
         parts = " + ".join(f"U+{ord(c):04X}" for c in example)
         found.append(
             "the text has both composed characters (NFC) and decomposed ones (NFD), such as "

@@ -33,8 +33,8 @@ from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk, write_atomically
 from hornbook.storage.lock import Lock
 from hornbook.text.corpora import CATALOGUE
-from hornbook.text.corpus import Corpus, read_corpus
-from hornbook.text.dataset import Dataset, prepare
+from hornbook.text.corpus import Corpus
+from hornbook.text.dataset import Dataset, formed, prepare, read_text
 from hornbook.text.tokenizer import load_tokenizer
 from hornbook.training.pace import Pace
 from hornbook.training.state import TrainState, restore
@@ -85,7 +85,7 @@ def begin(
     started = time.monotonic() if started is None else started
     request = config if isinstance(config, Request) else Request.of(config or Config())
     data = request.config.data
-    corpus = corpus or read_corpus(data.corpus, encoding=data.encoding)
+    corpus = formed(corpus, data) if corpus else read_text(data)
     chosen = machine.choose(request.config)
     dataset = prepare(corpus, data)
     resolved = resolve(request, chosen, dataset, started=started)
@@ -175,7 +175,7 @@ def resume(
         )
         warnings.warn(warning, UnsavedStepsWarning, stacklevel=2)
     config = planned if steps is None else planned.override(steps=steps, minutes=0.0)
-    corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
+    corpus = read_text(config.data)
     check_same_text(corpus, folder)
     dataset = prepare(corpus, config.data, load_tokenizer(folder.tokenizer))
     chosen = machine.choose_again(config)

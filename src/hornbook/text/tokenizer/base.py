@@ -40,7 +40,7 @@ class Tokenizer(ABC):
     def to_json(self) -> str:
         """The tokenizer as a ``tokenizer.json`` of the tokenizers library."""
 
-    def _knows(self, character: str) -> bool:
+    def knows(self, character: str) -> bool:
         """Whether a character can be encoded."""
         return not SURROGATE.match(character)
 
@@ -96,8 +96,8 @@ class Tokenizer(ABC):
         other policy.
         """
         expect_one_of(policy, UNKNOWN_POLICIES, "a policy for unknown characters")
-        fitted, note = in_known_characters(text, self._knows)
-        unknown = {c for c in set(fitted) if not self._knows(c)}
+        fitted, note = in_known_characters(text, self.knows)
+        unknown = {c for c in set(fitted) if not self.knows(c)}
         if not unknown:
             return fitted, note
         if policy == "error":
@@ -129,7 +129,7 @@ class Tokenizer(ABC):
         return dict(enumerate(self.token_bytes()))
 
     def _substitute(self, character: str) -> str:
-        known = (s for s in substitutes(character) if all(map(self._knows, s)))
+        known = (s for s in substitutes(character) if all(map(self.knows, s)))
         return next(known, self.decode([0]))
 
     def _unknown_character(
@@ -141,7 +141,7 @@ class Tokenizer(ABC):
         """
         at = next((i for i, c in enumerate(text) if c in among), -1)
         if at < 0:
-            at = next(i for i, c in enumerate(text) if not self._knows(c))
+            at = next(i for i, c in enumerate(text) if not self.knows(c))
         line = lines + text.count("\n", 0, at) + 1
         return UnknownCharacterError(
             f"the tokenizer does not know {describe(text[at])}, character {characters + at + 1:,} "
