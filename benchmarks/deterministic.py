@@ -18,7 +18,8 @@ import torch
 
 from hornbook.config import Config, preset
 from hornbook.kernels import runtime
-from hornbook.models import LanguageModel, build
+from hornbook.models.language_model import LanguageModel
+from hornbook.models.registry import build
 from hornbook.optim.optimizer import Optimizers
 from hornbook.plan import machine
 from hornbook.plan.prepare import prepare

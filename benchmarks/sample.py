@@ -20,7 +20,7 @@ from benchmarks.train import matrix_peak
 from hornbook.config import Config, ModelConfig
 from hornbook.infer.batch import Batch
 from hornbook.infer.native_decoder import NativeDecoder
-from hornbook.models import GPT
+from hornbook.models.gpt import GPT
 from hornbook.models.schema import Schema
 
 RECIPES = {"0.8M": CPU_RECIPE, "10.65M": GPU_RECIPE}

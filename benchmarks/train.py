@@ -14,7 +14,7 @@ from benchmarks.peers.nanogpt import CPU_RECIPE, GPU_RECIPE, NanoGPT, Recipe, tr
 from benchmarks.table import Row, median_seconds, process
 from hornbook.config import Config
 from hornbook.kernels import runtime
-from hornbook.models import GPT
+from hornbook.models.gpt import GPT
 from hornbook.optim.optimizer import Optimizers
 from hornbook.plan import machine
 from hornbook.plan.prepare import prepare

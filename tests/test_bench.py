@@ -5,15 +5,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from hornbook.cli.bench import SUBJECTS
+from hornbook.cli.bench import Subject
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("subject", SUBJECTS)
+@pytest.mark.parametrize("subject", get_args(Subject))
 def test_every_benchmark_has_a_short_form(subject: str, data_dir: Path, tmp_path: Path) -> None:
     if not (ROOT / "benchmarks").is_dir():
         pytest.skip("the benchmarks are only in a clone")

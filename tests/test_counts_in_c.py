@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hornbook.config import ModelConfig
 from hornbook.kernels import NativeUnavailableError
 from hornbook.kernels.ngrams import LONGEST_ROW, ngram_kernels
-from hornbook.models import build, use_ngram_kernels
 from hornbook.models.context_counts import ContextCounts
 from hornbook.models.ngram import NGramLanguageModel
+from hornbook.models.registry import build, use_ngram_kernels
 from hornbook.ngram.model import NGramModel, side_by_side
 
 

@@ -11,6 +11,7 @@ import hornbook as hb
 from hornbook.config import ModelConfig
 from hornbook.errors import ConfigError
 from hornbook.models.gpt import attention, attention_reference, drop, random_bytes
+from hornbook.models.schema import Schema
 
 SMALL = ModelConfig(block_size=16, n_layer=2, n_head=2, n_embd=32)
 
@@ -84,7 +85,7 @@ def test_the_loss_at_birth_is_that_of_knowing_nothing() -> None:
 def test_parameters_are_counted_once() -> None:
     untied = hb.GPT(SMALL, 11)
     tied = hb.GPT(ModelConfig(**{**vars(SMALL), "tie_embeddings": True}), 11)
-    width, mlp, head = 32, SMALL.mlp_width, 16
+    width, mlp, head = 32, Schema.of(SMALL, vocab_size=1).mlp_width, 16
     block = 4 * width * width + 3 * width * mlp + 2 * width + 2 * head
     assert untied.parameter_count == 2 * block + width + 2 * 11 * width
     assert tied.parameter_count == 2 * block + width + 11 * width
@@ -103,7 +104,7 @@ def test_it_is_qwen3_letter_for_letter(tied: bool) -> None:
         transformers.Qwen3Config(
             vocab_size=11,
             hidden_size=32,
-            intermediate_size=SMALL.mlp_width,
+            intermediate_size=Schema.of(SMALL, vocab_size=1).mlp_width,
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=2,

@@ -15,7 +15,8 @@ from hornbook.cli import run as hornbook_command
 from hornbook.config import Config, ModelConfig
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.eval.loss import losses
-from hornbook.models import NGramLanguageModel, build
+from hornbook.models.ngram import NGramLanguageModel
+from hornbook.models.registry import build
 from hornbook.ngram.model import NGramModel
 from hornbook.ngram.tuning import choose
 from hornbook.runs.folder import RunFolder

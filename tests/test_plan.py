@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hornbook as hb
-import hornbook.models
 from hornbook.cli.train import requested
 from hornbook.config import Config, Request, preset_names
 from hornbook.errors import ConfigError
 from hornbook.eval.loss import MOST_EVALUATED
+from hornbook.models.registry import meta_model
 from hornbook.plan import costs, machine, memory, resolved, timing
 from hornbook.plan.costs import Text
 from hornbook.plan.law import predicted_loss
@@ -203,7 +203,7 @@ def test_parameters_are_counted_as_the_model_counts_them(name: str, vocab_size: 
     if config.spec.counted:
         assert config.parameter_count(vocab_size) == 0
         return
-    model = hornbook.models.meta_model(config, vocab_size)
+    model = meta_model(config, vocab_size)
     assert config.parameter_count(vocab_size) == model.parameter_count
 
 

@@ -269,7 +269,7 @@ def test_the_same_in_markdown(card: report.Card, place: Path) -> None:
     text = (place / "chars" / "report.md").read_text(encoding="utf-8")
     for mark in card.predictors:
         assert f"{mark.nats_per_char:.4f}" in text
-    assert card.diagnosis.sentences[0] in text
+    assert card.result.diagnosis.sentences[0] in text
     assert "\n    " in text  # the samples, indented: none of it is Markdown
 
 

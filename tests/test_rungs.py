@@ -12,7 +12,7 @@ from hornbook import training as engine
 from hornbook.cli import run as hornbook_command
 from hornbook.config import MODELS, Config, ModelConfig, preset_names
 from hornbook.errors import ConfigError
-from hornbook.models import build
+from hornbook.models.registry import build
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 20
 LECTURE_RUNGS = ["average", "head", "heads", "feedforward", "residual", "layernorm"]

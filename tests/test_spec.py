@@ -13,7 +13,7 @@ from hornbook.cli import run as hornbook_command
 from hornbook.config import MODELS, Config, ModelConfig, ModelSpec, spec_of
 from hornbook.errors import ConfigError
 from hornbook.learn import ladder
-from hornbook.models import LanguageModel
+from hornbook.models.language_model import LanguageModel
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 20
 
@@ -79,7 +79,7 @@ def test_a_new_model_is_on_the_command_line_and_on_the_ladder(
     assert (found["model"], found["kind"]) == (toy, "network")
     assert hornbook_command(["sample", out, "--max-new-tokens", "5"]) == 0
     assert ladder.ideas()[toy] == "an embedding, straight to logits"
-    minutes = ["train", str(text_path), "--model", toy, "--minutes", "0.5", "--dry-run", "--json"]
+    minutes = ["train", str(text_path), "--model", toy, "--minutes", "60", "--dry-run", "--json"]
     capsys.readouterr()
     assert hornbook_command(minutes) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["model"]["n_embd"] == 16

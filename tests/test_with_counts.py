@@ -20,9 +20,11 @@ from hornbook.infer import tokens
 from hornbook.infer.batch import Batch
 from hornbook.infer.native_mixture import NativeMixture
 from hornbook.infer.torch_decoder import TorchDecoder, fastest_decoder
-from hornbook.models import GPT, GPTWithCounts, NGramLanguageModel, build
 from hornbook.models.context_counts import ContextCounts
-from hornbook.models.ngram import CrossFit
+from hornbook.models.gpt import GPT
+from hornbook.models.mixture import GPTWithCounts
+from hornbook.models.ngram import CrossFit, NGramLanguageModel
+from hornbook.models.registry import build
 from hornbook.ngram.model import NGramModel, Smoothing, side_by_side
 from hornbook.ngram.tuning import Recipe
 from hornbook.runs.engine import open_engine
@@ -342,7 +344,7 @@ def test_with_counts_by_command(
     asked = ["train", str(text_path), "--preset", "quick", "--with-counts", "--steps", "2"]
     assert hornbook_command([*asked, "--set", "block_size=16", "--out", out]) == 0
     shown = capsys.readouterr()
-    assert "network and counts" in shown.out
+    assert "network + n-grams" in shown.out
     assert "n-grams of up to" in " ".join(shown.err.split())
     assert hornbook_command(["sample", out, "--max-new-tokens", "5"]) == 0
     assert hornbook_command(["train", str(text_path), "--with-counts", "--model", "bigram"]) == 2

@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from hornbook.config import preset as preset
     from hornbook.errors import HornbookError as HornbookError
     from hornbook.eval.loss import evaluate as evaluate
-    from hornbook.models import GPT as GPT
-    from hornbook.models import AverageLanguageModel as AverageLanguageModel
-    from hornbook.models import BigramLanguageModel as BigramLanguageModel
-    from hornbook.models import Block as Block
-    from hornbook.models import FeedForward as FeedForward
-    from hornbook.models import FeedForwardLanguageModel as FeedForwardLanguageModel
-    from hornbook.models import Head as Head
-    from hornbook.models import HeadLanguageModel as HeadLanguageModel
-    from hornbook.models import HeadsLanguageModel as HeadsLanguageModel
-    from hornbook.models import LayerNormLanguageModel as LayerNormLanguageModel
-    from hornbook.models import MultiHeadAttention as MultiHeadAttention
-    from hornbook.models import ResidualLanguageModel as ResidualLanguageModel
+    from hornbook.models.attention import Head as Head
+    from hornbook.models.attention import HeadLanguageModel as HeadLanguageModel
+    from hornbook.models.attention import HeadsLanguageModel as HeadsLanguageModel
+    from hornbook.models.attention import MultiHeadAttention as MultiHeadAttention
+    from hornbook.models.averaging import AverageLanguageModel as AverageLanguageModel
     from hornbook.models.averaging import average_loop as average_loop
     from hornbook.models.averaging import average_matrix as average_matrix
     from hornbook.models.averaging import average_softmax as average_softmax
     from hornbook.models.averaging import average_weights as average_weights
+    from hornbook.models.bigram import BigramLanguageModel as BigramLanguageModel
+    from hornbook.models.gpt import GPT as GPT
+    from hornbook.models.transformer import Block as Block
+    from hornbook.models.transformer import FeedForward as FeedForward
+    from hornbook.models.transformer import FeedForwardLanguageModel as FeedForwardLanguageModel
+    from hornbook.models.transformer import LayerNormLanguageModel as LayerNormLanguageModel
+    from hornbook.models.transformer import ResidualLanguageModel as ResidualLanguageModel
     from hornbook.report.tracing import trace as trace
     from hornbook.runs.load import load as load
     from hornbook.text.batches import batch as batch
@@ -51,37 +51,26 @@ if TYPE_CHECKING:
 
 # Where each public name lives; a name is imported when it is first used.
 HOMES = {
-    "AverageLanguageModel": "models",
-    "BPETokenizer": "text.tokenizer",
-    "BigramLanguageModel": "models",
-    "Block": "models",
-    "ByteTokenizer": "text.tokenizer",
-    "CharTokenizer": "text.tokenizer",
-    "Config": "config",
-    "FeedForward": "models",
-    "FeedForwardLanguageModel": "models",
-    "GPT": "models",
-    "Head": "models",
-    "HeadLanguageModel": "models",
-    "HeadsLanguageModel": "models",
-    "HornbookError": "errors",
-    "LayerNormLanguageModel": "models",
-    "MultiHeadAttention": "models",
-    "ResidualLanguageModel": "models",
-    "average_loop": "models.averaging",
-    "average_matrix": "models.averaging",
-    "average_softmax": "models.averaging",
-    "average_weights": "models.averaging",
-    "batch": "text.batches",
-    "evaluate": "eval.loss",
-    "get_batch": "text.batches",
-    "load": "runs.load",
-    "load_config": "config",
-    "load_text": "text.corpus",
-    "load_tokenizer": "text.tokenizer",
-    "preset": "config",
-    "trace": "report.tracing",
-    "train": "training.loop",
+    name: module
+    for module, names in {
+        "config": "Config load_config preset",
+        "errors": "HornbookError",
+        "eval.loss": "evaluate",
+        "models.attention": "Head HeadLanguageModel HeadsLanguageModel MultiHeadAttention",
+        "models.averaging": "AverageLanguageModel average_loop average_matrix average_softmax "
+        "average_weights",
+        "models.bigram": "BigramLanguageModel",
+        "models.gpt": "GPT",
+        "models.transformer": "Block FeedForward FeedForwardLanguageModel LayerNormLanguageModel "
+        "ResidualLanguageModel",
+        "report.tracing": "trace",
+        "runs.load": "load",
+        "text.batches": "batch get_batch",
+        "text.corpus": "load_text",
+        "text.tokenizer": "BPETokenizer ByteTokenizer CharTokenizer load_tokenizer",
+        "training.loop": "train",
+    }.items()
+    for name in names.split()
 }
 
 

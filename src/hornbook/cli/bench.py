@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
 
@@ -13,12 +13,12 @@ import hornbook
 from hornbook.cli.terminal import log, output, print_json, table
 from hornbook.errors import ConfigError
 
-SUBJECTS = ("train", "sample", "text", "trace", "startup", "minutes")
+Subject = Literal["train", "sample", "text", "trace", "startup", "minutes"]
 ROOT = Path(hornbook.__file__).parents[2]
 
 
 def run(
-    subject: Literal["train", "sample", "text", "trace", "startup", "minutes"] | None = None,
+    subject: Subject | None = None,
     /,
     *,
     short: Annotated[bool, Parameter(negative="")] = False,
@@ -30,17 +30,12 @@ def run(
     Needs a clone of the repository, which contains the peers. Run nothing else on the machine: a
     second program distorts the figures many times over.
 
-    Parameters
-    ----------
-    subject
-        What to measure: train, sample, text, trace, startup or minutes (takes 30 minutes); by
-        default all six.
-    short
-        Only check that the benchmark works, in seconds: the figures mean little.
-    write
-        Write the tables, with machine, commit and date, to benchmarks/RESULTS.md.
-    json
-        Print one JSON object instead of tables.
+    Args:
+        subject: What to measure: train, sample, text, trace, startup or minutes (takes 30 minutes);
+            by default all six.
+        short: Only check that the benchmark works, in seconds: the figures mean little.
+        write: Write the tables, with machine, commit and date, to benchmarks/RESULTS.md.
+        json: Print one JSON object instead of tables.
     """
     if not (ROOT / "benchmarks" / "table.py").is_file():
         raise ConfigError(
@@ -49,14 +44,13 @@ def run(
         )
     sys.path.insert(0, str(ROOT))
     found: dict[str, list[Any]] = {}
-    for name in [subject] if subject else SUBJECTS:
+    for name in [subject] if subject else get_args(Subject):
         log(f"measuring {name} ...")
         found[name] = importlib.import_module(f"benchmarks.{name}").measure(short=short)
     if json:
-        rows = {
-            name: [row._asdict() | {"ratio": row.ratio} for row in found[name]] for name in found
-        }
-        print_json(rows)
+        print_json(
+            {k: [r._asdict() | {"ratio": r.ratio} for r in rows] for k, rows in found.items()}
+        )
     else:
         for name, rows in found.items():
             show(name, rows)

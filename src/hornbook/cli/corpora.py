@@ -9,10 +9,8 @@ from hornbook.text.corpora import known_corpora
 def run(*, json: bool = False) -> None:
     """List the named texts, and which of them are on this machine.
 
-    Parameters
-    ----------
-    json
-        Print one JSON array.
+    Args:
+        json: Print one JSON array.
     """
     known = known_corpora()
     if json:

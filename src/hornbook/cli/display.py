@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -47,12 +46,7 @@ class Display:
             self.live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.live is not None:
             self.live.stop()
             self.live = None
@@ -219,11 +213,11 @@ def show_card(card: Card, out: Console) -> None:
         f"{card.nats_per_char:.4f} nats/char ({uncertainty(card.confidence)}); perplexity "
         f"{card.perplexity:.2f} per character.\n"
     )
-    for sentence in card.diagnosis.sentences:
+    for sentence in result.diagnosis.sentences:
         out.print(escape(sentence))
-    if card.diagnosis.advice:
+    if result.diagnosis.advice:
         out.print("To try next:")
-    for advice in card.diagnosis.advice:
+    for advice in result.diagnosis.advice:
         out.print(f"  - {escape(advice)}")
     memory = f", {result.peak_memory_mib:,.0f} MiB peak memory" if result.peak_memory_mib else ""
     spent = duration(result.seconds)

@@ -8,10 +8,8 @@ from hornbook.cli.terminal import output, print_json, table
 def run(*, json: bool = False) -> None:
     """Print what this machine offers and what training will use, and why.
 
-    Parameters
-    ----------
-    json
-        Print one JSON object instead.
+    Args:
+        json: Print one JSON object instead.
     """
     from hornbook.config import Config
     from hornbook.plan import machine

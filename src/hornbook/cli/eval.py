@@ -20,32 +20,25 @@ def run(
 ) -> None:
     """Measure a trained model's exact loss: the mean over every position of a text.
 
-    Parameters
-    ----------
-    run
-        The run folder.
-    corpus
-        A name, a file, a folder, a URL, or - for standard input; by default the validation part
-        of the run's own text.
-    checkpoint
-        Which weights: those with the lowest validation loss, or the last.
-    unknown
-        What to do with characters that are not in the model's vocabulary.
-    encoding
-        The text's encoding, if it is not UTF-8; auto finds it for each file.
-    field
-        Read one field of JSON Lines, CSV or Parquet.
-    json
-        Print one JSON object instead of a table.
+    Args:
+        run: The run folder.
+        corpus: A name, a file, a folder, a URL, or - for standard input; by default the validation
+            part of the run's own text.
+        checkpoint: Which weights: those with the lowest validation loss, or the last.
+        unknown: What to do with characters that are not in the model's vocabulary.
+        encoding: The text's encoding, if it is not UTF-8; auto finds it for each file.
+        field: Read one field of JSON Lines, CSV or Parquet.
+        json: Print one JSON object instead of a table.
     """
     from hornbook.runs.load import load
+    from hornbook.text.dataset import formed
 
     trained = load(run, which=checkpoint)
     skipped = ()
     if corpus is None:
         found, name = trained.evaluate(), f"{trained.config.data.corpus}, validation part"
     else:
-        other = read(corpus, encoding, field)
+        other = formed(read(corpus, encoding, field), trained.config.data)
         text = fit_text(trained.tokenizer, other.text, unknown)
         found, name = trained.evaluate_text(text), other.source
         skipped = other.skipped

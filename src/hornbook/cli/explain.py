@@ -26,17 +26,12 @@ def run(
 ) -> None:
     """Show how an idea works, in figures; without a topic, list the topics.
 
-    Parameters
-    ----------
-    topic
-        averaging: the mean of the past, computed in three ways. bigram: counting compared with
-        training.
-    corpus
-        For bigram: the text to count; by default python-docs.
-    run
-        For bigram: a trained bigram run, to compare with the counts of its own text.
-    json
-        Print one JSON object.
+    Args:
+        topic: averaging: the mean of the past, computed in three ways. bigram: counting compared
+            with training.
+        corpus: For bigram: the text to count; by default python-docs.
+        run: For bigram: a trained bigram run, to compare with the counts of its own text.
+        json: Print one JSON object.
     """
     from hornbook.learn import explain
 

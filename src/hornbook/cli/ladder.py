@@ -39,28 +39,20 @@ def run(
     settings or the text have changed. The small rungs and gpt have 32 channels and a block size of
     8 characters; gpt has its own optimizer and schedule.
 
-    Parameters
-    ----------
-    corpus
-        A name (see hornbook corpora), a file, a folder of text files, a URL, or - for standard
-        input; by default python-docs, which comes with Python.
-    minutes
-        Equal time instead of equal steps: the training time of the whole ladder (for each seed);
-        evaluation takes additional time.
-    steps
-        How many steps each rung takes; by default 5,000, as in the lecture.
-    quick
-        1,000 steps for each rung.
-    seeds
-        How often to train each rung, for error bars.
-    rungs
-        Only these rungs, for example bigram,head,gpt. The lecture's large model (lecture: needs a
-        GPU) is only included if it is named here, or if its share of the minutes allows 500 steps.
-    out
-        The ladder's folder; by default runs/ladder-CORPUS, plus the budget if it is not the default
-        (-quick, -5min, -200steps).
-    json
-        Print one JSON object on stdout at the end, and nothing else.
+    Args:
+        corpus: A name (see hornbook corpora), a file, a folder of text files, a URL, or - for
+            standard input; by default python-docs, which comes with Python.
+        minutes: Equal time instead of equal steps: the training time of the whole ladder (for each
+            seed); evaluation takes additional time.
+        steps: How many steps each rung takes; by default 5,000, as in the lecture.
+        quick: 1,000 steps for each rung.
+        seeds: How often to train each rung, for error bars.
+        rungs: Only these rungs, for example bigram,head,gpt. The lecture's large model (lecture:
+            needs a GPU) is only included if it is named here, or if its share of the minutes allows
+            500 steps.
+        out: The ladder's folder; by default runs/ladder-CORPUS, plus the budget if it is not the
+            default (-quick, -5min, -200steps).
+        json: Print one JSON object on stdout at the end, and nothing else.
     """
     # Imported here because --help should not wait for torch.
     from hornbook.learn import ladder

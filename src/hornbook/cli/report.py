@@ -11,28 +11,17 @@ from hornbook.errors import ConfigError
 NUMBERS = ("nats/char", "behind", "parameters", "steps", "time")
 
 
-def run(
-    run: Path,
-    /,
-    *others: Path,
-    out: Path | None = None,
-    json: bool = False,
-) -> None:
+def run(run: Path, /, *others: Path, out: Path | None = None, json: bool = False) -> None:
     """Write a run's report card again, or compare runs.
 
     Each run gets report.html, report.md and report.json in its folder, for its best weights, or for
     its last checkpoint if it has not ended. Several runs also get comparison.html, .md and .json.
 
-    Parameters
-    ----------
-    run
-        The run folder.
-    others
-        More run folders, to compare with it.
-    out
-        The folder for the comparison; by default the one that contains all the runs.
-    json
-        Print report.json (for several runs comparison.json) instead of a summary.
+    Args:
+        run: The run folder.
+        others: More run folders, to compare with it.
+        out: The folder for the comparison; by default the one that contains all the runs.
+        json: Print report.json (for several runs comparison.json) instead of a summary.
     """
     paths = [run, *others]
     if out is not None and not others:

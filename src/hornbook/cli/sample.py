@@ -1,6 +1,7 @@
 """`hornbook sample`."""
 
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,47 +27,45 @@ def run(
     checkpoint: Literal["best", "last"] = "best",
     weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
     unknown: Literal["error", "skip", "replace"] = "error",
+    escapes: Annotated[bool, Parameter(negative="")] = False,
+    encoding: str | None = None,
     json: bool = False,
 ) -> None:
     """Generate text with a trained model; it streams to stdout as it is made.
 
-    Parameters
-    ----------
-    run
-        The run folder.
-    prompt
-        The text to continue; - reads it from standard input.
-    max_new_tokens
-        The most tokens to generate.
-    temperature
-        Below 1 safer, above 1 bolder; 0 always takes the most likely token.
-    top_k
-        Draw only from the k most likely tokens; 0 for all.
-    top_p
-        Draw from the most likely tokens that together have this probability.
-    min_p
-        Drop tokens less likely than this share of the most likely one's probability.
-    repetition_penalty
-        Above 1 makes tokens that are already in the context less likely.
-    stop
-        End before this text appears; may be given several times.
-    seed
-        The first sample's seed; each further sample takes the next one.
-    num_samples
-        How many samples to generate. They run together, and each is what it would be alone.
-    checkpoint
-        Which weights: those with the lowest validation loss, or the last.
-    weights
-        The precision of the weights; auto is float32 up to 4 million parameters, bfloat16 above.
-        int8 is smaller still; what it costs in loss is measured and printed.
-    unknown
-        What to do with characters of the prompt that are not in the vocabulary.
-    json
-        Print one JSON object a sample, one a line, instead of text.
+    Args:
+        run: The run folder.
+        prompt: The text to continue; - reads it from standard input.
+        max_new_tokens: The most tokens to generate.
+        temperature: Below 1 safer, above 1 bolder; 0 always takes the most likely token.
+        top_k: Draw only from the k most likely tokens; 0 for all.
+        top_p: Draw from the most likely tokens that together have this probability.
+        min_p: Drop tokens less likely than this share of the most likely one's probability.
+        repetition_penalty: Above 1 makes tokens that are already in the context less likely.
+        stop: End before this text appears; may be given several times.
+        seed: The first sample's seed; each further sample takes the next one.
+        num_samples: How many samples to generate. They run together, and each is what it would be
+            alone.
+        checkpoint: Which weights: those with the lowest validation loss, or the last.
+        weights: The precision of the weights; auto is float32 up to 4 million parameters, bfloat16
+            above. int8 is smaller still; what it costs in loss is measured and printed.
+        unknown: What to do with characters of the prompt that are not in the vocabulary.
+        escapes: Read \\n, \\r, \\t, \\xHH and \\uHHHH in the prompt and in the stop strings as the
+            characters that they name, and \\\\ as a backslash.
+        encoding: The prompt's encoding, if it is not UTF-8.
+        json: Print one JSON object a sample, one a line, instead of text.
     """
+    from hornbook.cli.prompt import piped, typed
+    from hornbook.config import load_config
     from hornbook.errors import ConfigError
     from hornbook.runs.engine import open_engine
+    from hornbook.runs.folder import open_run
+    from hornbook.text.dataset import formed_text
+    from hornbook.text.decoding import expect_encoding
+    from hornbook.text.forms import reformed
 
+    if encoding is not None:
+        expect_encoding(encoding)
     for name, value in (("max-new-tokens", max_new_tokens), ("num-samples", num_samples)):
         if value < 1:
             raise ConfigError(f"--{name} {value}: expected 1 or more")
@@ -74,7 +73,11 @@ def run(
     if engine.remark:
         note(engine.remark)
     if prompt == "-":
-        prompt = sys.stdin.read()
+        prompt = piped(engine.tokenizer, encoding)
+    else:
+        prompt = typed("--prompt", prompt, escapes=escapes, encoding=encoding)
+    stop = tuple(typed("--stop", each, escapes=escapes, encoding=encoding) for each in stop)
+    prompt = formed_text(prompt, load_config(open_run(run).config).data)
     prompt = fit_text(engine.tokenizer, prompt, unknown)
     seeds = range(seed, seed + num_samples)
     texts = engine.streams(
@@ -90,18 +93,15 @@ def run(
     )
     for number, text in enumerate(texts):
         if json:
-            row = {
-                "sample": number,
-                "seed": seeds[number],
-                "prompt": prompt,
-                "text": "".join(text),
-            }
+            row = {"sample": number, "seed": seeds[number], "prompt": prompt, "text": "".join(text)}
             print_json(row, ascii_only=False)
             continue
         if num_samples > 1:
             sys.stdout.write(f"{'' if number == 0 else chr(10)}--- sample {number + 1}\n")
-        sys.stdout.write(prompt)
-        for piece in text:
+        pieces = chain([prompt] if prompt else [], text)
+        if sys.stdout.isatty():  # a CR alone would have the next line overwrite this one
+            pieces = reformed(pieces, newlines="lf", normalize="none")
+        for piece in pieces:
             sys.stdout.write(piece)
             sys.stdout.flush()
         sys.stdout.write("\n")

@@ -40,28 +40,18 @@ def run(
 
     For comparison, the same figure is given for real text that the model was not trained on.
 
-    Parameters
-    ----------
-    run
-        The run folder.
-    text
-        The text to trace: a file, or - for standard input; by default new samples from the model.
-    samples
-        How many samples to generate; 3 if neither this nor a text is given.
-    max_new_tokens
-        The most tokens of each sample.
-    temperature
-        Below 1 safer, above 1 bolder; 0 always takes the most likely token.
-    seed
-        The first sample's seed; the next sample takes the next one.
-    checkpoint
-        Which weights to use: those with the lowest validation loss, or the last.
-    at_least
-        List passages of this many characters or more.
-    encoding
-        The encoding of the text to trace, if it is not UTF-8.
-    json
-        Print one JSON object with every passage and its offsets in characters.
+    Args:
+        run: The run folder.
+        text: The text to trace: a file, or - for standard input; by default new samples from the
+            model.
+        samples: How many samples to generate; 3 if neither this nor a text is given.
+        max_new_tokens: The most tokens of each sample.
+        temperature: Below 1 safer, above 1 bolder; 0 always takes the most likely token.
+        seed: The first sample's seed; the next sample takes the next one.
+        checkpoint: Which weights to use: those with the lowest validation loss, or the last.
+        at_least: List passages of this many characters or more.
+        encoding: The encoding of the text to trace, if it is not UTF-8.
+        json: Print one JSON object with every passage and its offsets in characters.
     """
     from hornbook.report.tracing import trace
 

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +25,6 @@ from hornbook.errors import ConfigError, HornbookError
 
 if TYPE_CHECKING:
     from hornbook.cli.display import Display
-    from hornbook.plan import Plan
-    from hornbook.text.corpus import Skipped
     from hornbook.training import Trainer
 
 DEFAULT_MINUTES = 2.0
@@ -52,6 +50,8 @@ def run(
     tokenizer: str | None = None,
     encoding: str | None = None,
     field: str | None = None,
+    newlines: str | None = None,
+    normalize: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     json: bool = False,
     strict: Annotated[bool, Parameter(negative="")] = False,
@@ -62,60 +62,41 @@ def run(
     Settings come, strongest first, from flags, --set, environment variables (HORNBOOK_N_LAYER=6),
     the --config file, and the preset.
 
-    Parameters
-    ----------
-    corpus
-        A name (see hornbook corpora), a file, a folder of text files, a URL, or - for standard
-        input. The default is python-docs, which comes with Python.
-    out
-        The run folder to make. The default is runs/CORPUS-N.
-    resume
-        Continue the run in this folder with its own settings. A higher --steps trains longer than
-        was planned.
-    preset
-        The settings to start from: laptop (two minutes on two cores), quick (twenty seconds), or
-        a rung of the ladder by its name, as --model takes it.
-    model
-        A rung of the ladder, with its own settings: bigram, average, head, heads, feedforward,
-        residual, layernorm, lecture (large: for a GPU), gpt (the laptop preset, without n-grams),
-        or ngram (counting: it takes seconds, and there is nothing to train).
-    order
-        The longest n-gram, for ngram and --with-counts. By default it is chosen on text held out
-        from the training part.
-    with_counts
-        Join the network and n-grams of the same text in one model. A plan for minutes does so by
-        itself, unless a preset, model or file is named.
-    config
-        A TOML file of settings; a run's config.toml is one.
-    set_
-        Any setting as key=value, for example --set n_layer=6. May be given several times.
-    minutes
-        How long the whole command may take. Model size, batch size, steps and the rest are then
-        chosen for this text and this machine, and what is set here is kept. The default is 2,
-        unless steps, a preset, a model or a file is given.
-    steps
-        How many steps to train, instead of minutes.
-    patience
-        Stop after so many evaluations in a row without improvement; 0 never stops.
-    keep_last
-        How many of the last checkpoints to keep, beside the best. The default is 1.
-    seed
-        The seed of everything random.
-    tokenizer
-        What a token is: char, byte, or bpe.
-    encoding
-        The text's encoding, if it is not UTF-8. auto finds it for each file; utf-8:replace puts
-        U+FFFD in the place of bytes that are not UTF-8.
-    field
-        Read one field of JSON Lines, CSV or Parquet: its texts, with U+001E between them.
-    dry_run
-        Print what would be trained and why, without training.
-    json
-        Print one JSON object on stdout at the end, and nothing else.
-    strict
-        With --resume: refuse to continue on a machine that may compute other bits.
-    quiet
-        Print only the result.
+    Args:
+        corpus: A name (see hornbook corpora), a file, a folder of text files, a URL, or - for
+            standard input. The default is python-docs, which comes with Python.
+        out: The run folder to make. The default is runs/CORPUS-N.
+        resume: Continue the run in this folder with its own settings. A higher --steps trains
+            longer than was planned.
+        preset: The settings to start from: laptop (two minutes on two cores), quick (twenty
+            seconds), or a rung of the ladder by its name, as --model takes it.
+        model: A rung of the ladder, with its own settings: bigram, average, head, heads,
+            feedforward, residual, layernorm, lecture (large: for a GPU), gpt (the laptop preset,
+            without n-grams), or ngram (counting: it takes seconds, and there is nothing to train).
+        order: The longest n-gram, for ngram and --with-counts. By default it is chosen on text held
+            out from the training part.
+        with_counts: Join the network and n-grams of the same text in one model. A plan for minutes
+            does so by itself, unless a preset, model or file is named.
+        config: A TOML file of settings; a run's config.toml is one.
+        set_: Any setting as key=value, for example --set n_layer=6. May be given several times.
+        minutes: How long the whole command may take. Model size, batch size, steps and the rest are
+            then chosen for this text and this machine, and what is set here is kept. The default is
+            2, unless steps, a preset, a model or a file is given.
+        steps: How many steps to train, instead of minutes.
+        patience: Stop after so many evaluations in a row without improvement; 0 never stops.
+        keep_last: How many of the last checkpoints to keep, beside the best. The default is 1.
+        seed: The seed of everything random.
+        tokenizer: What a token is: char, byte, or bpe.
+        encoding: The text's encoding, if it is not UTF-8. auto finds it for each file;
+            utf-8:replace puts U+FFFD in the place of bytes that are not UTF-8.
+        field: Read one field of JSON Lines, CSV or Parquet: its texts, with U+001E between them.
+        newlines: keep reads line ends as they are; lf makes CRLF and CR one LF.
+        normalize: nfc composes characters (é is one), nfd decomposes them (e and an accent), none
+            reads them as they are.
+        dry_run: Print what would be trained and why, without training.
+        json: Print one JSON object on stdout at the end, and nothing else.
+        strict: With --resume: refuse to continue on a machine that may compute other bits.
+        quiet: Print only the result.
     """
     assignments = parse_assignments(set_ or [])
     flags = {
@@ -130,6 +111,8 @@ def run(
         "tokenizer": tokenizer,
         "encoding": encoding,
         "field": field,
+        "newlines": newlines,
+        "normalize": normalize,
     }
     given = {name: value for name, value in flags.items() if value is not None}
     others = {"config": config, "out": out, "preset": preset, "model": model}
@@ -153,6 +136,8 @@ def run(
     from hornbook import plan
     from hornbook import training as engine
     from hornbook.cli.display import Display
+    from hornbook.text.dataset import formed
+    from hornbook.text.forms import remarks
 
     display = Display(quiet=quiet)
     if resume is not None:
@@ -166,8 +151,17 @@ def run(
     else:
         data = request.config.data
         text = read(data.corpus, data.encoding, data.field)
+        forms = {"newlines": data.newlines, "normalize": data.normalize}
+        for remark in remarks(text.chunks(), **forms):
+            note(remark)
+        text = formed(text, data)
         if dry_run:
-            show_plan(plan.dry_run(request, text, started=STARTED), text.skipped, json=json)
+            found = plan.dry_run(request, text, started=STARTED)
+            if json:
+                skipped = [asdict(each) for each in text.skipped]
+                print_json({**found.as_dict(), "skipped_files": skipped})
+            else:
+                sys.stdout.writelines(f"{each.value:<8} {each.why}\n" for each in found.reasons)
             return
         trainer = engine.begin(request, out=out, corpus=text, started=STARTED)
     follow(trainer, display, json=json, resumed=resume is not None)
@@ -211,15 +205,6 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
         )
 
 
-def show_plan(plan: "Plan", skipped: Sequence["Skipped"] = (), *, json: bool) -> None:
-    """A plan on stdout: four lines, or one JSON object."""
-    if json:
-        print_json({**plan.as_dict(), "skipped_files": [asdict(each) for each in skipped]})
-        return
-    for reason in plan.reasons:
-        sys.stdout.write(f"{reason.value:<8} {reason.why}\n")
-
-
 def requested(
     preset: str | None,
     model: str | None,
@@ -232,7 +217,9 @@ def requested(
     Raises: ConfigError for an unknown name or a bad value, for a preset or setting of another
     model, and when minutes and steps are both given alike.
     """
-    own = preset_values(preset_of(model or ModelConfig.model))
+    if model not in (None, *MODELS, "lecture"):
+        raise ConfigError(f"--model {model}: {one_of(model, (*MODELS, 'lecture'))}")
+    own = preset_values(model if model and model != ModelConfig.model else "laptop")
     named = preset is not None or model is not None
     request = Request().layer({"preset": own if preset is None else preset_values(preset)})
     if named or file is not None:
@@ -249,18 +236,6 @@ def requested(
             "--preset, --config, --set or HORNBOOK_MODEL; give one of them"
         )
     return with_duration(request, default=None if named or file is not None else DEFAULT_MINUTES)
-
-
-def preset_of(model: str) -> str:
-    """The preset that --model names.
-
-    Raises: ConfigError for an unknown model.
-    """
-    if model == ModelConfig.model:
-        return "laptop"
-    if model not in (*MODELS, "lecture"):
-        raise ConfigError(f"--model {model}: {one_of(model, (*MODELS, 'lecture'))}")
-    return model
 
 
 # Of minutes and steps the one with the stronger origin says how long to train.

@@ -12,13 +12,10 @@ from hornbook.errors import for_terminal
 def run(run: Path, /, *, json: bool = False) -> int:
     """Check every file of a run; the exit status is 1 if any is damaged or missing.
 
-    Parameters
-    ----------
-    run
-        The run folder.
-    json
-        Print one JSON object: each file and checkpoint, whether it is sound, and the SHA-256 of
-        each checkpoint's weights and optimizer files.
+    Args:
+        run: The run folder.
+        json: Print one JSON object: each file and checkpoint, whether it is sound, and the SHA-256
+            of each checkpoint's weights and optimizer files.
     """
     from hornbook.runs.verify import Finding, verify
 

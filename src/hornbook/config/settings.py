@@ -82,6 +82,9 @@ class DataConfig(Section):
     tokenizer: Literal["char", "byte", "bpe"] = "char"
     bpe_vocab_size: Annotated[int, Meta(ge=256, le=2**20)] = 1024
     validation_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    # "lf" reads CRLF and CR as LF; "nfc" composes characters, "nfd" decomposes them.
+    newlines: Literal["keep", "lf"] = "keep"
+    normalize: Literal["nfc", "nfd", "none"] = "none"
 
 
 Family = Literal["network", "counts", "network and counts"]
@@ -150,7 +153,8 @@ class ModelConfig(Section):
     def context_size(self) -> int:
         """The context length: a block, or more for a model that reads past its block.
 
-        Each layer then sees `block_size` tokens back (docs/experiments.md, "Reading on").
+        Each layer then sees `block_size` tokens back (docs/experiments.md, "Context length at
+        evaluation").
         """
         return max(self.block_size, READ_AT_ONCE) if self.spec.windows else self.block_size
 
@@ -158,11 +162,6 @@ class ModelConfig(Section):
     def head_width(self) -> int:
         """Width of one attention head."""
         return self.n_embd // self.n_head
-
-    @property
-    def mlp_width(self) -> int:
-        """8/3 of n_embd, so that three matrices cost what a plain MLP's two do; in 32s."""
-        return -(-8 * self.n_embd // 96) * 32
 
     def parameter_count(self, vocab_size: int) -> int:
         """The parameters of the network, without building it; n-grams beside it have none."""

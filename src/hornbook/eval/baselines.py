@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from hornbook.config import ModelConfig
 from hornbook.errors import DataError
 from hornbook.eval.loss import MOST_EVALUATED, per_char
-from hornbook.models import GPTWithCounts, LanguageModel, NGramLanguageModel
+from hornbook.models.language_model import LanguageModel
+from hornbook.models.mixture import GPTWithCounts
+from hornbook.models.ngram import NGramLanguageModel
 from hornbook.ngram.model import NGramModel
 from hornbook.ngram.tuning import tune
 from hornbook.text.arrays import Tokens
@@ -24,7 +26,7 @@ Floats = NDArray[np.float64]
 class Baselines:
     """What n-grams reach without a network: nats per character on the same validation text.
 
-    `ngram_nats` has the best n-gram model's loss at every token, where it was computed.
+    `ngram_nats` has the best n-gram model's loss at every token.
     """
 
     uniform: float
@@ -32,17 +34,13 @@ class Baselines:
     bigram: float
     ngram: float
     ngram_order: int
-    ngram_nats: Floats | None = field(default=None, repr=False, compare=False)
+    counted_tokens: int
+    ngram_nats: Floats = field(repr=False, compare=False)
 
     def as_dict(self) -> dict[str, float | int]:
         """The figures as JSON has them."""
-        return {
-            "uniform": self.uniform,
-            "unigram": self.unigram,
-            "bigram": self.bigram,
-            "ngram": self.ngram,
-            "ngram_order": self.ngram_order,
-        }
+        names = ("uniform", "unigram", "bigram", "ngram", "ngram_order")
+        return {name: getattr(self, name) for name in names}
 
 
 def own_ngrams(model: LanguageModel, config: ModelConfig, dataset: Dataset) -> NGramModel | None:
@@ -70,8 +68,7 @@ def count_baselines(model: LanguageModel, config: ModelConfig, dataset: Dataset)
 
     def nats(ngrams: NGramModel) -> Floats:
         # As for the network: every token but the first, which has nothing before it.
-        first, rest = validation[:1], validation[1:]
-        return -ngrams.log_probs(rest, context=first)
+        return -ngrams.log_probs(validation[1:], context=validation[:1])
 
     bigram = NGramModel.fit(train, size, order=2)
     best = own_ngrams(model, config, dataset)
@@ -79,17 +76,16 @@ def count_baselines(model: LanguageModel, config: ModelConfig, dataset: Dataset)
         try:
             order, discounts, _ = tune(train, size, max_order=LONGEST_NGRAM)
             best = NGramModel.fit(train, size, order=order, discounts=discounts)
-        except DataError:
-            # Too little text to hold any out for tuning.
+        except DataError:  # too little text to hold any out for tuning
             best = bigram
     by_token = nats(best)
-    unigram = NGramModel.fit(train, size, order=1)
     return Baselines(
         uniform=scale * float(np.log(size)),
-        unigram=scale * float(nats(unigram).mean()),
+        unigram=scale * float(nats(NGramModel.fit(train, size, order=1)).mean()),
         bigram=scale * float(nats(bigram).mean()),
         ngram=scale * float(by_token.mean()),
         ngram_order=best.order,
+        counted_tokens=len(train),
         ngram_nats=by_token,
     )
 

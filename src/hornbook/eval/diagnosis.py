@@ -4,7 +4,7 @@ Every verdict and every piece of advice names the figures of the run that it is 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hornbook.config import Config
@@ -70,10 +70,6 @@ class Diagnosis:
     sentences: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, object]:
-        """The figures as JSON has them."""
-        return asdict(self)
-
 
 def diagnose(
     points: Sequence[Point],
@@ -92,9 +88,8 @@ def diagnose(
     by_counts = [] if ahead_of_counts is None else [counts_in_words(ahead_of_counts, order)]
     if len(points) < 2:
         said = f"Too short to tell: a curve needs two evaluations, and this run has {len(points)}."
-        return Diagnosis(
-            "too short to tell", ahead_of_counts=ahead_of_counts, sentences=[said, *by_counts]
-        )
+        sentences = [said, *by_counts]
+        return Diagnosis("too short to tell", ahead_of_counts=ahead_of_counts, sentences=sentences)
     top, last = best(points), points[-1]
     before = next((p for p in reversed(points) if 4 * p.step <= 3 * last.step), points[0])
     fall = (before.validation - last.validation) * tokens_per_char
@@ -128,12 +123,9 @@ def diagnose(
             f"Done: from step {before.step:,} to the end at step {last.step:,} the validation loss "
             f"changed by {-fall:+.3f} nats/char, no more than another seed would change it."
         )
-        deeper = f"--set n_layer={config.model.n_layer + 2}"
-        advice = (
-            against_overfitting(config, gap, points)
-            if passes >= 1 and gap >= SMALL_GAP
-            else [f"a larger model: {larger}, or {deeper}"]
-        )
+        advice = [f"a larger model: {larger}, or --set n_layer={config.model.n_layer + 2}"]
+        if passes >= 1 and gap >= SMALL_GAP:
+            advice = against_overfitting(config, gap, points)
     may_join = config.model.spec.joins_counts and not config.model.with_counts
     if ahead_of_counts is not None and ahead_of_counts < 0 and may_join:
         advice.append("n-grams beside the network: --with-counts")
@@ -158,8 +150,7 @@ def against_overfitting(config: Config, gap: float, points: Sequence[Point]) -> 
     if more > dropout:
         advice.append(f"dropout: --set dropout={more} (it was {dropout:g})")
     advice.append(f"a smaller model: --set n_embd={max(16, config.model.n_embd // 2)}")
-    wasted = evaluations_since_best(points)
-    if wasted > 3 and not config.train.patience:
+    if (wasted := evaluations_since_best(points)) > 3 and not config.train.patience:
         advice.append(f"--patience 3 stops sooner: {wasted} evaluations brought nothing better")
     return advice
 
@@ -167,26 +158,23 @@ def against_overfitting(config: Config, gap: float, points: Sequence[Point]) -> 
 def gap_in_words(gap: float, passes: float) -> str:
     """The gap between training and validation loss, and what it means."""
     if gap < SMALL_GAP:
-        return (
-            f"Training and validation loss end {gap:+.3f} nats/char apart: it predicts new "
-            "text about as well as the text it has read."
-        )
+        apart = f"{gap:+.3f} nats/char apart: it predicts new text about as well as the text it has"
+        return f"Training and validation loss end {apart} read."
+    apart = f"Training and validation loss end {gap:.3f} nats/char apart"
     if passes < 1:
         return (
-            f"Training and validation loss end {gap:.3f} nats/char apart. Little of it can be "
-            f"memorised after {passes:.1f} epochs: the validation text is harder."
+            f"{apart}. Little of it can be memorised after {passes:.1f} epochs: the validation "
+            "text is harder."
         )
     return (
-        f"Training and validation loss end {gap:.3f} nats/char apart: what it has memorised "
-        f"after {passes:.1f} epochs, and by how much the validation text is harder."
+        f"{apart}: what it has memorised after {passes:.1f} epochs, and by how much the validation "
+        "text is harder."
     )
 
 
 def counts_in_words(ahead: float, order: int) -> str:
     """How the model compares with counting alone."""
     if ahead < 0:
-        return (
-            f"Counting beats it: counting which token follows the {order - 1} before it, with no "
-            f"network at all, is better by {-ahead:.3f} nats/char."
-        )
+        which = f"counting which token follows the {order - 1} before it, with no network at all"
+        return f"Counting beats it: {which}, is better by {-ahead:.3f} nats/char."
     return f"It beats the best n-gram model, of order {order}, by {ahead:.3f} nats/char."

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from hornbook.kernels.runtime import eagerly
-from hornbook.models import LanguageModel
+from hornbook.models.language_model import LanguageModel
 from hornbook.text.dataset import Tokens, check_length
 from hornbook.text.tokenizer import Tokenizer
 
@@ -69,12 +69,11 @@ def losses(
     if max_positions is not None and max_positions < total:
         keep = max(1, max_positions // block_size)
         starts = [starts[i * len(starts) // keep] for i in range(min(keep, len(starts)))]
-    device = model.device
     at_once = min(EVAL_BATCH_TOKENS, EVAL_BATCH_LOGITS // model.vocab_size)
     rows = max(1, at_once // block_size)
     was_training = model.training
     model.eval()
-    scored = []
+    scored: list[torch.Tensor] = []
     try:
         with eagerly():
             whole = [start for start in starts if start + block_size <= total]
@@ -83,7 +82,7 @@ def losses(
             for batch in batches:
                 length = min(block_size, total - batch[0])
                 index = np.asarray(batch)[:, None] + np.arange(length + 1)
-                window = torch.from_numpy(tokens[index].astype(np.int64)).to(device)
+                window = torch.from_numpy(tokens[index].astype(np.int64)).to(model.device)
                 logits, _ = model(window[:, :-1])
                 nats = functional.cross_entropy(
                     logits.float().flatten(0, 1), window[:, 1:].flatten(), reduction="none"
@@ -116,13 +115,9 @@ def evaluate(
     evenly spaced blocks, with the standard error of their mean.
     Raises: DataError when there are not two tokens.
     """
-    block = losses(model, tokens, block_size=block_size, max_positions=max_positions)
-    sliding = losses(
-        model,
-        tokens,
-        block_size=block_size,
-        stride=max(1, block_size // 2),
-        max_positions=max_positions,
+    block, sliding = (
+        losses(model, tokens, block_size=block_size, stride=stride, max_positions=max_positions)
+        for stride in (None, max(1, block_size // 2))
     )
     return summarise(tokenizer, tokens, block, sliding, block_size=block_size)
 
@@ -137,20 +132,18 @@ def summarise(
 ) -> Evaluation:
     """The figures of a split's losses, in blocks and perhaps sliding; estimates if not of all."""
     chars, bytes_ = lengths(tokenizer, tokens[1:])
-    mean, positions = float(block.mean()), len(tokens) - 1
-    standard_error = None
+    mean, positions, standard_error = float(block.mean()), len(tokens) - 1, None
+    a_char = positions / chars
     if len(block) < positions:
         means = block[: len(block) // block_size * block_size].reshape(-1, block_size).mean(axis=1)
         deviation = float(means.std(ddof=1)) if len(means) > 1 else math.inf
-        standard_error = deviation / math.sqrt(len(means)) * positions / chars
+        standard_error = deviation / math.sqrt(len(means)) * a_char
     return Evaluation(
         nats_per_token=mean,
-        nats_per_char=mean * positions / chars,
-        bits_per_char=mean * positions / chars / math.log(2),
+        nats_per_char=mean * a_char,
+        bits_per_char=mean * a_char / math.log(2),
         bits_per_byte=mean * positions / bytes_ / math.log(2),
-        sliding_nats_per_char=(
-            None if sliding is None else float(sliding.mean()) * positions / chars
-        ),
+        sliding_nats_per_char=None if sliding is None else float(sliding.mean()) * a_char,
         positions=len(block),
         standard_error=standard_error,
     )

@@ -1,5 +1,5 @@
 """Generation: decoders, sampling, batches, and the engine that streams text."""
 
-from hornbook.infer.batch import tokens as tokens
-from hornbook.infer.engine import Engine as Engine
-from hornbook.infer.sampling import probabilities as probabilities
+from hornbook.infer.batch import tokens
+from hornbook.infer.engine import Engine
+from hornbook.infer.sampling import probabilities

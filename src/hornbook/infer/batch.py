@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,32 +14,23 @@ from hornbook.infer.sampling import draw, probabilities
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from hornbook.models import LanguageModel
-
-
-class Request(NamedTuple):
-    """What to generate: after which prompt, how, and how much (None for no limit)."""
-
-    prompt: Sequence[int]
-    sampling: SamplingConfig
-    seed: int
-    max_new_tokens: int | None
+    from hornbook.models.language_model import LanguageModel
 
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """A request that has a row of the decoder.
+    """A text in the making; `row` is its row of the decoder, once it has one.
 
     The row holds the tokens from `start` on, of which those before `read` have been read.
     """
 
-    row: int
     tokens: list[int]
     sampling: SamplingConfig
     generator: np.random.Generator
     start: int
     read: int
     end: float  # the number of tokens, prompt included, at which it is finished
+    row: int = -1
 
 
 class Batch:
@@ -55,7 +46,7 @@ class Batch:
         self.decoder = decoder
         self._free = list(range(decoder.rows))[::-1]
         self._running: dict[int, Generation] = {}
-        self._waiting: dict[int, Request] = {}
+        self._waiting: dict[int, Generation] = {}
         self._added = 0
 
     def __len__(self) -> int:
@@ -76,8 +67,15 @@ class Batch:
         """Add a generation after a prompt of at least one token; its number."""
         number, self._added = self._added, self._added + 1
         if max_new_tokens is None or max_new_tokens > 0:
-            settings = sampling or SamplingConfig()
-            self._waiting[number] = Request(prompt, settings, seed, max_new_tokens)
+            start = max(0, len(prompt) - self.decoder.context_size)
+            self._waiting[number] = Generation(
+                tokens=list(prompt),
+                sampling=sampling or SamplingConfig(),
+                generator=np.random.Generator(np.random.Philox(seed)),
+                start=start,
+                read=start,
+                end=float("inf") if max_new_tokens is None else len(prompt) + max_new_tokens,
+            )
         return number
 
     def remove(self, number: int) -> None:
@@ -92,7 +90,9 @@ class Batch:
         Raises: CheckpointError for a model whose probabilities are not numbers.
         """
         while self._waiting and self._free:
-            self._join(next(iter(self._waiting)))
+            number = next(iter(self._waiting))
+            self._running[number] = self._waiting.pop(number)
+            self._running[number].row = self._free.pop()
         if not self._running:
             return {}
         running = self._running.values()
@@ -118,19 +118,6 @@ class Batch:
         for number in finished:
             self.remove(number)
         return drawn
-
-    def _join(self, number: int) -> None:
-        prompt, sampling, seed, limit = self._waiting.pop(number)
-        start = max(0, len(prompt) - self.decoder.context_size)
-        self._running[number] = Generation(
-            row=self._free.pop(),
-            tokens=list(prompt),
-            sampling=sampling,
-            generator=np.random.Generator(np.random.Philox(seed)),
-            start=start,
-            read=start,
-            end=float("inf") if limit is None else len(prompt) + limit,
-        )
 
 
 def tokens(

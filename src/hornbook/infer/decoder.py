@@ -3,15 +3,11 @@
 Shapes in names: R rows (texts generated together), T time, V vocabulary.
 """
 
-from __future__ import annotations
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 # Rows generated together. A pass of decoder.c takes 64 tokens, so more rows gain nothing.
 MOST_ROWS = 64

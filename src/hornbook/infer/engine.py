@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hornbook.infer.decoder import Decoder
-    from hornbook.models import LanguageModel
+    from hornbook.models.language_model import LanguageModel
     from hornbook.text.tokenizer import Tokenizer
 
 SAMPLE_TEMPERATURE = 0.8
@@ -45,19 +45,9 @@ class Engine:
 
         return cls(fastest_decoder(model, rows=rows), tokenizer)
 
-    def generate(
-        self,
-        prompt: str = "",
-        *,
-        max_new_tokens: int = 500,
-        stop: Sequence[str] = (),
-        seed: int = 0,
-        **sampling: Any,
-    ) -> str:
-        """The text that follows a prompt; see `stream`."""
-        return "".join(
-            self.stream(prompt, max_new_tokens=max_new_tokens, stop=stop, seed=seed, **sampling)
-        )
+    def generate(self, prompt: str = "", **settings: Any) -> str:
+        """The text that follows a prompt; `settings` are those of `stream`."""
+        return "".join(self.stream(prompt, **settings))
 
     def stream(
         self,
@@ -74,6 +64,7 @@ class Engine:
         stands for the end of a line. `sampling` takes the fields of SamplingConfig.
         Raises: UnknownCharacterError for a prompt outside the vocabulary; ConfigError.
         """
+        prompt, _ = self.tokenizer.fit(prompt)
         tokens = self.tokenizer.encode(prompt) or [start_token(self.tokenizer)]
         number = self._batch.add(tokens, SamplingConfig(**sampling), seed, max_new_tokens)
         stream = Stream(self._batch, number, Text(self.tokenizer, stop), self.step)

@@ -4,31 +4,24 @@ Shapes in names: R rows (texts generated together), T time, C n_embd, H n_head, 
 width, V vocabulary; O and I a matrix's outputs and inputs, P its panels of 64 outputs.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import weakref
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hornbook.errors import CheckpointError
 from hornbook.infer.decoder import outside
 from hornbook.kernels import NativeUnavailableError, decoder_library
 from hornbook.kernels.decoder import PackedLayer, PackedMatrix, PackedModel
-from hornbook.models.schema import BLOCKS
+from hornbook.models.schema import BLOCKS, Schema, Shape
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from hornbook.models.schema import Schema, Shape
-
-    Floats: TypeAlias = NDArray[np.float32]
-    Weights: TypeAlias = Mapping[str, Floats]
+Floats: TypeAlias = NDArray[np.float32]
+Weights: TypeAlias = Mapping[str, Floats]
 
 Precision = Literal["float32", "bfloat16", "int8"]
 
@@ -83,11 +76,6 @@ def cache_bytes(schema: Schema, context_size: int) -> int:
     return 2 * 4 * schema.n_layer * schema.n_kv_head * padded
 
 
-def choose_precision(parameters: int) -> Precision:
-    """The precision for "auto": float32 where that is fast, bfloat16 above."""
-    return "float32" if parameters <= LARGEST_EXACT_PARAMETERS else "bfloat16"
-
-
 def choose_threads(parameters: int) -> int:
     """Limited by the available cores, by OMP_NUM_THREADS and by the work there is to divide."""
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
@@ -126,7 +114,8 @@ class NativeDecoder:
                 f"{MOST_CACHE_BYTES >> 30} GiB"
             )
         parameters = sum(array.size for array in weights.values())
-        self.precision = choose_precision(parameters) if precision == "auto" else precision
+        small = parameters <= LARGEST_EXACT_PARAMETERS
+        self.precision = ("float32" if small else "bfloat16") if precision == "auto" else precision
         self.threads = threads or choose_threads(parameters)
         self.context_size = context_size
         self.vocab_size = schema.vocab_size

@@ -7,30 +7,26 @@ Shapes in names: V vocabulary, N the n-gram model's order, R the match lengths, 
 so far, E the gate's features from n-grams, H the gate's hidden width.
 """
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hornbook.infer.decoder import outside
-from hornbook.infer.native_decoder import NativeDecoder, check_weights, most_layers
-from hornbook.ngram.model import MIN_PROB as LEAST
-from hornbook.ngram.model import shortest_useful_match as shortest_telling_run
-from hornbook.ngram.states import NGramStates as Chains
+from hornbook.infer.native_decoder import (
+    NativeDecoder,
+    Precision,
+    Weights,
+    check_weights,
+    most_layers,
+)
+from hornbook.models.schema import Schema, Shape
+from hornbook.ngram.model import MIN_PROB, NGramModel, shortest_useful_match
+from hornbook.ngram.states import NGramStates
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from hornbook.infer.native_decoder import Precision, Weights
-    from hornbook.models.schema import Schema, Shape
-    from hornbook.ngram.model import NGramModel
-    from hornbook.ngram.states import State as Chain
-
-    Floats: TypeAlias = NDArray[np.float64]
+Floats: TypeAlias = NDArray[np.float64]
 
 NETWORK = "network."
 
@@ -82,8 +78,8 @@ class NativeMixture:
                 *(weights[name] for name in ("evidence.bias", "trust.weight", "trust.bias")),
             )
         )
-        self._chains = Chains(ngram_model)
-        self._shortest = shortest_telling_run(ngram_model.vocab_size)
+        self._chains = NGramStates(ngram_model)
+        self._shortest = shortest_useful_match(ngram_model.vocab_size)
         longest = self._shortest + len(self._strength_R) - 1
         self._texts = [Text(self._chains, context_size, longest) for _ in range(rows)]
 
@@ -104,7 +100,7 @@ class NativeMixture:
             mixed.append(self._mix(logits, text))
         return np.array(mixed, np.float32)
 
-    def _mix(self, network: Floats, text: Text) -> Floats:
+    def _mix(self, network: Floats, text: "Text") -> Floats:
         """`models.mixture.GPTWithCounts.join` for one position."""
         backoff_N = self._chains.backoff(text.chain)
         p_V, matches_R = self._with_context(self._chains.probs(text.chain), text)
@@ -114,9 +110,9 @@ class NativeMixture:
         )
         silu_H = hidden_H / (1 + np.exp(-hidden_H))
         gate_1 = self._gate_1H @ silu_H + self._gate_bias_1
-        return network[: self.vocab_size] + gate_1 * np.log(np.maximum(p_V, LEAST))
+        return network[: self.vocab_size] + gate_1 * np.log(np.maximum(p_V, MIN_PROB))
 
-    def _with_context(self, p_V: Floats, text: Text) -> tuple[Floats, NDArray[np.int64]]:
+    def _with_context(self, p_V: Floats, text: "Text") -> tuple[Floats, NDArray[np.int64]]:
         """`models.context_counts.Recent` for one position: probabilities, and matches by length."""
         lengths_S = text.match_lengths()
         past = (lengths_S >= self._shortest).nonzero()[0]
@@ -137,13 +133,13 @@ class Text:
     positions again.
     """
 
-    def __init__(self, chains: Chains, context_size: int, longest: int) -> None:
+    def __init__(self, chains: NGramStates, context_size: int, longest: int) -> None:
         self._chains = chains
         self._longest = longest
         self._lengths = np.zeros(context_size + 1, np.int64)
         self.tokens = np.zeros(context_size, np.int64)
         self.length = 0
-        self.chain: Chain = Chains.BEGINNING
+        self.chain = NGramStates.BEGINNING
 
     def match_lengths(self) -> NDArray[np.int64]:
         """For every position but the last: how many tokens up to it equal those up to the last."""
@@ -153,7 +149,7 @@ class Text:
         """Put tokens at a position and those after it; what stood there is forgotten."""
         if start != self.length:
             tokens = [*self.tokens[:start].tolist(), *tokens]
-            self.length, self.chain = 0, Chains.BEGINNING
+            self.length, self.chain = 0, NGramStates.BEGINNING
         for token in tokens:
             self.chain = self._chains.after(self.chain, token)
             # The length before the text's beginning is always 0.

@@ -1,19 +1,12 @@
 """Sampling: the distribution of the next token from a model's logits, and a token drawn from it."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from hornbook.config import SamplingConfig
 from hornbook.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from hornbook.config import SamplingConfig
 
 
 def probabilities(

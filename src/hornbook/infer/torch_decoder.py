@@ -1,10 +1,11 @@
 """A torch model as a decoder: the reference for decoding in C."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hornbook.infer.decoder import MOST_ROWS, Decoder, outside
 from hornbook.infer.native_decoder import NativeDecoder
@@ -12,16 +13,11 @@ from hornbook.infer.native_mixture import NativeMixture
 from hornbook.kernels import NativeUnavailableError
 from hornbook.kernels.runtime import eagerly
 from hornbook.models.gpt import GPT
+from hornbook.models.language_model import LanguageModel
 from hornbook.models.mixture import GPTWithCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
     from hornbook.models.kv_cache import KeyValueCache
-    from hornbook.models.language_model import LanguageModel
 
 
 def fastest_decoder(model: LanguageModel, *, rows: int = 1) -> Decoder:

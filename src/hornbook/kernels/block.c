@@ -1,10 +1,10 @@
-/* One block of hornbook's GPT in training, forward and back: models/gpt.py's Block without a torch
- * operation, each of which passes over memory that this file leaves in the processor's caches.
- * models/gpt.py is the reference, and tests/test_block.py holds this file to it.
+/* The training passes of a GPT block, forward and backward. Each PyTorch operation passes over
+ * memory; this file keeps the data of a few rows in the processor's caches. models/gpt.py is the
+ * reference, and tests/kernels/test_block.py compares this file with it.
  *
- * Shares. Threads split a batch by its rows (texts), which have nothing to do with each other but
- * the weights' gradients; each thread adds those up for itself, and in the end they are added in
- * order. So the same threads give the same bits. A share is worked through in groups of whole rows.
+ * Shares. Threads split a batch by its rows (texts), which share nothing but the weights' gradients.
+ * Each thread sums those for itself; at the end they are added in order. So the same number of
+ * threads gives the same bits. A share is processed in groups of whole rows.
  *
  * Names: C width, H heads, D head width, F MLP width, T length of a row, padded to 32 where it says
  * Tp; a number is bfloat16 or float32 (see products.h).
@@ -12,33 +12,33 @@
 #include "products.h"
 #include "threads.h"
 
-/* Tokens worked on together: few enough for the second cache, many enough that adding to the
- * weights' gradients is little beside computing them. 64 to 512 made no difference. */
+/* Tokens processed together: few enough for the L2 cache, and so many that adding to the weights'
+ * gradients costs little beside computing them. 64 to 512 made no difference. */
 enum { GROUP_TOKENS = 256 };
 
 /* In the order of Block.parameters(), as their gradients are. */
 enum { ATTENTION_NORM, QUERY, KEY, VALUE, OUTPUT, QUERY_NORM, KEY_NORM,
        MLP_NORM, GATE, UP, DOWN, WEIGHTS };
 
-/* What Python gives. Activations are [rows, length, width] and whole. */
+/* The call from Python. Activations are contiguous, [rows, length, width]. */
 typedef struct {
     int32_t rows, length, width, n_head, head_width, mlp_width;
     int32_t threads;
-    int32_t dropped; /* of 256: how much dropout takes */
+    int32_t dropped; /* the dropout rate in 256ths */
     float epsilon;
     const number *x;
     const int8_t *mask; /* [2, rows, length, width], or null */
     const float *cosines, *sines; /* [length, D] */
     const float *weights[WEIGHTS];
-    number *kept; /* hornbook_kept_numbers of them, from forward to backward */
+    number *kept; /* hornbook_kept_numbers of them, kept from forward to backward */
     number *y;
     const number *dy;
     number *dx;
-    float *gradients; /* of all weights, one after the other */
+    float *gradients; /* of all weights, concatenated */
     Parallel parallel;
 } Block;
 
-/* A thread's own room. */
+/* A thread's buffers. */
 typedef struct {
     number *normal, *hidden, *found, *mixed, *wide;
     word *normal_panels, *hidden_panels, *found_panels, *wide_panels;
@@ -54,7 +54,7 @@ typedef struct {
 typedef struct {
     const Block *block;
     int C, H, D, F, T, Tp;
-    int shares, group; /* rows of a batch worked on together, at the most */
+    int shares, group; /* the most rows of a group */
     word *qkv, *output, *gate_up, *down; /* packed weights */
     size_t gradient_numbers;
     number *kept_qkv, *kept_mixed, *kept_middle, *kept_gate_up;
@@ -63,13 +63,13 @@ typedef struct {
 
 /* ---- weights ---- */
 
-/* A share's part of `count` things: from [0] up to [1]. */
+/* Loop over a share's part of `count` items. */
 #define PART(item, count)                                                                          \
     for (int item = (int)((int64_t)(count) * share / run->shares),                                 \
              item##_end = (int)((int64_t)(count) * (share + 1) / run->shares);                     \
          item < item##_end; item++)
 
-/* Panels of x -> x W^T for `count` matrices W[outputs, inputs], their outputs side by side. */
+/* Panels of x -> x W^T for `count` matrices W[outputs, inputs], their outputs concatenated. */
 static void pack_forward(const Run *run, int share, const float *const *matrices, int count,
                          int outputs, int inputs, word *to)
 {
@@ -131,7 +131,7 @@ static float inverse_root_mean_square(const float *x, int width, float epsilon)
     return 1.0f / sqrtf(total(squares) / width + epsilon);
 }
 
-/* Of y = x scale gain with scale = 1 / rms(x): dx from dy, in place of dy; adds to the gain's. */
+/* Backward of y = x scale gain with scale = 1 / rms(x): dy becomes dx; adds to the gain's gradient. */
 static void normalise_backward(const float *x, const float *gain, int width, float scale, float *dy,
                                float *d_gain)
 {
@@ -162,7 +162,7 @@ static void normalise(const Run *run, int rows, const number *from, const float 
 
 /* ---- heads ---- */
 
-/* A head's query or key made ready: normalised, turned by its place's angle, scaled. */
+/* Normalise a head's query or key, rotate it by its position's angle, and scale it. */
 static void ready(const Run *run, const number *from, const float *gain, float scale, number *to)
 {
     int D = run->D, half = D / 2;
@@ -185,7 +185,7 @@ static void ready(const Run *run, const number *from, const float *gain, float s
     }
 }
 
-/* And back: `dy` of what was made ready to `to`, that of the product it was made from. */
+/* Its backward pass: from `dy` to `to`, the gradient of the product. */
 static void ready_backward(const Run *run, const number *from, const float *gain, float scale,
                            const float *dy, number *to, float *d_gain)
 {
@@ -208,7 +208,7 @@ static void ready_backward(const Run *run, const number *from, const float *gain
     }
 }
 
-/* Softmax of the first `seen` scores, the rest up to `columns` zero; as numbers too. */
+/* Softmax of the first `seen` scores; the rest up to `columns` is zero. Stored as numbers too. */
 static void softmax(float *scores, int seen, int columns, number *weights)
 {
     for (int s = seen; s < (seen + 15 & ~15); s++)
@@ -232,7 +232,7 @@ static void softmax(float *scores, int seen, int columns, number *weights)
     }
 }
 
-/* Scores and weights of 32 queries from `begin` on, over all they may see. */
+/* Scores and weights of 32 queries from `begin` on, over all visible positions. */
 static void look_back(const Run *run, Room *room, int begin)
 {
     int D = run->D, columns = begin + PANEL;
@@ -264,7 +264,7 @@ static void attend(const Run *run, Room *room, const number *qkv, number *mixed)
     }
 }
 
-/* And back: from the gradient of `mixed` to that of q, k and v as products gave them. */
+/* Its backward pass: from the gradient of `mixed` to that of the products q, k and v. */
 static void attend_backward(const Run *run, Room *room, const number *qkv, const number *d_mixed,
                             number *d_qkv)
 {
@@ -313,7 +313,7 @@ static void attend_backward(const Run *run, Room *room, const number *qkv, const
 
 /* ---- the residual stream ---- */
 
-/* Sixteen of what a half has found, less what dropout takes. */
+/* Dropout of sixteen outputs of a half. */
 INLINE floats left_by_dropout(const Block *block, const int8_t *mask, floats found)
 {
     typedef int8_t bytes __attribute__((vector_size(16), aligned(1), may_alias));
@@ -322,7 +322,7 @@ INLINE floats left_by_dropout(const Block *block, const int8_t *mask, floats fou
     return choose(drawn >= block->dropped - 128, found * (256.0f / (256 - block->dropped)), none);
 }
 
-/* Where a padded row of a group lies in the batch; -1 where it is padding. */
+/* The place in the batch of a padded row of a group; -1 for padding. */
 INLINE int64_t place(const Run *run, int first, int padded)
 {
     int row = first + padded / run->Tp, t = padded % run->Tp;
@@ -336,7 +336,7 @@ static const int8_t *mask_of(const Run *run, int half)
     return block->mask ? block->mask + half * size : NULL;
 }
 
-/* y = x + found, in [rows, Tp, C] unless `out` is set, which is in [rows, T, C]. */
+/* y = x + found, in [rows, Tp, C]; with `out` in [rows, T, C]. */
 static void add_found(const Run *run, int first, int rows, int half, const number *x,
                       const float *found, number *y, int out)
 {
@@ -356,7 +356,7 @@ static void add_found(const Run *run, int first, int rows, int half, const numbe
     }
 }
 
-/* Rows of [rows, T, C] as a group's padded ones, the padding zero. */
+/* Copy rows of [rows, T, C] to a group's padded rows; the padding is zero. */
 static void take_rows(const Run *run, int first, int rows, const number *from, number *to)
 {
     for (int row = 0; row < rows; row++) {
@@ -407,7 +407,7 @@ static void forward_group(const Run *run, Room *room, int first, int texts)
 
 /* ---- backward ---- */
 
-/* A half's gradient: what dropout left of the stream's, as numbers and as panels. */
+/* A half's gradient: the stream's after dropout, as numbers and as panels. */
 static void found_backward(const Run *run, Room *room, int first, int rows, int half)
 {
     int C = run->C;
@@ -424,7 +424,7 @@ static void found_backward(const Run *run, Room *room, int first, int rows, int 
     pair_rows(room->found, C, rows, C, room->found_panels);
 }
 
-/* The stream's gradient grows by what came back through a half's normalisation of `x`. */
+/* Add the gradient through a half's normalisation of `x` to the stream's. */
 static void stream_backward(const Run *run, Room *room, int rows, const number *x, const float *gain,
                             float *d_gain)
 {
@@ -518,7 +518,7 @@ static void backward_group(const Run *run, Room *room, int first, int texts, int
 
 /* ---- shares ---- */
 
-/* Each group of a share's rows, all about as large. */
+/* Each group of a share's rows; groups are about equal. */
 #define GROUPS(first, texts)                                                                       \
     int begin_ = (int)((int64_t)run->block->rows * share / run->shares);                           \
     int end_ = (int)((int64_t)run->block->rows * (share + 1) / run->shares);                       \
@@ -539,7 +539,7 @@ static void backward_share(void *argument, int share)
     const Run *run = argument;
     Room *room = &run->rooms[share];
     size_t C = run->C, gains = C + 4 * C * C;
-    /* What is added to from the start: the gains of the normalisations. */
+    /* Sums that start at zero: the gains of the normalisations. */
     memset(room->gradients, 0, C * sizeof(float));
     memset(room->gradients + gains, 0, (2 * run->D + C) * sizeof(float));
     GROUPS(first, texts) backward_group(run, room, first, texts, group ? ADD : SET);
@@ -556,13 +556,13 @@ static void add_gradients(void *argument, int share)
     }
 }
 
-/* Every share's part of some work. */
+/* Run a function for every share. */
 static void everywhere(Run *run, void (*of_share)(void *run, int share))
 {
     share_out(run->block->parallel, run->shares, run->shares, of_share, run);
 }
 
-/* ---- what Python calls ---- */
+/* ---- called from Python ---- */
 
 static size_t furnish(const Run *run, Room *room, char *memory, float *gradients, int backward)
 {

@@ -1,6 +1,6 @@
 /* A forward pass of hornbook's GPT for decoding. What models/gpt.py does in 292 operations of torch
  * (for four blocks), each with more overhead than arithmetic, is one call here. models/gpt.py is
- * the reference, and names the sources of the mathematics; tests/test_native.py checks this file
+ * the reference, and names the sources of the mathematics; tests/infer/test_native.py checks this file
  * against it.
  *
  * Lanes. A lane is one token of one row (one text) at one position. The prefill of a prompt of T

@@ -1,8 +1,8 @@
-/* Muon's step of a model's matrices: muon.py's arithmetic, with momentum, orthogonalisation and the
- * update of a matrix in one go, while it is in the processor's caches. muon.py is the reference, and
- * tests/test_optimizer.py holds this file to it.
+/* Muon's step for a model's matrices: momentum, orthogonalisation and update of one matrix at a time,
+ * while it is in the processor's caches. optim/muon.py is the reference, and
+ * tests/optim/test_optimizer.py compares this file with it.
  *
- * A matrix's sums are in an order of their own: the same bits for any number of threads.
+ * A matrix's sums have an order of their own: the bits are the same for any number of threads.
  */
 #include "products.h"
 #include "threads.h"
@@ -16,13 +16,13 @@ typedef struct {
 typedef struct {
     const Matrix *matrices;
     int32_t count, threads, iterations;
-    float momentum, kept, epsilon; /* `kept`: what decay leaves of a weight */
+    float momentum, kept, epsilon; /* `kept`: the factor of weight decay */
     float rate;
     float linear, cubic, quintic; /* of each iteration's polynomial */
     Parallel parallel;
 } Step;
 
-/* A thread's own room. */
+/* A thread's buffers. */
 typedef struct {
     number *x, *polynomial, *gram;
     word *x_turned, *x_panels, *square_panels;
@@ -32,7 +32,7 @@ typedef struct {
 typedef struct {
     const Step *step;
     char *memory;
-    size_t room, largest, side; /* bytes of a room; numbers of the largest matrix, of a short side */
+    size_t room, largest, side; /* bytes of a room; numbers of the largest matrix, and of its short side */
     atomic_int next;
 } Run;
 
@@ -50,7 +50,7 @@ static size_t furnish(const Run *run, Room *room, char *memory)
     return used;
 }
 
-/* The products of a matrix's short side: with itself. [side, side] */
+/* A matrix's Gram matrix over its short side, [side, side]. */
 static void gram(const Room *room, int rows, int columns, int side)
 {
     if (rows > columns) { /* x^T x */
@@ -116,7 +116,7 @@ static void move(const Step *step, const Room *room, const Matrix *matrix)
     }
 }
 
-/* A thread's part: matrices, one after the other, as it comes to them. */
+/* A thread's work: it takes one matrix after another. */
 static void move_some(void *argument, int number)
 {
     Run *run = argument;
@@ -126,7 +126,7 @@ static void move_some(void *argument, int number)
         move(run->step, &room, &run->step->matrices[i]);
 }
 
-/* Move every matrix; 1 when there is no memory for it, and nothing has moved. */
+/* Update every matrix; 1 when there is no memory, and then nothing is updated. */
 int hornbook_muon(const Step *step)
 {
     Run run = {.step = step};

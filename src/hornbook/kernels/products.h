@@ -1,10 +1,10 @@
-/* Matrix products of what a training step is made of.
+/* The matrix products of a training step.
  *
- * Words. Numbers are multiplied as bfloat16, two to a word of 32 bits, where the processor has an
- * instruction for it (PACK = 2), else as float32 (PACK = 1). All sums are float32.
+ * Words. With PACK = 2 numbers are bfloat16, two in a word of 32 bits, for processors that multiply
+ * them so; with PACK = 1 they are float32. All sums are float32.
  *
- * Panels. A product is left @ right, right being cut into panels of 32 columns: for each word of depth 32
- * words side by side. Matrices get there by `pair_rows` (depth along their rows) or `turn` (along columns).
+ * Panels. In a product left @ right, right is cut into panels of 32 columns: 32 adjacent words for each
+ * word of depth. `pair_rows` (depth along rows) and `turn` (along columns) make them.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -55,7 +55,7 @@ INLINE floats multiply_add(floats sum, word a, words b)
 }
 #endif
 
-enum { PANEL = 32, LINE = 64 }; /* columns; bytes that the processor fetches at once */
+enum { PANEL = 32, LINE = 64 }; /* columns; bytes of a cache line */
 
 /* Sums kept in registers: 8 x 2 vectors of AVX-512's 32 registers reach its peak; elsewhere 4 x 1
  * vectors are 8 registers of 16. */
@@ -65,7 +65,7 @@ enum { TILE_ROWS = 8, TILE_VECTORS = 2 };
 enum { TILE_ROWS = 4, TILE_VECTORS = 1 };
 #endif
 
-/* The next piece of memory; where none is given yet, only how much is used. */
+/* The next piece of memory; without memory it only counts how much is needed. */
 static void *take(char *memory, size_t *used, size_t bytes)
 {
     void *piece = memory ? memory + *used : NULL;
@@ -86,7 +86,7 @@ typedef struct {
     size_t panel; /* from panel to panel */
 } Right;
 
-enum { SET, ADD, ROUND }; /* into float32; to what is there; into numbers */
+enum { SET, ADD, ROUND }; /* store float32; add to float32; store numbers */
 
 INLINE void tile(const int rows, const int vectors, int how, int depth, const word *a, size_t row,
                  size_t step, const word *b, void *c, size_t stride)
@@ -111,8 +111,8 @@ INLINE void tile(const int rows, const int vectors, int how, int depth, const wo
         }
 }
 
-/* c[rows, columns] = left @ right, `depth` words deep; rows in 8s, columns in 16s. With `lower` what
- * stands above the diagonal may be left out. */
+/* c[rows, columns] = left @ right, `depth` words deep; rows in 8s, columns in 16s. With `lower` the
+ * part above the diagonal may be skipped. */
 INLINE void multiply(int lower, int how, int rows, int columns, int depth, Left left, Right right,
                      void *c, size_t stride)
 {
@@ -136,7 +136,7 @@ static void product(int how, int rows, int columns, int depth, Left left, Right 
     multiply(0, how, rows, columns, depth, left, right, c, stride);
 }
 
-/* The same of a product that is symmetric: a little more than half of it, and that mirrored. */
+/* The same for a symmetric product: a little more than half is computed, and mirrored. */
 INLINE void symmetric_product(int side, int depth, Left left, Right right, float *c)
 {
     multiply(1, SET, side, side, depth, left, right, c, side);
@@ -149,14 +149,14 @@ INLINE void symmetric_product(int side, int depth, Left left, Right right, float
             }
 }
 
-/* Numbers as they lie, as the left side; `stride` numbers from row to row. */
+/* Rows of numbers as the left side; `stride` numbers from row to row. */
 static Left lying(const number *x, size_t stride)
 {
     size_t row = stride / PACK;
     return (Left){(const word *)x, PANEL * row, row, 1};
 }
 
-/* Panels of which `depth` words are a panel's, as the left side, turned. */
+/* Panels of `depth` words as the left side, transposed. */
 static Left turned(const word *panels, int depth)
 {
     return (Left){panels, (size_t)depth * PANEL, 1, PANEL};

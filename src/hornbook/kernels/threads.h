@@ -1,5 +1,5 @@
-/* Work shared out among the threads of torch's own OpenMP: a second pool of threads would wait for
- * cores that torch's threads, waiting themselves, keep busy. */
+/* Work for the threads of torch's own OpenMP: a second pool would wait for cores on which torch's idle
+ * threads spin. */
 #include <stdatomic.h>
 
 /* GOMP_parallel: run `work` in so many threads at once. */

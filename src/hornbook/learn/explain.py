@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hornbook.config import DataConfig
 from hornbook.errors import ConfigError
-from hornbook.models import BigramLanguageModel
 from hornbook.models.averaging import (
     average_loop,
     average_matrix,
@@ -19,11 +18,12 @@ from hornbook.models.averaging import (
     average_weights,
     softmax_weights,
 )
+from hornbook.models.bigram import BigramLanguageModel
 from hornbook.ngram.counting import best_bigram_loss, bigram_counts
 from hornbook.runs.folder import check_same_text
 from hornbook.runs.load import load
-from hornbook.text.corpus import read_corpus, read_data
-from hornbook.text.dataset import Dataset, prepare
+from hornbook.text.corpus import read_corpus
+from hornbook.text.dataset import Dataset, prepare, read_text
 
 TOPICS = {
     "averaging": "the mean of the past in three forms, and why allclose is False for them",
@@ -218,7 +218,7 @@ def bigram(corpus: str = "python-docs", run: str | Path | None = None, *, rows: 
             f"--run {run}: expected a bigram run, got model = {config.model.model!r}; train "
             "one with hornbook train --model bigram"
         )
-    text = read_data(config.data)
+    text = read_text(config.data)
     check_same_text(text, found.folder)
     dataset = prepare(text, config.data, found.tokenizer)
     counts_VV = bigram_counts(dataset.train, dataset.tokenizer.vocab_size)

@@ -53,11 +53,6 @@ def ideas() -> dict[str, str]:
     return {name: spec_of(name).idea for name in names} | {LARGE: LARGE_IDEA}
 
 
-def is_branch(name: str) -> bool:
-    """Whether no other rung is compared with this one."""
-    return name == LARGE or spec_of(name).branch
-
-
 def settings(name: str) -> Config:
     """A rung's settings: its model's preset, with what the ladder changes."""
     if name == LARGE:
@@ -332,7 +327,9 @@ def measure(plan: Plan) -> Ladder:
         counted = results[0]["baselines_nats_per_char"]
         losses_by_rung[name] = [validation_losses(plan.corpus, folder) for folder in runs]
         loss_by_seed = [float(each.mean()) for each in losses_by_rung[name]]
-        below = [rung.name for rung in rungs if not is_branch(rung.name)]
+        below = [
+            rung.name for rung in rungs if rung.name != LARGE and not spec_of(rung.name).branch
+        ]
         worth, noise = None, None
         if below:
             worth, noise = step_down(losses_by_rung[below[-1]], losses_by_rung[name])

@@ -277,10 +277,7 @@ def windows() -> Trial:
             tokens[at : at + size],
             tokens[at - 1 : at + size - 1],
         ),
-        "one short": lambda tokens, at, size: (
-            tokens[at : at + size],
-            tokens[at + 1 : at + size],
-        ),
+        "one short": lambda tokens, at, size: (tokens[at : at + size], tokens[at + 1 : at + size]),
         "one too many": lambda tokens, at, size: (
             tokens[at : at + size + 1],
             tokens[at + 1 : at + size + 1],

@@ -11,6 +11,7 @@ from hornbook.errors import ConfigError
 from hornbook.models import averaging
 from hornbook.models.averaging import softmax_weights
 from hornbook.models.language_model import LanguageModel
+from hornbook.models.registry import counted_on_meta
 
 
 class Head(nn.Module):
@@ -96,11 +97,6 @@ class HeadsLanguageModel(PositionedLanguageModel):
         super().__init__(config, vocab_size, heads)
 
 
-def table_parameters(config: ModelConfig, vocab_size: int) -> int:
-    """The parameters of `PositionedLanguageModel` without its blocks."""
-    return config.n_embd * (2 * vocab_size + config.block_size) + vocab_size
-
-
 def head_activations(config: ModelConfig) -> float:
     """The numbers that heads, and an MLP beside them, keep of one position."""
     return 17.0 * config.n_embd + 4.3 * config.n_head * config.block_size
@@ -118,23 +114,18 @@ def check_heads(config: ModelConfig) -> None:
         )
 
 
-def one_layer_parameters(config: ModelConfig, vocab_size: int) -> int:
-    """The parameters of a model whose only block is its heads."""
-    return table_parameters(config, vocab_size) + 3 * config.n_embd**2
-
-
 SPECS = {
     "head": ModelSpec(
         idea="one attention head",
         network=HeadLanguageModel,
-        parameters=one_layer_parameters,
+        parameters=counted_on_meta(HeadLanguageModel),
         activations=head_activations,
         preset=averaging.SPECS["average"].preset,
     ),
     "heads": ModelSpec(
         idea="several heads",
         network=HeadsLanguageModel,
-        parameters=one_layer_parameters,
+        parameters=counted_on_meta(HeadsLanguageModel),
         activations=head_activations,
         check=check_heads,
         preset={**averaging.SPECS["average"].preset, "n_head": 4},

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hornbook.kernels import ngrams
-from hornbook.ngram.model import shortest_useful_match as shortest_telling_run
+from hornbook.ngram.model import shortest_useful_match
 
 # Initial strengths: how often an n-gram must have occurred for its successors to weigh as much as
 # the shorter n-grams, shortest first. Values learned on tiny Shakespeare end near these.
@@ -31,7 +31,7 @@ class ContextCounts(nn.Module):
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
-        self.shortest = shortest_telling_run(vocab_size)
+        self.shortest = shortest_useful_match(vocab_size)
         self.log_strength = nn.Parameter(torch.tensor([math.log(each) for each in STRENGTHS]))
         self.kernels: ngrams.NGramKernels | None = None
 

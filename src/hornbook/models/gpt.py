@@ -8,22 +8,17 @@ Shapes in names: B batch, T time, C n_embd, H heads, D head width, F MLP width, 
 the number of positions attended to (S = T unless a cache holds earlier ones).
 """
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hornbook.config import ModelConfig
 from hornbook.kernels import training
 from hornbook.models.kv_cache import KeyValueCache, LayerCache
 from hornbook.models.language_model import LanguageModel, has_hooks
 from hornbook.models.schema import Schema
-
-if TYPE_CHECKING:
-    from hornbook.config import ModelConfig
 
 
 def rotary_angles(positions_T: Tensor, head_width: int, base: float) -> tuple[Tensor, Tensor]:

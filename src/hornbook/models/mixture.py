@@ -4,23 +4,16 @@ Shapes in names: B batch, T time, S the positions given, C n_embd, V vocabulary,
 n-grams, R the lengths of n-gram in the context.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hornbook.models.context_counts import LENGTHS, ContextCounts
-from hornbook.models.language_model import LanguageModel
-from hornbook.ngram.model import MIN_PROB as LEAST
-
-if TYPE_CHECKING:
-    from hornbook.models.gpt import GPT
-    from hornbook.models.kv_cache import KeyValueCache
-    from hornbook.models.language_model import Batch
-    from hornbook.models.ngram import NGramLanguageModel, NGramProbs
+from hornbook.models.gpt import GPT
+from hornbook.models.kv_cache import KeyValueCache
+from hornbook.models.language_model import Batch, LanguageModel
+from hornbook.models.ngram import NGramLanguageModel, NGramProbs
+from hornbook.ngram.model import MIN_PROB
 
 GATE_WIDTH = 64
 
@@ -90,4 +83,4 @@ class GPTWithCounts(LanguageModel):
         p_BTV, came_BTR = self.recent(context_BS, p_BTV)
         features = (hidden_BTC.float(), backoff_BTN, (backoff_BTN < 1).float(), came_BTR.log1p())
         gate_BT1 = self.trust(F.silu(self.evidence(torch.cat(features, dim=-1))))
-        return self.network.logits(hidden_BTC).float() + gate_BT1 * p_BTV.clamp_min(LEAST).log()
+        return self.network.logits(hidden_BTC).float() + gate_BT1 * p_BTV.clamp_min(MIN_PROB).log()

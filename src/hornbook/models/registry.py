@@ -40,6 +40,16 @@ def use_ngram_kernels(model: torch.nn.Module) -> None:
             part.kernels = ngram_kernels()
 
 
+def counted_on_meta(network: Callable[[ModelConfig, int], LanguageModel]) -> Callable[..., int]:
+    """A function that counts a network's parameters without allocating them."""
+
+    def parameters(config: ModelConfig, vocab_size: int) -> int:
+        with torch.device("meta"), _Uninitialized():
+            return network(config, vocab_size).parameter_count
+
+    return parameters
+
+
 def meta_model(
     config: ModelConfig, vocab_size: int, counted: NGramModel | None = None
 ) -> LanguageModel:

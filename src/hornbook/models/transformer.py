@@ -12,8 +12,8 @@ from hornbook.models.attention import (
     PositionedLanguageModel,
     check_heads,
     head_activations,
-    table_parameters,
 )
+from hornbook.models.registry import counted_on_meta
 
 
 class FeedForward(nn.Sequential):
@@ -84,12 +84,6 @@ class LayerNormLanguageModel(PositionedLanguageModel):
         super().__init__(config, vocab_size, blocks)
 
 
-def stack_parameters(config: ModelConfig, vocab_size: int) -> int:
-    """The parameters of tables and blocks, without norms."""
-    block = 12 * config.n_embd**2 + 6 * config.n_embd
-    return table_parameters(config, vocab_size) + config.n_layer * block
-
-
 def stack_activations(config: ModelConfig) -> float:
     """The numbers that blocks keep of one position."""
     return config.n_layer * head_activations(config)
@@ -99,9 +93,7 @@ SPECS = {
     "feedforward": ModelSpec(
         idea="an MLP",
         network=FeedForwardLanguageModel,
-        parameters=lambda config, vocab_size: (
-            table_parameters(config, vocab_size) + 4 * config.n_embd**2 + config.n_embd
-        ),
+        parameters=counted_on_meta(FeedForwardLanguageModel),
         activations=head_activations,
         check=check_heads,
         preset=attention.SPECS["heads"].preset,
@@ -109,7 +101,7 @@ SPECS = {
     "residual": ModelSpec(
         idea="blocks, residuals",
         network=ResidualLanguageModel,
-        parameters=stack_parameters,
+        parameters=counted_on_meta(ResidualLanguageModel),
         activations=stack_activations,
         check=check_heads,
         preset={**attention.SPECS["heads"].preset, "n_layer": 3},
@@ -117,9 +109,7 @@ SPECS = {
     "layernorm": ModelSpec(
         idea="normalisation",
         network=LayerNormLanguageModel,
-        parameters=lambda config, vocab_size: (
-            stack_parameters(config, vocab_size) + (4 * config.n_layer + 2) * config.n_embd
-        ),
+        parameters=counted_on_meta(LayerNormLanguageModel),
         activations=stack_activations,
         check=check_heads,
         preset={**attention.SPECS["heads"].preset, "n_layer": 3},

@@ -1,5 +1,3 @@
 """N-gram models, in order: counting, the model, its states in a text, tuning; suffix arrays."""
 
-from hornbook.ngram.counting import best_bigram_loss as best_bigram_loss
-from hornbook.ngram.counting import bigram_counts as bigram_counts
-from hornbook.ngram.model import NGramModel as NGramModel
+from hornbook.ngram.counting import best_bigram_loss

@@ -5,21 +5,16 @@ its first n - 1 tokens * vocab_size + its last token``. Keys ascend with the num
 the same context are adjacent, and a key fits in 64 bits for any order and vocabulary.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from hornbook.errors import ConfigError, DataError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    Ids: TypeAlias = NDArray[np.int64]
-    Integers: TypeAlias = NDArray[np.integer[Any]]
+Ids = NDArray[np.int64]
+Integers = NDArray[np.integer[Any]]
 
 
 class Counts(NamedTuple):

@@ -9,27 +9,17 @@ Below the empty context is the uniform distribution, so every distribution sums 
 vocabulary, unseen tokens included. Add-k backs off to the uniform distribution at once.
 """
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from hornbook.errors import ConfigError, DataError
-from hornbook.ngram.counting import checked_tokens, count_ngrams, find_ngrams
-from hornbook.ngram.states import NGramStates
+from hornbook.ngram.counting import Ids, Integers, checked_tokens, count_ngrams, find_ngrams
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from hornbook.ngram.counting import Ids, Integers
-    from hornbook.ngram.states import State
-
-    Floats: TypeAlias = NDArray[np.float64]
-
+Floats = NDArray[np.float64]
 Smoothing = Literal["mle", "add-k", "witten-bell", "kneser-ney"]
 
 # Kneser-Ney's discounts for counts of 1, 2, and 3 or more, if the text is too small to estimate
@@ -86,7 +76,7 @@ class NGramModel:
         smoothing: Smoothing = "kneser-ney",
         add_k: float = 1.0,
         discounts: ArrayLike | None = None,
-    ) -> NGramModel:
+    ) -> Self:
         """Count every n-gram up to ``order`` tokens and estimate the probabilities.
 
         "mle" backs off to the longest context that was seen. Only "add-k" reads ``add_k``, only
@@ -123,12 +113,9 @@ class NGramModel:
             n_contexts = len(level.keys)
         return cls(vocab_size, smoothing, levels)
 
-    def rounded(self) -> NGramModel:
+    def rounded(self) -> "NGramModel":
         """The same model in float32."""
-        levels = [
-            Level(keys, probs.astype(np.float32), backoff.astype(np.float32))
-            for keys, probs, backoff in self.levels
-        ]
+        levels = [Level(keys, *(a.astype(np.float32) for a in rest)) for keys, *rest in self.levels]
         return NGramModel(self.vocab_size, self.smoothing, levels)
 
     @property
@@ -167,33 +154,10 @@ class NGramModel:
     def probs(self, context: ArrayLike = ()) -> Floats:
         """Distribution of the token that follows ``context``; shape [vocab_size], sums to 1."""
         p = np.full(self.vocab_size, 1 / self.vocab_size)
-        for n, number in enumerate(self._state(context)):
-            p = self.interpolate(n, number, p)
+        found = self._find(self._recent(context))
+        for n, number in enumerate([0, *(grams[-1] for _, grams in found if len(grams))]):
+            p = self.interpolate(n, int(number), p)
         return p
-
-    def generate(
-        self, length: int, *, context: ArrayLike = (), temperature: float = 1.0, seed: int = 0
-    ) -> Ids:
-        """Sample ``length`` tokens one after another, following ``context``.
-
-        A temperature below 1 favours likely tokens; 0 always takes the most likely one.
-        Raises: ConfigError if the temperature is negative, DataError for an unknown token.
-        """
-        if not temperature >= 0:
-            raise ConfigError(f"temperature: expected 0 or more, got {temperature}")
-        states = NGramStates(self)
-        state = self._state(context)
-        drawn = np.empty(length, dtype=np.int64)
-        for i, uniform in enumerate(np.random.default_rng(seed).random(length)):
-            p = states.probs(state)
-            if temperature == 0:
-                token = int(p.argmax())
-            else:
-                sums = (p if temperature == 1 else (p / p.max()) ** (1 / temperature)).cumsum()
-                token = int((sums / sums[-1]).searchsorted(uniform, side="right"))
-            drawn[i] = token
-            state = states.after(state, token)
-        return drawn
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The model as flat arrays by name, which can be saved and memory-mapped."""
@@ -206,16 +170,15 @@ class NGramModel:
         return named
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> NGramModel:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The model of which these are the ``arrays``.
 
         Raises: DataError if arrays are missing or are not valid.
         """
         order = sum(name.startswith("keys.") for name in arrays)
         try:
-            levels = [
-                Level(*(arrays[f"{name}.{n}"] for name in _FILE_NAMES)) for n in range(1, order + 1)
-            ]
+            files = ([f"{name}.{n}" for name in _FILE_NAMES] for n in range(1, order + 1))
+            levels = [Level(*(arrays[name] for name in names)) for names in files]
             smoothing = _SMOOTHING_BY_NAME[bytes(arrays["smoothing"].astype(np.uint8)).decode()]
             vocab_size = int(arrays["vocab_size"][0])
         except (KeyError, IndexError, ValueError) as error:
@@ -224,8 +187,7 @@ class NGramModel:
             raise DataError("these are not an n-gram model's arrays: no n-grams or no vocabulary")
         n_contexts = 1
         for n, level in enumerate(levels, start=1):
-            flaw = level.flaw(n_contexts, vocab_size)
-            if flaw:
+            if flaw := level.flaw(n_contexts, vocab_size):
                 raise DataError(f"these are not an n-gram model's arrays: {flaw} at order {n}")
             n_contexts = len(level.keys)
         return cls(vocab_size, smoothing, levels)
@@ -236,10 +198,6 @@ class NGramModel:
     def _recent(self, context: ArrayLike) -> Integers:
         tokens = checked_tokens(context, self.vocab_size)
         return tokens[max(0, len(tokens) - (self.order - 1)) :]
-
-    def _state(self, context: ArrayLike) -> State:
-        found = self._find(self._recent(context))
-        return (0, *(int(grams[-1]) for _, grams in found if len(grams)))
 
     def number(self, n: int, context: int, token: int) -> int:
         """The number of context + token among the (n + 1)-grams; -1 if it was not counted."""

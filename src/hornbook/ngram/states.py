@@ -1,18 +1,14 @@
 """The state of an n-gram model in a text: what of the context matters, followed token by token."""
 
-from __future__ import annotations
-
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from hornbook.ngram.model import Floats, NGramModel
+from hornbook.ngram.model import Floats, NGramModel
 
-    # The numbers of the last 0, 1, ... order - 1 tokens as n-grams (-1: not counted); near the
-    # beginning of a text there are fewer.
-    State: TypeAlias = tuple[int, ...]
+# The numbers of the last 0, 1, ... order - 1 tokens as n-grams (-1: not counted); near the
+# beginning of a text there are fewer.
+State = tuple[int, ...]
 
 
 class NGramStates:

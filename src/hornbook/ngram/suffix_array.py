@@ -3,30 +3,32 @@
 The array has the positions of all suffixes of the text in alphabetical order. So the positions of
 any string are adjacent, and binary search finds them: 27 comparisons for 100 million characters.
 The array is memory-mapped; a query reads about a thousand of its pages.
-"""
 
-from __future__ import annotations
+Texts are compared with LF line ends and composed characters, so that a copy is found whatever its
+form. Offsets and lengths are those of the texts as they are.
+"""
 
 import hashlib
 import json
 import os
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hornbook.errors import CheckpointError, ConfigError, reason
 from hornbook.storage.disk import DISCARDED, DISK, UNFINISHED, Disk, refused
 from hornbook.storage.files import open_regular, read_json
 from hornbook.storage.lock import Lock
+from hornbook.text.forms import unified
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
+Unified = tuple[str, NDArray[np.int64] | None]
 
 FORMAT = 1
 ARRAY = "suffixes.bin"
@@ -45,6 +47,8 @@ class Match:
     length: int
     position: int  # of its first occurrence in the training text
     occurrences: int
+    # Of that occurrence: another than `length` where it has other line ends or Unicode forms.
+    training_length: int = field(default=0, compare=False)
 
     @property
     def end(self) -> int:
@@ -55,30 +59,31 @@ class Match:
 class SuffixArray:
     """A training text and its suffix array, which finds parts of other texts in it."""
 
-    def __init__(self, text: str, suffixes: NDArray[np.signedinteger]) -> None:
-        self.text = text
+    def __init__(self, text: Unified, suffixes: NDArray[np.signedinteger]) -> None:
+        self.text, self._offsets = text
         self._suffixes = suffixes
         # A memoryview gives Python integers in a third of the time of an array.
         self._sorted = suffixes.data
 
     @classmethod
-    def build(cls, text: str) -> SuffixArray:
+    def build(cls, text: str) -> Self:
         """Sort the suffixes of `text`: 0.1 s and 5 MB for a million ASCII characters."""
         from pydivsufsort import divsufsort
 
-        dtype = offset_type(text)
+        whole = unified(text)
+        text, dtype = whole[0], offset_type(whole[0])
         # UTF-8 bytes sort like the characters, halves of surrogate pairs included.
         data = text.encode("utf-8", "surrogatepass")
         if not data:
-            return cls(text, np.empty(0, dtype))
+            return cls(whole, np.empty(0, dtype))
         by_byte = divsufsort(data)
         if len(data) == len(text):
-            return cls(text, by_byte.view(dtype))
+            return cls(whole, by_byte.view(dtype))
         # Keep the suffixes that begin a character, with offsets in characters.
         begins = (np.frombuffer(data, np.uint8) & 0xC0) != 0x80
         number = np.cumsum(begins, dtype=dtype)
         number -= 1
-        return cls(text, number[by_byte[begins[by_byte]]])
+        return cls(whole, number[by_byte[begins[by_byte]]])
 
     def save(self, folder: str | os.PathLike[str], disk: Disk = DISK) -> None:
         """Write a folder atomically; replaces an existing one.
@@ -115,30 +120,34 @@ class SuffixArray:
             raise refused(folder, self._sorted.nbytes, error) from None
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], text: str) -> SuffixArray:
+    def open(cls, folder: str | os.PathLike[str], text: str) -> Self:
         """The array saved for `text`, memory-mapped after a check of its hashes.
 
         Raises: CheckpointError if it is missing, damaged, or of another text.
         """
-        folder = Path(folder)
+        folder, whole = Path(folder), unified(text)
+        text = whole[0]
         check(folder, text)
         try:
             suffixes = np.memmap(folder / ARRAY, offset_type(text), "r", shape=(len(text),))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder}: no suffix array: {reason(error)}") from None
-        return cls(text, suffixes)
+        return cls(whole, suffixes)
 
     def match_lengths(self, text: str, at_least: int = 1) -> NDArray[np.int64]:
         """For each character, the length of the longest verbatim match that covers it.
 
-        Matches shorter than `at_least` count as 0; higher values are faster.
+        Matches shorter than `at_least`, in composed characters, count as 0; higher values are
+        faster.
         Shapes: a text of T characters -> [T], in characters.
         Raises: ConfigError for an `at_least` below 1.
         """
         lengths = np.zeros(len(text), np.int64)
-        for start, length in self._maximal(text, at_least):
-            covered = lengths[start : start + length]
-            np.maximum(covered, length, out=covered)
+        whole, offsets = unified(text)
+        for first, length in self._maximal(whole, at_least):
+            start, end = _span(offsets, first, length)
+            covered = lengths[start:end]
+            np.maximum(covered, end - start, out=covered)
         return lengths
 
     def matches(self, text: str, at_least: int = 20) -> list[Match]:
@@ -148,6 +157,7 @@ class SuffixArray:
         has `at_least` characters.
         Raises: ConfigError for an `at_least` below 1.
         """
+        text, offsets = unified(text)
         free = np.ones(len(text), np.bool_)
         chosen: list[Match] = []
         found = sorted(self._maximal(text, at_least), key=lambda match: (-match[1], match[0]))
@@ -157,16 +167,14 @@ class SuffixArray:
             if len(rest) >= at_least:
                 first, last = start + int(rest[0]), start + int(rest[-1]) + 1
                 free[first:last] = False
-                chosen.append(self._match(text, first, last))
+                piece = text[first:last]
+                low = self._row(piece)
+                high = bisect_right(self._sorted, piece, low, key=self._cut(len(piece)))
+                position = int(self._suffixes[low:high].min())
+                begin, end = _span(offsets, first, len(piece))
+                there, there_end = _span(self._offsets, position, len(piece))
+                chosen.append(Match(begin, end - begin, there, high - low, there_end - there))
         return sorted(chosen, key=lambda match: match.start)
-
-    def _match(self, text: str, start: int, end: int) -> Match:
-        """The occurrences of a part of `text` that is in the training text."""
-        piece = text[start:end]
-        low = self._row(piece)
-        high = bisect_right(self._sorted, piece, low, key=self._cut(len(piece)))
-        position = int(self._suffixes[low:high].min())
-        return Match(start, end - start, position, high - low)
 
     def _maximal(self, text: str, at_least: int) -> Iterator[tuple[int, int]]:
         """Start and length of every maximal match: one that cannot be extended in any direction.
@@ -202,8 +210,9 @@ class SuffixArray:
             row = self._row(piece)
             # The most similar suffix is directly before or after the piece in the order.
             around = self._sorted[max(row - 1, 0) : row + 1]
-            ends = (common_prefix(piece, self.text[place : place + limit]) for place in around)
-            length = max(ends, default=0)
+            others = (self.text[at : at + limit] for at in around)
+            same = (takewhile(bool, map(str.__eq__, piece, other)) for other in others)
+            length = max((len(list(each)) for each in same), default=0)
             if length < limit:
                 return length
             limit *= 2
@@ -221,8 +230,14 @@ class SuffixArray:
 
     def _cut(self, length: int) -> Callable[[int], str]:
         """The sort key: the text at a position, cut to a length."""
-        text = self.text
-        return lambda position: text[position : position + length]
+        return lambda position: self.text[position : position + length]
+
+
+def _span(offsets: NDArray[np.int64] | None, first: int, length: int) -> tuple[int, int]:
+    """Where a piece of a unified text begins and ends in the text as it is."""
+    if offsets is None:
+        return first, first + length
+    return int(offsets[first]), int(offsets[first + length])
 
 
 def sweep(folder: Path, disk: Disk = DISK) -> None:
@@ -234,14 +249,6 @@ def sweep(folder: Path, disk: Disk = DISK) -> None:
             lock.release()
             disk.remove(path)
     disk.remove(folder.with_name(f"{DISCARDED}{folder.name}"))
-
-
-def common_prefix(one: str, other: str) -> int:
-    """The length of the common prefix of two strings."""
-    if one == other:
-        return len(one)
-    shorter = range(1, min(len(one), len(other)) + 1)
-    return bisect_left(shorter, True, key=lambda length: one[:length] != other[:length])
 
 
 def offset_type(text: str) -> type[np.int32 | np.int64]:

@@ -1,23 +1,15 @@
 """Chooses order, smoothing and discounts of an n-gram model by its loss on held-out text."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from hornbook.errors import ConfigError, DataError
-from hornbook.ngram.counting import checked_tokens, count_ngrams, find_ngrams
-from hornbook.ngram.model import NGramModel
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike
-
-    from hornbook.ngram.counting import Ids, Integers
-    from hornbook.ngram.model import Floats, Smoothing
+from hornbook.errors import DataError
+from hornbook.ngram.counting import Ids, Integers, checked_tokens, count_ngrams, find_ngrams
+from hornbook.ngram.model import Floats, NGramModel, Smoothing
 
 # Enough text to tune thirty discounts; it limits the memory of tune().
 MAX_HELD_OUT_TOKENS = 200_000
@@ -40,14 +32,7 @@ class Recipe:
 
     def count(self, tokens: ArrayLike, vocab_size: int) -> NGramModel:
         """Fit a model to a text. Raises: ConfigError, DataError as `NGramModel.fit`."""
-        return NGramModel.fit(
-            tokens,
-            vocab_size,
-            order=self.order,
-            smoothing=self.smoothing,
-            add_k=self.add_k,
-            discounts=self.discounts,
-        )
+        return NGramModel.fit(tokens, vocab_size, **vars(self))
 
 
 def choose(
@@ -60,8 +45,8 @@ def choose(
 ) -> Recipe:
     """The recipe with the lowest loss on the last tenth of the text, fitted on the rest.
 
-    An order of 0 means the best of 1 to MAX_ORDER. Kneser-Ney's discounts are always tuned. For a
-    text that is too short to hold anything out, the order is 2 or the one given.
+    An order of 0 means the best of 1 to MAX_ORDER, or 2 for a text too short to hold anything out.
+    Kneser-Ney's discounts are always tuned.
     Raises: ConfigError, DataError as `NGramModel.fit`.
     """
     orders = [order] if order else list(range(1, MAX_ORDER + 1))
@@ -73,7 +58,7 @@ def choose(
         return Recipe(tuned.order, discounts=tuned.discounts)
     recipes = [Recipe(each, smoothing, add_k) for each in orders]
     text = checked_tokens(tokens, vocab_size)
-    cut = len(text) - held_out_length(len(text), 0.1)
+    cut = len(text) - held_out_length(len(text))
     if len(recipes) == 1 or cut < MAX_ORDER or cut == len(text):
         return recipes[min(1, len(recipes) - 1)]
 
@@ -84,9 +69,9 @@ def choose(
     return min(recipes, key=loss_nats)
 
 
-def held_out_length(n_tokens: int, share: float) -> int:
-    """How many of the last tokens of a text are held out for tuning."""
-    return min(int(n_tokens * share), MAX_HELD_OUT_TOKENS)
+def held_out_length(n_tokens: int) -> int:
+    """How many of the last tokens of a text are held out for tuning: a tenth, or fewer."""
+    return min(int(n_tokens * 0.1), MAX_HELD_OUT_TOKENS)
 
 
 class Tuned(NamedTuple):
@@ -98,24 +83,16 @@ class Tuned(NamedTuple):
 
 
 def tune(
-    tokens: ArrayLike,
-    vocab_size: int,
-    *,
-    min_order: int = 1,
-    max_order: int = MAX_ORDER,
-    held_out: float = 0.1,
+    tokens: ArrayLike, vocab_size: int, *, min_order: int = 1, max_order: int = MAX_ORDER
 ) -> Tuned:
-    """Choose Kneser-Ney's order and discounts on the last part of the text, counting the rest.
+    """Choose Kneser-Ney's order and discounts on the last tenth of the text, counting the rest.
 
-    Fit the model on the whole text afterwards. ``held_out`` is a fraction of the text; at most
-    MAX_HELD_OUT_TOKENS are used. On tiny Shakespeare this takes the validation loss from 1.5165
-    nats (estimated discounts, order 7) to 1.4906 (order 10), and makes high orders harmless.
-    Raises: ConfigError for a fraction outside (0, 1), DataError if the text is too short.
+    Fit the model on the whole text afterwards. On tiny Shakespeare this takes the validation loss
+    from 1.5165 nats (estimated discounts, order 7) to 1.4906 (order 10).
+    Raises: DataError if the text is too short.
     """
     text = checked_tokens(tokens, vocab_size)
-    if not 0 < held_out < 1:
-        raise ConfigError(f"held_out: expected a fraction between 0 and 1, got {held_out}")
-    n_held_out = held_out_length(len(text), held_out)
+    n_held_out = held_out_length(len(text))
     if n_held_out < max_order:
         raise DataError(
             f"{len(text)} tokens leave only {n_held_out} for tuning: the text is too short"
@@ -162,7 +139,7 @@ class _HeldOutShares(NamedTuple):
     unseen: Floats  # [T], 1 where nothing followed the context
 
     @classmethod
-    def gather(cls, parents: Ids, counts: Integers, contexts: Ids, grams: Ids) -> _HeldOutShares:
+    def gather(cls, parents: Ids, counts: Integers, contexts: Ids, grams: Ids) -> Self:
         n_contexts = int(max(parents.max(), contexts.max())) + 1
         classes = np.minimum(counts, 3)
         total = np.bincount(parents, counts, minlength=n_contexts)[contexts]

@@ -12,7 +12,7 @@ from torch.optim.adamw import adamw
 from hornbook.config import OptimizerConfig
 from hornbook.errors import CheckpointError
 from hornbook.kernels.training import TrainingKernels
-from hornbook.models import LanguageModel
+from hornbook.models.language_model import LanguageModel
 from hornbook.models.schema import is_matrix
 from hornbook.optim.muon import Muon
 

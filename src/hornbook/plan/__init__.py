@@ -3,15 +3,6 @@
 from hornbook.plan.machine import Choice, Machine
 from hornbook.plan.memory import counted_part
 from hornbook.plan.planner import Plan
-from hornbook.plan.resolved import Resolved, check_memory, dry_run, resolve
+from hornbook.plan.resolved import check_memory, dry_run, resolve
 
-__all__ = [
-    "Choice",
-    "Machine",
-    "Plan",
-    "Resolved",
-    "check_memory",
-    "counted_part",
-    "dry_run",
-    "resolve",
-]
+__all__ = ["Choice", "Machine", "Plan", "check_memory", "counted_part", "dry_run", "resolve"]

@@ -58,8 +58,8 @@ def counted_tokens(config: Config, text: Text) -> int:
 
 def counting_seconds(config: Config, text: Text) -> float:
     """How long n-grams are counted before the first step, beside a network."""
-    a_token = JOINT_COUNTING_SECONDS_A_TOKEN if config.model.with_counts else 0.0
-    return counted_tokens(config, text) * a_token
+    joint = config.model.with_counts
+    return JOINT_COUNTING_SECONDS_A_TOKEN * counted_tokens(config, text) if joint else 0.0
 
 
 def concluding_seconds(config: Config, text: Text, token_seconds: float = 0.0) -> float:
@@ -90,6 +90,5 @@ def count_within(config: Config, text: Text, seconds: float) -> Config:
     if text.countable:
         peak, _ = text.countable.bytes(config.model)
         counted = min(counted, int(text.countable.tokens * COUNTING_BYTES / peak))
-    if FEWEST_COUNTED <= counted < most:
-        return config.override(counted_tokens=counted)
-    return config
+    fewer = FEWEST_COUNTED <= counted < most
+    return config.override(counted_tokens=counted) if fewer else config

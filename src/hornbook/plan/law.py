@@ -29,12 +29,7 @@ LAW_WITH_COUNTS = Law(1.300, 0.0041, 0.028, 0.497, 611, math.inf)
 
 
 def predicted_loss(
-    parameters: int,
-    tokens: int,
-    steps: int,
-    unique_tokens: int,
-    *,
-    with_counts: bool = False,
+    parameters: int, tokens: int, steps: int, unique_tokens: int, *, with_counts: bool = False
 ) -> float:
     """Loss in nats per character at the end of training: a guide for choosing, not a promise.
 

@@ -6,10 +6,12 @@ import shutil
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from hornbook import __version__
 from hornbook import kernels as native
 from hornbook.config import Config
 from hornbook.errors import ConfigError
@@ -35,20 +37,16 @@ def choose_device(wanted: str = "auto") -> Choice:
     Raises: ConfigError when the wanted device is absent.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(wanted, True):
+        raise ConfigError(f"device = {wanted!r}: not present here; use device = 'cpu' or 'auto'")
     if wanted != "auto":
-        if not present.get(wanted, True):
-            raise ConfigError(
-                f"device = {wanted!r}: not present here; use device = 'cpu' or 'auto'"
-            )
         return Choice(wanted, "requested")
-    for name, there in present.items():
-        if there:
-            return Choice(name, "present")
-    return Choice("cpu", "no GPU that PyTorch can use")
+    found = next((name for name, there in present.items() if there), None)
+    return Choice(found, "present") if found else Choice("cpu", "no GPU that PyTorch can use")
 
 
 def choose_precision(device: str, wanted: str = "auto") -> Choice:
-    """bfloat16 where the device multiplies it in hardware, else float32."""
+    """bfloat16 where the device multiplies it in hardware (and oneDNN may), else float32."""
     if wanted != "auto":
         return Choice(wanted, "requested")
     if device == "cuda":
@@ -57,11 +55,6 @@ def choose_precision(device: str, wanted: str = "auto") -> Choice:
         return Choice("float32", "this GPU has no bfloat16 units")
     if device == "mps":
         return Choice("float32", "the safe choice on Apple GPUs")
-    return choose_cpu_precision()
-
-
-def choose_cpu_precision() -> Choice:
-    """bfloat16 where the processor multiplies it in hardware and oneDNN may use that."""
     may = onednn_may_use("BF16", "AMX")
     if torch.cpu._is_amx_tile_supported() and may:
         return Choice("bfloat16", "AMX tiles: about six times float32's speed")
@@ -130,11 +123,11 @@ def obstacle_to_c(config: Config, device: str, precision: str) -> str:
 
 def obstacle_to_compiling(device: str) -> str:
     """Why torch.compile cannot work here; empty where it can."""
-    if device == "cpu" and platform.system() != "Linux":
+    if device != "cpu":
+        return ""
+    if platform.system() != "Linux":
         return f"on a CPU hornbook compiles on Linux only, and this is {platform.system()}"
-    if device == "cpu" and compiler() is None:
-        return "torch.compile needs a C++ compiler and found none; install g++"
-    return ""
+    return "" if compiler() else "torch.compile needs a C++ compiler and found none; install g++"
 
 
 def choose_decoder() -> Choice:
@@ -184,15 +177,10 @@ def choose(config: Config) -> Machine:
 
     Raises: ConfigError when what was requested is not available.
     """
-    train = config.train
-    device = choose_device(train.device)
-    precision = choose_precision(device.value, train.precision)
-    return Machine(
-        device=device,
-        precision=precision,
-        compile=choose_compile(config, device.value, precision.value),
-        threads=train.threads or torch.get_num_threads(),
-    )
+    device = choose_device(config.train.device)
+    precision = choose_precision(device.value, config.train.precision)
+    compile_ = choose_compile(config, device.value, precision.value)
+    return Machine(device, precision, compile_, config.train.threads or torch.get_num_threads())
 
 
 def choose_again(config: Config) -> Machine:
@@ -207,19 +195,11 @@ def choose_again(config: Config) -> Machine:
 
 def describe() -> dict[str, str]:
     """The machine and the versions that a run depends on, for `environment.json`."""
-    import numpy as np
-    import safetensors
-    import tokenizers
-
-    import hornbook
-
+    libraries = ("torch", "numpy", "safetensors", "tokenizers")
     return {
-        "hornbook": hornbook.__version__,
+        "hornbook": __version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "safetensors": safetensors.__version__,
-        "tokenizers": tokenizers.__version__,
+        **{name: version(name) for name in libraries},
         "system": platform.platform(),
         "processor": processor_name(),
         "cores": str(os.cpu_count()),
@@ -247,9 +227,8 @@ def source_commit() -> str:
 
 def processor_name() -> str:
     """The processor's own name, or its architecture where the system does not report one."""
-    try:
+    lines: list[str] = []
+    with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines: list[str] = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())

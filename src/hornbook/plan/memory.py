@@ -1,27 +1,23 @@
 """Whether a run fits into memory: an estimate of its peak, and what is available."""
 
-from __future__ import annotations
-
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Self
 
 import numpy as np
 
+from hornbook.config import Config, ModelConfig
 from hornbook.errors import ConfigError
 from hornbook.eval.loss import EVAL_BATCH_LOGITS, EVAL_BATCH_TOKENS
 from hornbook.models.ngram import N_PARTS
 from hornbook.models.schema import Schema
 from hornbook.ngram.counting import checked_tokens, count_ngrams
 from hornbook.ngram.tuning import MAX_ORDER as LONGEST
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from hornbook.config import Config, ModelConfig
-    from hornbook.text.arrays import Tokens
-    from hornbook.text.dataset import Dataset
+from hornbook.text.arrays import Tokens
+from hornbook.text.dataset import Dataset
 
 MIB = 2**20
 # What Python, torch and its kernels take in the first step of even the smallest model: 93 MB.
@@ -41,7 +37,7 @@ class Countable:
     n_grams: tuple[float, ...]  # shortest first
 
     @classmethod
-    def of(cls, model: ModelConfig, dataset: Dataset) -> Countable | None:
+    def of(cls, model: ModelConfig, dataset: Dataset) -> Self | None:
         """The text that a model's n-grams are counted on; None for a model without."""
         if not model.reads_counts:
             return None
@@ -49,7 +45,7 @@ class Countable:
         return cls.sample(counted_part(model, dataset), vocab_size, order)
 
     @classmethod
-    def sample(cls, tokens: Tokens, vocab_size: int, order: int) -> Countable:
+    def sample(cls, tokens: Tokens, vocab_size: int, order: int) -> Self:
         """Count stretches of a text, and half of each, and extrapolate the growth.
 
         For seven texts (0.4 to 18 million characters and BPE tokens, orders 6 and 10) the estimate
@@ -57,24 +53,19 @@ class Countable:
         """
         most = max(1, min(len(tokens), SAMPLED) // STRETCHES)
         starts = np.linspace(0, len(tokens) - most, STRETCHES).astype(int)
-        whole = np.concatenate([tokens[start : start + most] for start in starts])
-        half = np.concatenate([tokens[start : start + most // 2] for start in starts])
+        half, whole = (
+            np.concatenate([tokens[start : start + length] for start in starts])
+            for length in (most // 2, most)
+        )
         if len(half) < order:  # too short to take memory, or to be counted
             return cls(len(tokens), ())
         few, many = (
-            [
-                len(level.keys)
-                for level in count_ngrams(checked_tokens(part, vocab_size), vocab_size, order)
-            ]
+            count_ngrams(checked_tokens(part, vocab_size), vocab_size, order)
             for part in (half, whole)
         )
         growth = len(tokens) / len(whole)
-        return cls(
-            len(tokens),
-            tuple(
-                more * growth ** np.log2(more / less) for less, more in zip(few, many, strict=True)
-            ),
-        )
+        pairs = [(len(less.keys), len(more.keys)) for less, more in zip(few, many, strict=True)]
+        return cls(len(tokens), tuple(n * growth ** np.log2(n / less) for less, n in pairs))
 
     def bytes(self, model: ModelConfig) -> tuple[int, int]:
         """The peak of counting, and what is held of it while the model is used."""
@@ -96,8 +87,7 @@ def activation_bytes(config: Config, vocab_size: int) -> float:
     By PyTorch in float32: the factors of the specs are fitted to measured peaks, see `peak_bytes`.
     C kernels keep what kernels/block.c says, in the run's precision.
     """
-    model = config.model
-    wide = model.n_embd
+    model, wide = config.model, config.model.n_embd
     if config.train.compile == "c":
         number = 2 if config.train.precision == "bfloat16" else 4
         mlp_width = Schema.of(model, vocab_size).mlp_width
@@ -153,14 +143,10 @@ def available_bytes(
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
-        try:
-            # "max" where there is no limit.
+        with suppress(OSError, ValueError):  # "max" where there is no limit
             most, now = (int((cgroups / name).read_text()) for name in (limit, used))
-        except (OSError, ValueError):
-            continue
-        found.append(max(0, most - now))
-    known = [amount for amount in found if amount is not None]
-    return min(known, default=None)
+            found.append(max(0, most - now))
+    return min((amount for amount in found if amount is not None), default=None)
 
 
 def meminfo(path: Path) -> int | None:
@@ -172,8 +158,8 @@ def meminfo(path: Path) -> int | None:
             return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         except (AttributeError, ValueError, OSError):
             return None
-    figures = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(figures[0]) * 1024 if figures else None
+    figures = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return next((int(figure) * 1024 for figure in figures), None)
 
 
 def check(
@@ -183,8 +169,7 @@ def check(
 
     Raises: ConfigError with the estimate, what is available, and the size that would fit.
     """
-    needed = peak_bytes(config, vocab_size, countable)
-    if available is None or needed <= available:
+    if available is None or (needed := peak_bytes(config, vocab_size, countable)) <= available:
         return
 
     def fits(**values: int) -> bool:
@@ -204,9 +189,8 @@ def check(
     else:
         unit = 2 * model.n_head
         width = largest(model.n_embd, unit, lambda size: fits(n_embd=size, batch_size=1))
-        advice = "not even batch_size = 1 would fit; " + (
-            f"with it n_embd = {width} would" if width else "take fewer layers or a smaller block"
-        )
+        tip = f"with it n_embd = {width} would" if width else "take fewer layers or a smaller block"
+        advice = f"not even batch_size = 1 would fit; {tip}"
     raise ConfigError(
         f"the run would need about {needed / MIB:,.0f} MiB of memory, and {available / MIB:,.0f} "
         f"MiB are available: {advice}"

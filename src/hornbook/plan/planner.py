@@ -4,31 +4,18 @@ A scaling law (`law`) says how good a shape gets; steps timed on this machine (`
 many tokens it can learn from in the time. The plan has the least predicted loss.
 """
 
-import dataclasses
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from hornbook.config import Config, Request
 from hornbook.errors import ConfigError
-from hornbook.plan import law, memory
-from hornbook.plan.costs import (
-    SHORTEST_SECONDS,
-    TIMING_SHARE,
-    Text,
-    concluding_seconds,
-    count_within,
-    counting_seconds,
-)
+from hornbook.plan import costs, law, memory
+from hornbook.plan import machine as machines
+from hornbook.plan.costs import Text, concluding_seconds
 from hornbook.plan.explain import explain
-from hornbook.plan.machine import (
-    Choice,
-    Machine,
-    multiplies_in_tiles,
-    obstacle_to_c,
-    obstacle_to_compiling,
-)
+from hornbook.plan.machine import Choice, Machine
 from hornbook.plan.timing import COMPILE_SECONDS, StepTime, Timer, time_step
 
 # Layers, heads, width: from 0.1 million parameters to 300 million.
@@ -64,20 +51,12 @@ class Plan:
         """The plan as `train --dry-run --json` prints it."""
         # What is shown as "batches" has had another name in JSON from the start.
         names = {"batches": "portions"}
-        return {
-            "parameters": self.parameters,
-            "settings": dataclasses.asdict(self.config),
-            "reasons": {names.get(each.value, each.value): each.why for each in self.reasons},
-        }
+        reasons = {names.get(each.value, each.value): each.why for each in self.reasons}
+        return {"parameters": self.parameters, "settings": asdict(self.config), "reasons": reasons}
 
 
 def plan(
-    request: Request,
-    text: Text,
-    machine: Machine,
-    seconds: float,
-    *,
-    timer: Timer | None = None,
+    request: Request, text: Text, machine: Machine, seconds: float, *, timer: Timer | None = None
 ) -> Plan:
     """The settings of the best model for `seconds` from now, with all that was requested.
 
@@ -89,18 +68,18 @@ def plan(
     if machine.compile.value == "c":
         config = config.override(compile="c")
     if not request.requested("counted_tokens"):
-        config = count_within(config, text, seconds)
+        config = costs.count_within(config, text, seconds)
     concluding = concluding_seconds(config, text)
-    left = seconds - concluding - counting_seconds(config, text)
-    if left < SHORTEST_SECONDS:
+    left = seconds - concluding - costs.counting_seconds(config, text)
+    if left < costs.SHORTEST_SECONDS:
         raise ConfigError(
             f"{max(0.0, seconds):.0f} seconds are too few for this text: about "
-            f"{concluding + SHORTEST_SECONDS:.0f} are needed once it is read; "
-            "give more --minutes"
+            f"{concluding + costs.SHORTEST_SECONDS:.0f} are needed once it is read; give more "
+            "--minutes"
         )
     most_bytes = memory.available_bytes() if machine.device.value == "cpu" else None
     search = Search(replace(request, config=config), text, machine, timer or time_step, most_bytes)
-    times = list(search.timed(TIMING_SHARE * seconds))
+    times = list(search.timed(costs.TIMING_SHARE * seconds))
     left -= time.monotonic() - started
     plans = [each for timed in times for each in search.candidates(*timed, left)]
     if not plans:
@@ -116,15 +95,9 @@ def unplanned(config: Config, text: Text) -> Plan:
     if config.model.spec.counted:
         counting = Choice("counting", "the whole text, once; there is nothing to train")
         return Plan(config, 0, math.nan, reasons=(counting,))
-    size = config.model.parameter_count(text.vocab_size)
-    steps = config.train.steps
-    loss = law.predicted_loss(
-        size,
-        steps * config.tokens_per_step,
-        steps,
-        text.train_tokens,
-        with_counts=config.model.with_counts,
-    )
+    size, steps = config.model.parameter_count(text.vocab_size), config.train.steps
+    tokens, joint = steps * config.tokens_per_step, config.model.with_counts
+    loss = law.predicted_loss(size, tokens, steps, text.train_tokens, with_counts=joint)
     made = Plan(config, size, loss)
     return replace(made, reasons=tuple(explain(made, [made], text)))
 
@@ -156,8 +129,7 @@ class Search:
         """
         ways = sorted({"c" if way == "c" else "off" for way in self.ways()})
         for way in ways:
-            started = time.monotonic()
-            last, last_size = StepTime(0.0, 0.0, 0.0), 0
+            started, last, last_size = time.monotonic(), StepTime(0.0, 0.0, 0.0), 0
             machine = replace(self.machine, compile=Choice(way, "timed"))
             for shaped in self.shapes():
                 size = shaped.model.parameter_count(self.text.vocab_size)
@@ -213,12 +185,9 @@ class Search:
                 )
                 if batch_size > 1 and not self.fits(machine.resolve(chosen)):
                     continue
+                joint = config.model.with_counts
                 loss = law.predicted_loss(
-                    size,
-                    tokens,
-                    steps,
-                    self.text.train_tokens,
-                    with_counts=config.model.with_counts,
+                    size, tokens, steps, self.text.train_tokens, with_counts=joint
                 )
                 yield Plan(chosen, size, loss, concluding)
 
@@ -262,7 +231,8 @@ class Search:
         if given != "auto" or not self.config.model.spec.c_kernels:
             return ["off" if given == "auto" else given]
         device, precision = self.machine.device.value, self.machine.precision.value
-        by_torch = ["off"] if obstacle_to_compiling(device) or device == "mps" else ["off", "on"]
-        if obstacle_to_c(self.shapes()[0], device, precision):
+        alone = machines.obstacle_to_compiling(device) or device == "mps"
+        by_torch = ["off"] if alone else ["off", "on"]
+        if machines.obstacle_to_c(self.shapes()[0], device, precision):
             return by_torch
-        return ["c", *by_torch] if multiplies_in_tiles(precision) else ["c"]
+        return ["c", *by_torch] if machines.multiplies_in_tiles(precision) else ["c"]

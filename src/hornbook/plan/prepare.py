@@ -1,7 +1,8 @@
 """Applies a machine's choices to a model, from outside: device, precision, kernels, compiler."""
 
-from hornbook.models import LanguageModel, use_ngram_kernels
 from hornbook.models.gpt import Block
+from hornbook.models.language_model import LanguageModel
+from hornbook.models.registry import use_ngram_kernels
 from hornbook.plan.machine import Machine
 
 

@@ -54,8 +54,7 @@ def dry_run(request: Request, corpus: Corpus, *, started: float) -> Plan:
 
     Raises: ConfigError, DataError.
     """
-    config = request.config
-    machine = choose(config)
+    config, machine = request.config, choose(request.config)
     dataset = prepare(corpus, config.data)
     made = plan_minutes(request, machine, dataset, started)
     return made or unplanned(config, text_of(config, dataset))
@@ -103,19 +102,12 @@ def check_memory(config: Config, machine: Machine, dataset: Dataset) -> None:
     Raises: ConfigError with the size that would fit.
     """
     if machine.device.value == "cpu":
-        memory.check(
-            machine.resolve(config),
-            dataset.tokenizer.vocab_size,
-            memory.available_bytes(),
-            memory.Countable.of(config.model, dataset),
-        )
+        text = text_of(config, dataset)
+        free = memory.available_bytes()
+        memory.check(machine.resolve(config), text.vocab_size, free, text.countable)
 
 
 def text_of(config: Config, dataset: Dataset) -> Text:
     """What a plan needs to know of a dataset."""
-    return Text(
-        len(dataset.train),
-        len(dataset.validation),
-        dataset.tokenizer.vocab_size,
-        memory.Countable.of(config.model, dataset),
-    )
+    sizes = len(dataset.train), len(dataset.validation), dataset.tokenizer.vocab_size
+    return Text(*sizes, memory.Countable.of(config.model, dataset))

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 
 from hornbook.config import Config
-from hornbook.models import build
+from hornbook.models.registry import build
 from hornbook.optim.optimizer import Optimizers
 from hornbook.plan.costs import joining_of
 from hornbook.plan.machine import Machine
@@ -51,14 +51,12 @@ def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
     device = machine.device.value
     with torch.random.fork_rng(devices=[]):
         network = dataclasses.replace(config.model, with_counts=False)
-        model = build(network, vocab_size)
+        model, block_size = build(network, vocab_size), config.model.block_size
         prepare(model, machine)
         optimizers = Optimizers(model, config.optimizer, machine.kernels)
-        block_size = config.model.block_size
         few = max(1, 256 // block_size)
         many = max(2 * few, 1024 // block_size)
-        quickest = {few: math.inf, many: math.inf}
-        updating = math.inf
+        quickest, updating = {few: math.inf, many: math.inf}, math.inf
         for rows in (many, few) * 4:
             idx_BT = torch.randint(vocab_size, (rows, block_size), device=device)
             begun = clock(device)
@@ -74,11 +72,8 @@ def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
     if not config.model.with_counts:
         return StepTime(row_seconds / block_size, reading_seconds, updating)
     joining = joining_of(machine.compile.value)
-    return StepTime(
-        row_seconds / block_size + joining.token + vocab_size * joining.token_and_entry,
-        reading_seconds,
-        updating + joining.step,
-    )
+    token_seconds = row_seconds / block_size + joining.token + vocab_size * joining.token_and_entry
+    return StepTime(token_seconds, reading_seconds, updating + joining.step)
 
 
 def clock(device: str) -> float:

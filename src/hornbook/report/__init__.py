@@ -4,17 +4,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hornbook.report.card import Card as Card
-from hornbook.report.card import examine as examine
-from hornbook.report.comparison import COLUMNS as COLUMNS
-from hornbook.report.comparison import Row as Row
-from hornbook.report.comparison import cells as cells
-from hornbook.report.comparison import compare as compare
-from hornbook.report.comparison import comparison_html
-from hornbook.report.comparison import remark as remark
+from hornbook.report.card import Card, examine
+from hornbook.report.comparison import COLUMNS, Row, cells, compare, comparison_html, remark
 from hornbook.report.markdown import comparison_markdown, markdown
 from hornbook.report.page import html
 from hornbook.storage.disk import write_atomically
+
+__all__ = ["COLUMNS", "Card", "cells", "compare", "examine", "remark", "write", "write_comparison"]
 
 
 def write(card: Card) -> Card:
@@ -22,8 +18,7 @@ def write(card: Card) -> Card:
 
     Raises: CheckpointError if a file cannot be written.
     """
-    folder = card.result.folder.path
-    save(folder, "report", html(card), markdown(card), card.as_dict())
+    save(card.result.folder.path, "report", html(card), markdown(card), card.as_dict())
     return card
 
 
@@ -38,11 +33,7 @@ def write_comparison(rows: Sequence[Row], folder: Path) -> Path:
 
 def save(folder: Path, name: str, page: str, text: str, figures: object) -> Path:
     """Write three files; a lone surrogate, which UTF-8 cannot encode, becomes a question mark."""
-    for suffix, content in (
-        ("html", page),
-        ("md", text),
-        ("json", json.dumps(figures, indent=1, ensure_ascii=False)),
-    ):
-        path = folder / f"{name}.{suffix}"
-        write_atomically(path, content.encode("utf-8", "replace"))
+    data = json.dumps(figures, indent=1, ensure_ascii=False)
+    for suffix, content in (("html", page), ("md", text), ("json", data)):
+        write_atomically(folder / f"{name}.{suffix}", content.encode("utf-8", "replace"))
     return folder / f"{name}.html"

@@ -1,25 +1,16 @@
 """The report card: everything on it, measured, before any of it is drawn or written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import exp, log
 from typing import Any
 
-import numpy as np
-
-from hornbook.eval.diagnosis import Diagnosis, Point, curve
+from hornbook.eval.diagnosis import Point, curve
 from hornbook.eval.loss import losses as token_losses
 from hornbook.infer.engine import SAMPLE_TEMPERATURE, generate_sample
 from hornbook.ngram.suffix_array import SuffixArray
-from hornbook.report.characters import (
-    CharacterLosses,
-    Kind,
-    Passage,
-    kinds,
-    losses_by_character,
-    ordinary_passage,
-    passages,
-)
+from hornbook.report import characters
+from hornbook.report.characters import CharacterLosses, Kind, Passage
 from hornbook.report.compression import VALIDATION_BYTES, Compressed, compress_all
 from hornbook.report.confidence import Interval, interval
 from hornbook.report.context import ContextLoss, loss_by_context
@@ -41,7 +32,7 @@ INDEXED_CHARACTERS = 20_000_000
 
 @dataclass(frozen=True)
 class Predictor:
-    """Anything that predicts the validation text, of whatever kind, and its loss."""
+    """What predicts the validation text, its kind, and its loss."""
 
     name: str
     kind: str
@@ -56,10 +47,6 @@ class Sample:
     temperature: float
     text: str
     match_lengths: list[int]
-
-    def share_copied(self, at_least: int) -> float:
-        """The share of its characters in verbatim matches of `at_least` characters or more."""
-        return share_copied(self.match_lengths, at_least)
 
 
 @dataclass(frozen=True)
@@ -93,11 +80,6 @@ class Card:
         """Per character: the model is as uncertain as among this many equally likely ones."""
         return exp(self.nats_per_char)
 
-    @property
-    def diagnosis(self) -> Diagnosis:
-        """The verdict on the loss curve."""
-        return self.result.diagnosis
-
     def as_dict(self) -> dict[str, Any]:
         """The figures as in `report.json`."""
         return {
@@ -115,11 +97,11 @@ class Card:
             "kinds_of_character": [asdict(kind) for kind in self.kinds],
             "most_surprising": [asdict(passage) for passage in self.passages],
             "samples": [
-                asdict(sample) | {"share_copied": {n: sample.share_copied(n) for n in COPY_LENGTHS}}
+                asdict(sample) | {"share_copied": shares_copied(sample.match_lengths)}
                 for sample in self.samples
             ],
             "share_copied_in_real_text": self.copied_in_real_text,
-            "made_from": self.origin.as_dict(),
+            "made_from": asdict(self.origin),
         }
 
 
@@ -131,14 +113,15 @@ def examine(result: Result, compressed: list[Compressed] | None = None) -> Card:
     trained, dataset = result.trained, result.dataset
     tokenizer, tokens = trained.tokenizer, result.measured[1:]
     origin = trace(result)
-    losses = losses_by_character(tokenizer, tokens, result.nats)
-    ngram_nats = result.baselines.ngram_nats
-    counted = losses if ngram_nats is None else losses_by_character(tokenizer, tokens, ngram_nats)
+    losses, counted = (
+        characters.losses_by_character(tokenizer, tokens, nats)
+        for nats in (result.nats, result.baselines.ngram_nats)
+    )
     # The text may be larger than memory: only the parts needed are read.
     text, cut = Reader(result.corpus), origin.training_characters
     train_text = "".join(text.between(max(0, cut - INDEXED_CHARACTERS), cut))
-    beginning = min(result.corpus.characters, cut + VALIDATION_BYTES)
-    validation_text = "".join(text.between(cut, beginning))
+    stop = min(result.corpus.characters, cut + VALIDATION_BYTES)
+    validation_text = "".join(text.between(cut, stop))
     index = SuffixArray.build(train_text)
     real = index.match_lengths(validation_text[:REFERENCE_CHARACTERS]).tolist()
     if compressed is None:
@@ -159,11 +142,11 @@ def examine(result: Result, compressed: list[Compressed] | None = None) -> Card:
         training_losses=[(row["step"], row["train_loss"]) for row in rows],
         # N-grams have the same context at every position.
         context=None if result.kind == "counts" else measure_context(result),
-        kinds=kinds(losses, counted),
-        passages=passages(losses),
-        ordinary=ordinary_passage(losses),
+        kinds=characters.kinds(losses, counted),
+        passages=characters.passages(losses),
+        ordinary=characters.ordinary_passage(losses),
         samples=sorted(generate_samples(result, index), key=lambda sample: sample.temperature),
-        copied_in_real_text={n: share_copied(real, n) for n in COPY_LENGTHS},
+        copied_in_real_text=shares_copied(real),
         origin=origin,
         losses=losses,
     )
@@ -171,14 +154,11 @@ def examine(result: Result, compressed: list[Compressed] | None = None) -> Card:
 
 def measure_context(result: Result) -> ContextLoss:
     """Loss by context length, in pieces short enough for many of them to be averaged."""
-    trained = result.trained
-    context_size = trained.config.model.context_size
-    size = min(context_size, CONTEXT_BLOCKS * trained.config.model.block_size)
-    nats = result.nats
-    if size < context_size:
-        nats = token_losses(
-            trained.model, result.measured, block_size=size, max_positions=CONTEXT_POSITIONS
-        )
+    model, nats = result.trained.config.model, result.nats
+    size = min(model.context_size, CONTEXT_BLOCKS * model.block_size)
+    if size < model.context_size:
+        network, most = result.trained.model, CONTEXT_POSITIONS
+        nats = token_losses(network, result.measured, block_size=size, max_positions=most)
     return loss_by_context(nats, size, result.tokens_per_char)
 
 
@@ -197,18 +177,15 @@ def predictors(result: Result, compressed: list[Compressed]) -> Iterator[Predict
 
 def generate_samples(result: Result, index: SuffixArray) -> Iterator[Sample]:
     """The run's own sample, and one at a lower and a higher temperature."""
+    model, tokenizer, length = result.trained.model, result.trained.tokenizer, OTHER_SAMPLE_TOKENS
     texts = {SAMPLE_TEMPERATURE: result.sample}
-    for temperature in OTHER_TEMPERATURES:
-        texts[temperature] = generate_sample(
-            result.trained.model,
-            result.trained.tokenizer,
-            temperature=temperature,
-            max_new_tokens=OTHER_SAMPLE_TOKENS,
-        )
+    for each in OTHER_TEMPERATURES:
+        texts[each] = generate_sample(model, tokenizer, temperature=each, max_new_tokens=length)
     for temperature, text in texts.items():
         yield Sample(temperature, text, index.match_lengths(text).tolist())
 
 
-def share_copied(match_lengths: list[int], at_least: int) -> float:
-    """The share of characters in verbatim matches of `at_least` characters or more."""
-    return float((np.array(match_lengths) >= at_least).mean()) if match_lengths else 0.0
+def shares_copied(match_lengths: Sequence[int]) -> dict[int, float]:
+    """The share of characters in verbatim matches of each of COPY_LENGTHS or more."""
+    size = max(1, len(match_lengths))
+    return {least: sum(n >= least for n in match_lengths) / size for least in COPY_LENGTHS}

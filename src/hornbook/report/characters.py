@@ -66,23 +66,16 @@ def kinds(losses: CharacterLosses, counted: CharacterLosses) -> list[Kind]:
     """Loss by kind of character, the largest share of the loss first."""
     names = {character: kind_of(character) for character in set(losses.text)}
     order = sorted(set(names.values()))
-    number = {name: i for i, name in enumerate(order)}
-    by_code = {ord(character): number[name] for character, name in names.items()}
-    which = np.array([by_code[ord(character)] for character in losses.text])
+    number = {character: order.index(name) for character, name in names.items()}
+    which = np.array([number[character] for character in losses.text])
     counts = np.bincount(which, minlength=len(order))
     sums = np.bincount(which, losses.nats, minlength=len(order))
     counted_sums = np.bincount(which, counted.nats, minlength=len(order))
-    found = [
-        Kind(
-            name=name,
-            characters=int(counts[i]),
-            share_of_text=float(counts[i] / len(which)),
-            share_of_loss=float(sums[i] / sums.sum()) if sums.sum() else 0.0,
-            nats_per_char=float(sums[i] / counts[i]),
-            counts_nats_per_char=float(counted_sums[i] / counts[i]),
-        )
-        for i, name in enumerate(order)
-    ]
+    figures = np.stack(
+        [counts / len(which), sums / (sums.sum() or 1), sums / counts, counted_sums / counts]
+    )
+    rows = zip(order, counts.tolist(), figures.T.tolist(), strict=True)
+    found = [Kind(name, count, *each) for name, count, each in rows]
     return sorted(found, key=lambda kind: -kind.share_of_loss)
 
 
@@ -157,14 +150,10 @@ def passage(
     first, last = max(0, start - around), min(len(losses.text), stop + around)
     first = next((i for i in range(first, start) if losses.text[i - 1 : i].isspace()), first)
     last = next((i for i in range(last, stop, -1) if losses.text[i : i + 1].isspace()), last)
-    return Passage(
-        text=losses.text[first:last],
-        nats=losses.nats[first:last].tolist(),
-        line=None
-        if losses.first_line is None
-        else losses.first_line + losses.text.count("\n", 0, start),
-        mean_nats=float(losses.nats[start:stop].mean()),
-    )
+    line = losses.first_line
+    line = None if line is None else line + losses.text.count("\n", 0, start)
+    nats, mean = losses.nats[first:last].tolist(), float(losses.nats[start:stop].mean())
+    return Passage(losses.text[first:last], nats, line, mean)
 
 
 def alphabet(seen: Counter[str]) -> list[str]:

@@ -12,7 +12,6 @@ from hornbook.report.drawing import Line, bar, chart, legend
 from hornbook.report.markup import document, style_of, visible
 from hornbook.report.words import duration, shown
 
-STYLES = 6
 LONGEST_TOKEN = 100
 
 
@@ -37,7 +36,7 @@ class Row:
             "parameters": card.result.parameters,
             "steps": card.result.steps,
             "seconds": round(card.result.seconds, 2),
-            "verdict": card.diagnosis.verdict,
+            "verdict": card.result.diagnosis.verdict,
         }
 
 
@@ -47,11 +46,8 @@ def compare(cards: Sequence[Card]) -> list[Row]:
     The difference to the best is paired by character, so that the difficulty of the text cancels
     out: its interval is far narrower than those of the two losses.
     """
-    ordered = sorted(cards, key=lambda card: card.nats_per_char)
-    best = ordered[0]
-    return [
-        Row(card, None if card is best else behind(card.losses, best.losses)) for card in ordered
-    ]
+    best, *others = sorted(cards, key=lambda card: card.nats_per_char)
+    return [Row(best, None), *(Row(each, behind(each.losses, best.losses)) for each in others)]
 
 
 def behind(losses: CharacterLosses, best: CharacterLosses) -> Interval | None:
@@ -68,21 +64,16 @@ def behind(losses: CharacterLosses, best: CharacterLosses) -> Interval | None:
 
 def remark(rows: Sequence[Row]) -> str:
     """Names the runs with another validation text than the best; empty if there are none."""
-    best = rows[0].card
-    others = [row.card.name for row in rows[1:] if row.behind is None]
-    if not others:
-        return ""
-    return (
-        f"These runs have another validation text than {best.name} and cannot be compared with it: "
-        f"{', '.join(others)}."
+    others = ", ".join(row.card.name for row in rows[1:] if row.behind is None)
+    return others and (
+        f"These runs have another validation text than {rows[0].card.name} and cannot be compared "
+        f"with it: {others}."
     )
 
 
 def behind_in_words(row: Row) -> str:
     """The difference to the best with half its interval."""
-    if row.behind is None:
-        return ""
-    return f"{row.behind.mean:+.3f} ± {row.behind.half_width:.3f}"
+    return f"{row.behind.mean:+.3f} ± {row.behind.half_width:.3f}" if row.behind else ""
 
 
 COLUMNS = ("run", "kind", "nats/char", "behind", "parameters", "steps", "time", "verdict")
@@ -99,7 +90,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{result.parameters:,}",
         f"{result.steps:,}",
         duration(result.seconds),
-        row.card.diagnosis.verdict,
+        result.diagnosis.verdict,
     )
 
 
@@ -120,18 +111,11 @@ def comparison_html(rows: Sequence[Row]) -> str:
     )
     heads = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
     alert = remark(rows)
-    lines = [
-        Line(
-            row.card.name,
-            [
-                (point.step, point.validation * row.card.result.tokens_per_char)
-                for point in row.card.points
-            ],
-            f"run-{min(i, STYLES - 1)}",
-            dots=len(row.card.points) <= 40,
-        )
-        for i, row in enumerate(rows)
-    ]
+    lines: list[Line] = []
+    for i, card in enumerate(row.card for row in rows):
+        per_char = card.result.tokens_per_char
+        points = [(point.step, point.validation * per_char) for point in card.points]
+        lines.append(Line(card.name, points, f"run-{min(i, 5)}", dots=len(points) <= 40))
     best = rows[0].card
     drawn = chart(lines, description="Validation loss by step.", x_label="step")
     body = f"""<header>

@@ -51,12 +51,11 @@ def compress_all(train: str, validation: str) -> list[Compressed]:
     if not after:
         return []
 
-    def run(entry: tuple[str, str, Callable[[bytes, bytes], int]]) -> Compressed:
-        name, settings, measure = entry
+    def run(name: str, settings: str, measure: Callable[[bytes, bytes], int]) -> Compressed:
         return Compressed(name, settings, 8 * max(1, measure(before, after)), len(text))
 
     with ThreadPoolExecutor() as threads:
-        return list(threads.map(run, COMPRESSORS))
+        return list(threads.map(run, *zip(*COMPRESSORS, strict=True)))
 
 
 def with_xz(before: bytes, after: bytes) -> int:

@@ -37,10 +37,8 @@ def interval(nats: NDArray[np.float64], *, seed: int = 0) -> Interval:
     """
     size = max(1, min(STRETCH, len(nats) // FEWEST_STRETCHES))
     pieces = np.array_split(nats, max(1, len(nats) // size))
-    sums = np.array([piece.sum() for piece in pieces])
-    sizes = np.array([len(piece) for piece in pieces])
-    draws = np.random.default_rng(seed).multinomial(
-        len(pieces), np.full(len(pieces), 1 / len(pieces)), size=RESAMPLES
-    )
+    sums, sizes = np.array([(piece.sum(), len(piece)) for piece in pieces]).T
+    chances = np.full(len(pieces), 1 / len(pieces))
+    draws = np.random.default_rng(seed).multinomial(len(pieces), chances, size=RESAMPLES)
     low, high = np.percentile(draws @ sums / (draws @ sizes), [2.5, 97.5])
     return Interval(float(nats.mean()), float(low), float(high), size, len(pieces))

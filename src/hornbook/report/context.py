@@ -49,8 +49,8 @@ def loss_by_context(nats: Floats, context_size: int, tokens_per_char: float) -> 
         first = last + 1
     if context_size < 4:
         return ContextLoss(context_size, depths, None, None)
-    half, quarter = context_size // 2, context_size // 4
-    gains = whole[:, quarter:half].mean(axis=1) - whole[:, half:].mean(axis=1)
+    half = context_size // 2
+    gains = whole[:, context_size // 4 : half].mean(axis=1) - whole[:, half:].mean(axis=1)
     return ContextLoss(context_size, depths, *mean_and_noise(gains))
 
 

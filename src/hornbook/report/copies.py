@@ -1,20 +1,15 @@
 """What `hb.trace` found: the copied passages of texts, as figures, as text and as HTML."""
 
-from __future__ import annotations
-
 import html
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
-
-    from hornbook.ngram.suffix_array import Match
+from hornbook.ngram.suffix_array import Match
 
 # The lengths of matches whose shares are reported, in characters, ascending.
 LENGTHS = (20, 50, 100)
@@ -65,7 +60,7 @@ class Shares:
     longest: int
 
     @classmethod
-    def of(cls, lengths: Sequence[NDArray[np.int64]]) -> Shares:
+    def of(cls, lengths: Sequence[NDArray[np.int64]]) -> Self:
         """The shares of texts with these match lengths at their characters."""
         every = np.concatenate(lengths)
         size = max(1, len(every))
@@ -137,36 +132,24 @@ class Trace:
     def share_rows(self) -> list[tuple[str, ...]]:
         """The table of shares: the traced texts, then real text."""
         ours = "samples" if self.sampled else "the text"
-        return [
-            (
-                name
-                if found.texts == 1
-                else f"{name} ({found.texts} x {found.characters // found.texts:,} characters)",
-                *(f"{share:.1%}" for share in found.in_runs.values()),
-                f"{found.longest:,}" if found.longest else f"under {LENGTHS[0]}",
-            )
-            for name, found in ((ours, self.shares), ("real validation text", self.real))
-        ]
+        rows: list[tuple[str, ...]] = []
+        for name, found in ((ours, self.shares), ("real validation text", self.real)):
+            size = f" ({found.texts} x {found.characters // found.texts:,} characters)"
+            shares = (f"{share:.1%}" for share in found.in_runs.values())
+            longest = f"{found.longest:,}" if found.longest else f"under {LENGTHS[0]}"
+            rows.append((f"{name}{size if found.texts > 1 else ''}", *shares, longest))
+        return rows
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; offsets are in characters."""
-        return {
-            "run": self.run,
-            "corpus": self.corpus,
-            "training_characters": self.training_characters,
-            "at_least": self.at_least,
-            "shares": asdict(self.shares),
-            "real": asdict(self.real),
-            "texts": [
-                {
-                    "text": each.text,
-                    "seed": each.seed,
-                    **asdict(Shares.of([each.lengths])),
-                    "matches": [passage.as_dict() for passage in each.passages],
-                }
-                for each in self.texts
-            ],
-        }
+        texts = [
+            {"text": each.text, "seed": each.seed, **asdict(Shares.of([each.lengths]))}
+            | {"matches": [passage.as_dict() for passage in each.passages]}
+            for each in self.texts
+        ]
+        names = ("run", "corpus", "training_characters", "at_least")
+        shares = {"shares": asdict(self.shares), "real": asdict(self.real)}
+        return {name: getattr(self, name) for name in names} | shares | {"texts": texts}
 
     def __str__(self) -> str:
         listed = (
@@ -177,29 +160,20 @@ class Trace:
 
     def _repr_html_(self) -> str:
         legend = " ".join(tinted(f"{each}+", i) for i, each in enumerate(LENGTHS, start=1))
-        parts = [
-            f"<p><b>{html.escape(self.summary)}</b><br>"
-            f"coloured: verbatim matches of {legend} characters</p>",
-            html_table(
-                ("", *(f"{length}+" for length in LENGTHS), "longest"),
-                [[html.escape(cell) for cell in row] for row in self.share_rows()],
-            ),
-        ]
+        summary = f"<p><b>{html.escape(self.summary)}</b><br>coloured: verbatim matches of {legend}"
+        shares = [[html.escape(cell) for cell in row] for row in self.share_rows()]
+        heads = ("", *(f"{length}+" for length in LENGTHS), "longest")
+        parts = [f"{summary} characters</p>", html_table(heads, shares)]
         for each in self.texts:
             body = "".join(tinted(piece, level) for piece, level in each.pieces())
             parts.append(f'<pre style="{PAGE}">{body}</pre>')
-        if passages := self.passages():
-            rows = [
-                (
-                    f"{each.match.length:,}",
-                    f"{html.escape(on_one_line(each.before))}"
-                    f"<b>{html.escape(on_one_line(each.text))}</b>"
-                    f"{html.escape(on_one_line(each.after))}",
-                    html.escape(self.where(each)),
-                    f"{each.match.occurrences:,}",
-                )
-                for each in passages
-            ]
+        rows: list[tuple[str, ...]] = []
+        for each in self.passages():
+            shown = (html.escape(on_one_line(p)) for p in (each.before, each.text, each.after))
+            words = "{}<b>{}</b>{}".format(*shown)
+            length, times = f"{each.match.length:,}", f"{each.match.occurrences:,}"
+            rows.append((length, words, html.escape(self.where(each)), times))
+        if rows:
             parts.append(html_table(("length", "words", "first at", "times"), rows))
         return f"<div>{''.join(parts)}</div>"
 

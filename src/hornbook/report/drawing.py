@@ -22,17 +22,9 @@ class Line:
     spread: Sequence[float] = ()  # half the length of each point's error bar
 
 
-@dataclass(frozen=True)
-class Level:
-    """A horizontal line with a name."""
-
-    name: str
-    value: float
-
-
 def chart(
     lines: Sequence[Line],
-    levels: Sequence[Level] = (),
+    levels: Sequence[tuple[str, float]] = (),
     *,
     description: str,
     x_label: str,
@@ -40,7 +32,7 @@ def chart(
     doubling_x: bool = False,
     x_names: Sequence[str] = (),
 ) -> str:
-    """Lines over a common x axis, as one self-contained SVG.
+    """Lines over a common x axis, with named horizontal levels, as one self-contained SVG.
 
     With `doubling_x` the x axis is logarithmic, and `x_names` labels the points of the first line.
     """
@@ -49,7 +41,7 @@ def chart(
     for line in lines:
         for (_, y), d in zip(line.points, line.spread, strict=False):
             framed += [y - d, y + d]
-    values = [y for y in [*framed, *(level.value for level in levels)] if isfinite(y)]
+    values = [y for y in (*framed, *(level for _, level in levels)) if isfinite(y)]
     scale_x: Callable[[float], float] = (lambda x: log2(max(x, 1))) if doubling_x else float
     xs = [scale_x(x) for line in lines for x, _ in line.points]
     if not values or not xs:
@@ -64,20 +56,17 @@ def chart(
         return right, down
 
     floor_y = HEIGHT - BOTTOM
-    parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(description)}">'
-    ]
+    label = escape(description)
+    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">']
     for tick in ticks(low, high, 5):
         _, y = place(0, tick)
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text class="tick" x="{LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{tick:g}</text>'
         )
+    marks = [(tick, f"{tick:,g}") for tick in ticks(first, last, 5)]
     if doubling_x:
         marks = [(x, name) for (x, _), name in zip(lines[0].points, x_names, strict=True)]
-    else:
-        marks = [(tick, f"{tick:,g}") for tick in ticks(first, last, 5)]
     for x, name in marks:
         right, _ = place(x, low)
         anchor = "end" if right > WIDTH - RIGHT - 20 else "middle"
@@ -85,12 +74,12 @@ def chart(
             f'<text class="tick" x="{right:.1f}" y="{floor_y + 22}" text-anchor="{anchor}">'
             f"{escape(name)}</text>"
         )
-    for level in levels:
-        _, y = place(0, level.value)
+    for name, level in levels:
+        _, y = place(0, level)
         parts.append(
             f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text class="level-name" x="{WIDTH - RIGHT}" y="{y - 6:.1f}" text-anchor="end">'
-            f"{escape(level.name)}</text>"
+            f"{escape(name)}</text>"
         )
     for line in lines:
         placed = [place(x, y) for x, y in line.points if low <= y <= high]

@@ -3,18 +3,10 @@
 from collections.abc import Iterable, Iterator, Sequence
 from math import log
 
+from hornbook.report import words
 from hornbook.report.card import Card
 from hornbook.report.comparison import COLUMNS, Row, cells, remark
-from hornbook.report.words import (
-    context_advice,
-    copying,
-    lede,
-    made_from,
-    place_of,
-    position_names,
-    shown,
-    uncertainty,
-)
+from hornbook.report.words import shown
 
 
 def markdown(card: Card) -> str:
@@ -26,19 +18,16 @@ def blocks(card: Card) -> Iterator[str]:
     """The sections of the report card, in the order of the page."""
     evaluation, result = card.result.evaluation, card.result
     yield f"# {plain(card.name)}: report card\n"
-    yield f"{plain(lede(card))}\n"
+    yield f"{plain(words.lede(card))}\n"
     if not result.finished:
-        yield (
-            f"This run has not ended: {result.steps:,} of {result.trained.config.train.steps:,} "
-            "steps are done.\n"
-        )
+        yield f"{words.unfinished(card)}\n"
     yield (
-        f"**{card.nats_per_char:.4f} nats per character** ({uncertainty(card.confidence)}); "
+        f"**{card.nats_per_char:.4f} nats per character** ({words.uncertainty(card.confidence)}); "
         f"{evaluation.bits_per_char:.4f} bits per character, {evaluation.bits_per_byte:.4f} bits "
         f"per byte, perplexity {card.perplexity:.3f} per character.\n"
     )
-    yield " ".join(card.diagnosis.sentences) + "\n"
-    yield from (f"- {advice}" for advice in card.diagnosis.advice)
+    yield " ".join(result.diagnosis.sentences) + "\n"
+    yield from (f"- {advice}" for advice in result.diagnosis.advice)
     yield "\n## All predictors on one scale\n"
     yield table(
         ("predictor", "kind", "nats/char", "bits/char", ""),
@@ -55,43 +44,37 @@ def blocks(card: Card) -> Iterator[str]:
     )
     if card.context is not None:
         yield "## Loss by context length\n"
-        yield f"{context_advice(card.context, result.trained.config.model.block_size)}\n"
-        names = position_names(card.context.depths)
-        yield table(
-            ("tokens of context", "nats/char"),
+        yield f"{words.context_advice(card.context, result.trained.config.model.block_size)}\n"
+        rows = (
             (
-                (name, f"{each.nats_per_char:.4f}")
-                for name, each in zip(names, card.context.depths, strict=True)
-            ),
-        )
-    yield "## Loss by kind of character\n"
-    yield table(
-        ("kind of character", "of the text", "of the loss", "nats/char", "n-gram counts"),
-        (
-            (
-                kind.name,
-                f"{kind.share_of_text:.1%}",
-                f"{kind.share_of_loss:.1%}",
-                f"{kind.nats_per_char:.4f}",
-                f"{kind.counts_nats_per_char:.4f}",
+                f"{each.first}" if each.first == each.last else f"{each.first}–{each.last}",
+                f"{each.nats_per_char:.4f}",
             )
-            for kind in card.kinds
-        ),
+            for each in card.context.depths
+        )
+        yield table(("tokens of context", "nats/char"), rows)
+    yield "## Loss by kind of character\n"
+    heads = ("kind of character", "of the text", "of the loss", "nats/char", "n-gram counts")
+    rows = (
+        (
+            kind.name,
+            *(f"{share:.1%}" for share in (kind.share_of_text, kind.share_of_loss)),
+            *(f"{nats:.4f}" for nats in (kind.nats_per_char, kind.counts_nats_per_char)),
+        )
+        for kind in card.kinds
     )
+    yield table(heads, rows)
     yield "## Highest loss\n"
     for passage in card.passages:
-        yield f"{place_of(passage)}, at its worst {passage.mean_nats:.2f} nats/char:\n"
+        yield f"{words.place_of(passage)}, at its worst {passage.mean_nats:.2f} nats/char:\n"
         yield quoted(passage.text)
     yield "## Generated text\n"
-    yield f"{copying(card)}\n"
+    yield f"{words.copying(card)}\n"
     for sample in card.samples:
         yield f"Temperature {sample.temperature:g}:\n"
         yield quoted(sample.text)
     yield "## How it was made\n"
-    yield table(
-        ("", ""),
-        ((name, plain(value)) for name, value in made_from(card)),
-    )
+    yield table(("", ""), ((name, plain(value)) for name, value in words.made_from(card)))
     yield "Command to reproduce it:\n"
     yield quoted(card.origin.command)
 

@@ -1,5 +1,6 @@
 """The HTML that all pages share: the document, and text that is safe to show in it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
@@ -18,6 +19,11 @@ def document(title: str, body: str) -> str:
         style=(here / "style.css").read_text(encoding="utf-8"),
         body=body,
     )
+
+
+# Control characters, lone surrogates and noncharacters.
+ENDS = "".join(f"{chr(plane << 16 | 0xFFFE)}{chr(plane << 16 | 0xFFFF)}" for plane in range(17))
+FORBIDDEN = re.compile(f"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{ENDS}]")
 
 
 def style_of(kind: str) -> str:
@@ -41,16 +47,4 @@ def spans(text: str, shades: Sequence[int], prefix: str) -> Iterator[str]:
 
 def visible(text: str) -> str:
     """Text escaped for HTML, with U+FFFD for the characters that HTML forbids."""
-    kept = "".join(
-        c
-        if c in "\n\t" or (ord(c) >= 32 and not 0x7F <= ord(c) < 0xA0 and not unpaired(c))
-        else "�"
-        for c in text
-    )
-    return escape(kept)
-
-
-def unpaired(character: str) -> bool:
-    """Whether HTML forbids a code point: a lone surrogate, or a noncharacter."""
-    code = ord(character)
-    return 0xD800 <= code < 0xE000 or 0xFDD0 <= code < 0xFDF0 or code & 0xFFFE == 0xFFFE
+    return escape(FORBIDDEN.sub("�", text))

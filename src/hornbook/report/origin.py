@@ -2,7 +2,8 @@
 
 import shlex
 from collections import Counter
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 
 from hornbook.config import FIELDS, Config, preset, preset_names
 from hornbook.errors import HornbookError
@@ -38,10 +39,6 @@ class Origin:
     environment: dict[str, str]
     command: str
 
-    def as_dict(self) -> dict[str, object]:
-        """The facts as JSON has them."""
-        return asdict(self)
-
 
 def trace(result: Result) -> Origin:
     """The facts of a run, from its settings, its text, and what its folder noted at the start."""
@@ -58,10 +55,9 @@ def trace(result: Result) -> Origin:
             seen.update(chunk)
         place += len(chunk)
         ending = chunk[-1:]
-    try:
+    environment: dict[str, object] = {}
+    with suppress(HornbookError):  # a run is shown without them
         environment = result.folder.environment_facts()
-    except HornbookError:
-        environment: dict[str, object] = {}
     return Origin(
         corpus=corpus.name,
         corpus_sha256=corpus.sha256,
@@ -90,21 +86,15 @@ def command_for(config: Config) -> str:
     """The shortest `hornbook train` command with these settings."""
     settings = settings_of(config)
 
-    def differences(base: Config) -> dict[str, object]:
-        usual = settings_of(base)
-        return {
-            name: value
-            for name, value in settings.items()
-            if value != usual[name] and name not in (*OF_THE_MACHINE, *PLANNED, "corpus")
-        } | {"steps": settings["steps"]}
+    def differences(name: str) -> dict[str, object]:
+        usual, free = settings_of(preset(name)), (*OF_THE_MACHINE, *PLANNED, "corpus")
+        different = {key: value for key, value in settings.items() if value != usual[key]}
+        return {k: v for k, v in different.items() if k not in free} | {"steps": settings["steps"]}
 
-    name, differing = min(
-        ((name, differences(preset(name))) for name in preset_names()),
-        key=lambda candidate: len(candidate[1]),
-    )
+    name = min(preset_names(), key=lambda name: len(differences(name)))
     words = ["hornbook", "train", str(settings["corpus"])]
     words += [] if name == "laptop" else ["--preset", name]
-    for key, value in differing.items():
+    for key, value in differences(name).items():
         if value is None:
             continue
         shown = str(value).lower() if isinstance(value, bool) else str(value)

@@ -4,20 +4,12 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from math import log
 
-from hornbook.report.card import COPY_LENGTHS, Card, Sample
+from hornbook.report import words
+from hornbook.report.card import COPY_LENGTHS, Card, Sample, shares_copied
 from hornbook.report.characters import Passage
-from hornbook.report.drawing import Level, Line, bar, chart, legend, thinned
+from hornbook.report.drawing import Line, bar, chart, legend, thinned
 from hornbook.report.markup import coloured, document, style_of, visible
-from hornbook.report.words import (
-    context_advice,
-    copying,
-    lede,
-    made_from,
-    place_of,
-    settings_lines,
-    shown,
-    uncertainty,
-)
+from hornbook.report.words import place_of, shown
 
 MOST_LETTERS = 100
 # The lower edges of the shades of loss, as shares of the uniform guess's: 2, 3, 5, 7 and 9 bits for
@@ -28,19 +20,10 @@ COPIED_CHARACTERS = (10, *COPY_LENGTHS)
 
 def html(card: Card) -> str:
     """The report card of one run."""
-    sections = (
-        scale(card),
-        training(card),
-        by_context(card),
-        by_kind(card),
-        highest_loss(card),
-        generated(card),
-        making(card),
-    )
-    body = header(card) + "".join(
-        f"<section>{section}</section>\n" for section in sections if section
-    )
-    return document(f"{card.name}: report card", body)
+    parts = (scale, training, by_context, by_kind, highest_loss, generated, making)
+    sections = filter(None, (part(card) for part in parts))
+    body = "".join(f"<section>{section}</section>\n" for section in sections)
+    return document(f"{card.name}: report card", header(card) + body)
 
 
 def letters(alphabet: Sequence[str]) -> str:
@@ -53,22 +36,16 @@ def letters(alphabet: Sequence[str]) -> str:
 
 def header(card: Card) -> str:
     """The name, the headline figure and the verdict."""
-    evaluation, diagnosis = card.result.evaluation, card.diagnosis
+    evaluation, diagnosis = card.result.evaluation, card.result.diagnosis
     units = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>"
+        f"<div><dt>{name}</dt><dd>{value}</dd></div>"
         for name, value in (
             ("bits per character", f"{evaluation.bits_per_char:.3f}"),
             ("bits per byte", f"{evaluation.bits_per_byte:.3f}"),
             ("perplexity per character", f"{card.perplexity:.2f}"),
         )
     )
-    unfinished = (
-        ""
-        if card.result.finished
-        else f'<p class="alert">This run has not ended: {card.result.steps:,} of '
-        f"{card.result.trained.config.train.steps:,} steps are done. The figures are those of its "
-        f"checkpoint at step {card.result.step:,}.</p>"
-    )
+    unfinished = "" if card.result.finished else f'<p class="alert">{words.unfinished(card)}</p>'
     details = " ".join(escape(sentence) for sentence in diagnosis.sentences[1:])
     first = escape(diagnosis.sentences[0])
     head, colon, rest = first.partition(":")
@@ -77,12 +54,12 @@ def header(card: Card) -> str:
 <header>
 <p class="eyebrow">Report card</p>
 <h1>{visible(card.name)}</h1>
-<p class="lede">{visible(lede(card))}</p>
+<p class="lede">{visible(words.lede(card))}</p>
 {unfinished}
 <div class="headline">
 <div><div class="big">{card.nats_per_char:.3f}</div>
 <div class="unit">nats per character on text it has never seen<br>
-{escape(uncertainty(card.confidence))}</div></div>
+{escape(words.uncertainty(card.confidence))}</div></div>
 <dl class="units">{units}</dl>
 </div>
 <p class="verdict">{verdict} {details}</p>
@@ -113,36 +90,25 @@ training text first; their loss is the bits that they then still need.</p>
 
 def training(card: Card) -> str:
     """The loss curves, and advice on what to try next."""
-    advice = "".join(f"<li>{command_in(line)}</li>" for line in card.diagnosis.advice)
+    diagnosis = card.result.diagnosis
+    advice = "".join(f"<li>{command_in(line)}</li>" for line in diagnosis.advice)
     advice = f'<h3>What to try next</h3><ul class="next">{advice}</ul>' if advice else ""
     if not card.points:
-        return f"<h2>Loss during training</h2><p>{escape(card.diagnosis.sentences[0])}</p>{advice}"
+        return f"<h2>Loss during training</h2><p>{escape(diagnosis.sentences[0])}</p>{advice}"
     per_char = card.result.tokens_per_char
+    batches = thinned([(step, loss * per_char) for step, loss in card.training_losses])
+    validation = [(point.step, point.validation * per_char) for point in card.points]
     lines = [
-        Line(
-            "training batches",
-            thinned([(step, loss * per_char) for step, loss in card.training_losses]),
-            "training",
-            framed=False,
-        ),
-        Line(
-            "validation",
-            [(point.step, point.validation * per_char) for point in card.points],
-            "validation",
-            dots=len(card.points) <= 40,
-        ),
+        Line("training batches", batches, "training", framed=False),
+        Line("validation", validation, "validation", dots=len(card.points) <= 40),
     ]
     levels = [
-        Level(f"{each.name} {each.nats_per_char:.3f}", each.nats_per_char)
+        (f"{each.name} {each.nats_per_char:.3f}", each.nats_per_char)
         for each in card.predictors
         if each.kind == "counts" and each.name not in ("this model", "unigram counts")
     ]
-    drawn = chart(
-        lines,
-        levels,
-        description=f"Loss by step; the best validation loss is at step {card.result.step}.",
-        x_label="step",
-    )
+    description = f"Loss by step; the best validation loss is at step {card.result.step}."
+    drawn = chart(lines, levels, description=description, x_label="step")
     return f"""<h2>Loss during training</h2>
 <p>The weights of step {card.result.step:,} have the lowest validation loss. They are kept, and this
 page measures them.</p>
@@ -154,13 +120,9 @@ def by_context(card: Card) -> str:
     if card.context is None or len(card.context.depths) < 2:
         return ""
     depths = card.context.depths
-    line = Line(
-        "loss",
-        [(each.first, each.nats_per_char) for each in depths],
-        "validation",
-        dots=True,
-        spread=[each.noise for each in depths],
-    )
+    points = [(each.first, each.nats_per_char) for each in depths]
+    noise = [each.noise for each in depths]
+    line = Line("loss", points, "validation", dots=True, spread=noise)
     drawn = chart(
         [line],
         description="Loss by the number of tokens of context.",
@@ -169,7 +131,7 @@ def by_context(card: Card) -> str:
         x_names=[f"{each.first}" for each in depths],
     )
     return f"""<h2>Loss by context length</h2>
-<p>{escape(context_advice(card.context, card.result.trained.config.model.block_size))}</p>
+<p>{escape(words.context_advice(card.context, card.result.trained.config.model.block_size))}</p>
 <figure>{drawn}</figure>"""
 
 
@@ -197,11 +159,8 @@ def by_kind(card: Card) -> str:
 def highest_loss(card: Card) -> str:
     """The passages with the highest loss, and an ordinary one."""
     bits = shade_bits(card)
-    edges = (
-        f"under {bits[0]:g}",
-        *(f"{edge:g}" for edge in bits[:-1]),
-        f"{bits[-1]:g} bits and more",
-    )
+    between = (f"{edge:g}" for edge in bits[:-1])
+    edges = (f"under {bits[0]:g}", *between, f"{bits[-1]:g} bits and more")
     shades = "".join(f'<span class="s{i}">{edge}</span>' for i, edge in enumerate(edges))
     found = "".join(coloured_passage(passage, card) for passage in card.passages)
     return f"""<h2>Highest loss</h2>
@@ -240,7 +199,7 @@ def generated(card: Card) -> str:
     shades = "".join(f'<span class="c{i}">{edge}</span>' for i, edge in enumerate(edges))
     samples = "".join(sample_text(sample) for sample in card.samples)
     return f"""<h2>Generated text</h2>
-<p>{escape(copying(card))}</p>
+<p>{escape(words.copying(card))}</p>
 <p class="hint">Each character is coloured by the length of the longest stretch around it that
 occurs verbatim in the training text.</p>
 <p class="shades">{shades}</p>
@@ -250,10 +209,10 @@ occurs verbatim in the training text.</p>
 def sample_text(sample: Sample) -> str:
     """One sample, coloured by the length of its matches."""
     lengths = [sum(n >= edge for edge in COPIED_CHARACTERS) for n in sample.match_lengths]
+    shares = shares_copied(sample.match_lengths)
     return (
-        f"<h3>Temperature {sample.temperature:g} <span>{sample.share_copied(20):.1%} in matches of "
-        f"20+ characters, {sample.share_copied(50):.1%} of 50+</span></h3>"
-        + coloured(sample.text, lengths, "c")
+        f"<h3>Temperature {sample.temperature:g} <span>{shares[20]:.1%} in matches of 20+ "
+        f"characters, {shares[50]:.1%} of 50+</span></h3>{coloured(sample.text, lengths, 'c')}"
     )
 
 
@@ -267,11 +226,11 @@ def making(card: Card) -> str:
         )
 
     return f"""<h2>How it was made</h2>
-<table class="facts"><tbody>{rows(made_from(card))}</tbody></table>
+<table class="facts"><tbody>{rows(words.made_from(card))}</tbody></table>
 <h3>Command to reproduce it</h3>
 <pre class="command">{visible(card.origin.command)}</pre>
 <details><summary>All settings and versions</summary>
-<table class="facts"><tbody>{rows(settings_lines(card))}</tbody></table></details>"""
+<table class="facts"><tbody>{rows(words.settings_lines(card))}</tbody></table></details>"""
 
 
 def command_in(line: str) -> str:

@@ -1,11 +1,11 @@
 """The sentences of a report card, the same in HTML, in Markdown and in the terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from hornbook.report.card import COPY_LENGTHS, INDEXED_CHARACTERS, Card
+from hornbook.report.card import INDEXED_CHARACTERS, Card, shares_copied
 from hornbook.report.characters import Passage
 from hornbook.report.confidence import Interval
-from hornbook.report.context import ContextLoss, Depth
+from hornbook.report.context import ContextLoss
 
 # Predictors and their kinds have other names in the JSON, which programs rely on.
 SHOWN = {
@@ -23,9 +23,8 @@ def shown(name: str) -> str:
 def duration(seconds: float) -> str:
     """A time in hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
@@ -36,9 +35,16 @@ def lede(card: Card) -> str:
         return f"An n-gram model of {corpus}, without a network."
     epochs = result.tokens / max(1, len(result.dataset.train))
     combined = "" if result.kind == "network" else " combined with an n-gram model"
+    trained = f"trained on {corpus} for {epochs:.1f} epochs in {duration(result.seconds)}"
+    return f"A network of {result.parameters:,} parameters{combined}, {trained}."
+
+
+def unfinished(card: Card) -> str:
+    """How far a run is that has not ended."""
+    result = card.result
     return (
-        f"A network of {result.parameters:,} parameters{combined}, trained on {corpus} for "
-        f"{epochs:.1f} epochs in {duration(result.seconds)}."
+        f"This run has not ended: {result.steps:,} of {result.trained.config.train.steps:,} steps "
+        f"are done. The figures are those of its checkpoint at step {result.step:,}."
     )
 
 
@@ -48,14 +54,6 @@ def uncertainty(confidence: Interval) -> str:
         f"95% confidence interval {confidence.low:.3f} to {confidence.high:.3f}, for other text of "
         "the same kind"
     )
-
-
-def position_names(depths: Sequence[Depth]) -> list[str]:
-    """The context lengths as labels."""
-    return [
-        f"{each.first}" if each.first == each.last else f"{each.first}–{each.last}"
-        for each in depths
-    ]
 
 
 def context_advice(context: ContextLoss, block_size: int) -> str:
@@ -77,19 +75,15 @@ def context_advice(context: ContextLoss, block_size: int) -> str:
 
 def copying(card: Card) -> str:
     """How much of the samples is copied, compared with real text."""
-    lengths = [n for sample in card.samples for n in sample.match_lengths]
-    shares = {n: sum(m >= n for m in lengths) / max(1, len(lengths)) for n in COPY_LENGTHS}
+    shares = shares_copied([n for sample in card.samples for n in sample.match_lengths])
     listed = "; ".join(
-        f"{shares[n]:.1%} in matches of {n}+ characters (real validation text: "
+        f"{share:.1%} in matches of {n}+ characters (real validation text: "
         f"{card.copied_in_real_text[n]:.1%})"
-        for n in COPY_LENGTHS
+        for n, share in shares.items()
     )
-    part = (
-        ""
-        if card.origin.training_characters <= INDEXED_CHARACTERS
-        else f" Only the last {INDEXED_CHARACTERS:,} characters of the training text were searched."
-    )
-    return f"Copied verbatim from the training text: {listed}.{part}"
+    part = f" Only the last {INDEXED_CHARACTERS:,} characters of the training text were searched."
+    whole = card.origin.training_characters <= INDEXED_CHARACTERS
+    return f"Copied verbatim from the training text: {listed}.{'' if whole else part}"
 
 
 def made_from(card: Card) -> Iterator[tuple[str, str]]:
@@ -98,47 +92,30 @@ def made_from(card: Card) -> Iterator[tuple[str, str]]:
     config, environment = result.trained.config, origin.environment
     yield "text", f"{origin.corpus}, {origin.characters:,} characters"
     yield "SHA-256", origin.corpus_sha256
-    yield (
-        "split",
-        f"the first {origin.training_characters:,} characters for training, the last "
-        f"{origin.validation_characters:,} ({origin.validation_fraction:.0%}) for validation",
-    )
+    last = f"{origin.validation_characters:,} ({origin.validation_fraction:.0%}) for validation"
+    first = f"the first {origin.training_characters:,} characters for training"
+    yield "split", f"{first}, the last {last}"
     yield "vocabulary", f"{origin.vocab_size:,} distinct tokens ({origin.tokenizer})"
     yield (
         "model",
         f"{config.model.model} ({shown(result.kind)}), {result.parameters:,} parameters, context "
         f"length {config.model.context_size} tokens, block size {config.model.block_size}",
     )
-    yield (
-        "training",
-        f"{result.steps:,} steps, {result.tokens:,} tokens, {duration(result.seconds)}; best at "
-        f"step {result.step:,}",
-    )
+    steps = f"{result.steps:,} steps, {result.tokens:,} tokens, {duration(result.seconds)}"
+    yield "training", f"{steps}; best at step {result.step:,}"
+    energy = "not available on this machine"
     if result.energy_joules is not None:
-        hours = result.energy_joules / 3600
-        yield "energy", f"{hours:.2f} Wh, as reported by all processors of the machine"
-    else:
-        yield "energy", "not available on this machine"
+        energy = (
+            f"{result.energy_joules / 3600:.2f} Wh, as reported by all processors of the machine"
+        )
+    yield "energy", energy
     if result.peak_memory_mib:
         yield "memory", f"{result.peak_memory_mib:,.0f} MiB at peak"
-    yield (
-        "machine",
-        ", ".join(
-            str(environment[name])
-            for name in ("processor", "gpu", "system")
-            if environment.get(name) not in (None, "none")
-        )
-        or "not recorded",
-    )
-    yield (
-        "versions",
-        ", ".join(
-            f"{name} {environment[name]}"
-            for name in ("hornbook", "commit", "python", "torch", "numpy")
-            if name in environment
-        )
-        or "not recorded",
-    )
+    parts = (environment.get(name, "none") for name in ("processor", "gpu", "system"))
+    yield "machine", ", ".join(part for part in parts if part != "none") or "not recorded"
+    named = ("hornbook", "commit", "python", "torch", "numpy")
+    versions = (f"{name} {environment[name]}" for name in named if name in environment)
+    yield "versions", ", ".join(versions) or "not recorded"
     yield "size", f"{origin.bytes:,} bytes, {origin.lines:,} lines"
 
 

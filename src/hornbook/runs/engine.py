@@ -1,33 +1,22 @@
 """Opens a run for generation, by the fastest decoder that works here: a GPT without torch."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, Literal
+import os
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hornbook.config import load_config
+from hornbook.config import Config, load_config
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.infer.decoder import MOST_ROWS
 from hornbook.infer.engine import Engine
-from hornbook.infer.native_decoder import NativeDecoder, cache_bytes
+from hornbook.infer.native_decoder import NativeDecoder, Precision, Weights, cache_bytes
 from hornbook.infer.native_mixture import NativeMixture
 from hornbook.kernels import NativeUnavailableError
 from hornbook.models.schema import Schema
-from hornbook.runs.folder import check_same_text, open_run
+from hornbook.runs.folder import RunFolder, check_same_text, open_run
 from hornbook.runs.load import load, load_arrays, load_counts
-from hornbook.text.corpus import read_data
-from hornbook.text.tokenizer import load_tokenizer
-
-if TYPE_CHECKING:
-    import os
-
-    from numpy.typing import NDArray
-
-    from hornbook.config import Config
-    from hornbook.infer.native_decoder import Precision, Weights
-    from hornbook.runs.folder import RunFolder
-    from hornbook.text.tokenizer import Tokenizer
+from hornbook.text.tokenizer import Tokenizer, load_tokenizer
 
 CACHE_BYTES = 1 << 30
 MEASURED_BLOCKS = 16
@@ -98,17 +87,13 @@ def open_native(
 
 
 def cost_of(
-    precision: Precision,
-    folder: RunFolder,
-    config: Config,
-    tokenizer: Tokenizer,
-    arrays: Weights,
+    precision: Precision, folder: RunFolder, config: Config, tokenizer: Tokenizer, arrays: Weights
 ) -> str:
     """What a precision of the weights costs in loss, measured on the run's validation text."""
-    from hornbook.text.dataset import prepare
+    from hornbook.text.dataset import prepare, read_text
 
     try:
-        corpus = read_data(config.data)
+        corpus = read_text(config.data)
         check_same_text(corpus, folder)
     except (DataError, CheckpointError) as error:
         return f"the cost of {precision} weights in loss was not measured: {error}"

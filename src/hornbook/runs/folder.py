@@ -5,31 +5,25 @@ report.html  report.md  report.json; run.json, the manifest of the first three; 
 process that trains the run; input.txt, where the text came on standard input
 """
 
-from __future__ import annotations
-
 import json
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 from msgspec import Meta
 
-from hornbook.config import load_config
+from hornbook.config import Config, load_config
 from hornbook.errors import CheckpointError, ConfigError
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, UNFINISHED, Disk, write_atomically
 from hornbook.storage.files import JSON_BYTES, read_json, read_log, read_regular
 from hornbook.storage.lock import LOCK, Lock
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator
-
-    from hornbook.config import Config
-    from hornbook.text.corpus import Corpus
+from hornbook.text.corpus import Corpus
 
 # Format 2 added run.json.
 FORMAT = 2
@@ -82,66 +76,33 @@ def is_like(value: object, kind: type[Any]) -> bool:
     return True
 
 
+class Inside:
+    """A path in a run folder, by its name there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: "RunFolder", kind: type["RunFolder"]) -> Path:
+        return folder.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The paths in a run folder."""
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        """The resolved settings, which can be run again."""
-        return self.path / "config.toml"
-
-    @property
-    def environment(self) -> Path:
-        """The machine, the versions, and the hashes of text and tokenizer."""
-        return self.path / "environment.json"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The tokenizer, in the format of the tokenizers library."""
-        return self.path / "tokenizer.json"
-
-    @property
-    def manifest(self) -> Path:
-        """Size and SHA-256 of the three files above."""
-        return self.path / "run.json"
-
-    @property
-    def text(self) -> Path:
-        """The text, where it came on standard input."""
-        return self.path / "input.txt"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object a step."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The last and the best weights."""
-        return self.path / "checkpoints"
-
-    @property
-    def counts(self) -> Path:
-        """The n-gram model, where the run has one."""
-        return self.checkpoints / "counts-00000000"
-
-    @property
-    def copies(self) -> Path:
-        """The index of the training text that `hornbook trace` builds."""
-        return self.path / "copies"
-
-    @property
-    def sample(self) -> Path:
-        """A sample of the finished model."""
-        return self.path / "sample.txt"
-
-    @property
-    def result(self) -> Path:
-        """The figures of the finished run, as `train --json` prints them."""
-        return self.path / "result.json"
+    config = Inside("config.toml")  # the resolved settings, which can be run again
+    environment = Inside("environment.json")  # the machine, versions, hashes of text and tokenizer
+    tokenizer = Inside("tokenizer.json")  # in the format of the tokenizers library
+    manifest = Inside("run.json")  # size and SHA-256 of the three files above
+    text = Inside("input.txt")  # the text, where it came on standard input
+    metrics = Inside("metrics.jsonl")  # one JSON object a step
+    checkpoints = Inside("checkpoints")  # the last and the best weights
+    counts = Inside("checkpoints/counts-00000000")  # the n-gram model, where the run has one
+    copies = Inside("copies")  # the index of the training text that `hornbook trace` builds
+    sample = Inside("sample.txt")  # a sample of the finished model
+    result = Inside("result.json")  # the finished run's figures, as `train --json` prints them
 
     @property
     def own_files(self) -> list[Path]:
@@ -257,15 +218,22 @@ class RunFolder:
             raise CheckpointError(f"{path}: {entry.bytes} bytes, expected {expected}")
         raise CheckpointError(f"{path}: its SHA-256 is not the one recorded in run.json")
 
+    def read(self, path: Path) -> Any:
+        """A JSON file's contents.
+
+        Raises: CheckpointError when it cannot be read.
+        """
+        try:
+            return read_json(path)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from None
+
     def environment_facts(self) -> dict[str, Any]:
         """The contents of `environment.json`.
 
         Raises: CheckpointError when it cannot be read.
         """
-        try:
-            facts = read_json(self.environment)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.environment}: cannot be read: {error}") from None
+        facts = self.read(self.environment)
         if not isinstance(facts, dict):
             raise CheckpointError(f"{self.environment}: expected a JSON object")
         return facts
@@ -289,10 +257,7 @@ class RunFolder:
 
         Raises: CheckpointError when it cannot be read.
         """
-        try:
-            figures = read_json(self.result)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.result}: cannot be read: {error}") from None
+        figures = self.read(self.result)
         if not is_like(figures, Figures):
             raise CheckpointError(
                 f"{self.result}: not the figures of a run; remove it to have them measured again"

@@ -14,20 +14,19 @@ from hornbook.ngram.model import NGramModel
 from hornbook.runs.folder import check_same_text, open_run
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk
-from hornbook.text.corpus import read_data
 from hornbook.text.tokenizer import load_tokenizer
 
 # Imported where they are used: without torch a run can be loaded for generation.
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import torch
 
     from hornbook.config import Config, ModelConfig
     from hornbook.eval.loss import Evaluation
-    from hornbook.models import LanguageModel
+    from hornbook.models.language_model import LanguageModel
     from hornbook.runs.folder import RunFolder
     from hornbook.text.arrays import Tokens
     from hornbook.text.tokenizer import Tokenizer
@@ -49,46 +48,29 @@ class TrainedModel:
         """An engine for up to `rows` texts together, with the weights as they are now."""
         return Engine.of(self.model, self.tokenizer, rows=rows)
 
-    def generate(
-        self,
-        prompt: str = "",
-        *,
-        max_new_tokens: int = 500,
-        stop: Sequence[str] = (),
-        seed: int = 0,
-        **sampling: Any,
-    ) -> str:
-        """The text that follows a prompt; `sampling` takes the fields of SamplingConfig
-        (temperature, top_k, top_p, min_p, repetition_penalty).
+    def generate(self, prompt: str = "", **settings: Any) -> str:
+        """The text that follows a prompt.
 
+        `settings` are those of `Engine.stream`: max_new_tokens (500), stop, seed, and the fields of
+        SamplingConfig (temperature, top_k, top_p, min_p, repetition_penalty).
         Raises: UnknownCharacterError, ConfigError.
         """
-        return "".join(
-            self.stream(prompt, max_new_tokens=max_new_tokens, stop=stop, seed=seed, **sampling)
-        )
+        return "".join(self.stream(prompt, **settings))
 
-    def stream(
-        self,
-        prompt: str = "",
-        *,
-        max_new_tokens: int = 500,
-        stop: Sequence[str] = (),
-        seed: int = 0,
-        **sampling: Any,
-    ) -> Iterator[str]:
+    def stream(self, prompt: str = "", **settings: Any) -> Iterator[str]:
         """`generate` in pieces, as the text is made, with the weights as they are now."""
-        return self.engine().stream(
-            prompt, max_new_tokens=max_new_tokens, stop=stop, seed=seed, **sampling
-        )
+        from hornbook.text.dataset import formed_text
+
+        return self.engine().stream(formed_text(prompt, self.config.data), **settings)
 
     def evaluate(self) -> Evaluation:
         """The exact loss on the validation part of the run's own text.
 
         Raises: DataError; CheckpointError when the text has changed.
         """
-        from hornbook.text.dataset import prepare
+        from hornbook.text.dataset import prepare, read_text
 
-        corpus = read_data(self.config.data)
+        corpus = read_text(self.config.data)
         check_same_text(corpus, self.folder)
         tokens = prepare(corpus, self.config.data, self.tokenizer).validation
         return self.evaluate_tokens(tokens)
@@ -98,7 +80,10 @@ class TrainedModel:
 
         Raises: DataError; UnknownCharacterError for a text outside the vocabulary.
         """
-        return self.evaluate_tokens(self.tokenizer.encode_array(text))
+        from hornbook.text.dataset import formed_text
+
+        fitted, _ = self.tokenizer.fit(formed_text(text, self.config.data))
+        return self.evaluate_tokens(self.tokenizer.encode_array(fitted))
 
     def evaluate_tokens(self, tokens: Tokens, *, max_positions: int | None = None) -> Evaluation:
         """The loss on tokens of this model's tokenizer, exact up to `max_positions` of them."""
@@ -114,17 +99,14 @@ class TrainedModel:
 
 
 def load(
-    path: str | os.PathLike[str],
-    *,
-    which: Literal["best", "last"] = "best",
-    device: str = "cpu",
+    path: str | os.PathLike[str], *, which: Literal["best", "last"] = "best", device: str = "cpu"
 ) -> TrainedModel:
     """The trained model of a run folder: its best weights, or its last.
 
     Raises: CheckpointError when the run is missing, unfinished or damaged.
     """
     from hornbook.kernels import NativeUnavailableError
-    from hornbook.models import build, use_ngram_kernels
+    from hornbook.models.registry import build, use_ngram_kernels
 
     folder = open_run(path)
     config = load_config(folder.config)
@@ -178,9 +160,15 @@ def load_checkpoint(folder: RunFolder, which: Literal["best", "last"]) -> checkp
     Raises: CheckpointError when there is none.
     """
     names = ("model",) if which == "best" else ("model", "optimizer")
-    return best_or_last(
-        folder, which, lambda place, kind: complete(checkpoint.load(place, kind), folder, *names)
-    )
+
+    def complete(place: Path, kind: str) -> checkpoint.Checkpoint:
+        found = checkpoint.load(place, kind)
+        for name in names:
+            if name not in found.tensors:
+                raise CheckpointError(f"{place}: no {name}.safetensors in the checkpoint")
+        return found
+
+    return best_or_last(folder, which, complete)
 
 
 def load_arrays(folder: RunFolder, which: Literal["best", "last"]) -> checkpoint.Arrays:
@@ -209,17 +197,6 @@ def best_or_last(
     return load_kind(folder.checkpoints, "step")
 
 
-def complete(found: checkpoint.Checkpoint, folder: RunFolder, *names: str) -> checkpoint.Checkpoint:
-    """The checkpoint itself, if it has the named files of tensors.
-
-    Raises: CheckpointError naming the first that is missing.
-    """
-    for name in names:
-        if name not in found.tensors:
-            raise CheckpointError(f"{folder.checkpoints}: no {name}.safetensors in the checkpoint")
-    return found
-
-
 def check_shapes(
     config: ModelConfig,
     tokenizer: Tokenizer,
@@ -231,7 +208,7 @@ def check_shapes(
 
     Raises: CheckpointError with the first that differs.
     """
-    from hornbook.models import meta_model
+    from hornbook.models.registry import meta_model
 
     # One layer more than there are tensors is wrong already, however many more there should be.
     config = replace(config, n_layer=min(config.n_layer, len(tensors) + 1))

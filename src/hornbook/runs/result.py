@@ -5,11 +5,8 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hornbook.config import Family
-from hornbook.eval.baselines import Baselines, count_baselines, spread
+from hornbook.eval.baselines import Baselines, Floats, count_baselines, spread
 from hornbook.eval.diagnosis import Diagnosis, curve, diagnose
 from hornbook.eval.loss import MOST_EVALUATED, Evaluation, losses, per_char, summarise
 from hornbook.infer.engine import generate_sample
@@ -17,12 +14,10 @@ from hornbook.runs.folder import RunFolder, check_same_text
 from hornbook.runs.load import TrainedModel, load
 from hornbook.storage.files import read_json
 from hornbook.text.arrays import Tokens
-from hornbook.text.corpus import Corpus, read_data
-from hornbook.text.dataset import Dataset, prepare
+from hornbook.text.corpus import Corpus
+from hornbook.text.dataset import Dataset, prepare, read_text
 
 SAMPLE_TOKENS = 500
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -106,10 +101,8 @@ class Result:
             "energy_joules": self.energy_joules,
             **{f"val_{name}": value for name, value in self.evaluation.as_dict().items()},
             "baselines_nats_per_char": self.baselines.as_dict(),
-            "baselines_counted_tokens": min(
-                len(self.dataset.train), self.trained.config.model.counted_tokens
-            ),
-            "diagnosis": self.diagnosis.as_dict(),
+            "baselines_counted_tokens": self.baselines.counted_tokens,
+            "diagnosis": asdict(self.diagnosis),
             "skipped_files": [asdict(each) for each in self.corpus.skipped],
         }
 
@@ -121,7 +114,7 @@ def revisit(path: str | os.PathLike[str], *, device: str = "cpu") -> Result:
     """
     trained = load(path, device=device)
     folder, config = trained.folder, trained.config
-    corpus = read_data(config.data)
+    corpus = read_text(config.data)
     check_same_text(corpus, folder)
     rows = list(folder.metrics_rows())
     kept = kept_figures(folder)
@@ -189,6 +182,5 @@ def peak_memory_mib() -> float | None:
         import resource
     except ImportError:
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Kilobytes on Linux, bytes on macOS.
-    return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # on macOS, bytes
+    return round(kilobytes / (1024 if sys.platform != "darwin" else 1024**2), 1)

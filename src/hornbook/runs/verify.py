@@ -2,20 +2,20 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hornbook.config import load_config
 from hornbook.errors import CheckpointError, HornbookError
-from hornbook.models import build
+from hornbook.models.registry import build
 from hornbook.ngram import suffix_array as copies
 from hornbook.optim.optimizer import Optimizers
 from hornbook.runs.folder import RunFolder, steps_never_saved
 from hornbook.runs.load import check_shapes, load_counts, load_weights
 from hornbook.storage import checkpoint
-from hornbook.storage.files import LOG_BYTES, LOG_LINE_BYTES, open_regular, read_json
-from hornbook.text.corpus import read_data
+from hornbook.storage.files import LOG_BYTES, LOG_LINE_BYTES, open_regular
+from hornbook.text.dataset import read_text
 from hornbook.text.tokenizer import load_tokenizer
 
 
@@ -34,7 +34,8 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         """The finding as JSON has it."""
-        return {"path": str(self.path), "sound": self.sound, "fault": self.fault}
+        facts = {name: value for name, value in asdict(self).items() if name != "holds"}
+        return {"path": "", "sound": self.sound} | facts | {"path": str(self.path)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +46,6 @@ class CheckpointFinding(Finding):
     step: int
     weights_sha256: str | None
     optimizer_sha256: str | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The finding as JSON has it."""
-        return super().as_dict() | {
-            "kind": self.kind,
-            "step": self.step,
-            "weights_sha256": self.weights_sha256,
-            "optimizer_sha256": self.optimizer_sha256,
-        }
 
 
 @dataclass(frozen=True)
@@ -117,6 +109,8 @@ def verify(path: str | Path) -> Verdict:
 def examine(folder: RunFolder, file: Path, check: Callable[[RunFolder], str]) -> Finding:
     """The outcome of one check, which returns the file's contents in words or raises its fault."""
     try:
+        if file in folder.own_files:
+            folder.check(file)
         return Finding(file, check(folder))
     except HornbookError as error:
         return Finding(file, fault=str(error))
@@ -132,28 +126,25 @@ def check_manifest(folder: RunFolder) -> str:
 
 def check_config(folder: RunFolder) -> str:
     """`config.toml`."""
-    folder.check(folder.config)
     config = load_config(folder.config)
     return f"{config.model.kind}, {config.train.steps:,} steps on {config.data.corpus}"
 
 
 def check_environment(folder: RunFolder) -> str:
     """`environment.json`."""
-    folder.check(folder.environment)
     facts = folder.environment_facts()
     return f"torch {facts.get('torch')} on {facts.get('processor')}"
 
 
 def check_tokenizer(folder: RunFolder) -> str:
     """`tokenizer.json`."""
-    folder.check(folder.tokenizer)
     return f"{load_tokenizer(folder.tokenizer).vocab_size:,} tokens"
 
 
 def check_text(folder: RunFolder) -> str:
     """`input.txt`, against the hash of the text at the run's start."""
     data = replace(load_config(folder.config).data, corpus=str(folder.text.resolve()))
-    if read_data(data).sha256 != folder.environment_facts().get("corpus_sha256"):
+    if read_text(data).sha256 != folder.environment_facts().get("corpus_sha256"):
         raise CheckpointError(f"{folder.text}: not the text that the run began with")
     return "the text, as it came on standard input"
 
@@ -174,10 +165,7 @@ def check_metrics(folder: RunFolder) -> str:
 
 def check_result(folder: RunFolder) -> str:
     """`result.json`."""
-    try:
-        read_json(folder.result)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder.result}: cannot be read: {error}") from None
+    folder.read(folder.result)
     return "the finished run's figures"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook.storage import cache
+from hornbook.storage.disk import DISK
 from hornbook.storage.files import open_regular
 from hornbook.text.tokenizer import Tokenizer
 
@@ -58,7 +59,7 @@ def write_arrays(
         for name, chunks in parts.items():
             _write_array(partial / f"{name}.npy", chunks, tokenizer, save_bytes)
         for name in parts:
-            _progress_file(partial / f"{name}.npy").unlink()
+            (partial / f"{name}.progress").unlink()
     return [_mapped(folder / f"{name}.npy", tokenizer.vocab_size) for name in parts]
 
 
@@ -94,11 +95,9 @@ def _write_array(path: Path, chunks: Chunks, tokenizer: Tokenizer, save_bytes: i
             os.fsync(file.fileno())
             progress = asdict(Progress(characters, tokens, digest.hexdigest()))
             temporary = path.with_suffix(".writing")
-            with temporary.open("w", encoding="utf-8") as saved:
-                json.dump(progress, saved)
-                saved.flush()
-                os.fsync(saved.fileno())
-            temporary.replace(_progress_file(path))
+            DISK.write(temporary, json.dumps(progress).encode())
+            DISK.sync(temporary)
+            temporary.replace(path.with_suffix(".progress"))
 
         file.truncate(_HEADER_BYTES + tokens * dtype.itemsize)
         file.seek(0, os.SEEK_END)
@@ -121,7 +120,7 @@ def _saved_progress(path: Path, dtype: np.dtype) -> "tuple[Progress, hashlib._Ha
     """What an earlier attempt has saved; none of it if the hash does not match."""
     digest = hashlib.sha256()
     try:
-        found = Progress(**json.loads(_progress_file(path).read_bytes()))
+        found = Progress(**json.loads(path.with_suffix(".progress").read_bytes()))
         remaining = found.tokens * dtype.itemsize
         with path.open("rb") as file:
             file.seek(_HEADER_BYTES)
@@ -133,10 +132,6 @@ def _saved_progress(path: Path, dtype: np.dtype) -> "tuple[Progress, hashlib._Ha
     if remaining or digest.hexdigest() != found.sha256:
         return Progress(), hashlib.sha256()
     return found, digest
-
-
-def _progress_file(path: Path) -> Path:
-    return path.with_suffix(".progress")
 
 
 def _header(dtype: np.dtype, length: int) -> bytes:

@@ -55,9 +55,8 @@ def batch(
     world: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """The inputs and targets of `draw_blocks`: two of [batch_size, block_size], int64."""
-    options = {"batch_size": batch_size, "block_size": block_size, "rank": rank, "world": world}
-    found = draw_blocks(tokens, index, seed=seed, **options)
-    return found.inputs, found.targets
+    sizes = {"batch_size": batch_size, "block_size": block_size}
+    return draw_blocks(tokens, index, seed=seed, rank=rank, world=world, **sizes)[:2]
 
 
 def get_batch(

@@ -17,7 +17,6 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, unquote_to_bytes
 
-from hornbook.config import DataConfig
 from hornbook.errors import DataError, display_path, reason, redacted
 from hornbook.text import corpora
 from hornbook.text.corpora import CATALOGUE, DownloadError, KnownCorpus, Progress
@@ -113,13 +112,6 @@ class Corpus:
 def load_text(corpus: str = corpora.DEFAULT, *, encoding: str | None = None) -> str:
     """The text of a corpus, as ``read_corpus`` reads it. Raises: DataError, ConfigError."""
     return read_corpus(corpus, encoding=encoding).text
-
-
-def read_data(data: DataConfig, on_progress: Progress | None = None) -> Corpus:
-    """Read the text that settings name, as ``read_corpus`` reads it."""
-    return read_corpus(
-        data.corpus, encoding=data.encoding, field=data.field, on_progress=on_progress
-    )
 
 
 def read_corpus(

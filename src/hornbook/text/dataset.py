@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,63 @@ from hornbook.config import DataConfig
 from hornbook.errors import DataError, display_path, reason
 from hornbook.storage import cache
 from hornbook.text.arrays import Chunks, Tokens, open_arrays, write_arrays
-from hornbook.text.corpus import Corpus, split_place
+from hornbook.text.corpus import Corpus, read_corpus
+from hornbook.text.forms import reformed
 from hornbook.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 
 FORMAT = 2
 PARTS = ("train", "validation")
 # Without a writable cache, arrays of texts up to this length stay in memory.
 MAX_CHARACTERS_IN_MEMORY = 1 << 28
+
+
+@dataclass(frozen=True)
+class FormedCorpus(Corpus):
+    """A corpus with line ends and characters in the form that a run's settings ask for."""
+
+    newlines: str = "keep"
+    normalize: str = "none"
+
+    def chunks(self) -> Iterator[str]:
+        """The text in chunks. Raises: DataError if a file has changed."""
+        return reformed(super().chunks(), newlines=self.newlines, normalize=self.normalize)
+
+
+def read_text(config: DataConfig) -> Corpus:
+    """The text of a run, as its settings say to read it. Raises: DataError, ConfigError."""
+    found = read_corpus(config.corpus, encoding=config.encoding, field=config.field)
+    return formed(found, config)
+
+
+def formed(corpus: Corpus, config: DataConfig) -> Corpus:
+    """The corpus in the form of the settings `newlines` and `normalize`; it takes one pass.
+
+    Raises: DataError if a file has changed.
+    """
+    forms = {"newlines": config.newlines, "normalize": config.normalize}
+    if isinstance(corpus, FormedCorpus) or forms == {"newlines": "keep", "normalize": "none"}:
+        return corpus
+    reader, digest, characters = Reader(corpus), hashlib.sha256(), 0
+    moved: dict[int, int] = {}
+    marks = sorted({*corpus.offsets, *corpus.boundaries})
+    for start, stop in pairwise([*marks, corpus.characters]):
+        moved[start] = characters
+        for chunk in reformed(reader.between(start, stop), **forms):
+            digest.update(chunk.encode())
+            characters += len(chunk)
+    facts = {field.name: getattr(corpus, field.name) for field in fields(corpus)}
+    facts |= {
+        "sha256": digest.hexdigest(),
+        "characters": characters,
+        "offsets": tuple(moved[offset] for offset in corpus.offsets),
+        "boundaries": tuple(moved[offset] for offset in corpus.boundaries),
+    }
+    return FormedCorpus(**facts, **forms)
+
+
+def formed_text(text: str, config: DataConfig) -> str:
+    """A text in the form of the settings `newlines` and `normalize`."""
+    return "".join(reformed([text], newlines=config.newlines, normalize=config.normalize))
 
 
 @dataclass(frozen=True)
@@ -31,15 +82,6 @@ class Dataset:
     train: Tokens
     validation: Tokens
     fingerprint: str
-
-
-def split_text(text: str, validation_fraction: float = 0.1) -> tuple[str, str]:
-    """The training part of a text and its validation part.
-
-    Raises: DataError if a part would be empty.
-    """
-    cut = split_place(len(text), validation_fraction)
-    return text[:cut], text[cut:]
 
 
 def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = None) -> Dataset:
@@ -55,21 +97,18 @@ def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = No
     facts = FORMAT, corpus.sha256, config.validation_fraction, tokenizer.to_json()
     fingerprint = fingerprint_of(*facts, *([cut] if corpus.boundaries else []))
     folder = cache.cache_folder() / "tokens" / fingerprint[:32]
-    arrays = open_arrays(folder, PARTS, tokenizer.vocab_size) or encode(
-        corpus, tokenizer, cut, folder
-    )
-    train, validation = arrays
+    saved = open_arrays(folder, PARTS, tokenizer.vocab_size)
+    train, validation = saved or encode(corpus, tokenizer, cut, folder)
     return Dataset(tokenizer, train, validation, fingerprint)
 
 
 def encode(corpus: Corpus, tokenizer: Tokenizer, cut: int, folder: Path) -> list[Tokens]:
     """Both parts of a corpus as token arrays, in the cache if it is writable."""
     reader = Reader(corpus)
-
-    def part(start: int, stop: int) -> Chunks:
-        return lambda done: reader.between(start + done, stop)
-
-    parts = {"train": part(0, cut), "validation": part(cut, corpus.characters)}
+    parts: dict[str, Chunks] = {
+        "train": lambda done: reader.between(done, cut),
+        "validation": lambda done: reader.between(cut + done, corpus.characters),
+    }
     try:
         return write_arrays(folder, parts, tokenizer)
     except OSError as error:

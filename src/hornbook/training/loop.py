@@ -1,10 +1,10 @@
 """The loop around the steps: evaluation, samples, checkpoints, pace and early stopping."""
 
-from __future__ import annotations
-
+from collections.abc import Generator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from hornbook.config import Config
 from hornbook.errors import NonFiniteLossError
 from hornbook.eval.diagnosis import curve, evaluations_since_best
 from hornbook.eval.loss import estimate
@@ -13,12 +13,6 @@ from hornbook.storage.disk import DISK, Disk
 from hornbook.training.state import StepMetrics, record, save_if_best, save_last
 from hornbook.training.step import train_step
 from hornbook.training.trainer import Trainer, begin, resume
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-    from pathlib import Path
-
-    from hornbook.config import Config
 
 
 def train(
@@ -56,10 +50,15 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
                 finished = trainer.pace.clock() if trainer.pace else 0.0
                 at_end = state.step >= state.steps
                 if at_end or state.step % intervals.eval_interval == 0:
-                    metrics = replace(
-                        metrics, val_loss=validation_loss(trainer), sample=write_sample(trainer)
+                    # Over the same blocks each time: it decides which weights are the best.
+                    val_loss = estimate(
+                        state.model,
+                        trainer.dataset.validation,
+                        block_size=trainer.config.model.context_size,
+                        max_positions=intervals.eval_positions,
                     )
-                    save_if_best(trainer, metrics.val_loss)
+                    metrics = replace(metrics, val_loss=val_loss, sample=write_sample(trainer))
+                    save_if_best(trainer, val_loss)
                 record(trainer, metrics)
                 if at_end or state.step % intervals.checkpoint_interval == 0:
                     save_last(trainer)
@@ -90,16 +89,6 @@ def keep_pace(trainer: Trainer, metrics: StepMetrics) -> None:
         pace.took(trainer.tokens_per_step / metrics.tokens_per_second)
         planned = pace.steps(state.step, state.steps, trainer.config.train.eval_interval)
         state.steps = max(1, planned)
-
-
-def validation_loss(trainer: Trainer) -> float:
-    """The estimate that decides which weights are the best: over the same blocks each time."""
-    return estimate(
-        trainer.state.model,
-        trainer.dataset.validation,
-        block_size=trainer.config.model.context_size,
-        max_positions=trainer.config.train.eval_positions,
-    )
 
 
 def write_sample(trainer: Trainer) -> str:

@@ -17,13 +17,13 @@ from torch import Tensor
 from hornbook.errors import CheckpointError, HornbookWarning, NonFiniteLossError
 from hornbook.kernels.runtime import signals_held
 from hornbook.plan import machine
-from hornbook.runs.folder import Number, RunFolder, is_like
+from hornbook.runs.folder import Number, is_like
 from hornbook.runs.load import load_weights
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import refused
 
 if TYPE_CHECKING:
-    from hornbook.models import LanguageModel
+    from hornbook.models.language_model import LanguageModel
     from hornbook.optim.optimizer import Optimizers
     from hornbook.training.trainer import Trainer
 
@@ -78,27 +78,20 @@ class SavedState(TypedDict):
     unfinished: NotRequired[StepMetrics | None]
 
 
-def check_saved(saved: dict[str, Any], folder: RunFolder) -> None:
-    """Raise CheckpointError where a checkpoint's state is not one to resume from."""
-    sound = is_like(saved, SavedState)
-    if sound:
-        try:
-            torch.Generator().set_state(torch.tensor(saved["random_state"], dtype=torch.uint8))
-        except (RuntimeError, TypeError):
-            sound = False
-    if not sound:
-        raise CheckpointError(
-            f"{folder.checkpoints}: the state of the last checkpoint is not one to resume from"
-        )
-
-
 def restore(trainer: Trainer, found: checkpoint.Checkpoint, *, strict: bool = False) -> None:
     """Put a training into a checkpoint's state.
 
     Raises: CheckpointError when it is another run's, or `strict` and from a different machine.
     """
     saved, folder, state = found.state, trainer.folder, trainer.state
-    check_saved(saved, folder)
+    try:
+        sound = is_like(saved, SavedState)
+        random_state = torch.tensor(saved["random_state"] if sound else (), dtype=torch.uint8)
+        torch.Generator().set_state(random_state)
+    except (RuntimeError, TypeError):
+        raise CheckpointError(
+            f"{folder.checkpoints}: the state of the last checkpoint is not one to resume from"
+        ) from None
     # Compared as recorded: a later version may compute another fingerprint of the same data.
     if saved["data_fingerprint"] != folder.environment_facts().get("data_fingerprint"):
         raise CheckpointError(
@@ -116,7 +109,7 @@ def restore(trainer: Trainer, found: checkpoint.Checkpoint, *, strict: bool = Fa
         state.optimizers.load_tensors(found.tensors["optimizer"])
     state.step = found.step
     state.seconds = saved["seconds"]
-    state.random_state = torch.tensor(saved["random_state"], dtype=torch.uint8)
+    state.random_state = random_state
     if saved["cuda_random_state"]:
         state.cuda_random_state = torch.tensor(saved["cuda_random_state"], dtype=torch.uint8)
     if saved.get("unfinished"):
@@ -166,10 +159,10 @@ def record(trainer: Trainer, metrics: StepMetrics) -> None:
         trainer.state.unfinished = None
 
 
-def save_if_best(trainer: Trainer, val_loss: float | None) -> None:
+def save_if_best(trainer: Trainer, val_loss: float) -> None:
     """Save the weights when their validation loss is the lowest so far."""
     state = trainer.state
-    if val_loss is None or not val_loss < state.best_loss:
+    if not val_loss < state.best_loss:
         return
     with signals_held():
         state.best_loss = val_loss

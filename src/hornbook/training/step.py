@@ -1,11 +1,9 @@
 """One training step, in one piece: batches, loss, gradients, update."""
 
-from __future__ import annotations
-
 import math
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +14,7 @@ from hornbook.models.language_model import Batch
 from hornbook.optim.optimizer import learning_rate_scale
 from hornbook.text.batches import draw_blocks
 from hornbook.training.state import StepMetrics
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from hornbook.training.trainer import Trainer
+from hornbook.training.trainer import Trainer
 
 
 def train_step(trainer: Trainer) -> StepMetrics:

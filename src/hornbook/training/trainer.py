@@ -1,7 +1,5 @@
 """Begins a run, or resumes one: everything before the next step."""
 
-from __future__ import annotations
-
 import json
 import os
 import time
@@ -9,15 +7,15 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from hornbook.config import Config, Request, load_config
 from hornbook.errors import CheckpointError, ConfigError, HornbookWarning, redacted
 from hornbook.kernels import runtime
-from hornbook.models import build
 from hornbook.models.ngram import CrossFit
+from hornbook.models.registry import build
+from hornbook.ngram.model import NGramModel
 from hornbook.ngram.tuning import choose
 from hornbook.optim.optimizer import Optimizers
 from hornbook.plan import Plan, check_memory, counted_part, machine, resolve
@@ -35,14 +33,11 @@ from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk, write_atomically
 from hornbook.storage.lock import Lock
 from hornbook.text.corpora import CATALOGUE
-from hornbook.text.corpus import Corpus, path_reference, read_data
-from hornbook.text.dataset import Dataset, prepare
+from hornbook.text.corpus import Corpus, path_reference
+from hornbook.text.dataset import Dataset, formed, prepare, read_text
 from hornbook.text.tokenizer import load_tokenizer
 from hornbook.training.pace import Pace
 from hornbook.training.state import TrainState, restore
-
-if TYPE_CHECKING:
-    from hornbook.ngram.model import NGramModel
 
 
 class UnsavedStepsWarning(HornbookWarning):
@@ -90,7 +85,7 @@ def begin(
     started = time.monotonic() if started is None else started
     request = config if isinstance(config, Request) else Request.of(config or Config())
     data = request.config.data
-    corpus = corpus or read_data(data)
+    corpus = formed(corpus, data) if corpus else read_text(data)
     chosen = machine.choose(request.config)
     dataset = prepare(corpus, data)
     resolved = resolve(request, chosen, dataset, started=started)
@@ -180,7 +175,7 @@ def resume(
         )
         warnings.warn(warning, UnsavedStepsWarning, stacklevel=2)
     config = planned if steps is None else planned.override(steps=steps, minutes=0.0)
-    corpus = read_data(config.data)
+    corpus = read_text(config.data)
     check_same_text(corpus, folder)
     dataset = prepare(corpus, config.data, load_tokenizer(folder.tokenizer))
     chosen = machine.choose_again(config)

@@ -4,9 +4,9 @@ Each kind is saved as a `tokenizer.json` that the tokenizers library opens, with
 the same decoding there. Characters and bytes are read and used without that library.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Final
+import os
+from collections.abc import Iterable
+from typing import Final
 
 from hornbook.errors import DataError
 from hornbook.storage.files import read_json
@@ -16,10 +16,6 @@ from hornbook.text.tokenizer.bpe import BPETokenizer as BPETokenizer
 from hornbook.text.tokenizer.bpe import ByteTokenizer as ByteTokenizer
 from hornbook.text.tokenizer.characters import CharTokenizer as CharTokenizer
 from hornbook.text.tokenizer.document import BYTE_ALPHABET, from_document
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable
 
 KINDS: Final = ("char", "byte", "bpe")
 
@@ -31,8 +27,7 @@ def build_tokenizer(kind: str, text: str | Iterable[str], *, vocab_size: int = 1
     """
     expect_one_of(kind, KINDS, "a tokenizer")
     if kind == "char":
-        whole = isinstance(text, str)
-        return CharTokenizer.from_text(text) if whole else CharTokenizer.from_chunks(text)
+        return CharTokenizer.from_chunks([text] if isinstance(text, str) else text)
     return ByteTokenizer() if kind == "byte" else BPETokenizer.train(text, vocab_size)
 
 

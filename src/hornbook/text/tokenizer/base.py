@@ -1,28 +1,21 @@
 """What every tokenizer does: text to token ids and back."""
 
-from __future__ import annotations
-
 import difflib
-import hashlib
-import unicodedata
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from hornbook.errors import ConfigError, DataError, UnknownCharacterError
+from hornbook.text.forms import in_known_characters
 from hornbook.text.tokenizer.unknown import SURROGATE, describe, excerpt, substitutes, summary
 
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable, Iterator, Sequence
-
-    IdArray = np.ndarray[tuple[int], np.dtype[np.unsignedinteger[Any]]]
-
+IdArray = np.ndarray[tuple[int], np.dtype[np.unsignedinteger[Any]]]
 UNKNOWN_POLICIES: Final = ("error", "skip", "replace")
 
 
@@ -47,7 +40,7 @@ class Tokenizer(ABC):
     def to_json(self) -> str:
         """The tokenizer as a ``tokenizer.json`` of the tokenizers library."""
 
-    def _knows(self, character: str) -> bool:
+    def knows(self, character: str) -> bool:
         """Whether a character can be encoded."""
         return not SURROGATE.match(character)
 
@@ -96,27 +89,23 @@ class Tokenizer(ABC):
     def fit(self, text: str, policy: str = "error") -> tuple[str, str]:
         """A text that can be encoded, and one line on what was changed ("" for no change).
 
-        ``policy`` decides about unknown characters: "error" raises, "skip" removes them,
-        "replace" substitutes the closest known characters.
-        Raises: UnknownCharacterError; ConfigError for any other policy.
+        The same text in other line ends or another Unicode form is taken in the form that the
+        vocabulary has. ``policy`` decides about unknown characters: "error" raises, "skip" removes
+        them, "replace" substitutes the closest known characters.
+        Raises: UnknownCharacterError, with the position in the text as given; ConfigError for any
+        other policy.
         """
         expect_one_of(policy, UNKNOWN_POLICIES, "a policy for unknown characters")
-        if not (unknown := self._unknown_in(text)):
-            return text, ""
+        fitted, note = in_known_characters(text, self.knows)
+        unknown = {c for c in set(fitted) if not self.knows(c)}
+        if not unknown:
+            return fitted, note
         if policy == "error":
-            raise self._unknown_character(text)
-        notes: list[str] = []
-        composed = unicodedata.normalize("NFC", text)
-        # Decomposed accents and Hangul, which macOS writes, are the same text in other code points.
-        if len(fewer := self._unknown_in(composed)) < len(unknown):
-            text, unknown = composed, fewer
-            notes.append("the text was composed (NFC)")
-        if unknown:
-            counts = Counter({c: n for c, n in Counter(text).items() if c in unknown})
-            replacements = {c: self._substitute(c) if policy == "replace" else "" for c in counts}
-            text = text.translate(str.maketrans(replacements))
-            notes.append(summary(counts, replacements, policy))
-        return text, "; ".join(notes)
+            raise self._unknown_character(text, among=unknown)
+        counts = Counter({c: n for c, n in Counter(fitted).items() if c in unknown})
+        replacements = {c: self._substitute(c) if policy == "replace" else "" for c in counts}
+        note = "; ".join(filter(None, [note, summary(counts, replacements, policy)]))
+        return fitted.translate(str.maketrans(replacements)), note
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``tokenizer.json``. Raises: DataError if it cannot be written."""
@@ -124,11 +113,6 @@ class Tokenizer(ABC):
             Path(path).write_bytes(self.to_json().encode())
         except OSError as error:
             raise DataError(f"cannot write the tokenizer to {path}: {error.strerror}") from None
-
-    @property
-    def sha256(self) -> str:
-        """The hash of the JSON's bytes: equal tokenizers have equal hashes."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.to_json() == other.to_json()
@@ -144,21 +128,20 @@ class Tokenizer(ABC):
         # In a list, -1 would be the last token.
         return dict(enumerate(self.token_bytes()))
 
-    def _unknown_in(self, text: str) -> set[str]:
-        return {c for c in set(text) if not self._knows(c)}
-
     def _substitute(self, character: str) -> str:
-        known = (s for s in substitutes(character) if all(map(self._knows, s)))
+        known = (s for s in substitutes(character) if all(map(self.knows, s)))
         return next(known, self.decode([0]))
 
     def _unknown_character(
-        self, text: str, characters: int = 0, lines: int = 0
+        self, text: str, characters: int = 0, lines: int = 0, among: Collection[str] = ()
     ) -> UnknownCharacterError:
-        """The error for a text's first unknown character.
+        """The error for the first unknown character after so many characters and lines.
 
-        So many characters and lines of the whole text came before this part.
+        The first one in `among`, where that is there.
         """
-        at = next(i for i, c in enumerate(text) if not self._knows(c))
+        at = next((i for i, c in enumerate(text) if c in among), -1)
+        if at < 0:
+            at = next(i for i, c in enumerate(text) if not self.knows(c))
         line = lines + text.count("\n", 0, at) + 1
         return UnknownCharacterError(
             f"the tokenizer does not know {describe(text[at])}, character {characters + at + 1:,} "
@@ -166,11 +149,6 @@ class Tokenizer(ABC):
             "use --unknown skip to leave such characters out, --unknown replace to substitute the "
             "closest known ones, or train on a text that has them"
         )
-
-
-def id_type(vocab_size: int) -> np.dtype[np.unsignedinteger[Any]]:
-    """The smallest unsigned type that holds every id."""
-    return np.min_scalar_type(vocab_size - 1)
 
 
 def expect_one_of(value: str, choices: Sequence[str], what: str) -> None:

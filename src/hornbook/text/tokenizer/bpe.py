@@ -1,25 +1,20 @@
 """Tokens of bytes: the 256 values of a byte, or byte-pair encoding (BPE) over them."""
 
-from __future__ import annotations
-
 import json
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from hornbook.errors import ConfigError, DataError
-from hornbook.text.tokenizer.base import Tokenizer, id_type
+from hornbook.text.tokenizer.base import IdArray, Tokenizer
 from hornbook.text.tokenizer.document import BYTE_ALPHABET, to_json
-from hornbook.text.tokenizer.unknown import SURROGATE, describe
+from hornbook.text.tokenizer.unknown import check_no_surrogates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
     import tokenizers
-
-    from hornbook.text.tokenizer.base import IdArray
 
 _CHUNK_CHARACTERS = 1 << 14
 _BATCH_CHARACTERS = 1 << 20  # enough chunks for many cores; the library takes 150 B a token
@@ -72,7 +67,7 @@ class BPETokenizer(Tokenizer):
         self._merges = [list(pair) for pair in merges]
 
     @classmethod
-    def train(cls, text: str | Iterable[str], vocab_size: int) -> BPETokenizer:
+    def train(cls, text: str | Iterable[str], vocab_size: int) -> Self:
         """Learn merges from a text or its chunks: ``vocab_size`` tokens, or fewer if pairs run out.
 
         Raises: ConfigError if ``vocab_size`` is below 256, the number of bytes.
@@ -85,12 +80,9 @@ class BPETokenizer(Tokenizer):
 
         # From our own JSON, so that training splits words in the way that encoding does.
         library = LibraryTokenizer.from_str(ByteTokenizer().to_json())
-        library.model = models.BPE()
+        library.model, alphabet = models.BPE(), list(BYTE_ALPHABET)
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            min_frequency=2,
-            show_progress=False,
-            initial_alphabet=list(BYTE_ALPHABET),
+            vocab_size=vocab_size, min_frequency=2, show_progress=False, initial_alphabet=alphabet
         )
         # The separator of documents stays a token of its own.
         pieces = _split_after_words(chunks, _CHUNK_CHARACTERS)
@@ -102,7 +94,7 @@ class BPETokenizer(Tokenizer):
     def encode_array(self, text: str) -> IdArray:
         if not _is_encodable(text):
             raise self._unknown_character(text)
-        dtype = id_type(self.vocab_size)
+        dtype = np.min_scalar_type(self.vocab_size - 1)
         pieces = list(_split_after_words([text], _CHUNK_CHARACTERS))
         encodings = self._library.encode_batch_fast(pieces, add_special_tokens=False)
         parts = [np.array(encoding.ids, dtype) for encoding in encodings]
@@ -118,7 +110,7 @@ class BPETokenizer(Tokenizer):
         return to_json("bpe", {"vocab": self._vocab, "merges": self._merges})
 
     @cached_property
-    def _library(self) -> tokenizers.Tokenizer:
+    def _library(self) -> "tokenizers.Tokenizer":
         from tokenizers import Tokenizer as LibraryTokenizer
 
         return LibraryTokenizer.from_str(self.to_json())
@@ -146,8 +138,8 @@ def _split_after_words(chunks: Iterable[str], size: int) -> Iterator[str]:
 
 def _without_surrogates(chunks: Iterable[str]) -> Iterator[str]:
     for chunk in chunks:
-        if not _is_encodable(chunk) and (lone := SURROGATE.search(chunk)):
-            raise DataError(f"expected characters, got {describe(lone[0])}: decode the text first")
+        if not _is_encodable(chunk):
+            check_no_surrogates(chunk)
         yield chunk
 
 

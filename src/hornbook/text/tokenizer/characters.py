@@ -1,21 +1,15 @@
 """One token for each character."""
 
-from __future__ import annotations
-
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import Self
 
 import numpy as np
 
 from hornbook.errors import DataError
-from hornbook.text.tokenizer.base import Tokenizer, id_type
+from hornbook.text.tokenizer.base import IdArray, Tokenizer
 from hornbook.text.tokenizer.document import to_json
-from hornbook.text.tokenizer.unknown import SURROGATE, describe
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from hornbook.text.tokenizer.base import IdArray
+from hornbook.text.tokenizer.unknown import check_no_surrogates
 
 # Long enough to hide the cost of the loop, short enough for the processor's cache.
 _CHUNK_CHARACTERS = 1 << 18
@@ -34,8 +28,7 @@ class CharTokenizer(Tokenizer):
         self.chars: str = "".join(sorted(set(chars)))
         if not self.chars:
             raise DataError("expected a text to take the characters from, got an empty one")
-        if lone := SURROGATE.search(self.chars):
-            raise DataError(f"expected characters, got {describe(lone[0])}: decode the text first")
+        check_no_surrogates(self.chars)
         self.vocab_size = len(self.chars)
         self.stoi = {c: i for i, c in enumerate(self.chars)}
         self.itos = dict(enumerate(self.chars))
@@ -50,7 +43,7 @@ class CharTokenizer(Tokenizer):
         self._ascii_ids = bytes.maketrans(self._ascii, bytes(range(len(self._ascii))))
 
     @classmethod
-    def from_text(cls, text: str) -> CharTokenizer:
+    def from_text(cls, text: str) -> Self:
         """The tokenizer of the characters of a text. Raises: DataError if there are none."""
         return cls.from_chunks(
             text[start : start + _CHUNK_CHARACTERS]
@@ -58,7 +51,7 @@ class CharTokenizer(Tokenizer):
         )
 
     @classmethod
-    def from_chunks(cls, chunks: Iterable[str]) -> CharTokenizer:
+    def from_chunks(cls, chunks: Iterable[str]) -> Self:
         """The tokenizer of the characters of all chunks. Raises: DataError if there are none."""
         ascii_bytes = b""
         seen = np.zeros(sys.maxunicode + 1, np.bool_)
@@ -74,7 +67,7 @@ class CharTokenizer(Tokenizer):
         return cls(ascii_bytes.decode() + "".join(map(chr, np.flatnonzero(seen).tolist())))
 
     @classmethod
-    def from_vocab(cls, vocab: dict[str, int]) -> CharTokenizer:
+    def from_vocab(cls, vocab: dict[str, int]) -> Self:
         """The tokenizer of a saved vocabulary. Raises: DataError if it is not one of characters."""
         if not vocab or any(len(token) != 1 for token in vocab):
             raise DataError("expected tokens of one character each")
@@ -84,7 +77,7 @@ class CharTokenizer(Tokenizer):
         return tokenizer
 
     def encode_array(self, text: str) -> IdArray:
-        ids = np.empty(len(text), id_type(self.vocab_size))
+        ids = np.empty(len(text), np.min_scalar_type(self.vocab_size - 1))
         for start in range(0, len(text), _CHUNK_CHARACTERS):
             part = text[start : start + _CHUNK_CHARACTERS]
             if part.isascii():
@@ -106,5 +99,5 @@ class CharTokenizer(Tokenizer):
     def to_json(self) -> str:
         return to_json("char", {"vocab": self.stoi})
 
-    def _knows(self, character: str) -> bool:
+    def knows(self, character: str) -> bool:
         return character in self.stoi

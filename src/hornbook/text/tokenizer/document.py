@@ -1,7 +1,5 @@
 """The `tokenizer.json` of the tokenizers library, as hornbook writes and reads it."""
 
-from __future__ import annotations
-
 import json
 from typing import Any, Final
 
@@ -17,10 +15,8 @@ def _byte_alphabet() -> dict[str, int]:
 # GPT-2's byte-level alphabet: a printable character for each byte, Ġ for the space.
 BYTE_ALPHABET: Final = _byte_alphabet()
 
-_BYTE_LEVEL: Final = {"type": "ByteLevel"} | {
-    "add_prefix_space": False,
-    "trim_offsets": True,
-    "use_regex": True,
+_BYTE_LEVEL: Final = {"type": "ByteLevel", "add_prefix_space": False} | {
+    **dict.fromkeys(("trim_offsets", "use_regex"), True)
 }
 _NO_EXTRAS: Final = {
     **dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")),
@@ -51,9 +47,10 @@ def from_document(document: object) -> tuple[dict[str, int], list[tuple[str, str
         raise DataError("expected a vocabulary of tokens and whole numbers")
     if of_characters:
         return vocab, None
-    if not isinstance(merges, list) or not all(map(_is_pair, merges)):
+    pairs = merges if isinstance(merges, list) else [None]
+    if not all(isinstance(p, list) and [*map(type, p)] == [str, str] for p in pairs):
         raise DataError("expected merges of two tokens each")
-    return vocab, [(a, b) for a, b in merges]
+    return vocab, [(a, b) for a, b in pairs]
 
 
 def _template(*, of_characters: bool) -> dict[str, Any]:
@@ -63,15 +60,11 @@ def _template(*, of_characters: bool) -> dict[str, Any]:
     if not of_characters:
         model = {"type": "BPE", **_NO_EXTRAS}
         return {**shared, "pre_tokenizer": _BYTE_LEVEL, "decoder": _BYTE_LEVEL, "model": model}
-    every = {"pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
     # <unk> is not in the vocabulary, so the library raises for an unknown character, as we do.
     model = {"type": "WordLevel", "unk_token": "<unk>"}
-    split = {"type": "Split", **every}
+    each = {"pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+    split = {"type": "Split", **each}
     return {**shared, "pre_tokenizer": split, "decoder": {"type": "Fuse"}, "model": model}
-
-
-def _is_pair(pair: object) -> bool:
-    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) for t in pair)
 
 
 def _brief(value: object) -> str:

@@ -1,14 +1,11 @@
 """Characters that a tokenizer has no token for: how messages show them, and what replaces them."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterator
 
-if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Iterator
+from hornbook.errors import DataError
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN = str.maketrans("‘’‚‛“”„‐‑‒–—―−", "''''\"\"\"-------")
@@ -21,6 +18,12 @@ def describe(character: str) -> str:
     category = kinds.get(unicodedata.category(character), "no name")
     name = unicodedata.name(character, plain.get(character, category))
     return f"{character!r} ({name}, U+{ord(character):04X})"
+
+
+def check_no_surrogates(text: str) -> None:
+    """Raises: DataError if a text has half of a surrogate pair."""
+    if lone := SURROGATE.search(text):
+        raise DataError(f"expected characters, got {describe(lone[0])}: decode the text first")
 
 
 def excerpt(text: str, at: int, reach: int = 30) -> str:
