@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hornbook.config import load_config
 from hornbook.errors import CheckpointError, HornbookError
 from hornbook.models import build
 from hornbook.ngram import suffix_array as copies
@@ -125,7 +124,7 @@ def check_manifest(folder: RunFolder) -> str:
 
 def check_config(folder: RunFolder) -> str:
     """`config.toml`."""
-    config = load_config(folder.config)
+    config = folder.settings()
     return f"{config.model.kind}, {config.train.steps:,} steps on {config.data.corpus}"
 
 
@@ -190,7 +189,7 @@ def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFi
     fault = None
     try:
         found = checkpoint.read(path)
-        config = load_config(folder.config)
+        config = folder.settings()
         tokenizer = load_tokenizer(folder.tokenizer)
         if "model" not in found.tensors or (kind == "step" and "optimizer" not in found.tensors):
             raise CheckpointError(f"{path}: holds no weights, or no optimizer's state")

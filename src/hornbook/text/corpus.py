@@ -121,6 +121,21 @@ def read_corpus(
     return _read_path(path, encoding)
 
 
+def join(corpora: Sequence[Corpus]) -> Corpus:
+    """Several texts, read in the same encoding, as one in their order."""
+    parts = tuple(part for corpus in corpora for part in corpus.parts)
+    found = survey(parts, corpora[0].encoding, lenient=False)
+    return replace(
+        corpora[0],
+        name=f"{corpora[0].name}-and-{len(corpora) - 1}-more",
+        sha256=found.sha256,
+        characters=found.characters,
+        source=f"{corpora[0].source} and {len(corpora) - 1} more",
+        notes=(),
+        parts=parts,
+    )
+
+
 def _read_path(path: Path, encoding: str | None) -> Corpus:
     status = status_of(path)
     if status is None:
