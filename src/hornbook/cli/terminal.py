@@ -23,11 +23,12 @@ LARGE_CHARACTERS = 50_000_000
 STARTED = time.monotonic() - 0.2
 
 
-def refuse_flag(_type: object, value: str | Sequence[str] | None) -> None:
-    """Refuse a mistyped option as a text; a file may have such a name, and - is standard input."""
-    for each in (value,) if isinstance(value, str) else value or ():
-        if each.startswith("-") and each != "-" and not os.path.lexists(each):
-            raise ValueError(f"unknown option {each}")
+def text_name(_type: object, tokens: Sequence[Token]) -> str:
+    """A text's name, not a mistyped option; a file may have such a name, and - is stdin."""
+    name = tokens[0].value
+    if name.startswith("-") and name != "-" and not os.path.lexists(name):
+        raise ValueError(f"unknown option {name}")
+    return name
 
 
 def whole(_type: object, tokens: Sequence[Token]) -> int:
@@ -43,9 +44,9 @@ def whole(_type: object, tokens: Sequence[Token]) -> int:
 
 
 Whole = Annotated[int, Parameter(converter=whole)]
-CorpusArgument = Annotated[str | None, Parameter(allow_leading_hyphen=True, validator=refuse_flag)]
+CorpusArgument = Annotated[str | None, Parameter(allow_leading_hyphen=True, converter=text_name)]
 TEXT = Parameter(name="--text")
-CorpusArguments = Annotated[str, Parameter(allow_leading_hyphen=True, validator=refuse_flag)]
+CorpusArguments = Annotated[str, Parameter(allow_leading_hyphen=True, converter=text_name)]
 FreeText = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
 
