@@ -2,9 +2,13 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from hornbook.cli.terminal import CorpusArgument, fit_text, output, print_json, read, table
+from rich.markup import escape
+
+from hornbook.cli.console import output
+from hornbook.cli.terminal import TEXT, CorpusArgument, fit_text, print_json, read, table
+from hornbook.errors import ConfigError, display_path
 
 
 def run(
@@ -16,6 +20,7 @@ def run(
     unknown: Literal["error", "skip", "replace"] = "error",
     encoding: str | None = None,
     field: str | None = None,
+    text: Annotated[str | None, TEXT] = None,
     json: bool = False,
 ) -> None:
     """Measure a trained model's exact loss: the mean over every position of a text.
@@ -28,12 +33,15 @@ def run(
         unknown: What to do with characters that are not in the model's vocabulary.
         encoding: The text's encoding, if it is not UTF-8; auto finds it for each file.
         field: Read one field of JSON Lines, CSV or Parquet.
+        text: Where the run's own text is now, if it was moved since.
         json: Print one JSON object instead of a table.
     """
     from hornbook.runs.load import load
     from hornbook.text.dataset import formed
 
-    trained = load(run, which=checkpoint)
+    if corpus is not None and text is not None:
+        raise ConfigError("--text says where the run's own text is; give either it or a corpus")
+    trained = load(run, which=checkpoint, text=text)
     skipped = ()
     if corpus is None:
         found, name = trained.evaluate(), f"{trained.config.data.corpus}, validation part"
@@ -46,7 +54,8 @@ def run(
         print_json({**found.as_dict(), "skipped_files": [asdict(each) for each in skipped]})
         return
     console = output()
-    console.print(f"{run}, step {trained.step}, on {name}: {found.positions:,} positions")
+    on = escape(f"{display_path(run)}, step {trained.step}, on {display_path(name)}")
+    console.print(f"{on}: {found.positions:,} positions")
     losses = table()
     for label, value in (
         ("nats per token", found.nats_per_token),

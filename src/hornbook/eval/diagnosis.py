@@ -175,6 +175,15 @@ def gap_in_words(gap: float, passes: float) -> str:
 def counts_in_words(ahead: float, order: int) -> str:
     """How the model compares with counting alone."""
     if ahead < 0:
-        which = f"counting which token follows the {order - 1} before it, with no network at all"
-        return f"Counting beats it: {which}, is better by {-ahead:.3f} nats/char."
+        counted = (
+            "counting how often each token occurs"
+            if order == 1
+            else "counting which token follows the one before it"
+            if order == 2
+            else f"counting which token follows the {order - 1} before it"
+        )
+        return (
+            f"Counting beats it: {counted}, with no network at all, is better by {-ahead:.3f} "
+            "nats/char."
+        )
     return f"It beats the best n-gram model, of order {order}, by {ahead:.3f} nats/char."

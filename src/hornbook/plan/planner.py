@@ -72,10 +72,12 @@ def plan(
     concluding = concluding_seconds(config, text)
     left = seconds - concluding - costs.counting_seconds(config, text)
     if left < costs.SHORTEST_SECONDS:
+        needed = seconds - left + costs.SHORTEST_SECONDS
+        enough = config.train.minutes + (needed - seconds) / 60
         raise ConfigError(
-            f"{max(0.0, seconds):.0f} seconds are too few for this text: about "
-            f"{concluding + costs.SHORTEST_SECONDS:.0f} are needed once it is read; give more "
-            "--minutes"
+            f"--minutes {config.train.minutes:g}: {max(0, math.floor(seconds))} s of it are left "
+            f"once the text is read, and about {math.ceil(needed)} s are needed; give --minutes "
+            f"{math.ceil(10 * enough) / 10:g} or more"
         )
     most_bytes = memory.available_bytes() if machine.device.value == "cpu" else None
     search = Search(replace(request, config=config), text, machine, timer or time_step, most_bytes)

@@ -10,12 +10,12 @@ from hornbook.eval.baselines import Baselines, Floats, count_baselines, spread
 from hornbook.eval.diagnosis import Diagnosis, curve, diagnose
 from hornbook.eval.loss import MOST_EVALUATED, Evaluation, losses, per_char, summarise
 from hornbook.infer.engine import generate_sample
-from hornbook.runs.folder import RunFolder, check_same_text
+from hornbook.runs.folder import RunFolder, run_text
 from hornbook.runs.load import TrainedModel, load
 from hornbook.storage.files import read_json
 from hornbook.text.arrays import Tokens
 from hornbook.text.corpus import Corpus
-from hornbook.text.dataset import Dataset, prepare, read_text
+from hornbook.text.dataset import Dataset, prepare
 
 SAMPLE_TOKENS = 500
 
@@ -107,15 +107,18 @@ class Result:
         }
 
 
-def revisit(path: str | os.PathLike[str], *, device: str = "cpu") -> Result:
+def revisit(
+    path: str | os.PathLike[str], *, device: str = "cpu", text: str | None = None
+) -> Result:
     """Measure a run again from its folder, finished or not.
+
+    `text` says where its text is now, if it was moved.
 
     Raises: CheckpointError when there is no run, it has no checkpoint, or its text has changed.
     """
-    trained = load(path, device=device)
+    trained = load(path, device=device, text=text)
     folder, config = trained.folder, trained.config
-    corpus = read_text(config.data)
-    check_same_text(corpus, folder)
+    corpus = run_text(folder, config)
     rows = list(folder.metrics_rows())
     kept = kept_figures(folder)
     peak, energy = kept.get("peak_memory_mib"), kept.get("energy_joules")

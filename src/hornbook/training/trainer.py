@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from hornbook.config import Config, Request, load_config
+from hornbook.config import Config, Request
 from hornbook.errors import CheckpointError, ConfigError, HornbookWarning, redacted
 from hornbook.kernels import runtime
 from hornbook.models.ngram import CrossFit
@@ -23,9 +23,9 @@ from hornbook.plan.prepare import prepare as apply_choices
 from hornbook.runs.folder import (
     FORMAT,
     RunFolder,
-    check_same_text,
     new_run_path,
     open_run,
+    run_text,
     steps_never_saved,
 )
 from hornbook.runs.load import load_checkpoint, save_counts
@@ -91,24 +91,33 @@ def begin(
     resolved = resolve(request, chosen, dataset, started=started)
     config, chosen, plan = resolved.config, resolved.machine, resolved.plan
     folder = RunFolder(Path(out) if out else new_run_path(corpus.name))
+    made = not folder.path.exists()
     lock = folder.create(disk)
-    config = config.override(corpus=lasting_reference(config.data.corpus, corpus, folder, disk))
-    trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
-    environment = {
-        "format": FORMAT,
-        **machine.describe(),
-        "commit": machine.source_commit(),
-        "corpus": corpus.name,
-        "corpus_sha256": corpus.sha256,
-        "data_fingerprint": dataset.fingerprint,
-        "parameters": trainer.state.model.parameter_count,
-    }
-    contents = {
-        folder.tokenizer: dataset.tokenizer.to_json().encode(),
-        folder.environment: json.dumps(environment, indent=1).encode(),
-        folder.config: config.to_toml().encode(),
-    }
-    folder.establish(contents, disk)
+    try:
+        several = data.corpus == "-" and len(corpus.parts) > 1
+        reference = lasting_reference(data.corpus, corpus, folder, disk)
+        encoding = None if several else data.encoding
+        config = config.override(corpus=reference, encoding=encoding)
+        trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
+        environment = {
+            "format": FORMAT,
+            **machine.describe(),
+            "commit": machine.source_commit(),
+            "corpus": corpus.name,
+            "corpus_sha256": corpus.sha256,
+            "data_fingerprint": dataset.fingerprint,
+            "parameters": trainer.state.model.parameter_count,
+        }
+        contents = {
+            folder.tokenizer: dataset.tokenizer.to_json().encode(),
+            folder.environment: json.dumps(environment, indent=1).encode(),
+            folder.config: folder.toml(config),
+        }
+        folder.establish(contents, disk)
+    except Exception:
+        folder.discard(folder=made, disk=disk)
+        lock.release()
+        raise
     if plan:
         trainer.plan = plan
         trainer.pace = Pace(started + 60 * config.train.minutes - plan.concluding_seconds)
@@ -121,11 +130,14 @@ def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk 
     """A name that finds the text again later, from any directory.
 
     Standard input cannot be read twice, and an address with a password or a token in it must not be
-    written down: for these the run keeps a copy of the bytes, to be read with the same settings.
+    written down: for these the run keeps a copy of the bytes, to be read with the same settings; of
+    several texts it keeps the joined one, in UTF-8.
     """
     if asked == "-" or redacted(asked) != asked:
         # In chunks: what comes through a pipe may be larger than memory.
-        write_atomically(folder.text, corpus.raw(), disk)
+        one = len(corpus.parts) == 1
+        pieces = corpus.raw() if one else (chunk.encode() for chunk in corpus.chunks())
+        write_atomically(folder.text, pieces, disk)
         return str(folder.text.resolve())
     by_name = any(asked in (known.name, *known.aliases) for known in CATALOGUE)
     path = Path(asked).expanduser()
@@ -138,9 +150,12 @@ def resume(
     steps: int | None = None,
     training_seconds: float | None = None,
     strict: bool = False,
+    text: str | None = None,
     disk: Disk = DISK,
 ) -> Trainer:
     """A run as its last checkpoint left it; `steps` extends it.
+
+    `text` says where the run's text is now, if it was moved, and is remembered.
 
     The learning rate follows the new number of steps from there on. `training_seconds` is as for
     `begin`, and includes those before the stop. Where this machine may compute other bits, an
@@ -160,7 +175,7 @@ def resume(
     with suppress(OSError):  # Leftovers of a crash do no harm.
         disk.sweep(folder.path)
         disk.sweep(folder.checkpoints)
-    planned = load_config(folder.config)
+    planned = folder.settings()
     if steps is not None and steps < planned.train.steps:
         raise ConfigError(
             f"--steps {steps}: the run is planned for {planned.train.steps} steps, and a plan can "
@@ -175,8 +190,11 @@ def resume(
         )
         warnings.warn(warning, UnsavedStepsWarning, stacklevel=2)
     config = planned if steps is None else planned.override(steps=steps, minutes=0.0)
-    corpus = read_text(config.data)
-    check_same_text(corpus, folder)
+    if text:
+        config = config.override(corpus=text)
+    corpus = run_text(folder, config)
+    if text:
+        config = config.override(corpus=lasting_reference(text, corpus, folder, disk))
     dataset = prepare(corpus, config.data, load_tokenizer(folder.tokenizer))
     chosen = machine.choose_again(config)
     check_memory(config, chosen, dataset)
