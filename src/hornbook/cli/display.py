@@ -14,9 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hornbook.cli.terminal import table
+from hornbook.cli.terminal import note, table
 from hornbook.report import Card
-from hornbook.report.words import duration, shown, uncertainty
+from hornbook.report.words import copied_remark, duration, shown, uncertainty
 from hornbook.training import StepMetrics, Trainer
 
 REFRESH_SECONDS = 0.25
@@ -86,6 +86,10 @@ class Display:
             f"text      {trainer.corpus.name}: {len(data.train):,} tokens for training, "
             f"{len(data.validation):,} for validation, vocabulary of {data.tokenizer.vocab_size:,}"
         )
+        if trainer.split:
+            self.log(f"split     {trainer.split.copied.sentence()}")
+            for warning in trainer.split.warnings():
+                note(warning)
         self.log(f"model     {config.model.kind}: {state.model.summary}")
         if trainer.plan:
             for reason in trainer.plan.reasons:
@@ -216,9 +220,11 @@ def show_card(card: Card, out: Console) -> None:
         )
     out.print(scale)
     out.print(
-        f"{card.nats_per_char:.4f} nats/char ({uncertainty(card.confidence)}); perplexity "
+        f"{card.nats_per_char:.4f} nats/char ({uncertainty(card)}); perplexity "
         f"{card.perplexity:.2f} per character.\n"
     )
+    if remark := copied_remark(card):
+        out.print(f"{escape(remark)}\n")
     for sentence in result.diagnosis.sentences:
         out.print(escape(sentence))
     if result.diagnosis.advice:

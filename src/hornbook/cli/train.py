@@ -211,6 +211,10 @@ def show_plan(plan: "Plan", *, json: bool) -> None:
         return
     for reason in plan.reasons:
         sys.stdout.write(f"{reason.value:<8} {reason.why}\n")
+    if plan.split:
+        sys.stdout.write(f"{'split':<8} {plan.split.copied.sentence()}\n")
+        for warning in plan.split.warnings():
+            note(warning)
 
 
 def requested(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hornbook.models import LanguageModel
     from hornbook.runs.folder import RunFolder
     from hornbook.text.arrays import Tokens
+    from hornbook.text.dataset import Dataset
     from hornbook.text.tokenizer import Tokenizer
 
 Found = TypeVar("Found", checkpoint.Checkpoint, checkpoint.Arrays)
@@ -86,12 +87,18 @@ class TrainedModel:
 
         Raises: DataError; CheckpointError when the text has changed.
         """
+        return self.evaluate_tokens(self.dataset().validation)
+
+    def dataset(self) -> Dataset:
+        """The run's own text as tokens.
+
+        Raises: DataError; CheckpointError when the text has changed.
+        """
         from hornbook.text.dataset import prepare
 
         corpus = read_corpus(self.config.data.corpus, encoding=self.config.data.encoding)
         check_same_text(corpus, self.folder)
-        tokens = prepare(corpus, self.config.data, self.tokenizer).validation
-        return self.evaluate_tokens(tokens)
+        return prepare(corpus, self.config.data, self.tokenizer)
 
     def evaluate_text(self, text: str) -> Evaluation:
         """The exact loss on all of another text.

@@ -15,6 +15,7 @@ import torch
 
 from hornbook.config import Config, Request, load_config
 from hornbook.errors import CheckpointError, ConfigError, HornbookWarning, redacted
+from hornbook.eval.split import Split, measure_split
 from hornbook.kernels import runtime
 from hornbook.models import build
 from hornbook.models.ngram import CrossFit
@@ -38,7 +39,7 @@ from hornbook.text.corpora import CATALOGUE
 from hornbook.text.corpus import Corpus, read_corpus
 from hornbook.text.dataset import Dataset, prepare
 from hornbook.text.tokenizer import load_tokenizer
-from hornbook.training.pace import Pace
+from hornbook.training.pace import Pace, Replay
 from hornbook.training.state import TrainState, restore
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Trainer:
     cross_fit: CrossFit | None = None
     context_before: int = 0
     plan: Plan | None = None
+    split: Split | None = None
     pace: Pace | None = None
 
 
@@ -93,12 +95,14 @@ def begin(
     corpus = corpus or read_corpus(data.corpus, encoding=data.encoding)
     chosen = machine.choose(request.config)
     dataset = prepare(corpus, data)
+    split = measure_split(corpus, dataset)
     resolved = resolve(request, chosen, dataset, started=started)
     config, chosen, plan = resolved.config, resolved.machine, resolved.plan
     folder = RunFolder(Path(out) if out else new_run_path(corpus.name))
     lock = folder.create(disk)
     config = config.override(corpus=lasting_reference(config.data.corpus, corpus, folder, disk))
     trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
+    trainer.split = split
     environment = {
         "format": FORMAT,
         **machine.describe(),
@@ -179,7 +183,7 @@ def resume(
             f"the {lost:,} steps in metrics.jsonl are taken again"
         )
         warnings.warn(warning, UnsavedStepsWarning, stacklevel=2)
-    config = planned if steps is None else planned.override(steps=steps, minutes=0.0)
+    config = planned if steps is None else planned.override(steps=steps, minutes=0.0, replanned="")
     corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
     check_same_text(corpus, folder)
     dataset = prepare(corpus, config.data, load_tokenizer(folder.tokenizer))
@@ -190,7 +194,7 @@ def resume(
     if saved:
         found = load_checkpoint(folder, "last")
         restore(trainer, found, strict=strict)
-        if config.train.minutes or training_seconds:
+        if config.train.minutes or config.train.replanned or training_seconds:
             state.steps = found.state["steps"]  # the pace's last plan
     # A run limited by minutes has no pace any more: the time since its start says nothing.
     if training_seconds:
@@ -239,12 +243,13 @@ def assemble(
         spare = len(dataset.train) - config.model.block_size
         before = min(config.model.context_size // 2, spare // 2)
     train = config.train
+    pace = Replay(train.replanned) if train.replanned else None
     return Trainer(
         state=TrainState(
             model=model,
             optimizers=Optimizers(model, config.optimizer, chosen.kernels),
             random_state=random_state,
-            steps=train.steps,
+            steps=pace.steps(0, train.steps, train.eval_interval) if pace else train.steps,
         ),
         config=config,
         machine=chosen,
@@ -256,6 +261,7 @@ def assemble(
         tokens_per_step=config.tokens_per_step,
         cross_fit=cross_fit,
         context_before=before,
+        pace=pace,
     )
 
 
