@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook.eval.baselines import spread
-from hornbook.eval.loss import MOST_EVALUATED
+from hornbook.eval.loss import MOST_EVALUATED, lengths
 from hornbook.ngram.suffix_array import SuffixArray
 from hornbook.text.corpus import Corpus
 from hornbook.text.dataset import Dataset, Reader, Tokens
@@ -66,8 +66,9 @@ class Copied:
         Shapes: tokens [N], nats [N-1], as `eval.loss.losses` gives them.
         """
         new = ~self.mask[1:]
-        characters = spelled(tokenizer, tokens[1:][new]).count_characters()
-        return float(nats[new].sum()) / characters if characters else None
+        if not new.any():
+            return None
+        return float(nats[new].sum()) / lengths(tokenizer, tokens[1:][new])[0]
 
 
 @dataclass(frozen=True)
@@ -194,10 +195,6 @@ class Spelled:
     text: str
     lengths: NDArray[np.int64]
 
-    def count_characters(self) -> int:
-        """Its characters, by their first bytes."""
-        return sum(not "\udc80" <= c <= "\udcbf" for c in self.text)
-
     def on_tokens(self, mask: Mask) -> Mask:
         """For each token whether all of its bytes belong to characters of the mask."""
         codes = code_points(self.text)
@@ -210,8 +207,8 @@ def spelled(tokenizer: Tokenizer, tokens: Tokens) -> Spelled:
     """The text that tokens spell."""
     names = tokenizer.token_bytes()
     data = b"".join([names[token] for token in tokens.tolist()])
-    lengths = np.array([len(name) for name in names])[tokens]
-    return Spelled(data.decode(errors="surrogateescape"), lengths)
+    sizes = np.array([len(name) for name in names])[tokens]
+    return Spelled(data.decode(errors="surrogateescape"), sizes)
 
 
 def plain(text: str) -> str:
