@@ -13,12 +13,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hornbook.cli.console import is_utf8, output, printable
+from hornbook.cli.console import is_utf8, note, output, printable
 from hornbook.cli.terminal import print_table
 from hornbook.errors import command, display_path
 from hornbook.infer.engine import first_line, generate_sample
 from hornbook.report import Card
-from hornbook.report.words import duration, shown, uncertainty
+from hornbook.report.words import copied_remark, duration, shown, uncertainty
 from hornbook.runs.result import SAMPLE_TOKENS
 from hornbook.training import StepMetrics, Trainer
 
@@ -87,6 +87,10 @@ class Display:
             f"text      {trainer.corpus.name}: {len(data.train):,} tokens for training, "
             f"{len(data.validation):,} for validation, vocabulary of {data.tokenizer.vocab_size:,}"
         )
+        if trainer.split:
+            self.log(f"split     {trainer.split.copied.sentence()}")
+            for warning in trainer.split.warnings():
+                note(warning)
         self.log(f"model     {config.model.kind}: {state.model.summary}")
         if trainer.plan:
             for reason in trainer.plan.reasons:
@@ -217,9 +221,11 @@ def show_card(card: Card, out: Console) -> None:
         out, headings, rows, numbers=losses, unbroken=("kind", " "), drop=(4, 1, 3), best=ours
     )
     out.print(
-        f"{card.nats_per_char:.4f} nats/char ({uncertainty(card.confidence)}); perplexity "
+        f"{card.nats_per_char:.4f} nats/char ({uncertainty(card)}); perplexity "
         f"{card.perplexity:.2f} per character.\n"
     )
+    if remark := copied_remark(card):
+        out.print(f"{escape(remark)}\n")
     for sentence in result.diagnosis.sentences:
         out.print(escape(sentence))
     if result.diagnosis.advice:

@@ -2,13 +2,17 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from rich.markup import escape
 
-from hornbook.cli.console import output
+from hornbook.cli.console import note, output
 from hornbook.cli.terminal import TEXT, CorpusArgument, fit_text, print_json, read, table
-from hornbook.errors import ConfigError, display_path
+from hornbook.errors import ConfigError, DataError, HornbookError, display_path
+
+if TYPE_CHECKING:
+    from hornbook.runs.load import TrainedModel
+    from hornbook.text.dataset import Dataset
 
 
 def run(
@@ -36,6 +40,9 @@ def run(
         text: Where the run's own text is now, if it was moved since.
         json: Print one JSON object instead of a table.
     """
+    from hornbook.eval.baselines import spread
+    from hornbook.eval.loss import MOST_EVALUATED
+    from hornbook.eval.split import find_copied
     from hornbook.runs.load import load
     from hornbook.text.dataset import formed
 
@@ -44,14 +51,24 @@ def run(
     trained = load(run, which=checkpoint, text=text)
     skipped = ()
     if corpus is None:
-        found, name = trained.evaluate(), f"{trained.config.data.corpus}, validation part"
+        own = trained.dataset()
+        tokens, name = own.validation, f"{trained.config.data.corpus}, validation part"
     else:
+        own = own_text(trained)
         other = formed(read(corpus, encoding, field), trained.config.data)
-        text = fit_text(trained.tokenizer, other.text, unknown)
-        found, name = trained.evaluate_text(text), other.source
+        words = fit_text(trained.tokenizer, other.text, unknown)
+        tokens, name = trained.tokenizer.encode_array(words), other.source
         skipped = other.skipped
+    found = trained.evaluate_tokens(tokens)
+    copied = None
+    if own is not None:
+        copied = find_copied(trained.tokenizer, spread(tokens, MOST_EVALUATED), own.train)
+        if copied.much:
+            note(f"{copied.sentence('the text')}, so the loss is lower than on new text")
     if json:
-        print_json({**found.as_dict(), "skipped_files": [asdict(each) for each in skipped]})
+        files = [asdict(each) for each in skipped]
+        share = copied and copied.share
+        print_json({**found.as_dict(), "copied_share": share, "skipped_files": files})
         return
     console = output()
     on = escape(f"{display_path(run)}, step {trained.step}, on {display_path(name)}")
@@ -67,3 +84,14 @@ def run(
         if value is not None:
             losses.add_row(label, f"{value:.4f}")
     console.print(losses)
+
+
+def own_text(trained: "TrainedModel") -> "Dataset | None":
+    """The run's own text, to compare another with; None, with a note, where it cannot be read."""
+    try:
+        if "://" in trained.config.data.corpus:
+            raise DataError("the run's text is at an address, which is not read for that")
+        return trained.dataset()
+    except HornbookError as error:
+        note(f"whether the model was trained on this text is not known: {error}")
+        return None

@@ -26,6 +26,8 @@ from hornbook.errors import ConfigError, HornbookError, command, display_path
 
 if TYPE_CHECKING:
     from hornbook.cli.display import Display
+    from hornbook.plan import Plan
+    from hornbook.text.corpus import Corpus
     from hornbook.training import Trainer
 
 DEFAULT_MINUTES = 2.0
@@ -162,12 +164,7 @@ def run(
             note(remark)
         found = formed(found, data)
         if dry_run:
-            planned = plan.dry_run(request, found, started=STARTED)
-            if json:
-                skipped = [asdict(each) for each in found.skipped]
-                print_json({**planned.as_dict(), "skipped_files": skipped})
-            else:
-                sys.stdout.writelines(f"{each.value:<8} {each.why}\n" for each in planned.reasons)
+            show_plan(plan.dry_run(request, found, started=STARTED), found, json=json)
             return
         trainer = engine.begin(request, out=out, corpus=found, started=STARTED)
     follow(trainer, display, json=json, resumed=resume is not None)
@@ -209,6 +206,19 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
             "validation loss: infinite (inf), because the model gives probability zero to "
             "something in the text; so there is no report card\n"
         )
+
+
+def show_plan(planned: "Plan", found: "Corpus", *, json: bool) -> None:
+    """A plan on stdout: a line for each reason, or one JSON object."""
+    if json:
+        skipped = [asdict(each) for each in found.skipped]
+        print_json({**planned.as_dict(), "skipped_files": skipped})
+        return
+    sys.stdout.writelines(f"{each.value:<8} {each.why}\n" for each in planned.reasons)
+    if planned.split:
+        sys.stdout.write(f"{'split':<8} {planned.split.copied.sentence()}\n")
+        for warning in planned.split.warnings():
+            note(warning)
 
 
 def requested(

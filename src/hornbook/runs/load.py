@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hornbook.models.language_model import LanguageModel
     from hornbook.runs.folder import RunFolder
     from hornbook.text.arrays import Tokens
+    from hornbook.text.dataset import Dataset
     from hornbook.text.tokenizer import Tokenizer
 
 Found = TypeVar("Found", checkpoint.Checkpoint, checkpoint.Arrays)
@@ -67,11 +68,17 @@ class TrainedModel:
 
         Raises: DataError; CheckpointError when the text has changed.
         """
+        return self.evaluate_tokens(self.dataset().validation)
+
+    def dataset(self) -> Dataset:
+        """The run's own text as tokens.
+
+        Raises: DataError; CheckpointError when the text has changed.
+        """
         from hornbook.text.dataset import prepare
 
         corpus = run_text(self.folder, self.config)
-        tokens = prepare(corpus, self.config.data, self.tokenizer).validation
-        return self.evaluate_tokens(tokens)
+        return prepare(corpus, self.config.data, self.tokenizer)
 
     def evaluate_text(self, text: str) -> Evaluation:
         """The exact loss on all of another text.

@@ -43,6 +43,7 @@ class StepMetrics:
     learning_rate_scale: float
     gradient_norm: float
     tokens_per_second: float
+    steps: int | None = None  # how many were planned when it was taken
     val_loss: float | None = None
     sample: str | None = None
     prompt: str | None = None  # what the sample follows: a line of the validation part

@@ -62,6 +62,7 @@ def train_step(trainer: Trainer) -> StepMetrics:
                 learning_rate_scale=scale,
                 gradient_norm=gradient_norm,
                 tokens_per_second=trainer.tokens_per_step / seconds,
+                steps=state.steps,
             )
     return metrics
 

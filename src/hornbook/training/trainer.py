@@ -12,6 +12,7 @@ import torch
 
 from hornbook.config import Config, Request
 from hornbook.errors import CheckpointError, ConfigError, HornbookWarning, redacted
+from hornbook.eval.split import Split, measure_split
 from hornbook.kernels import runtime
 from hornbook.models.ngram import CrossFit
 from hornbook.models.registry import build
@@ -36,7 +37,7 @@ from hornbook.text.corpora import CATALOGUE
 from hornbook.text.corpus import Corpus, path_reference
 from hornbook.text.dataset import Dataset, formed, prepare, read_text
 from hornbook.text.tokenizer import load_tokenizer
-from hornbook.training.pace import Pace
+from hornbook.training.pace import Pace, Replay
 from hornbook.training.state import TrainState, restore
 
 
@@ -62,6 +63,7 @@ class Trainer:
     cross_fit: CrossFit | None = None
     context_before: int = 0
     plan: Plan | None = None
+    split: Split | None = None
     pace: Pace | None = None
 
 
@@ -88,6 +90,7 @@ def begin(
     corpus = formed(corpus, data) if corpus else read_text(data)
     chosen = machine.choose(request.config)
     dataset = prepare(corpus, data)
+    split = measure_split(corpus, dataset)
     resolved = resolve(request, chosen, dataset, started=started)
     config, chosen, plan = resolved.config, resolved.machine, resolved.plan
     folder = RunFolder(Path(out) if out else new_run_path(corpus.name))
@@ -99,6 +102,7 @@ def begin(
         encoding = None if several else data.encoding
         config = config.override(corpus=reference, encoding=encoding)
         trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
+        trainer.split = split
         environment = {
             "format": FORMAT,
             **machine.describe(),
@@ -189,7 +193,7 @@ def resume(
             f"the {lost:,} steps in metrics.jsonl are taken again"
         )
         warnings.warn(warning, UnsavedStepsWarning, stacklevel=2)
-    config = planned if steps is None else planned.override(steps=steps, minutes=0.0)
+    config = planned if steps is None else planned.override(steps=steps, minutes=0.0, replanned="")
     if text:
         config = config.override(corpus=text)
     corpus = run_text(folder, config)
@@ -203,7 +207,7 @@ def resume(
     if saved:
         found = load_checkpoint(folder, "last")
         restore(trainer, found, strict=strict)
-        if config.train.minutes or training_seconds:
+        if config.train.minutes or config.train.replanned or training_seconds:
             state.steps = found.state["steps"]  # the pace's last plan
     # A run limited by minutes has no pace any more: the time since its start says nothing.
     if training_seconds:
@@ -252,12 +256,13 @@ def assemble(
         spare = len(dataset.train) - config.model.block_size
         before = min(config.model.context_size // 2, spare // 2)
     train = config.train
+    pace = Replay(train.replanned) if train.replanned else None
     return Trainer(
         state=TrainState(
             model=model,
             optimizers=Optimizers(model, config.optimizer, chosen.kernels),
             random_state=random_state,
-            steps=train.steps,
+            steps=pace.steps(0, train.steps, train.eval_interval) if pace else train.steps,
         ),
         config=config,
         machine=chosen,
@@ -269,6 +274,7 @@ def assemble(
         tokens_per_step=config.tokens_per_step,
         cross_fit=cross_fit,
         context_before=before,
+        pace=pace,
     )
 
 
