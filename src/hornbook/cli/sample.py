@@ -1,12 +1,17 @@
 """`hornbook sample`."""
 
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from hornbook.cli.terminal import FreeText, Whole, fit_text, note, print_json
+from hornbook.cli.console import note, printable
+from hornbook.cli.terminal import FreeText, Whole, fit_text, print_json
+
+# They are listed before the first is generated.
+MOST_SAMPLES = 100_000
 
 
 def run(
@@ -26,6 +31,8 @@ def run(
     checkpoint: Literal["best", "last"] = "best",
     weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
     unknown: Literal["error", "skip", "replace"] = "error",
+    escapes: Annotated[bool, Parameter(negative="")] = False,
+    encoding: str | None = None,
     json: bool = False,
 ) -> None:
     """Generate text with a trained model; it streams to stdout as it is made.
@@ -47,19 +54,36 @@ def run(
         weights: The precision of the weights; auto is float32 up to 4 million parameters, bfloat16
             above. int8 is smaller still; what it costs in loss is measured and printed.
         unknown: What to do with characters of the prompt that are not in the vocabulary.
+        escapes: Read \\n, \\r, \\t, \\xHH and \\uHHHH in the prompt and in the stop strings as the
+            characters that they name, and \\\\ as a backslash.
+        encoding: The prompt's encoding, if it is not UTF-8.
         json: Print one JSON object a sample, one a line, instead of text.
     """
+    from hornbook.cli.prompt import piped, typed
+    from hornbook.config import load_config
     from hornbook.errors import ConfigError
     from hornbook.runs.engine import open_engine
+    from hornbook.runs.folder import open_run
+    from hornbook.text.dataset import formed_text
+    from hornbook.text.decoding import expect_encoding
+    from hornbook.text.forms import reformed
 
+    if encoding is not None:
+        expect_encoding(encoding)
     for name, value in (("max-new-tokens", max_new_tokens), ("num-samples", num_samples)):
         if value < 1:
             raise ConfigError(f"--{name} {value}: expected 1 or more")
+    if num_samples > MOST_SAMPLES:
+        raise ConfigError(f"--num-samples {num_samples}: expected at most {MOST_SAMPLES:,}")
     engine = open_engine(run, which=checkpoint, weights=weights, rows=num_samples)
     if engine.remark:
         note(engine.remark)
     if prompt == "-":
-        prompt = sys.stdin.read()
+        prompt = piped(engine.tokenizer, encoding)
+    else:
+        prompt = typed("--prompt", prompt, escapes=escapes, encoding=encoding)
+    stop = tuple(typed("--stop", each, escapes=escapes, encoding=encoding) for each in stop)
+    prompt = formed_text(prompt, load_config(open_run(run).config).data)
     prompt = fit_text(engine.tokenizer, prompt, unknown)
     seeds = range(seed, seed + num_samples)
     texts = engine.streams(
@@ -73,6 +97,8 @@ def run(
         min_p=min_p,
         repetition_penalty=repetition_penalty,
     )
+    # A terminal would obey control characters; a file or a pipe gets the exact text.
+    shown = printable if sys.stdout.isatty() else str
     for number, text in enumerate(texts):
         if json:
             row = {"sample": number, "seed": seeds[number], "prompt": prompt, "text": "".join(text)}
@@ -80,8 +106,10 @@ def run(
             continue
         if num_samples > 1:
             sys.stdout.write(f"{'' if number == 0 else chr(10)}--- sample {number + 1}\n")
-        sys.stdout.write(prompt)
-        for piece in text:
-            sys.stdout.write(piece)
+        pieces = chain([prompt] if prompt else [], text)
+        if sys.stdout.isatty():  # a CR alone would have the next line overwrite this one
+            pieces = reformed(pieces, newlines="lf", normalize="none")
+        for piece in pieces:
+            sys.stdout.write(shown(piece))
             sys.stdout.flush()
         sys.stdout.write("\n")

@@ -3,6 +3,7 @@
 import codecs
 from collections.abc import Sequence
 
+from hornbook.text.forms import at_any_line_end
 from hornbook.text.tokenizer import Tokenizer
 
 
@@ -37,7 +38,7 @@ class StopStrings:
 
     def __init__(self, stop: Sequence[str]) -> None:
         self.found = False
-        self._stop = [each for each in stop if each]
+        self._stop = [form for each in stop if each for form in at_any_line_end(each)]
         self._beginnings = {each[:n] for each in self._stop for n in range(1, len(each))}
         self._longest = max(map(len, self._beginnings), default=0)
         self._held = ""

@@ -3,6 +3,9 @@
 The array has the positions of all suffixes of the text in alphabetical order. So the positions of
 any string are adjacent, and binary search finds them: 27 comparisons for 100 million characters.
 The array is memory-mapped; a query reads about a thousand of its pages.
+
+Texts are compared with LF line ends and composed characters, so that a copy is found whatever its
+form. Offsets and lengths are those of the texts as they are.
 """
 
 import hashlib
@@ -11,7 +14,7 @@ import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Self
@@ -23,6 +26,9 @@ from hornbook.errors import CheckpointError, ConfigError, reason
 from hornbook.storage.disk import DISCARDED, DISK, UNFINISHED, Disk, refused
 from hornbook.storage.files import open_regular, read_json
 from hornbook.storage.lock import Lock
+from hornbook.text.forms import unified
+
+Unified = tuple[str, NDArray[np.int64] | None]
 
 FORMAT = 1
 ARRAY = "suffixes.bin"
@@ -41,6 +47,8 @@ class Match:
     length: int
     position: int  # of its first occurrence in the training text
     occurrences: int
+    # Of that occurrence: another than `length` where it has other line ends or Unicode forms.
+    training_length: int = field(default=0, compare=False)
 
     @property
     def end(self) -> int:
@@ -51,8 +59,8 @@ class Match:
 class SuffixArray:
     """A training text and its suffix array, which finds parts of other texts in it."""
 
-    def __init__(self, text: str, suffixes: NDArray[np.signedinteger]) -> None:
-        self.text = text
+    def __init__(self, text: Unified, suffixes: NDArray[np.signedinteger]) -> None:
+        self.text, self._offsets = text
         self._suffixes = suffixes
         # A memoryview gives Python integers in a third of the time of an array.
         self._sorted = suffixes.data
@@ -62,19 +70,20 @@ class SuffixArray:
         """Sort the suffixes of `text`: 0.1 s and 5 MB for a million ASCII characters."""
         from pydivsufsort import divsufsort
 
-        dtype = offset_type(text)
+        whole = unified(text)
+        text, dtype = whole[0], offset_type(whole[0])
         # UTF-8 bytes sort like the characters, halves of surrogate pairs included.
         data = text.encode("utf-8", "surrogatepass")
         if not data:
-            return cls(text, np.empty(0, dtype))
+            return cls(whole, np.empty(0, dtype))
         by_byte = divsufsort(data)
         if len(data) == len(text):
-            return cls(text, by_byte.view(dtype))
+            return cls(whole, by_byte.view(dtype))
         # Keep the suffixes that begin a character, with offsets in characters.
         begins = (np.frombuffer(data, np.uint8) & 0xC0) != 0x80
         number = np.cumsum(begins, dtype=dtype)
         number -= 1
-        return cls(text, number[by_byte[begins[by_byte]]])
+        return cls(whole, number[by_byte[begins[by_byte]]])
 
     def save(self, folder: str | os.PathLike[str], disk: Disk = DISK) -> None:
         """Write a folder atomically; replaces an existing one.
@@ -116,25 +125,29 @@ class SuffixArray:
 
         Raises: CheckpointError if it is missing, damaged, or of another text.
         """
-        folder = Path(folder)
+        folder, whole = Path(folder), unified(text)
+        text = whole[0]
         check(folder, text)
         try:
             suffixes = np.memmap(folder / ARRAY, offset_type(text), "r", shape=(len(text),))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder}: no suffix array: {reason(error)}") from None
-        return cls(text, suffixes)
+        return cls(whole, suffixes)
 
     def match_lengths(self, text: str, at_least: int = 1) -> NDArray[np.int64]:
         """For each character, the length of the longest verbatim match that covers it.
 
-        Matches shorter than `at_least` count as 0; higher values are faster.
+        Matches shorter than `at_least`, in composed characters, count as 0; higher values are
+        faster.
         Shapes: a text of T characters -> [T], in characters.
         Raises: ConfigError for an `at_least` below 1.
         """
         lengths = np.zeros(len(text), np.int64)
-        for start, length in self._maximal(text, at_least):
-            covered = lengths[start : start + length]
-            np.maximum(covered, length, out=covered)
+        whole, offsets = unified(text)
+        for first, length in self._maximal(whole, at_least):
+            start, end = _span(offsets, first, length)
+            covered = lengths[start:end]
+            np.maximum(covered, end - start, out=covered)
         return lengths
 
     def matches(self, text: str, at_least: int = 20) -> list[Match]:
@@ -144,6 +157,7 @@ class SuffixArray:
         has `at_least` characters.
         Raises: ConfigError for an `at_least` below 1.
         """
+        text, offsets = unified(text)
         free = np.ones(len(text), np.bool_)
         chosen: list[Match] = []
         found = sorted(self._maximal(text, at_least), key=lambda match: (-match[1], match[0]))
@@ -157,7 +171,9 @@ class SuffixArray:
                 low = self._row(piece)
                 high = bisect_right(self._sorted, piece, low, key=self._cut(len(piece)))
                 position = int(self._suffixes[low:high].min())
-                chosen.append(Match(first, len(piece), position, high - low))
+                begin, end = _span(offsets, first, len(piece))
+                there, there_end = _span(self._offsets, position, len(piece))
+                chosen.append(Match(begin, end - begin, there, high - low, there_end - there))
         return sorted(chosen, key=lambda match: match.start)
 
     def _maximal(self, text: str, at_least: int) -> Iterator[tuple[int, int]]:
@@ -215,6 +231,13 @@ class SuffixArray:
     def _cut(self, length: int) -> Callable[[int], str]:
         """The sort key: the text at a position, cut to a length."""
         return lambda position: self.text[position : position + length]
+
+
+def _span(offsets: NDArray[np.int64] | None, first: int, length: int) -> tuple[int, int]:
+    """Where a piece of a unified text begins and ends in the text as it is."""
+    if offsets is None:
+        return first, first + length
+    return int(offsets[first]), int(offsets[first + length])
 
 
 def sweep(folder: Path, disk: Disk = DISK) -> None:

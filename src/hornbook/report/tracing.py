@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from hornbook.config import load_config
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.ngram.suffix_array import Match, SuffixArray
 from hornbook.report.copies import LENGTHS, Passage, Shares, Trace, TracedText
-from hornbook.runs.folder import check_same_text, open_run
+from hornbook.runs.folder import open_run, run_text
 from hornbook.runs.load import TrainedModel, load
-from hornbook.text.corpus import read_corpus
-from hornbook.text.dataset import split_place
+from hornbook.text.forms import line_number
 
 if TYPE_CHECKING:
     import os
@@ -65,11 +63,10 @@ def trace(
     if text == "":
         raise DataError("the text to trace is empty: expected at least one character")
     folder = run.folder if isinstance(run, TrainedModel) else open_run(run)
-    config = run.config if isinstance(run, TrainedModel) else load_config(folder.config)
-    corpus = read_corpus(config.data.corpus, encoding=config.data.encoding)
-    check_same_text(corpus, folder)
+    config = run.config if isinstance(run, TrainedModel) else folder.settings()
+    corpus = run_text(folder, config)
     whole = corpus.text
-    cut = split_place(len(whole), config.data.validation_fraction)
+    cut = corpus.split_place(config.data.validation_fraction)
     training, validation = whole[:cut], whole[cut:]
     index = index_of(folder.copies, training, on_note)
     if text is None:
@@ -128,13 +125,13 @@ def reference(index: SuffixArray, validation: str, length: int) -> Shares:
 
 def passage(corpus: str, files: Sequence[tuple[int, str]], text: str, match: Match) -> Passage:
     """A match with its words and the file and line of its first occurrence."""
-    begin, end = match.position, match.position + match.length
+    begin, end = match.position, match.position + match.training_length
     file_begin, file = files[bisect_right(files, begin, key=itemgetter(0)) - 1]
     return Passage(
         text=text[match.start : match.end],
         match=match,
         file=file,
-        line=1 + corpus.count("\n", file_begin, begin),
+        line=line_number(corpus, file_begin, begin),
         before=corpus[max(file_begin, begin - SURROUNDINGS) : begin],
         after=corpus[end : end + SURROUNDINGS],
     )

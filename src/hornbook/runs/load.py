@@ -7,14 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from hornbook.config import load_config
 from hornbook.errors import CheckpointError, DataError
 from hornbook.infer.engine import Engine
 from hornbook.ngram.model import NGramModel
-from hornbook.runs.folder import check_same_text, open_run
+from hornbook.runs.folder import open_run, run_text
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk
-from hornbook.text.corpus import read_corpus
 from hornbook.text.tokenizer import load_tokenizer
 
 # Imported where they are used: without torch a run can be loaded for generation.
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from hornbook.models.language_model import LanguageModel
     from hornbook.runs.folder import RunFolder
     from hornbook.text.arrays import Tokens
+    from hornbook.text.dataset import Dataset
     from hornbook.text.tokenizer import Tokenizer
 
 Found = TypeVar("Found", checkpoint.Checkpoint, checkpoint.Arrays)
@@ -60,26 +59,36 @@ class TrainedModel:
 
     def stream(self, prompt: str = "", **settings: Any) -> Iterator[str]:
         """`generate` in pieces, as the text is made, with the weights as they are now."""
-        return self.engine().stream(prompt, **settings)
+        from hornbook.text.dataset import formed_text
+
+        return self.engine().stream(formed_text(prompt, self.config.data), **settings)
 
     def evaluate(self) -> Evaluation:
         """The exact loss on the validation part of the run's own text.
 
         Raises: DataError; CheckpointError when the text has changed.
         """
+        return self.evaluate_tokens(self.dataset().validation)
+
+    def dataset(self) -> Dataset:
+        """The run's own text as tokens.
+
+        Raises: DataError; CheckpointError when the text has changed.
+        """
         from hornbook.text.dataset import prepare
 
-        corpus = read_corpus(self.config.data.corpus, encoding=self.config.data.encoding)
-        check_same_text(corpus, self.folder)
-        tokens = prepare(corpus, self.config.data, self.tokenizer).validation
-        return self.evaluate_tokens(tokens)
+        corpus = run_text(self.folder, self.config)
+        return prepare(corpus, self.config.data, self.tokenizer)
 
     def evaluate_text(self, text: str) -> Evaluation:
         """The exact loss on all of another text.
 
         Raises: DataError; UnknownCharacterError for a text outside the vocabulary.
         """
-        return self.evaluate_tokens(self.tokenizer.encode_array(text))
+        from hornbook.text.dataset import formed_text
+
+        fitted, _ = self.tokenizer.fit(formed_text(text, self.config.data))
+        return self.evaluate_tokens(self.tokenizer.encode_array(fitted))
 
     def evaluate_tokens(self, tokens: Tokens, *, max_positions: int | None = None) -> Evaluation:
         """The loss on tokens of this model's tokenizer, exact up to `max_positions` of them."""
@@ -95,17 +104,23 @@ class TrainedModel:
 
 
 def load(
-    path: str | os.PathLike[str], *, which: Literal["best", "last"] = "best", device: str = "cpu"
+    path: str | os.PathLike[str],
+    *,
+    which: Literal["best", "last"] = "best",
+    device: str = "cpu",
+    text: str | None = None,
 ) -> TrainedModel:
     """The trained model of a run folder: its best weights, or its last.
 
+    `text` says where the run's text is now, if it was moved.
     Raises: CheckpointError when the run is missing, unfinished or damaged.
     """
     from hornbook.kernels import NativeUnavailableError
     from hornbook.models.registry import build, use_ngram_kernels
 
     folder = open_run(path)
-    config = load_config(folder.config)
+    config = folder.settings()
+    config = config.override(corpus=text) if text else config
     tokenizer = load_tokenizer(folder.tokenizer)
     found = load_checkpoint(folder, which)
     counted = load_counts(folder, tokenizer) if config.model.reads_counts else None

@@ -2,10 +2,9 @@
 
 import difflib
 import os
-import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -13,6 +12,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from hornbook.errors import ConfigError, DataError, UnknownCharacterError
+from hornbook.text.forms import in_known_characters
 from hornbook.text.tokenizer.unknown import SURROGATE, describe, excerpt, substitutes, summary
 
 IdArray = np.ndarray[tuple[int], np.dtype[np.unsignedinteger[Any]]]
@@ -40,7 +40,7 @@ class Tokenizer(ABC):
     def to_json(self) -> str:
         """The tokenizer as a ``tokenizer.json`` of the tokenizers library."""
 
-    def _knows(self, character: str) -> bool:
+    def knows(self, character: str) -> bool:
         """Whether a character can be encoded."""
         return not SURROGATE.match(character)
 
@@ -89,27 +89,23 @@ class Tokenizer(ABC):
     def fit(self, text: str, policy: str = "error") -> tuple[str, str]:
         """A text that can be encoded, and one line on what was changed ("" for no change).
 
-        ``policy`` decides about unknown characters: "error" raises, "skip" removes them,
-        "replace" substitutes the closest known characters.
-        Raises: UnknownCharacterError; ConfigError for any other policy.
+        The same text in other line ends or another Unicode form is taken in the form that the
+        vocabulary has. ``policy`` decides about unknown characters: "error" raises, "skip" removes
+        them, "replace" substitutes the closest known characters.
+        Raises: UnknownCharacterError, with the position in the text as given; ConfigError for any
+        other policy.
         """
         expect_one_of(policy, UNKNOWN_POLICIES, "a policy for unknown characters")
-        if not (unknown := self._unknown_in(text)):
-            return text, ""
+        fitted, note = in_known_characters(text, self.knows)
+        unknown = {c for c in set(fitted) if not self.knows(c)}
+        if not unknown:
+            return fitted, note
         if policy == "error":
-            raise self._unknown_character(text)
-        notes: list[str] = []
-        composed = unicodedata.normalize("NFC", text)
-        # Decomposed accents and Hangul, which macOS writes, are the same text in other code points.
-        if len(fewer := self._unknown_in(composed)) < len(unknown):
-            text, unknown = composed, fewer
-            notes.append("the text was composed (NFC)")
-        if unknown:
-            counts = Counter({c: n for c, n in Counter(text).items() if c in unknown})
-            replacements = {c: self._substitute(c) if policy == "replace" else "" for c in counts}
-            text = text.translate(str.maketrans(replacements))
-            notes.append(summary(counts, replacements, policy))
-        return text, "; ".join(notes)
+            raise self._unknown_character(text, among=unknown)
+        counts = Counter({c: n for c, n in Counter(fitted).items() if c in unknown})
+        replacements = {c: self._substitute(c) if policy == "replace" else "" for c in counts}
+        note = "; ".join(filter(None, [note, summary(counts, replacements, policy)]))
+        return fitted.translate(str.maketrans(replacements)), note
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``tokenizer.json``. Raises: DataError if it cannot be written."""
@@ -132,18 +128,20 @@ class Tokenizer(ABC):
         # In a list, -1 would be the last token.
         return dict(enumerate(self.token_bytes()))
 
-    def _unknown_in(self, text: str) -> set[str]:
-        return {c for c in set(text) if not self._knows(c)}
-
     def _substitute(self, character: str) -> str:
-        known = (s for s in substitutes(character) if all(map(self._knows, s)))
+        known = (s for s in substitutes(character) if all(map(self.knows, s)))
         return next(known, self.decode([0]))
 
     def _unknown_character(
-        self, text: str, characters: int = 0, lines: int = 0
+        self, text: str, characters: int = 0, lines: int = 0, among: Collection[str] = ()
     ) -> UnknownCharacterError:
-        """The error for the first unknown character after so many characters and lines."""
-        at = next(i for i, c in enumerate(text) if not self._knows(c))
+        """The error for the first unknown character after so many characters and lines.
+
+        The first one in `among`, where that is there.
+        """
+        at = next((i for i, c in enumerate(text) if c in among), -1)
+        if at < 0:
+            at = next(i for i, c in enumerate(text) if not self.knows(c))
         line = lines + text.count("\n", 0, at) + 1
         return UnknownCharacterError(
             f"the tokenizer does not know {describe(text[at])}, character {characters + at + 1:,} "

@@ -99,5 +99,5 @@ class CharTokenizer(Tokenizer):
     def to_json(self) -> str:
         return to_json("char", {"vocab": self.stoi})
 
-    def _knows(self, character: str) -> bool:
+    def knows(self, character: str) -> bool:
         return character in self.stoi

@@ -1,0 +1,71 @@
+"""The prompt of `hornbook sample`, and its stop strings: from arguments or standard input."""
+
+import os
+import re
+import sys
+
+from hornbook.cli.terminal import note
+from hornbook.errors import ConfigError, DataError, reason
+from hornbook.text.decoding import decode
+from hornbook.text.forms import BYTE_ORDER_MARK
+from hornbook.text.sources import BytesSource
+from hornbook.text.tokenizer import Tokenizer
+from hornbook.text.tokenizer.unknown import SURROGATE
+
+ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
+_ESCAPE = re.compile(r"\\(?:x([\da-fA-F]{2})|u([\da-fA-F]{4})|U([\da-fA-F]{8})|(.?))", re.DOTALL)
+
+
+def typed(name: str, text: str, *, escapes: bool, encoding: str | None) -> str:
+    """The text that an argument means; a note where it has an escape that is not read as one.
+
+    Python gives bytes of an argument that are not UTF-8 as halves of surrogate pairs; they are
+    decoded again, as `encoding`.
+    Raises: DataError for bytes in another encoding; ConfigError for an escape that is not known.
+    """
+    if SURROGATE.search(text):
+        try:
+            data = os.fsencode(text)
+        except UnicodeEncodeError:
+            raise DataError(f"{name} contains half a surrogate pair: expected characters") from None
+        text = "".join(decode(BytesSource(name, data), encoding, []))
+    if escapes:
+        return _ESCAPE.sub(_character, text)
+    if found := re.search(r"\\[nrt]", text):
+        note(
+            f"{name} has a backslash and the letter {found[0][1]}, which are two characters; "
+            f"--escapes reads {found[0]} as one, and so does a shell in $'...'"
+        )
+    return text
+
+
+def _character(escape: re.Match[str]) -> str:
+    *codes, letter = escape.groups()
+    if letter in ESCAPES:
+        return ESCAPES[letter]
+    number = int("".join(filter(None, codes)) or "-1", 16)
+    if not 0 <= number <= sys.maxunicode or 0xD800 <= number < 0xE000:
+        raise ConfigError(
+            f"--escapes: {escape[0]!r} is not a character; expected \\n, \\r, \\t, \\\\, \\xHH, "
+            "\\uHHHH or \\UHHHHHHHH"
+        )
+    return chr(number)
+
+
+def piped(tokenizer: Tokenizer, encoding: str | None) -> str:
+    """The prompt on standard input. CRLF and CR become LF, unless the vocabulary has characters
+    and CR is one of them.
+
+    Raises: DataError if it cannot be read, or is not text in its encoding.
+    """
+    stream = getattr(sys.stdin, "buffer", None)
+    if stream is None:
+        raise DataError("expected a prompt on standard input, but there is no standard input")
+    try:
+        source = BytesSource("standard input", stream.read())
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read standard input: {reason(error)}") from None
+    text = "".join(decode(source, encoding, [])).removeprefix(BYTE_ORDER_MARK)
+    if tokenizer.kind == "char" and tokenizer.knows("\r"):
+        return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
