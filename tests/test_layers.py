@@ -23,6 +23,7 @@ LAYERS = [
     {"plan"},
     {"runs"},
     {"training"},
+    {"interop"},
     {"report"},
     {"learn"},
     {"cli"},

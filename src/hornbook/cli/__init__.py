@@ -32,6 +32,7 @@ for command, summary in {
     "eval": "Measure a trained model's exact loss.",
     "report": "Write a run's report card again, or compare runs.",
     "trace": "Show which parts of a text are copied from the training text, and from where.",
+    "export": "Export a run for transformers, llama.cpp, Ollama and onnxruntime.",
     "verify": "Check every file of a run.",
     "ladder": "Train every rung from a bigram to a GPT, and compare them.",
     "explain": "Show how an idea works, in figures.",

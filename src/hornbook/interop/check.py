@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hornbook.errors import CheckpointError, DataError, HornbookError
+from hornbook.errors import CheckpointError, DataError
 from hornbook.eval.loss import losses, per_char
-from hornbook.runs.folder import check_same_text
-from hornbook.text.corpus import read_corpus
-from hornbook.text.dataset import prepare
+from hornbook.interop.request import ExportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +25,6 @@ CHECKED_TOKENS = 20_000
 GENERATED_TOKENS = 1000
 # Read at once: attention over 4,096 would take a gigabyte in engines that hold all its scores.
 WINDOW = 1024
-
-
-class ExportError(HornbookError):
-    """An export that an engine does not compute as hornbook does."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +77,11 @@ class Checked:
 
 def text_of(trained: TrainedModel) -> Text:
     """The run's validation text; a generated one where it is no longer there or was changed."""
-    config = trained.config.data
     try:
-        corpus = read_corpus(config.corpus, encoding=config.encoding)
-        check_same_text(corpus, trained.folder)
+        tokens, name = trained.dataset().validation, "validation text"
     except (DataError, CheckpointError):
         generated = trained.generate(max_new_tokens=GENERATED_TOKENS)
         tokens, name = trained.tokenizer.encode_array(generated), "generated text"
-    else:
-        tokens, name = prepare(corpus, config, trained.tokenizer).validation, "validation text"
     tokens = tokens[: CHECKED_TOKENS + 1]
     return Text(tokens, name, per_char(trained.tokenizer, tokens))
 
@@ -126,6 +116,12 @@ def check(engine: Engine, trained: TrainedModel, text: Text) -> Checked:
         loss=float(np.concatenate(found).mean()) * text.tokens_per_char,
         hornbook_loss=float(ours.mean()) * text.tokens_per_char,
     )
+
+
+def loss_in_blocks(trained: TrainedModel, text: Text) -> float:
+    """Our loss in nats per character where no more than a block is read at once."""
+    found = losses(trained.model, text.tokens, block_size=trained.model.block_size)
+    return float(found.mean()) * text.tokens_per_char
 
 
 @torch.no_grad()

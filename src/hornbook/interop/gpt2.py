@@ -70,9 +70,9 @@ def widened(trained: TrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
         made[f"{block}.attn.c_attn.weight"] = torch.cat(columns, dim=1)
         made[f"{block}.attn.c_attn.bias"] = torch.zeros(3 * wide)
         mixed = centred(ours[f"{layer}.sa.proj.weight"].T).view(H, D, wide)
-        made[f"{block}.attn.c_proj.weight"] = torch.nn.functional.pad(
-            mixed, (0, 0, 0, 1)
-        ).flatten(0, 1)
+        made[f"{block}.attn.c_proj.weight"] = torch.nn.functional.pad(mixed, (0, 0, 0, 1)).flatten(
+            0, 1
+        )
         made[f"{block}.attn.c_proj.bias"] = centred(ours[f"{layer}.sa.proj.bias"])
         made[f"{block}.mlp.c_fc.weight"] = padded(ours[f"{layer}.ffwd.0.weight"]).T
         made[f"{block}.mlp.c_fc.bias"] = ours[f"{layer}.ffwd.0.bias"]

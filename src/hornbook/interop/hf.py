@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hornbook.interop import gpt2
-from hornbook.interop.check import WINDOW, Engine
+from hornbook.interop.check import WINDOW, Engine, loss_in_blocks
 from hornbook.interop.names import names_of
 from hornbook.models.gpt import GPT
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from hornbook.interop.check import Text
+    from hornbook.interop.request import Request
     from hornbook.models.schema import Schema
     from hornbook.runs.load import TrainedModel
 
-NEEDS = "safetensors"
-MODELS = ("gpt", "layernorm")
 TOLERANCE = 1e-3
 
 
-def files(trained: TrainedModel) -> dict[str, bytes]:
+def files(trained: TrainedModel, _: Request) -> dict[str, bytes]:
     """The files of the folder by name."""
     import safetensors.torch
 
@@ -117,7 +117,18 @@ def renamed(model: GPT) -> dict[str, Tensor]:
     return {names.hf: weights[ours] for ours, names in names_of(model.schema).items()}
 
 
-def engines(folder: Path, trained: TrainedModel) -> Iterator[Engine]:
+def notes(trained: TrainedModel, _: Request, text: Text) -> list[str]:
+    """What engines will give that read a Qwen3 without its windows."""
+    if not isinstance(trained.model, GPT):
+        return []
+    size, loss = trained.model.block_size, loss_in_blocks(trained, text)
+    return [
+        f"engines that ignore sliding_window, as vLLM does, are held to {size:,} tokens at once: "
+        f"{loss:.4f} nats per character, computed here"
+    ]
+
+
+def engines(folder: Path, trained: TrainedModel, _: Request, __: Text) -> Iterator[Engine]:
     """transformers, as anyone would open the folder.
 
     Raises: ImportError where it is not installed.
@@ -125,6 +136,7 @@ def engines(folder: Path, trained: TrainedModel) -> Iterator[Engine]:
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False
     ).eval()

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+    from hornbook.interop.check import Text
+    from hornbook.interop.request import Request
     from hornbook.models.schema import Schema
     from hornbook.runs.load import TrainedModel
 
-NEEDS = "onnx"
-MODELS = ("gpt",)
 TOLERANCE = 1e-3
 CACHED, UNCACHED = "onnx/model.onnx", "onnx/model_without_cache.onnx"
 # Operators of 2023, which engines in browsers have; a format of the same year.
@@ -83,7 +83,7 @@ def _identity(old: str, new: str) -> onnx.NodeProto:
     return helper.make_node("Identity", [old], [new])
 
 
-def files(trained: TrainedModel) -> dict[str, bytes]:
+def files(trained: TrainedModel, _: Request) -> dict[str, bytes]:
     """The files of the folder by name.
 
     Raises: ConfigError for a model that does not fit one file of ONNX.
@@ -234,7 +234,12 @@ def packed(g: Graph, schema: Schema, *, cached: bool) -> bytes:
     return data
 
 
-def engines(folder: Path, trained: TrainedModel) -> Iterator[Engine]:
+def notes(_: TrainedModel, __: Request, ___: Text) -> list[str]:
+    """Nothing: the graphs hold the windows themselves."""
+    return []
+
+
+def engines(folder: Path, trained: TrainedModel, _: Request, __: Text) -> Iterator[Engine]:
     """onnxruntime with each graph; the cached one reads every text in two halves.
 
     Raises: ImportError where it is not installed.
