@@ -34,9 +34,9 @@ const write = await pipeline("text-generation", "{folder}", {{ dtype: "fp32" }})
 console.log((await write({prompt}))[0].generated_text);
 ```
 
-`onnx/model.onnx` has a key-value cache, `onnx/model_without_cache.onnx` takes `input_ids` alone.""",
+`onnx/model.onnx` has a key-value cache; `onnx/model_without_cache.onnx` does without.""",
 }
-PIPELINE = "text-generation"
+UNLICENSED = "\nNo licence was chosen. The licence of its training text may apply.\n"
 
 
 def card(trained: TrainedModel, request: Request, folder: str, checks: Sequence[str]) -> bytes:
@@ -51,7 +51,7 @@ def card(trained: TrainedModel, request: Request, folder: str, checks: Sequence[
     return f"""---
 license: {licence or "other"}
 library_name: {library}
-pipeline_tag: {PIPELINE}
+pipeline_tag: text-generation
 tags: [hornbook]
 ---
 
@@ -59,7 +59,7 @@ tags: [hornbook]
 
 A language model trained from scratch on one text with hornbook {__version__}. It continues texts of
 that kind; it does not answer questions.
-{"" if licence else chr(10) + "No licence was chosen. The licence of its training text may apply." + chr(10)}
+{"" if licence else UNLICENSED}
 | | |
 | --- | --- |
 {rows}

@@ -11,6 +11,7 @@ import torch
 from hornbook.errors import CheckpointError, DataError
 from hornbook.eval.loss import losses, per_char
 from hornbook.interop.request import ExportError
+from hornbook.models.gpt import GPT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,7 @@ class Checked:
     """What an engine computed. Losses in nats per character.
 
     `difference` is the largest between two log-probabilities, given the same tokens.
-    `hornbook_loss` is ours at its own context length.
+    `hornbook_loss` is ours at its own context length, `context_size`.
     """
 
     engine: str
@@ -66,12 +67,14 @@ class Checked:
     difference: float
     loss: float
     hornbook_loss: float
+    context_size: int
 
     def __str__(self) -> str:
         return (
             f"{self.engine}: {self.loss:.4f} nats per character on {self.positions:,} tokens of "
-            f"the {self.text}, {self.window:,} at once (hornbook: {self.hornbook_loss:.4f}); "
-            f"log-probabilities differ by at most {self.difference:.1e}"
+            f"the {self.text}, {self.window:,} at once (hornbook, {self.context_size:,} at "
+            f"once: {self.hornbook_loss:.4f}); log-probabilities differ by at most "
+            f"{self.difference:.1e}"
         )
 
 
@@ -106,7 +109,8 @@ def check(engine: Engine, trained: TrainedModel, text: Text) -> Checked:
             f"{engine.name} does not compute what hornbook does: log-probabilities differ by "
             f"{difference:.2g}, expected at most {engine.tolerance:g}; nothing was written"
         )
-    ours = losses(trained.model, tokens, block_size=trained.config.model.context_size)
+    context_size = min(trained.config.model.context_size, len(given))
+    ours = losses(trained.model, text.tokens[: len(tokens)], block_size=context_size)
     return Checked(
         engine=engine.name,
         text=text.name,
@@ -115,6 +119,7 @@ def check(engine: Engine, trained: TrainedModel, text: Text) -> Checked:
         difference=difference,
         loss=float(np.concatenate(found).mean()) * text.tokens_per_char,
         hornbook_loss=float(ours.mean()) * text.tokens_per_char,
+        context_size=context_size,
     )
 
 
@@ -122,6 +127,13 @@ def loss_in_blocks(trained: TrainedModel, text: Text) -> float:
     """Our loss in nats per character where no more than a block is read at once."""
     found = losses(trained.model, text.tokens, block_size=trained.model.block_size)
     return float(found.mean()) * text.tokens_per_char
+
+
+def gpt_of(trained: TrainedModel) -> GPT:
+    """The network of a GPT's run. Raises: TypeError for another model."""
+    if not isinstance(trained.model, GPT):
+        raise TypeError(f"expected a GPT, got {type(trained.model).__name__}")
+    return trained.model
 
 
 @torch.no_grad()

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hornbook.interop.check import WINDOW, Engine, loss_in_blocks
+from hornbook.interop.check import WINDOW, Engine, gpt_of, loss_in_blocks
 from hornbook.interop.names import names_of
 from hornbook.interop.request import ExportError
-from hornbook.models.gpt import GPT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
     from hornbook.interop.check import Text
     from hornbook.interop.request import Request
+    from hornbook.models.gpt import GPT
     from hornbook.models.schema import Schema
     from hornbook.runs.load import TrainedModel
     from hornbook.text.tokenizer import Tokenizer
@@ -45,8 +45,7 @@ NEVER_IN_TEXT: Final = b"\xff"
 
 def files(trained: TrainedModel, request: Request) -> dict[str, bytes]:
     """The files of the folder by name."""
-    model = trained.model
-    assert isinstance(model, GPT)
+    model = gpt_of(trained)
     context_size = reads(model, request)
     return {
         FILE: packed(trained, model, request),
@@ -176,8 +175,7 @@ def engines(folder: Path, trained: TrainedModel, request: Request, text: Text) -
     """
     import xllamacpp
 
-    model = trained.model
-    assert isinstance(model, GPT)
+    model = gpt_of(trained)
     server = serve(folder / FILE, reads(model, request))
     passage = trained.tokenizer.decode(text.tokens)
     if tokenize(server, passage) != trained.tokenizer.encode(passage):

@@ -38,7 +38,7 @@ def files(trained: TrainedModel, _: Request) -> dict[str, bytes]:
     if isinstance(model, GPT):
         tensors = renamed(model)
     else:
-        _, tensors = gpt2.widened(trained)
+        tensors = gpt2.widened(trained)[1]
     packed = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
     return {
         **settings(trained),
@@ -49,19 +49,19 @@ def files(trained: TrainedModel, _: Request) -> dict[str, bytes]:
 def settings(trained: TrainedModel) -> dict[str, bytes]:
     """All files but the weights."""
     model, block_size = trained.model, trained.config.model.block_size
+    config: dict[str, Any]
+    # No token ends a text here, so a length must; a table of positions ends, and rotations do not.
+    length = 500 if isinstance(model, GPT) else max(1, block_size - 1)
     if isinstance(model, GPT):
         config = qwen3_config(model.schema, block_size)
     else:
-        config, _ = gpt2.widened(trained)
+        config = gpt2.widened(trained)[0]
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.context_size,
         "clean_up_tokenization_spaces": False,
     }
-    # No token ends a text here, so a length must.
-    generation_config = {"do_sample": True, "temperature": 0.8, "max_new_tokens": 500}
-    if not isinstance(model, GPT):  # its table of positions ends there
-        generation_config = {**generation_config, "max_new_tokens": max(1, block_size - 1)}
+    generation_config = {"do_sample": True, "temperature": 0.8, "max_new_tokens": length}
     documents = {
         "config.json": config,
         "tokenizer_config.json": tokenizer_config,

@@ -15,8 +15,7 @@ import numpy as np
 
 from hornbook.errors import ConfigError
 from hornbook.interop import hf
-from hornbook.interop.check import WINDOW, Engine
-from hornbook.models.gpt import GPT
+from hornbook.interop.check import WINDOW, Engine, gpt_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,8 +87,7 @@ def files(trained: TrainedModel, _: Request) -> dict[str, bytes]:
 
     Raises: ConfigError for a model that does not fit one file of ONNX.
     """
-    model = trained.model
-    assert isinstance(model, GPT)
+    model = gpt_of(trained)
     if 4 * model.parameter_count > MOST_BYTES:
         raise ConfigError("--to onnx: a graph holds 2 GB, and this model's weights are larger")
     weights = {name: each.float().cpu().numpy() for name, each in model.state_dict().items()}
@@ -246,8 +244,7 @@ def engines(folder: Path, trained: TrainedModel, _: Request, __: Text) -> Iterat
     """
     import onnxruntime
 
-    model = trained.model
-    assert isinstance(model, GPT)
+    model = gpt_of(trained)
     schema, window = model.schema, min(WINDOW, model.context_size)
 
     def session(name: str) -> onnxruntime.InferenceSession:
@@ -260,7 +257,8 @@ def engines(folder: Path, trained: TrainedModel, _: Request, __: Text) -> Iterat
         return np.asarray(uncached.run(["logits"], {"input_ids": tokens[None]})[0])[0]
 
     def halves(tokens: NDArray[np.int64]) -> NDArray[Any]:
-        cache, found = empty_cache(schema), []
+        cache = empty_cache(schema)
+        found: list[NDArray[Any]] = []
         for part in np.array_split(tokens, 2) if len(tokens) > 1 else [tokens]:
             logits, *present = cached.run(None, {"input_ids": part[None], **cache})
             cache = dict(zip(cache, present, strict=True))
