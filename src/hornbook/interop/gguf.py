@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from hornbook.interop.check import WINDOW, Engine, gpt_of, loss_in_blocks
-from hornbook.interop.names import names_of
+from hornbook.interop.names import OUTSIDE, names_of
 from hornbook.interop.request import ExportError
 
 if TYPE_CHECKING:
@@ -77,6 +77,9 @@ def packed(trained: TrainedModel, model: GPT, request: Request) -> bytes:
         for ours, names in names_of(model.schema).items():
             array = tensors[ours].float().cpu().numpy()
             write_tensor(writer, names.gguf, array, kind)
+            if request.windows and model.schema.tied and ours == "embedding.weight":
+                # Step 3.5 ties nothing.
+                write_tensor(writer, OUTSIDE["logits.weight"].gguf, array, kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -181,9 +184,12 @@ def engines(folder: Path, trained: TrainedModel, request: Request, text: Text) -
     if tokenize(server, passage) != trained.tokenizer.encode(passage):
         raise ExportError("llama.cpp splits a text into other tokens; nothing was written")
 
+    whole = next(i for i, each in enumerate(trained.tokenizer.token_bytes()) if is_text(each))
+
     def log_probs(tokens: NDArray[np.int64]) -> NDArray[Any]:
-        ids = tokens.tolist()
-        return np.stack([next_log_probs(server, ids[: n + 1], model) for n in range(len(ids))])
+        ids, size = tokens.tolist(), model.vocab_size
+        prefixes = (ids[: n + 1] for n in range(len(ids)))
+        return np.stack([next_log_probs(server, each, size, whole) for each in prefixes])
 
     window = min(WINDOW, reads(model, request) - 1)
     name = f"llama.cpp (xllamacpp {xllamacpp.__version__}, {request.weights})"
@@ -229,14 +235,34 @@ def tokenize(server: xllamacpp.Server, text: str) -> list[int]:
         return found
 
 
-def next_log_probs(server: xllamacpp.Server, tokens: list[int], model: GPT) -> NDArray[Any]:
-    """The log-probability of every token after a text: [V]."""
+def is_text(token: bytes) -> bool:
+    """Whether a token is no part of a character."""
+    try:
+        return bool(token.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def next_log_probs(
+    server: xllamacpp.Server, tokens: list[int], vocab_size: int, drawn: int
+) -> NDArray[Any]:
+    """The log-probability of every token after a text: [V].
+
+    The token `drawn` is preferred: the server gives no probabilities with a part of a character,
+    and those that it gives are from before such preferences.
+    """
     answer = server.handle_completions(
-        {"prompt": tokens, "n_predict": 1, "n_probs": model.vocab_size, "cache_prompt": True}
+        {
+            "prompt": tokens,
+            "n_predict": 1,
+            "n_probs": vocab_size,
+            "logit_bias": [[drawn, 1000.0]],
+            "cache_prompt": True,
+        }
     )
     if "choices" not in answer:
         raise ExportError(f"llama.cpp refuses a text: {answer}; nothing was written")
-    found = np.full(model.vocab_size, -np.inf)
+    found = np.full(vocab_size, -np.inf)
     for each in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
         found[each["id"]] = each["logprob"]
     return found

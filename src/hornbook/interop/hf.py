@@ -35,10 +35,7 @@ def files(trained: TrainedModel, _: Request) -> dict[str, bytes]:
     import safetensors.torch
 
     model = trained.model
-    if isinstance(model, GPT):
-        tensors = renamed(model)
-    else:
-        tensors = gpt2.widened(trained)[1]
+    tensors = renamed(model) if isinstance(model, GPT) else gpt2.widened(trained)[1]
     packed = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
     return {
         **settings(trained),
