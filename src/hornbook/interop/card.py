@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from hornbook import __version__
+from hornbook.errors import display_path, quoted
 from hornbook.runs.result import kept_figures
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ UNLICENSED = "\nNo licence was chosen. The licence of its training text may appl
 def card(trained: TrainedModel, request: Request, folder: str, checks: Sequence[str]) -> bytes:
     """The file README.md. `checks` say what engines compute."""
     to, licence = request.to, request.licence
-    name = trained.folder.path.resolve().name
+    name = display_path(trained.folder.path.resolve().name)
     # A prompt of characters that the model knows.
     prompt = json.dumps(trained.generate(max_new_tokens=8, temperature=0) or "\n")
     facts = list(figures(trained))
@@ -70,7 +71,7 @@ that kind; it does not answer questions.
 
 ## Use
 
-{USES[to].format(name=name, folder=folder, prompt=prompt)}
+{USES[to].format(name=quoted(name), folder=folder, prompt=prompt)}
 """.encode()
 
 
@@ -81,7 +82,8 @@ def figures(trained: TrainedModel) -> list[tuple[str, str]]:
     result = kept_figures(trained.folder)
     tokenizer = trained.tokenizer
     rows = [
-        ("training text", config.data.corpus),
+        # Its name alone: a path or an address may be nobody's business.
+        ("training text", display_path(config.data.corpus.rstrip("/").rpartition("/")[2])),
         ("SHA-256 of the text", str(environment.get("corpus_sha256", "not recorded"))),
         ("tokens", f"{tokenizer.vocab_size:,} distinct ({tokenizer.kind})"),
         ("model", f"{config.model.model}, {model.parameter_count:,} parameters"),
