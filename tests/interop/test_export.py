@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import hornbook as hb
-from hornbook.errors import CheckpointError, ConfigError
+from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.interop import onnx
 from hornbook.interop.check import logits, normalised
 from hornbook.interop.export import export
@@ -216,6 +216,9 @@ def test_a_moved_text_is_replaced_by_a_generated_one(runs: Path, tmp_path: Path)
         assert {each.text for each in made.checked} == {"generated text"}
         made = export(tmp_path / "char", Request("onnx"), tmp_path / "two", text=str(away))
         assert {each.text for each in made.checked} == {"validation text"}
+        with pytest.raises(DataError):
+            export(tmp_path / "char", Request("onnx"), tmp_path / "three", text=str(here))
+        assert not (tmp_path / "three").exists()
     finally:
         away.rename(here)
 

@@ -19,8 +19,8 @@ USES = {
     "hf": """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("{folder}")
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForCausalLM.from_pretrained({folder})
+tokenizer = AutoTokenizer.from_pretrained({folder})
 prompt = tokenizer({prompt}, return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(prompt)[0]))
 ```""",
@@ -31,7 +31,7 @@ ollama create {name} -f Modelfile && ollama run {name}   # Ollama
     "onnx": """```js
 import {{ pipeline }} from "@huggingface/transformers";
 
-const write = await pipeline("text-generation", "{folder}", {{ dtype: "fp32" }});
+const write = await pipeline("text-generation", {folder}, {{ dtype: "fp32" }});
 console.log((await write({prompt}))[0].generated_text);
 ```
 
@@ -45,7 +45,9 @@ def card(trained: TrainedModel, request: Request, folder: str, checks: Sequence[
     to, licence = request.to, request.licence
     name = display_path(trained.folder.path.resolve().name)
     # A prompt of characters that the model knows.
-    prompt = json.dumps(trained.generate(max_new_tokens=8, temperature=0) or "\n")
+    prompt = json.dumps(
+        trained.generate(max_new_tokens=8, temperature=0) or "\n", ensure_ascii=False
+    )
     facts = list(figures(trained))
     rows = "\n".join(f"| {label} | {value.replace('|', '/')} |" for label, value in facts)
     library = {"hf": "transformers", "gguf": "gguf", "onnx": "transformers.js"}[to]
@@ -71,7 +73,7 @@ that kind; it does not answer questions.
 
 ## Use
 
-{USES[to].format(name=quoted(name), folder=folder, prompt=prompt)}
+{USES[to].format(name=quoted(name), folder=json.dumps(folder), prompt=prompt)}
 """.encode()
 
 
@@ -84,7 +86,7 @@ def figures(trained: TrainedModel) -> list[tuple[str, str]]:
     rows = [
         # Its name alone: a path or an address may be nobody's business.
         ("training text", display_path(config.data.corpus.rstrip("/").rpartition("/")[2])),
-        ("SHA-256 of the text", str(environment.get("corpus_sha256", "not recorded"))),
+        ("SHA-256 of the text", display_path(str(environment.get("corpus_sha256")))),
         ("tokens", f"{tokenizer.vocab_size:,} distinct ({tokenizer.kind})"),
         ("model", f"{config.model.model}, {model.parameter_count:,} parameters"),
         ("block size", f"{model.block_size:,} tokens"),

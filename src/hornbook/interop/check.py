@@ -78,11 +78,16 @@ class Checked:
         )
 
 
-def text_of(trained: TrainedModel) -> Text:
-    """The run's validation text; a generated one where it is no longer there or was changed."""
+def text_of(trained: TrainedModel, *, named: bool = False) -> Text:
+    """The run's validation text; a generated one where it is no longer there or was changed.
+
+    Raises: DataError or CheckpointError instead, where the user has `named` a text.
+    """
     try:
         tokens, name = trained.dataset().validation, "validation text"
     except (DataError, CheckpointError):
+        if named:
+            raise
         generated = trained.generate(max_new_tokens=GENERATED_TOKENS)
         tokens, name = trained.tokenizer.encode_array(generated), "generated text"
     tokens = tokens[: CHECKED_TOKENS + 1]

@@ -63,7 +63,7 @@ def export(
 
     trained, engine = load(run, which=which, text=text), request.format.engine
     contents: dict[str, bytes] = request.module.files(trained, request)
-    validation = text_of(trained)
+    validation = text_of(trained, named=text is not None)
     checked: list[Checked] = []
     notes: list[str] = request.module.notes(trained, request, validation)
     with whole(final, disk) as place:
