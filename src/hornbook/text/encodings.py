@@ -47,9 +47,9 @@ _LANGUAGES = (
 # Of languages in other scripts, the frequent characters, and the least share of these in a text.
 _KANA = "".join(map(chr, range(0x3041, 0x30FF)))
 _FREQUENT = {
-    "cp1251": ("оеаинтсрвлкмдпуяыьгзб", 0.5),
-    "koi8_r": ("оеаинтсрвлкмдпуяыьгзб", 0.5),
-    "cp866": ("оеаинтсрвлкмдпуяыьгзб", 0.5),
+    "cp1251": ("оеаинтсрвлк", 0.5),
+    "koi8_r": ("оеаинтсрвлк", 0.5),
+    "cp866": ("оеаинтсрвлк", 0.5),
     "cp949": ("이다는을의에가고하한를은지로어도사기나라서리자아시대인해", 0.1),
     "shift_jis": (_KANA, 0.25),
     "euc_jp": (_KANA, 0.25),
