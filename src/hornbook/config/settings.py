@@ -77,6 +77,8 @@ class DataConfig(Section):
 
     corpus: str = "python-docs"
     encoding: str | None = None
+    # One field of JSON Lines, CSV or Parquet as the text, with U+001E between the documents.
+    field: str | None = None
     tokenizer: Literal["char", "byte", "bpe"] = "char"
     bpe_vocab_size: Annotated[int, Meta(ge=256, le=2**20)] = 1024
     validation_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.1
@@ -188,6 +190,9 @@ class TrainConfig(Section):
 
     minutes: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     steps: Count = 420
+    # How many steps were planned after which step, where that changed: 0:420,4:512. The learning
+    # rate follows it; the command on a report card has it, to make a run again.
+    replanned: Annotated[str, Meta(pattern=r"^(\d{1,12}:\d{1,12}(,\d{1,12}:\d{1,12})*)?$")] = ""
     batch_size: Count = 32
     gradient_accumulation: Count = 1
     eval_interval: Count = 60

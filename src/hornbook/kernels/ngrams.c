@@ -1,6 +1,6 @@
 /* N-grams beside a network: the probabilities that a text's n-gram tables give after each position,
  * and those of the n-grams that came earlier in the context. models/ngram.py and
- * models/context_counts.py are the references, which tests/kernels/test_ngrams.py compares this file with.
+ * models/context_counts.py are the references; tests/kernels/test_ngram_kernels.py compares.
  *
  * Threads take pieces of a row, each computed by itself: the bits are the same for any number of
  * threads.

@@ -15,12 +15,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 from hornbook.errors import DataError, display_path, reason, redacted
 from hornbook.text import corpora
 from hornbook.text.corpora import CATALOGUE, DownloadError, KnownCorpus, Progress
-from hornbook.text.decoding import expect_encoding
+from hornbook.text.decoding import CHUNK_BYTES, REPLACING, expect_encoding
 from hornbook.text.sources import (
     MAX_IN_MEMORY_BYTES,
     BytesSource,
@@ -32,14 +32,38 @@ from hornbook.text.sources import (
     read_bytes,
     status_of,
 )
-from hornbook.text.survey import joined, survey
+from hornbook.text.survey import Part, Reading, Survey, joined, survey
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file of a folder that was not read; ``encoding`` is the likely one of a text."""
+
+    file: str
+    reason: str
+    encoding: str | None = None
+
+
+def split_place(characters: int, validation_fraction: float = 0.1) -> int:
+    """How many characters of a text are the training part; the rest is the validation part.
+
+    Raises: DataError if a part would be empty.
+    """
+    # The lecture's int(0.9 * len(data)), to the character.
+    cut = int((1 - validation_fraction) * characters)
+    if not 0 < cut < characters:
+        raise DataError(
+            f"the text has {characters} characters, too few to split into training and validation"
+        )
+    return cut
 
 
 @dataclass(frozen=True)
 class Corpus:
     """A text and its origin; ``notes`` are messages for the user.
 
-    ``sha256`` is the hash of the text in UTF-8; messages call the corpus ``source``.
+    ``sha256`` is the hash of the text in UTF-8; messages call the corpus ``source``;
+    ``boundaries`` are offsets at which documents begin; ``skipped`` are a folder's unread files.
     """
 
     name: str
@@ -47,9 +71,11 @@ class Corpus:
     characters: int
     source: str
     notes: tuple[str, ...] = ()
-    parts: tuple[Source, ...] = field(default=(), repr=False, compare=False)
-    encoding: str | None = field(default=None, repr=False, compare=False)
+    parts: tuple[Part, ...] = field(default=(), repr=False, compare=False)
+    names: tuple[str, ...] = field(default=(), repr=False, compare=False)
     offsets: tuple[int, ...] = field(default=(0,), repr=False, compare=False)
+    boundaries: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def text(self) -> str:
@@ -58,14 +84,29 @@ class Corpus:
 
     def chunks(self) -> Iterator[str]:
         """The text in chunks. Raises: DataError if a file has changed."""
-        return joined(self.parts, self.encoding)
+        return joined(self.parts)
+
+    def raw(self) -> Iterator[bytes]:
+        """The bytes of a text of one source, as they were before decoding."""
+        for part in self.parts:
+            with part.source.open() as file:
+                while data := file.read(CHUNK_BYTES):
+                    part.source.check(file)
+                    yield data
+
+    def split_place(self, validation_fraction: float = 0.1) -> int:
+        """How many characters are the training part: at a fraction, or between the documents near.
+
+        Raises: DataError if a part would be empty.
+        """
+        cut = split_place(self.characters, validation_fraction)
+        return min(self.boundaries, key=lambda place: abs(place - cut), default=cut)
 
     def files(self) -> list[tuple[int, str]]:
         """The offset of each file in the text, in characters, and its path within the folder."""
         if len(self.parts) < 2:
             return [(0, self.source)]
-        names = (part.name.removeprefix(f"{self.source}{os.sep}") for part in self.parts)
-        return list(zip(self.offsets, names, strict=True))
+        return list(zip(self.offsets, self.names, strict=True))
 
 
 def load_text(corpus: str = corpora.DEFAULT, *, encoding: str | None = None) -> str:
@@ -77,90 +118,170 @@ def read_corpus(
     corpus: str | os.PathLike[str],
     *,
     encoding: str | None = None,
+    field: str | None = None,
     on_progress: Progress | None = None,
     catalogue: Sequence[KnownCorpus] = CATALOGUE,
 ) -> Corpus:
     """Read a text by name, file, folder, ``-`` (standard input) or URL; a path object is a path.
 
-    Text is decoded as ``encoding``, or by its byte order mark, or as UTF-8; line ends are kept.
+    Text is decoded as ``encoding``, or by its byte order mark, or as UTF-8; line ends are kept. The
+    encoding "auto" is the likely one of each file; one that ends in ":replace" puts U+FFFD in the
+    place of bytes that are not of it. With ``field`` the text is that field of JSON Lines, CSV or
+    Parquet, its documents joined by U+001E.
     A download calls ``on_progress`` from another thread with the bytes done and in all, or None.
     Raises: DataError if there is no text; ConfigError for an unknown encoding.
     """
     if encoding is not None:
         expect_encoding(encoding)
+    reading = Reading(encoding, field)
     if not isinstance(corpus, str):
-        return _read_path(Path(corpus), encoding)
+        return _read_path(Path(corpus), reading)
     if not corpus or "\0" in corpus:
         raise DataError(f"expected the name of a corpus, a file or a folder, got {corpus!r}")
     if corpus == "-":
-        return _corpus("stdin", _read_stdin(), encoding, "standard input")
+        return _corpus("stdin", _read_stdin(), reading, "standard input")
     if "://" in corpus:
-        return _read_url(corpus, encoding, on_progress)
+        return _read_url(corpus, reading, on_progress)
     # A shell does not expand the ~ in --corpus=~/book.txt.
     path = Path(os.path.expanduser(corpus))  # noqa: PTH111 - Path.expanduser raises without a home
     known = next((k for k in catalogue if corpus in (k.name, *k.aliases)), None)
     if known is not None:
         data, source = corpora.fetch(known, on_progress)
-        found = _corpus(known.name, BytesSource(source, data), "utf-8", source)
+        found = _corpus(known.name, BytesSource(source, data), Reading("utf-8", field), source)
         note = f"./{corpus} exists too: use ./{corpus} to read it instead"
         return replace(found, notes=(note,)) if os.path.lexists(corpus) else found
     if status_of(path) is None:
         named = corpora.data_file(corpus)
         if named is not None and status_of(named) is not None:
-            return _corpus(_slug(corpus), file_source(named), encoding, str(named))
+            return _corpus(_slug(corpus), file_source(named), reading, display_path(named))
         if not path.is_symlink():
             raise _missing(corpus, path, catalogue)
-    return _read_path(path, encoding)
+    return _read_path(path, reading)
 
 
-def _read_path(path: Path, encoding: str | None) -> Corpus:
+def path_reference(path: Path) -> str:
+    """A path as ``read_corpus`` takes it, in UTF-8: as a URL if the path itself is not."""
+    try:
+        return str(path).encode().decode()
+    except UnicodeEncodeError:
+        return path.as_uri()
+
+
+def join(corpora: Sequence[Corpus]) -> Corpus:
+    """Several texts as one in their order, each read as it was."""
+    parts = tuple(part for corpus in corpora for part in corpus.parts)
+    found = survey(parts, lenient=False)
+    names = [
+        name
+        for corpus in corpora
+        for name in (corpus.names if len(corpus.parts) > 1 else (corpus.source,))
+    ]
+    return replace(
+        corpora[0],
+        name=f"{corpora[0].name}-and-{len(corpora) - 1}-more",
+        sha256=found.sha256,
+        characters=found.characters,
+        source=f"{corpora[0].source} and {len(corpora) - 1} more",
+        notes=(),
+        parts=parts,
+        names=tuple(names[number] for number in found.texts),
+        offsets=tuple(found.offsets),
+        boundaries=tuple(found.boundaries),
+        skipped=tuple(each for corpus in corpora for each in corpus.skipped),
+    )
+
+
+def _read_path(path: Path, reading: Reading) -> Corpus:
     status = status_of(path)
     if status is None:
         kind = "a symbolic link to nothing" if path.is_symlink() else "no file or folder"
         raise DataError(f"cannot read {display_path(path)}: there is {kind} of that name")
     if stat.S_ISDIR(status.st_mode):
-        return _read_folder(path, encoding)
+        return _read_folder(path, reading)
     name = path.resolve().parent.name if path.stem == "input" else path.stem
-    return _corpus(_slug(name), file_source(path), encoding, str(path))
+    return _corpus(_slug(name), file_source(path), reading, display_path(path))
 
 
-def _read_folder(folder: Path, encoding: str | None) -> Corpus:
+def _read_folder(folder: Path, reading: Reading) -> Corpus:
     """Join the text files below a folder in order of their paths; notes list the skipped files."""
     names: list[str] = []
-    skipped: list[str] = []
+    skipped: list[Skipped] = []
     for name in sorted(_files_below(folder)):
         try:
             regular = stat.S_ISREG((folder / name).stat().st_mode)
         except OSError:  # a link to nothing, or to itself
             regular = False
-        (names if regular else skipped).append(name)
+        if regular:
+            names.append(name)
+        else:
+            skipped.append(Skipped(display_path(name), "not a regular file"))
     sources = _in_memory_if_small([file_source(folder / name) for name in names])
-    found = survey(sources, encoding, lenient=True)
-    skipped = sorted([*skipped, *(names[number] for number in found.skipped)])
+    names = [display_path(name) for name in names]
+    found = survey([Part(source, reading) for source in sources], lenient=True)
+    why = zip(found.skipped, found.reasons, found.likely, strict=True)
+    skipped += [Skipped(names[number], reason, likely) for number, reason, likely in why]
     notes = [f"{note} (in {n:,} file{'s' * (n > 1)})" for note, n in found.notes.items()]
-    if skipped:
-        plural = "s that are" if len(skipped) > 1 else " that is"
-        first = ", ".join(display_path(name) for name in skipped[:3])
-        more = f" and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
-        notes.append(f"skipped {len(skipped):,} file{plural} not text: {first}{more}")
+    notes += _skipped_notes(skipped)
     if not found.texts:
-        why = f" ({notes[0]})" if notes else ""
+        why = f" ({'; '.join(notes)})" if notes else ""
         raise DataError(
             f"expected text files in the folder {display_path(folder)}, found none{why}"
         )
-    name, parts = _slug(folder.resolve().name), tuple(sources[number] for number in found.texts)
-    facts = (name, found.sha256, found.characters, display_path(folder), tuple(notes))
-    return Corpus(*facts, parts, encoding, tuple(found.offsets))
+    return Corpus(
+        name=_slug(folder.resolve().name),
+        sha256=found.sha256,
+        characters=found.characters,
+        source=display_path(folder),
+        notes=tuple(notes),
+        parts=_parts(sources, reading, found),
+        names=tuple(names[number] for number in found.texts),
+        offsets=tuple(found.offsets),
+        boundaries=tuple(found.boundaries),
+        skipped=tuple(sorted(skipped, key=lambda each: each.file)),
+    )
 
 
-def _corpus(name: str, source: Source, encoding: str | None, origin: str) -> Corpus:
+def _skipped_notes(skipped: Sequence[Skipped]) -> Iterator[str]:
+    """What was skipped: texts in other encodings, and the rest."""
+    for encoding in dict.fromkeys((*(each.encoding for each in skipped), None)):
+        files = sorted(each.file for each in skipped if each.encoding == encoding)
+        if not files:
+            continue
+        several = len(files) > 1
+        count = f"skipped {len(files):,} file{'s' * several} that"
+        listed = ", ".join(files[:3]) + f" and {len(files) - 3:,} more" * (len(files) > 3)
+        if encoding is None:
+            yield f"{count} {'are' if several else 'is'} not text: {listed}"
+            continue
+        kind = f"{'look' if several else 'looks'} like {encoding}"
+        if encoding == REPLACING:
+            kind = f"{'are' if several else 'is'} UTF-8 but for a few bytes"
+        yield f"{count} {kind}: {listed}; --encoding auto reads each file in its own encoding"
+
+
+def _parts(sources: Sequence[Source], reading: Reading, found: Survey) -> tuple[Part, ...]:
+    """The parts that are texts, each with the encoding that it has."""
+    return tuple(
+        Part(sources[number], replace(reading, encoding=encoding))
+        for number, encoding in zip(found.texts, found.encodings, strict=True)
+    )
+
+
+def _corpus(name: str, source: Source, reading: Reading, origin: str) -> Corpus:
     """The text of one source."""
     sources = _in_memory_if_small([source])
-    found = survey(sources, encoding, lenient=False)
+    found = survey([Part(source, reading) for source in sources], lenient=False)
     if not found.characters:
         raise DataError(f"{display_path(origin)} is empty: expected text")
-    facts = (name, found.sha256, found.characters, origin, tuple(found.notes))
-    return Corpus(*facts, tuple(sources), encoding)
+    return Corpus(
+        name=name,
+        sha256=found.sha256,
+        characters=found.characters,
+        source=origin,
+        notes=tuple(found.notes),
+        parts=_parts(sources, reading, found),
+        boundaries=tuple(found.boundaries),
+    )
 
 
 def _in_memory_if_small(sources: Sequence[Source]) -> list[Source]:
@@ -196,7 +317,10 @@ def _read_stdin() -> Source:
         raise DataError(f"cannot read standard input: {reason(error)}") from None
 
 
-def _read_url(url: str, encoding: str | None, on_progress: Progress | None) -> Corpus:
+def _read_url(url: str, reading: Reading, on_progress: Progress | None) -> Corpus:
+    local = Path(os.fsdecode(unquote_to_bytes(url.removeprefix("file://"))))
+    if path_reference(local) == url:  # a path that is not UTF-8
+        return _read_path(local, reading)
     try:
         with tempfile.TemporaryDirectory(prefix="hornbook-") as folder:
             target = Path(folder) / "download"
@@ -211,7 +335,7 @@ def _read_url(url: str, encoding: str | None, on_progress: Progress | None) -> C
     # Not by urllib, which refuses some URLs that fsspec accepts.
     address = PurePosixPath(unquote(re.split(r"[?#]", url.split("://", 1)[1])[0]))
     name = address.parent.name if address.stem == "input" else address.stem
-    return _corpus(_slug(name), source, encoding, redacted(url))
+    return _corpus(_slug(name), source, reading, redacted(url))
 
 
 def _missing(corpus: str, path: Path, catalogue: Iterable[KnownCorpus]) -> DataError:

@@ -39,7 +39,8 @@ class FormedCorpus(Corpus):
 
 def read_text(config: DataConfig) -> Corpus:
     """The text of a run, as its settings say to read it. Raises: DataError, ConfigError."""
-    return formed(read_corpus(config.corpus, encoding=config.encoding), config)
+    found = read_corpus(config.corpus, encoding=config.encoding, field=config.field)
+    return formed(found, config)
 
 
 def formed(corpus: Corpus, config: DataConfig) -> Corpus:
@@ -51,14 +52,20 @@ def formed(corpus: Corpus, config: DataConfig) -> Corpus:
     if isinstance(corpus, FormedCorpus) or forms == {"newlines": "keep", "normalize": "none"}:
         return corpus
     reader, digest, characters = Reader(corpus), hashlib.sha256(), 0
-    offsets: list[int] = []
-    for start, stop in pairwise([*corpus.offsets, corpus.characters]):
-        offsets.append(characters)
+    moved: dict[int, int] = {}
+    marks = sorted({*corpus.offsets, *corpus.boundaries})
+    for start, stop in pairwise([*marks, corpus.characters]):
+        moved[start] = characters
         for chunk in reformed(reader.between(start, stop), **forms):
             digest.update(chunk.encode())
             characters += len(chunk)
     facts = {field.name: getattr(corpus, field.name) for field in fields(corpus)}
-    facts |= {"sha256": digest.hexdigest(), "characters": characters, "offsets": tuple(offsets)}
+    facts |= {
+        "sha256": digest.hexdigest(),
+        "characters": characters,
+        "offsets": tuple(moved[offset] for offset in corpus.offsets),
+        "boundaries": tuple(moved[offset] for offset in corpus.boundaries),
+    }
     return FormedCorpus(**facts, **forms)
 
 
@@ -77,20 +84,6 @@ class Dataset:
     fingerprint: str
 
 
-def split_place(characters: int, validation_fraction: float = 0.1) -> int:
-    """How many characters of a text are the training part; the rest is the validation part.
-
-    Raises: DataError if a part would be empty.
-    """
-    # The lecture's int(0.9 * len(data)), to the character.
-    cut = int((1 - validation_fraction) * characters)
-    if not 0 < cut < characters:
-        raise DataError(
-            f"the text has {characters} characters, too few to split into training and validation"
-        )
-    return cut
-
-
 def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = None) -> Dataset:
     """Tokenise a corpus, or open its token arrays from the cache.
 
@@ -99,11 +92,10 @@ def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = No
     than memory. After a kill the next call continues where the last one stopped.
     Raises: DataError if the text cannot be split; UnknownCharacterError from a given tokenizer.
     """
-    cut = split_place(corpus.characters, config.validation_fraction)
+    cut = corpus.split_place(config.validation_fraction)
     tokenizer = tokenizer or learned_tokenizer(corpus, config, cut)
-    fingerprint = fingerprint_of(
-        FORMAT, corpus.sha256, config.validation_fraction, tokenizer.to_json()
-    )
+    facts = FORMAT, corpus.sha256, config.validation_fraction, tokenizer.to_json()
+    fingerprint = fingerprint_of(*facts, *([cut] if corpus.boundaries else []))
     folder = cache.cache_folder() / "tokens" / fingerprint[:32]
     saved = open_arrays(folder, PARTS, tokenizer.vocab_size)
     train, validation = saved or encode(corpus, tokenizer, cut, folder)
@@ -188,6 +180,11 @@ def check_length(tokens: Tokens, block_size: int, part: str) -> None:
     Raises: DataError with the number of tokens that there are and that are needed.
     """
     if len(tokens) <= block_size:
+        if block_size == 1:
+            raise DataError(
+                f"the {part} text has {len(tokens)} token{'s' * (len(tokens) != 1)}, but at least "
+                "2 are needed: each token but the first is predicted; use a longer text"
+            )
         raise DataError(
             f"the {part} part of the text has {len(tokens)} tokens, but block_size = {block_size} "
             f"needs at least {block_size + 1}; use a longer text or a smaller block "

@@ -1,14 +1,22 @@
-"""Bytes to text in chunks, by the given encoding, else the byte order mark, else UTF-8."""
+"""Bytes to text in chunks, by the given encoding, else the byte order mark, else UTF-8.
+
+Compressed bytes are decompressed first.
+"""
 
 import codecs
 import difflib
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from hornbook.errors import ConfigError, DataError, reason
+from hornbook.text.encodings import SAMPLE_BYTES, changed_line, damage, guess
+from hornbook.text.formats import DAMAGED, decompressed, not_text
 from hornbook.text.sources import Source
 
+AUTO = "auto"  # as an encoding: the likely one of each file
+REPLACING = "utf-8:replace"
 CHUNK_BYTES = 1 << 20  # hides the cost of the loop, and its text still fits a core's cache
 
 # UTF-32 comes first, because its little-endian mark begins with that of UTF-16.
@@ -23,7 +31,20 @@ _NOT_INCREMENTAL = ("idna", "punycode")
 
 
 class NotTextError(DataError):
-    """Bytes that are not text in the encoding in which they were read."""
+    """Bytes that are not text in the encoding in which they were read.
+
+    `likely` is another encoding, and `line` a part of the text in it.
+    """
+
+    likely: str | None = None
+    line: str = ""
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[BinaryIO]:
+    """The content of a source, decompressed. Raises: DataError if it cannot be read."""
+    with source.open() as file:
+        yield decompressed(file)[0]
 
 
 def decode(
@@ -31,20 +52,34 @@ def decode(
 ) -> Iterator[str]:
     """The text of a source in non-empty chunks; notes for the user are appended to ``notes``.
 
+    An encoding may end in ":replace": U+FFFD then stands for bytes that are not of it.
     Raises: NotTextError with the offset; DataError if the source cannot be read.
     """
-    bytes_before, characters = 0, 0
+    bytes_before, characters, replaced = 0, 0, 0
+    encoding, _, errors = (encoding or "").partition(":")
     with source.open() as file:
-        data = _read(file, chunk_bytes, source)
+        stream, compression = decompressed(file)
+
+        def read(size: int) -> bytes:
+            data = _read(stream, size, source, compression)
+            # After each chunk, so that nothing made of a changed file is saved: it takes 1 us.
+            source.check(file)
+            return data
+
+        data = read(chunk_bytes)
+        if compression:
+            notes.append(f"decompressed ({compression})")
+        if kind := not_text(data):
+            raise NotTextError(f"{source.name} {kind}")
         marked = next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
-        if encoding is None and marked is not None:
+        if not encoding and marked is not None:
             notes.append(f"read as {marked} (by its byte order mark)")
         codec = _codec(encoding or marked or "utf-8", marked)
         if codec in _NOT_INCREMENTAL:
-            data += _read(file, -1, source)
-        decoder = codecs.getincrementaldecoder(codec)()
+            data += read(-1)
+        decoder = codecs.getincrementaldecoder(codec)(errors or "strict")
         while data:
-            following = _read(file, chunk_bytes, source)
+            following = read(chunk_bytes)
             try:
                 text = decoder.decode(data, not following)
                 if codec != "utf-8":
@@ -55,7 +90,7 @@ def decode(
                 left_over = len(getattr(error, "object", data)) - len(data)
                 in_text = isinstance(error, UnicodeEncodeError)
                 start = characters if in_text else bytes_before - left_over
-                raise NotTextError(_undecodable(source, name, error, start)) from None
+                raise _undecodable(source, name, error, start) from None
             if not characters and text.startswith("\ufeff"):
                 text = text[1:]
                 notes.append("removed a byte order mark")
@@ -68,12 +103,19 @@ def decode(
             if text:
                 yield text
             characters += len(text)
+            replaced += text.count("\ufffd")
             bytes_before += len(data)
             data = following
+    if errors and replaced:
+        places = f"{replaced:,} place{'s' * (replaced > 1)}"
+        notes.append(f"U+FFFD replaces what is not {encoding} in {places}")
 
 
 def expect_encoding(encoding: str) -> None:
-    """Check that Python knows an encoding. Raises: ConfigError with a suggestion."""
+    """Check that an encoding is known, or "auto". Raises: ConfigError with a suggestion."""
+    if encoding == AUTO:
+        return
+    encoding = encoding.removesuffix(":replace")
     try:
         b"a".decode(encoding if encoding.isascii() else "?")
     except UnicodeError:
@@ -90,14 +132,14 @@ def expect_encoding(encoding: str) -> None:
         ) from None
 
 
-def _read(file: BinaryIO, size: int, source: Source) -> bytes:
+def _read(stream: BinaryIO, size: int, source: Source, compression: str | None) -> bytes:
     try:
-        data = file.read(size)
-    except OSError as error:
-        raise DataError(f"cannot read {source.name}: {reason(error)}") from None
-    # After each chunk, so that nothing computed from a changed file is saved: it takes 1 us.
-    source.check(file)
-    return data
+        return stream.read(size)
+    except DAMAGED as error:
+        if compression is None:
+            raise DataError(f"cannot read {source.name}: {reason(error)}") from None
+        why = f"{source.name}: its {compression} data are damaged or cut off: {reason(error)}"
+        raise NotTextError(why) from None
 
 
 def _codec(name: str, marked: str | None) -> str:
@@ -109,39 +151,64 @@ def _codec(name: str, marked: str | None) -> str:
     return codec
 
 
-def _undecodable(source: Source, name: str, error: UnicodeError, start: int) -> str:
+def _undecodable(source: Source, name: str, error: UnicodeError, start: int) -> NotTextError:
     """Why a source is not text in an encoding; ``start`` is the offset of the error's object."""
     if isinstance(error, UnicodeEncodeError):
         at = start + error.start
-        return f"{source.name} read as {name} contains half a surrogate pair at offset {at:,}"
+        return NotTextError(
+            f"{source.name} read as {name} contains half a surrogate pair at offset {at:,}"
+        )
     if not isinstance(error, UnicodeDecodeError):
-        return f"{source.name} is not {name}: {reason(error)}"
+        return NotTextError(f"{source.name} is not {name}: {reason(error)}")
     bad = error.object[error.start : error.start + 1].hex()
-    at = f"byte 0x{bad} at offset {start + error.start:,}"
-    with source.open() as file:
-        binary = any(b"\0" in data for data in iter(lambda: file.read(CHUNK_BYTES), b""))
-    guess = None if binary else _likely_encoding(source, start + error.start)
-    hint = f"it looks like {guess}: use --encoding {guess}" if guess else "is it text at all?"
-    if guess is None and not binary:
-        hint = "give its encoding with --encoding NAME"
-    return f"{source.name} is not {name} text: {at}; {hint}"
+    likely, line, hint = _advice(source, start + error.start)
+    found = NotTextError(
+        f"{source.name} is not {name} text: byte 0x{bad} at offset {start + error.start:,}; {hint}"
+    )
+    found.likely, found.line = likely, line
+    return found
 
 
-def _likely_encoding(source: Source, near: int) -> str | None:
-    """charset-normalizer's guess from the bytes around an offset, if all bytes decode with it."""
-    from charset_normalizer import from_bytes
+def _advice(source: Source, near: int) -> tuple[str | None, str, str]:
+    """The likely encoding of a source that is not UTF-8 there, a line of it, and advice."""
+    with opened(source) as file:
+        if any(b"\0" in data for data in _pieces(file)):
+            return None, "", "is it text at all?"
+    with opened(source) as file:
+        damaged = damage(_pieces(file))
+    if not damaged.places:
+        return "utf-8", "", "it looks like utf-8: use --encoding utf-8"
+    replacing = f"--encoding {REPLACING} puts U+FFFD there"
+    if damaged.small and damaged.beyond_ascii:
+        return REPLACING, "", f"it is UTF-8 but for {damaged}: {replacing}"
+    with opened(source) as file:
+        skipped = max(0, near - SAMPLE_BYTES // 2)
+        while skipped:  # not every decompressor can seek
+            skipped -= len(file.read(min(skipped, CHUNK_BYTES)))
+        sample = file.read(SAMPLE_BYTES)
+    likely, line = guess(sample), ""
+    if likely and _is_text(source, likely):
+        line = changed_line(sample, likely)
+        hint = f"it looks like {likely}, which reads {line!r}: use --encoding {likely}"
+    else:
+        likely, hint = None, "give its encoding with --encoding NAME"
+    if damaged.small:
+        likely = likely or REPLACING
+        hint += f"; or, if it is UTF-8 but for {damaged}, {replacing}"
+    return likely, line, hint
 
-    with source.open() as file:
-        file.seek(max(0, near - 16_384))
-        best = from_bytes(file.read(32_768)).best()
-    for guess in ("utf-8", best.encoding if best is not None else "utf-8"):
-        decoder = codecs.getincrementaldecoder(guess)()
-        with source.open() as file:
-            try:
-                for data in iter(lambda: file.read(CHUNK_BYTES), b""):
-                    decoder.decode(data)
-                decoder.decode(b"", final=True)
-            except UnicodeError:
-                continue
-        return guess
-    return None
+
+def _is_text(source: Source, encoding: str) -> bool:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    with opened(source) as file:
+        try:
+            for data in _pieces(file):
+                decoder.decode(data)
+            decoder.decode(b"", final=True)
+        except UnicodeError:
+            return False
+    return True
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: file.read(CHUNK_BYTES), b"")

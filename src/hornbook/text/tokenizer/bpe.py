@@ -84,7 +84,10 @@ class BPETokenizer(Tokenizer):
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size, min_frequency=2, show_progress=False, initial_alphabet=alphabet
         )
-        library.train_from_iterator(_split_after_words(chunks, _CHUNK_CHARACTERS), trainer)
+        # The separator of documents stays a token of its own.
+        pieces = _split_after_words(chunks, _CHUNK_CHARACTERS)
+        words = (part for piece in pieces for part in piece.split("\x1e"))
+        library.train_from_iterator(words, trainer)
         learned = json.loads(library.to_str())["model"]
         return cls(learned["vocab"], [(a, b) for a, b in learned["merges"]])
 

@@ -246,7 +246,7 @@ def test_encodings(data, encoding, text, note):
             None,
             ["0xbe", "offset 0", "looks like cp949", "--encoding cp949"],
         ),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\r", None, ["0x89", "offset 0", "is it text at all?"]),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\r", None, ["is an image (PNG), not text", "tesseract"]),
         (b"plain\0text", None, ["NUL", "offset 5"]),
         ("hi".encode("utf-16-le"), None, ["NUL", "offset 1", "utf-16-le"]),
         (b"\xff\xfea", None, ["UTF-16", "0x61", "offset 2"]),

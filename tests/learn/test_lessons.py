@@ -14,7 +14,7 @@ import torch
 from hornbook.errors import ConfigError
 from hornbook.learn.lessons import LANGUAGES, check, choose_language, find, tables
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted((DOCS / "lessons").glob("*.md"))
 CATALOGUES = DOCS / "locale" / "ko" / "LC_MESSAGES"
 EXERCISES = list(tables())

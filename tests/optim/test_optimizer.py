@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_gpt import SMALL
+from small import SMALL
 
 import hornbook as hb
 from hornbook.config import OptimizerConfig

@@ -11,7 +11,7 @@ import pytest
 
 from hornbook.cli.bench import Subject
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("subject", get_args(Subject))

@@ -1,29 +1,20 @@
-"""The flagship: held to plain formulas and to the Qwen3 of the transformers library."""
+"""The flagship, compared with plain formulas and with the Qwen3 of the transformers library."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import SMALL, small_gpt
 
 import hornbook as hb
 from hornbook.config import ModelConfig
 from hornbook.errors import ConfigError
 from hornbook.models.gpt import attention, attention_reference, drop, random_bytes
 from hornbook.models.schema import Schema
-
-SMALL = ModelConfig(block_size=16, n_layer=2, n_head=2, n_embd=32)
-
-
-def small_gpt(vocab_size: int = 11, config: ModelConfig = SMALL) -> hb.GPT:
-    """A GPT whose every weight is random: the zero-initialised ones too."""
-    torch.manual_seed(0)
-    model = hb.GPT(config, vocab_size)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.3)
-    return model.eval()
 
 
 @given(
@@ -96,26 +87,31 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
         ModelConfig(n_embd=30, n_head=4)
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_it_is_qwen3_letter_for_letter(tied: bool) -> None:
+@pytest.mark.parametrize(
+    "sizes",
+    [{}, {"tied": True}, {"n_kv_head": 1, "head_width": 24, "mlp_width": 40, "rotary_base": 1e6}],
+    ids=["ours", "tied", "grouped queries, free widths"],
+)
+def test_it_is_qwen3_letter_for_letter(sizes: dict[str, Any]) -> None:
     transformers = pytest.importorskip("transformers")
-    model = small_gpt(config=ModelConfig(**{**vars(SMALL), "tie_embeddings": tied}))
+    schema = replace(Schema.of(SMALL, vocab_size=11), **sizes)
+    model = small_gpt(schema=schema)
     theirs = transformers.Qwen3ForCausalLM(
         transformers.Qwen3Config(
             vocab_size=11,
             hidden_size=32,
-            intermediate_size=Schema.of(SMALL, vocab_size=1).mlp_width,
+            intermediate_size=schema.mlp_width,
             num_hidden_layers=2,
             num_attention_heads=2,
-            num_key_value_heads=2,
-            head_dim=16,
+            num_key_value_heads=schema.n_kv_head,
+            head_dim=schema.head_width,
             max_position_embeddings=16,
             use_sliding_window=True,
             sliding_window=16,
             max_window_layers=0,
-            rope_theta=10_000.0,
+            rope_theta=schema.rotary_base,
             rms_norm_eps=1e-6,
-            tie_word_embeddings=tied,
+            tie_word_embeddings=schema.tied,
             attention_bias=False,
         )
     ).eval()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_gpt import small_gpt
+from small import small_gpt
 
 import hornbook as hb
 from hornbook.errors import DataError

@@ -77,7 +77,7 @@ def test_a_run_learns_and_leaves_a_whole_folder(text_path: Path, tmp_path: Path)
     assert kinds == ["best", "step"]
 
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 # But gpt, which the other variants are, and the counts, which take one step.
 RUNGS = {*MODELS} - {"gpt", "ngram"}
 VARIANTS: dict[str, dict[str, object]] = {
@@ -604,7 +604,7 @@ def test_a_step_reads_in_few_files(text_path: Path, tmp_path: Path) -> None:
     with_ngrams = files_entered(engine.begin(joined, out=tmp_path / "joined"))
     assert len(by_torch) <= 8
     assert len(with_ngrams) <= 12
-    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
     for files, name in ((by_torch, "A step of `--model gpt`"), (with_ngrams, "The default's step")):
         # Without AVX-512 or a C compiler the default's step enters fewer.
         if name.startswith("A step") or any("kernels/training" in file for file in files):

@@ -38,7 +38,7 @@ def book(tmp_path: Path) -> Path:
 
 def test_a_large_file_is_read_prepared_and_told_of_when_it_changes(book: Path) -> None:
     corpus = read_corpus(book)
-    assert [type(part) for part in corpus.parts] == [FileSource]
+    assert [type(part.source) for part in corpus.parts] == [FileSource]
     assert corpus.characters == len(LINE) * LINES
     assert corpus.sha256 == hashlib.sha256(book.read_bytes()).hexdigest()
     dataset = prepare(corpus, DataConfig())
@@ -93,7 +93,8 @@ def test_a_large_folder_is_its_files(tmp_path: Path) -> None:
     corpus = read_corpus(tmp_path / "shelf")
     assert corpus.notes == (
         "removed a byte order mark (in 1 file)",
-        "skipped 1 file that is not text: c.bin",
+        "skipped 1 file that is UTF-8 but for a few bytes: c.bin; --encoding auto reads each file "
+        "in its own encoding",
     )
     expected = (LINE * LINES + "b").encode()
     assert corpus.sha256 == hashlib.sha256(expected).hexdigest()

@@ -1,0 +1,147 @@
+"""One field of the records of JSON Lines, JSON, CSV or Parquet, as documents in one text."""
+
+import csv
+import difflib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+from hornbook.errors import DataError, reason
+from hornbook.storage.files import parse_json
+from hornbook.text.decoding import NotTextError, decode, opened
+from hornbook.text.formats import PARQUET, delimiter
+from hornbook.text.sources import Source
+
+# The record separator of ASCII (and of RFC 7464) is one token of every tokenizer.
+SEPARATOR = "\x1e"
+_MISSING = object()
+_NO_TEXT = re.compile(r"[\0\x1e\ud800-\udfff]")
+
+
+def documents(source: Source, encoding: str | None, field: str, notes: list[str]) -> Iterator[str]:
+    """The texts of a field, each but the first after a SEPARATOR; notes for the user are appended.
+
+    Records without the field or with an empty one are left out, and counted.
+    Raises: NotTextError if the source has no such records or its fields are no texts.
+    """
+    left_out = replaced = found = number = 0
+    names: dict[str, None] = {}
+    for number, (value, fields) in enumerate(_values(source, encoding, field, notes), 1):
+        if value is _MISSING or value is None or value == "":
+            left_out += 1
+            names |= dict.fromkeys(fields) if len(names) < 100 else {}
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise NotTextError(
+                f"{source.name}: the field {field!r} of record {number:,} is no text but a "
+                f"{type(value).__name__}"
+            )
+        text, bad = _NO_TEXT.subn("\ufffd", str(value))
+        yield SEPARATOR * bool(found) + text
+        found, replaced = found + 1, replaced + bad
+    if not found:
+        raise _no_field(source.name, field, list(names), number)
+    if left_out:
+        notes.append(f"left out records without text in {field!r}: {left_out:,}")
+    if replaced:
+        notes.append(
+            "replaced NUL, U+001E and halves of surrogate pairs in documents by U+FFFD: "
+            f"{replaced:,}"
+        )
+
+
+def _no_field(name: str, field: str, fields: list[str], records: int) -> NotTextError:
+    if field in fields:
+        return NotTextError(f"{name}: the field {field!r} is empty in all {records:,} records")
+    close = difflib.get_close_matches(field, fields, 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    listed = ", ".join(map(repr, fields[:20])) or "none"
+    return NotTextError(f"{name} has no field {field!r}: its fields are {listed}{hint}")
+
+
+def _values(
+    source: Source, encoding: str | None, field: str, notes: list[str]
+) -> Iterator[tuple[Any, Iterable[str]]]:
+    """The field's value of each record, _MISSING where there is none, and the record's fields."""
+    with opened(source) as file:
+        parquet = file.read(4) == PARQUET
+    if parquet:
+        yield from _of_parquet(source, field)
+        return
+    chunks = decode(source, encoding, notes)
+    first = next(chunks, "")
+    lines = _lines(chain([first], chunks))
+    match first.lstrip()[:1]:
+        case "[":
+            yield from _of_objects(source.name, [(1, "".join(lines))], field)
+        case "{":
+            yield from _of_objects(source.name, enumerate(lines, 1), field)
+        case _:
+            yield from _of_table(source.name, lines, field)
+
+
+def _lines(chunks: Iterable[str]) -> Iterator[str]:
+    """Lines with their ends; only LF ends one, for JSON may hold the other characters that do."""
+    held: list[str] = []
+    for chunk in chunks:
+        *lines, rest = chunk.split("\n")
+        if lines:
+            lines[0] = "".join([*held, lines[0]])
+            held.clear()
+        yield from (f"{line}\n" for line in lines)
+        held.append(rest)
+    if last := "".join(held):
+        yield last
+
+
+def _of_objects(
+    name: str, lines: Iterable[tuple[int, str]], field: str
+) -> Iterator[tuple[Any, Iterable[str]]]:
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            value = parse_json(line)
+        except ValueError as error:
+            why = error.msg if isinstance(error, json.JSONDecodeError) else reason(error)
+            raise NotTextError(f"{name}, line {number:,}: not JSON ({why})") from None
+        for record in value if isinstance(value, list) else [value]:
+            if not isinstance(record, dict):
+                raise NotTextError(f"{name}, line {number:,}: expected an object with fields")
+            yield record.get(field, _MISSING), record
+
+
+def _of_table(name: str, lines: Iterator[str], field: str) -> Iterator[tuple[Any, Iterable[str]]]:
+    header = next(lines, "")
+    csv.field_size_limit(2**31 - 1)  # a document may be longer than 128 kB
+    try:
+        columns = next(csv.reader([header], delimiter=delimiter(header)), [])
+        place = columns.index(field) if field in columns else len(columns)
+        for row in csv.reader(lines, delimiter=delimiter(header)):
+            yield row[place] if place < len(row) and row else _MISSING, columns
+        if place == len(columns):  # also without rows
+            yield _MISSING, columns
+    except csv.Error as error:
+        raise NotTextError(f"{name} is not a table (CSV): {error}") from None
+
+
+def _of_parquet(source: Source, field: str) -> Iterator[tuple[Any, Iterable[str]]]:
+    try:
+        from pyarrow import ArrowException  # pyrefly: ignore[missing-import]
+        from pyarrow.parquet import ParquetFile  # pyrefly: ignore[missing-import]
+    except ImportError:
+        raise DataError(f"{source.name}: Parquet needs pyarrow (pip install pyarrow)") from None
+    with opened(source) as file:
+        try:
+            table = ParquetFile(file)
+            columns = table.schema_arrow.names
+            if field not in columns:
+                yield _MISSING, columns
+                return
+            for batch in table.iter_batches(batch_size=1024, columns=[field]):
+                yield from ((value, columns) for value in batch.column(0).to_pylist())
+            source.check(file)
+        except (ArrowException, OSError, ValueError) as error:
+            raise NotTextError(f"{source.name}: {reason(error)}") from None
