@@ -7,6 +7,7 @@ failure, 3 when training diverged.
 
 import os
 import re
+import shlex
 
 
 class HornbookError(Exception):
@@ -56,6 +57,25 @@ def display_path(path: str | os.PathLike[str]) -> str:
     text = redacted(os.fspath(path))
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= 200 else f"{text[:150]}...{text[-45:]}"
+
+
+def quoted(word: str | os.PathLike[str]) -> str:
+    """A word as a shell takes it, on one line; a path that begins with a hyphen gets a ./ first."""
+    text = os.fspath(word)
+    if not isinstance(word, str) and text.startswith("-"):
+        text = f"./{text}"
+    if text.isprintable():
+        return shlex.quote(text)
+    escaped = (
+        c if c.isprintable() and c not in "'\\" else "".join(f"\\x{b:02x}" for b in os.fsencode(c))
+        for c in text
+    )
+    return f"$'{''.join(escaped)}'"
+
+
+def command(*words: str | os.PathLike[str]) -> str:
+    """A hornbook command that can be pasted into a shell."""
+    return " ".join(map(quoted, ("hornbook", *words)))
 
 
 # One slash as well: Path("https://...") drops the other.

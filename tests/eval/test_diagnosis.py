@@ -1,18 +1,26 @@
 """The diagnosis: each verdict from a curve that deserves it, each with its figures."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 import hornbook as hb
+from hornbook.eval.baselines import Baselines
 from hornbook.eval.diagnosis import Diagnosis, Point, curve, diagnose, evaluations_since_best
 
 CONFIG = hb.preset("quick")
 
 
-def read(*validation: float, train: list[float] | None = None, **more: float) -> Diagnosis:
+def read(*validation: float, train: list[float] | None = None, **more: Any) -> Diagnosis:
     train = train or list(validation)
     points = [Point(100 * (i + 1), train[i], loss) for i, loss in enumerate(validation)]
     arguments = {"tokens_per_char": 1.0, "passes": 3.0} | more
-    return diagnose(points, CONFIG, order=6, **arguments)
+    return diagnose(points, CONFIG, **arguments)
+
+
+def counted(ngram: float, bigram: float = 3.0, unigram: float = 3.4, order: int = 6) -> Baselines:
+    return Baselines(3.58, unigram, bigram, ngram, order, 1000, np.zeros(0))
 
 
 def test_a_curve_that_falls_to_the_end_is_still_learning() -> None:
@@ -49,10 +57,54 @@ def test_losses_are_told_in_the_characters_unit() -> None:
     assert found.fall_in_last_quarter == pytest.approx(0.05)
 
 
-def test_it_says_when_counting_does_better() -> None:
-    assert "Counting beats it" in read(2.5, 2.0, ahead_of_counts=-0.25).sentences[-1]
-    assert "better by 0.250" in read(2.5, 2.0, ahead_of_counts=-0.25).sentences[-1]
-    assert "by 0.125" in read(2.5, 2.0, ahead_of_counts=0.125).sentences[-1]
+@pytest.mark.parametrize(
+    ("baselines", "first", "last"),
+    [
+        (counted(1.75), "Worse than 6-gram counts: their loss is lower by 0.250 nats/char.", ""),
+        (counted(2.1, bigram=1.9), "Worse than bigram counts: their loss is lower by 0.100", ""),
+        (counted(5.0, 5.0, 5.0), "", "the uniform guess, by 1.580 nats/char."),
+        (counted(2.125), "", "simpler predictors, 6-gram counts, by 0.125 nats/char."),
+        (counted(2.0001), "", "as good as 6-gram counts: the losses differ by less than 0.001"),
+        (counted(1.9999), "", "as good as 6-gram counts: the losses differ by less than 0.001"),
+        (counted(2.2, 2.1, order=2), "", "simpler predictors, bigram counts, by 0.100 nats/char."),
+    ],
+)
+def test_the_model_is_compared_with_the_best_row_of_the_table(
+    baselines: Baselines, first: str, last: str
+) -> None:
+    found = read(2.5, 2.0, loss=2.0, baselines=baselines)
+    assert found.sentences[0].startswith(first)
+    assert last in found.sentences[-1]
+    assert found.ahead_of_baselines == min(baselines.rows().values()) - 2.0
+    assert found.ahead_of_counts == baselines.ngram - 2.0
+    assert ("Worse" in " ".join(found.sentences)) == bool(first)
+
+
+def test_a_model_worse_than_chance_says_so_first() -> None:
+    found = read(6.0, 5.6, loss=5.58, baselines=counted(5.0, 4.0, 4.0))
+    assert found.sentences[0] == (
+        "Worse than the uniform guess: its loss is lower by 2.000 nats/char."
+    )
+    # Frequencies do worse than chance as well: a text of another kind, not a memorised one.
+    assert found.verdict != "overfit"
+
+
+def test_one_evaluation_is_enough_for_a_gap_like_that() -> None:
+    found = read(5.12, train=[0.18], loss=5.12, passes=210, baselines=counted(2.4))
+    assert (found.verdict, found.since_step, found.best_step) == ("overfit", None, 100)
+    assert found.gap == pytest.approx(4.94)
+    assert "Worse than 6-gram counts" in found.sentences[0]
+    assert "training loss is 0.180 nats/char and the validation loss 5.120" in found.sentences[1]
+    assert "worse than the uniform guess (3.580)" in found.sentences[1]
+    assert found.advice[0].startswith("more text")
+    assert read(2.9, train=[2.1]).verdict == "overfit"
+    assert read(2.9, train=[2.1], passes=0.5).verdict == "too short to tell"
+    assert read(2.9, train=[2.6]).verdict == "too short to tell"
+
+
+def test_a_falling_curve_that_is_worse_than_chance_is_overfit() -> None:
+    found = read(5.5, 5.12, train=[0.3, 0.18], loss=5.12, baselines=counted(2.4))
+    assert found.verdict == "overfit"
 
 
 def test_nothing_is_called_memorised_before_one_epoch() -> None:

@@ -1,21 +1,27 @@
 """The report card: figures checked against known ones, and pages that show any text safely."""
 
 import json
+import os
 import random
 import re
 import shlex
+import shutil
 import string
+import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from math import log
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import hornbook as hb
 from hornbook import report
 from hornbook.cli import run as command
 from hornbook.report import characters
+from hornbook.report.comparison import compare, comparison_html
 from hornbook.report.compression import (
     BZIP2_BLOCK,
     TRAINING_BYTES,
@@ -25,7 +31,11 @@ from hornbook.report.compression import (
 from hornbook.report.confidence import interval
 from hornbook.report.context import loss_by_context
 from hornbook.report.markup import visible
+from hornbook.runs.folder import RunFolder
 from hornbook.runs.result import revisit
+from hornbook.training import begin, steps
+from hornbook.training.conclude import conclude
+from hornbook.training.pace import Pace
 
 WORDS = ("to", "be", "or", "not", "that", "is", "the", "question", "whether", "nobler", "mind")
 HOSTILE = "<script>alert('1')</script> & </div></main> \" ]]> <!-- 나의 책 é \x01 \ufffe 🂡\n"
@@ -273,16 +283,67 @@ def test_the_same_in_markdown(card: report.Card, place: Path) -> None:
     assert "\n    " in text  # the samples, indented: none of it is Markdown
 
 
-def test_the_command_reproduces_the_run(
-    card: report.Card, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = shlex.split(card.origin.command)
+def made_again(run: Path) -> Path:
+    """The run that the command on a report card makes."""
+    command_line = json.loads((run / "report.json").read_text())["made_from"]["command"]
+    words = shlex.split(command_line)
     assert words[0] == "hornbook"
-    again = ["--out", str(place / "again"), "-q", "--json", "--set", "precision=float32"]
-    assert command([*words[1:], *again]) == 0
-    result = json.loads(capsys.readouterr().out)
+    again = run.with_name(f"{run.name}-again")
+    assert command([*words[1:], "--out", str(again), "-q"]) == 0
+    return again
+
+
+def assert_same_weights(run: Path, other: Path) -> None:
+    one, two = (hb.load(path) for path in (run, other))
+    assert one.step == two.step
+    for name, weights in one.model.state_dict().items():
+        assert torch.equal(weights, two.model.state_dict()[name]), name
+
+
+def test_the_command_makes_the_same_weights_again(card: report.Card, place: Path) -> None:
+    report.write(card)
+    for choice in ("compile=", "precision=float32", "threads=", "device=cpu"):
+        assert f"--set {choice}" in card.origin.command
+    again = made_again(place / "chars")
+    assert_same_weights(place / "chars", again)
+    result = json.loads((again / "result.json").read_text())
     assert result["val_nats_per_char"] == card.nats_per_char
-    assert (place / "again" / "report.html").is_file()
+
+
+class Wavering(Pace):
+    """Plans another number of steps after most steps, as a clock would."""
+
+    def steps(self, step: int, total: int, eval_interval: int) -> int:
+        return {1: 30, 4: 17, 5: 17, 9: 22, 13: 19, 16: 16}.get(step, total)
+
+
+def test_a_changing_plan_is_made_again_step_by_step(place: Path) -> None:
+    settings = {"corpus": str(place / "hostile.txt"), **SMALL, "dropout": 0.1}
+    trainer = begin(hb.preset("quick").override(**settings), out=place / "wavering")
+    trainer.pace = Wavering(1.0)
+    list(steps(trainer))
+    conclude(trainer)
+    made = report.write(report.examine(revisit(place / "wavering")))
+    assert "--steps 16" in made.origin.command
+    assert "replanned=0:24,1:30,4:17,9:22,13:19,16:16" in made.origin.command
+    again = made_again(place / "wavering")
+    assert_same_weights(place / "wavering", again)
+    rates = [
+        [row["learning_rate_scale"] for row in RunFolder(path).metrics_rows()]
+        for path in (place / "wavering", again)
+    ]
+    assert rates[0] == rates[1]
+
+
+def test_a_run_limited_by_minutes_is_made_again(place: Path) -> None:
+    text = place / "longer.txt"
+    text.write_text("".join(random.Random(2).choices(string.ascii_lowercase + " \n", k=30_000)))
+    config = hb.Config().override(corpus=str(text), minutes=0.2, precision="float32")
+    trainer = begin(config, out=place / "minutes")
+    list(steps(trainer))
+    made = report.write(report.examine(conclude(trainer)))
+    assert f"--steps {trainer.state.step} " in made.origin.command
+    assert_same_weights(place / "minutes", made_again(place / "minutes"))
 
 
 def test_runs_are_compared_on_the_same_characters(
@@ -301,6 +362,41 @@ def test_runs_are_compared_on_the_same_characters(
     page = (tmp_path / "compared" / "comparison.html").read_text(encoding="utf-8")
     assert Page(page).tags.isdisjoint({"script", "link", "img"})
     assert "pieces" in (tmp_path / "compared" / "comparison.md").read_text(encoding="utf-8")
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+FRAME = """<iframe id=page src="{name}" width=390 height=800 style="border:0"></iframe>
+<pre id=found></pre><script>setTimeout(() => {{
+  const root = page.contentDocument.documentElement;
+  found.textContent = root.scrollWidth + " of " + root.clientWidth;
+}}, 1000)</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no browser here")
+def test_the_pages_are_no_wider_than_a_phone(
+    card: report.Card, place: Path, tmp_path: Path
+) -> None:
+    long = replace(card, name="a-run-with-a-name-that-is-longer-than-a-phone-is-wide-1")
+    pages = {
+        "card.html": report.html(card),
+        "compared.html": comparison_html(compare([card, long])),
+    }
+    for name, page in pages.items():
+        policy = re.compile("<meta http-equiv=.Content-Security-Policy[^>]*>")
+        (tmp_path / name).write_text(policy.sub("", page), encoding="utf-8")
+        frame = tmp_path / f"frame-{name}"
+        frame.write_text(FRAME.format(name=name), encoding="utf-8")
+        flags = ("--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files")
+        seen = subprocess.run(
+            [str(BROWSER), *flags, "--virtual-time-budget=4000", "--dump-dom", frame.as_uri()],
+            env=os.environ | {"HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        ).stdout
+        width, seen_width = map(int, re.findall(r"(\d+) of (\d+)</pre>", seen)[0])
+        assert width == seen_width <= 390, name
 
 
 def test_the_report_of_an_unfinished_run_states_that_it_is_unfinished(

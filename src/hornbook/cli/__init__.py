@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
-from rich.console import Console
+from cyclopts.exceptions import UnusedCliTokensError
 from rich.markup import escape
 
 from hornbook import __version__
-from hornbook.errors import HornbookError, HornbookWarning, for_terminal
+from hornbook.cli.console import abandon_output, errors, note, open_streams
+from hornbook.errors import HornbookError, HornbookWarning, for_terminal, quoted
 
 python_format_warning = warnings.formatwarning
 app = App(
@@ -41,6 +42,7 @@ for command, summary in {
     app.command(f"hornbook.cli.{command}:run", name=command, help=summary)
 
 
+HELP = "see hornbook --help"
 OUT_OF_MEMORY = "not enough memory; use a smaller model, batch or text"
 
 
@@ -52,38 +54,47 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit status. Every error is one message on stderr."""
     status = 0
+    closed = open_streams()
     handle_signals()
     warnings.formatwarning = format_warning
     try:
         status = app(list(arguments))
         sys.stdout.flush()
-    except CycloptsError as error:
-        return print_error(" ".join(str(error).split()), 2, hint="see hornbook --help")
-    except HornbookError as error:
-        return print_error(str(error), error.exit_code)
+        if closed:
+            note("standard output is closed, so the result was not printed")
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader closed the pipe. Python would flush stdout at exit and print an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        return print_error(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+        abandon_output()  # its reader has gone
     except Exception as error:  # noqa: BLE001 - the user gets one line for any bug
-        return print_bug(error)
+        return print_failure(error)
     return status if isinstance(status, int) else 0
 
 
-def print_bug(error: Exception) -> int:
-    """Print one line for an error that hornbook did not expect; returns the exit status."""
+def print_failure(error: Exception) -> int:
+    """Print one line for an error; returns the exit status."""
+    message, status, hint = str(error), 1, ""
     # torch has its own class for this; importing torch to name it would be slow.
     full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if full or "can't allocate memory" in str(error):
+    if isinstance(error, UnusedCliTokensError):
+        extra = " ".join(map(quoted, error.unused_tokens or ()))
+        message, status, hint = f"expected no more arguments, got {extra}", 2, HELP
+    elif isinstance(error, CycloptsError):
+        message, status, hint = " ".join(message.split()), 2, HELP
+    elif isinstance(error, HornbookError):
+        status = error.exit_code
+    elif full or "can't allocate memory" in message:
         error.__traceback__ = None  # its frames keep the memory allocated
-        return print_error(OUT_OF_MEMORY, 1)
-    if os.environ.get("HORNBOOK_DEBUG"):
+        message = OUT_OF_MEMORY
+    elif isinstance(error, OSError):
+        abandon_output()
+        message = f"{error.filename or 'input or output'}: {error.strerror or error}"
+    elif os.environ.get("HORNBOOK_DEBUG"):
         raise error
-    where = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return print_error(f"a bug in hornbook: {where}", 1, "HORNBOOK_DEBUG=1 shows the traceback")
+    else:
+        message = f"a bug in hornbook: {type(error).__name__}: {' '.join(message.split())}"
+        hint = "HORNBOOK_DEBUG=1 shows the traceback"
+    return print_error(message, status, hint)
 
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -148,7 +159,7 @@ def format_warning(
     if not issubclass(category, HornbookWarning):
         return python_format_warning(message, category, filename, lineno, line)
     style = "bold yellow" if category.label == "warning" else "dim"
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = errors()
     with console.capture() as written:
         console.print(f"[{style}]{category.label}:[/] {escape(for_terminal(str(message)))}")
     return written.get()
@@ -157,7 +168,6 @@ def format_warning(
 def print_error(message: str, status: int, hint: str = "") -> int:
     """Print an error on stderr; returns `status`."""
     message = for_terminal(message)
-    Console(stderr=True, soft_wrap=True, highlight=False).print(
-        f"[bold red]hornbook:[/] {escape(message)}" + (f" ({escape(hint)})" if hint else "")
-    )
+    shown = f"{escape(message)}" + (f" ({escape(hint)})" if hint else "")
+    errors().print(f"[bold red]hornbook:[/] {shown}")
     return status

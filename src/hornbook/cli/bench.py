@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 from cyclopts import Parameter
 
 import hornbook
-from hornbook.cli.terminal import log, output, print_json, table
+from hornbook.cli.console import log, output
+from hornbook.cli.terminal import print_json, table
 from hornbook.errors import ConfigError
 
 Subject = Literal["train", "sample", "text", "trace", "startup", "minutes"]

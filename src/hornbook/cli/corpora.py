@@ -2,7 +2,8 @@
 
 from dataclasses import asdict
 
-from hornbook.cli.terminal import output, print_json, table
+from hornbook.cli.console import output
+from hornbook.cli.terminal import print_json, table
 from hornbook.text.corpora import known_corpora
 
 

@@ -13,13 +13,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hornbook.cli.terminal import table
+from hornbook.cli.console import is_utf8, note, output, printable
+from hornbook.cli.terminal import print_table
+from hornbook.errors import command, display_path
+from hornbook.infer.engine import first_line, generate_sample
 from hornbook.report import Card
-from hornbook.report.words import duration, shown, uncertainty
+from hornbook.report.words import copied_remark, duration, shown, uncertainty
+from hornbook.runs.result import SAMPLE_TOKENS
 from hornbook.training import StepMetrics, Trainer
 
 REFRESH_SECONDS = 0.25
 CURVE_HEIGHT = 8
+NARROWEST_CURVE = 40
+AFTER = ", after the line in brackets"
 
 
 class Display:
@@ -27,11 +33,12 @@ class Display:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
+        # Not `errors()`: the panel fits the terminal.
         self.console = Console(stderr=True, highlight=False)
         self.live: Live | None = None
         self.trainer: Trainer | None = None
         self.curve: list[tuple[int, float, float]] = []
-        self.sample = ""
+        self.sample, self.prompt = "", ""
         self.smoothed_loss = 0.0
         self.val_loss: float | None = None
         self.started = 0.0
@@ -80,6 +87,10 @@ class Display:
             f"text      {trainer.corpus.name}: {len(data.train):,} tokens for training, "
             f"{len(data.validation):,} for validation, vocabulary of {data.tokenizer.vocab_size:,}"
         )
+        if trainer.split:
+            self.log(f"split     {trainer.split.copied.sentence()}")
+            for warning in trainer.split.warnings():
+                note(warning)
         self.log(f"model     {config.model.kind}: {state.model.summary}")
         if trainer.plan:
             for reason in trainer.plan.reasons:
@@ -105,7 +116,7 @@ class Display:
         self.smoothed_loss += 0.1 * (metrics.train_loss - self.smoothed_loss)
         if metrics.val_loss is not None:
             self.val_loss = metrics.val_loss
-            self.sample = metrics.sample or ""
+            self.sample, self.prompt = metrics.sample or "", metrics.prompt or ""
             self.curve.append((metrics.step, self.smoothed_loss, metrics.val_loss))
         if self.quiet:
             return
@@ -135,20 +146,15 @@ class Display:
         bar = Table.grid()
         bar.add_row(ProgressBar(total=self.steps, completed=metrics.step, width=width))
         parts: list[RenderableType] = [bar, Text("   ".join(self.figures(metrics)))]
-        if len(self.curve) > 1:
+        if len(self.curve) > 1 and width >= NARROWEST_CURVE:
             parts.append(Text.from_ansi(self.plot()))
         if self.sample:
             rows = max(4, self.console.height - CURVE_HEIGHT - 12)
-            lines = Text(self.sample.strip("\n")).wrap(
-                self.console, min(76, self.console.width - 4)
-            )
+            text = continued(self.prompt, self.sample)
+            lines = text.wrap(self.console, max(1, width - 4))
+            title = f"sample at step {self.curve[-1][0]:,}{AFTER if self.prompt else ''}"
             parts.append(
-                Panel(
-                    Text("\n").join(lines[:rows]),
-                    title=f"sample at step {self.curve[-1][0]:,}",
-                    title_align="left",
-                    width=width,
-                )
+                Panel(Text("\n").join(lines[:rows]), title=title, title_align="left", width=width)
             )
         return Group(*parts)
 
@@ -165,28 +171,30 @@ class Display:
             height=CURVE_HEIGHT,
             legend_labels=["training", "validation"],
             color=self.console.color_system is not None,
+            force_ascii=not is_utf8(self.console.file),
         )
 
     def conclude(self, card: Card) -> None:
         """Print a summary of the report card, a sample, and commands to try next."""
-        out = Console(highlight=False)
+        out = output()
         show_card(card, out)
-        result = card.result
-        out.print(
-            Panel(
-                Text(result.sample), title="a sample", title_align="left", width=min(80, out.width)
-            )
+        result, tokenizer = card.result, card.result.trained.tokenizer
+        prompt = first_line(tokenizer, result.dataset.validation)
+        sample = generate_sample(
+            result.trained.model, tokenizer, max_new_tokens=SAMPLE_TOKENS, prompt=prompt
         )
+        title = f"a sample{AFTER if prompt else ''}"
+        text = continued(prompt, sample)
+        out.print(Panel(text, title=title, title_align="left", width=min(80, out.width)))
         run = result.folder.path
-        out.print(
-            f"The run is in {run}, its report card in {run / 'report.html'}. Next:", soft_wrap=True
-        )
-        for command in (
-            f'hornbook sample {run} --prompt "{prompt_from(result.sample)}"',
-            f"hornbook eval {run}",
-            "hornbook train YOUR_TEXT.txt",
+        place, card_place = (escape(display_path(path)) for path in (run, run / "report.html"))
+        out.print(f"The run is in {place}, its report card in {card_place}. Next:", soft_wrap=True)
+        for line in (
+            command("sample", run, "--prompt", prompt_from(f"{result.sample} {prompt}")),
+            command("eval", run),
+            command("train", "YOUR_TEXT.txt"),
         ):
-            out.print(f"  {escape(command)}", soft_wrap=True)
+            out.print(f"  {escape(line)}", soft_wrap=True)
 
 
 def show_card(card: Card, out: Console) -> None:
@@ -195,24 +203,29 @@ def show_card(card: Card, out: Console) -> None:
     error = result.evaluation.standard_error
     kind = "exact" if error is None else f"estimated (standard error {error:.4f})"
     out.print(f"[bold]validation loss, {kind}[/]")
-    headings = ("", "kind", "nats/char", "bits/char", "")
-    scale = table(headings, numbers=("nats/char", "bits/char"), unbroken=headings)
     worst = max(each.nats_per_char for each in card.predictors)
-    for each in card.predictors:
-        nats = each.nats_per_char
-        scale.add_row(
+    rows = [
+        (
             shown(each.name),
             shown(each.kind),
-            f"{nats:.4f}",
-            f"{nats / math.log(2):.4f}",
-            "█" * round(12 * nats / worst),
-            style="bold green" if each.name == "this model" else "",
+            f"{each.nats_per_char:.4f}",
+            f"{each.nats_per_char / math.log(2):.4f}",
+            "█" * round(12 * each.nats_per_char / worst),
         )
-    out.print(scale)
+        for each in card.predictors
+    ]
+    ours = [each.name for each in card.predictors].index("this model")
+    losses = ("nats/char", "bits/char")
+    headings = ("", "kind", *losses, " ")
+    print_table(
+        out, headings, rows, numbers=losses, unbroken=("kind", " "), drop=(4, 1, 3), best=ours
+    )
     out.print(
-        f"{card.nats_per_char:.4f} nats/char ({uncertainty(card.confidence)}); perplexity "
+        f"{card.nats_per_char:.4f} nats/char ({uncertainty(card)}); perplexity "
         f"{card.perplexity:.2f} per character.\n"
     )
+    if remark := copied_remark(card):
+        out.print(f"{escape(remark)}\n")
     for sentence in result.diagnosis.sentences:
         out.print(escape(sentence))
     if result.diagnosis.advice:
@@ -224,6 +237,16 @@ def show_card(card: Card, out: Console) -> None:
     out.print(
         f"\n{result.steps:,} steps, {result.tokens:,} tokens, {spent} of training"
         f"{memory}; best at step {result.step:,}.\n"
+    )
+
+
+def continued(prompt: str, sample: str) -> Text:
+    """A sample after its prompt, which stands in brackets; without control characters."""
+    if not prompt:
+        return Text(printable(sample.strip("\n")))
+    line = prompt.rstrip("\r\n")
+    return Text.assemble(
+        (f"[{printable(line)}]", "dim"), printable(prompt[len(line) :] + sample.rstrip("\n"))
     )
 
 

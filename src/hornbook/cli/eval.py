@@ -2,9 +2,17 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from hornbook.cli.terminal import CorpusArgument, fit_text, output, print_json, read, table
+from rich.markup import escape
+
+from hornbook.cli.console import note, output
+from hornbook.cli.terminal import TEXT, CorpusArgument, fit_text, print_json, read, table
+from hornbook.errors import ConfigError, DataError, HornbookError, display_path
+
+if TYPE_CHECKING:
+    from hornbook.runs.load import TrainedModel
+    from hornbook.text.dataset import Dataset
 
 
 def run(
@@ -16,6 +24,7 @@ def run(
     unknown: Literal["error", "skip", "replace"] = "error",
     encoding: str | None = None,
     field: str | None = None,
+    text: Annotated[str | None, TEXT] = None,
     json: bool = False,
 ) -> None:
     """Measure a trained model's exact loss: the mean over every position of a text.
@@ -28,25 +37,42 @@ def run(
         unknown: What to do with characters that are not in the model's vocabulary.
         encoding: The text's encoding, if it is not UTF-8; auto finds it for each file.
         field: Read one field of JSON Lines, CSV or Parquet.
+        text: Where the run's own text is now, if it was moved since.
         json: Print one JSON object instead of a table.
     """
+    from hornbook.eval.baselines import spread
+    from hornbook.eval.loss import MOST_EVALUATED
+    from hornbook.eval.split import find_copied
     from hornbook.runs.load import load
     from hornbook.text.dataset import formed
 
-    trained = load(run, which=checkpoint)
+    if corpus is not None and text is not None:
+        raise ConfigError("--text says where the run's own text is; give either it or a corpus")
+    trained = load(run, which=checkpoint, text=text)
     skipped = ()
     if corpus is None:
-        found, name = trained.evaluate(), f"{trained.config.data.corpus}, validation part"
+        own = trained.dataset()
+        tokens, name = own.validation, f"{trained.config.data.corpus}, validation part"
     else:
+        own = own_text(trained)
         other = formed(read(corpus, encoding, field), trained.config.data)
-        text = fit_text(trained.tokenizer, other.text, unknown)
-        found, name = trained.evaluate_text(text), other.source
+        words = fit_text(trained.tokenizer, other.text, unknown)
+        tokens, name = trained.tokenizer.encode_array(words), other.source
         skipped = other.skipped
+    found = trained.evaluate_tokens(tokens)
+    copied = None
+    if own is not None:
+        copied = find_copied(trained.tokenizer, spread(tokens, MOST_EVALUATED), own.train)
+        if copied.much:
+            note(f"{copied.sentence('the text')}, so the loss is lower than on new text")
     if json:
-        print_json({**found.as_dict(), "skipped_files": [asdict(each) for each in skipped]})
+        files = [asdict(each) for each in skipped]
+        share = copied and copied.share
+        print_json({**found.as_dict(), "copied_share": share, "skipped_files": files})
         return
     console = output()
-    console.print(f"{run}, step {trained.step}, on {name}: {found.positions:,} positions")
+    on = escape(f"{display_path(run)}, step {trained.step}, on {display_path(name)}")
+    console.print(f"{on}: {found.positions:,} positions")
     losses = table()
     for label, value in (
         ("nats per token", found.nats_per_token),
@@ -58,3 +84,14 @@ def run(
         if value is not None:
             losses.add_row(label, f"{value:.4f}")
     console.print(losses)
+
+
+def own_text(trained: "TrainedModel") -> "Dataset | None":
+    """The run's own text, to compare another with; None, with a note, where it cannot be read."""
+    try:
+        if "://" in trained.config.data.corpus:
+            raise DataError("the run's text is at an address, which is not read for that")
+        return trained.dataset()
+    except HornbookError as error:
+        note(f"whether the model was trained on this text is not known: {error}")
+        return None

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hornbook.cli.terminal import CorpusArgument, output, print_json, table
+from hornbook.cli.console import output
+from hornbook.cli.terminal import CorpusArgument, print_json, table
 from hornbook.errors import ConfigError
 
 if TYPE_CHECKING:

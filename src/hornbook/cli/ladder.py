@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from hornbook.cli.terminal import CorpusArgument, Whole, note, output, print_json, read, table
+from hornbook.cli.console import is_utf8, note, output, printable
+from hornbook.cli.terminal import CorpusArguments, Whole, print_json, print_table, read_all
 
 if TYPE_CHECKING:
     from hornbook.learn.ladder import Ladder, Plan, Rung
@@ -21,9 +22,7 @@ COLORS += ["#bcbd22", "#17becf"]
 
 
 def run(
-    corpus: CorpusArgument = None,
-    /,
-    *,
+    *corpus: CorpusArguments,
     minutes: float | None = None,
     steps: Whole | None = None,
     quick: bool = False,
@@ -40,8 +39,8 @@ def run(
     8 characters; gpt has its own optimizer and schedule.
 
     Args:
-        corpus: A name (see hornbook corpora), a file, a folder of text files, a URL, or - for
-            standard input; by default python-docs, which comes with Python.
+        corpus: A name (see hornbook corpora), a file or several, a folder of text files, a URL, or
+            - for standard input; by default python-docs, which comes with Python.
         minutes: Equal time instead of equal steps: the training time of the whole ladder (for each
             seed); evaluation takes additional time.
         steps: How many steps each rung takes; by default 5,000, as in the lecture.
@@ -58,12 +57,11 @@ def run(
     from hornbook.learn import ladder
 
     names = [name.strip() for name in rungs.split(",") if name.strip()]
-    corpus = corpus or "python-docs"
-    text = read(corpus, None)
+    text = read_all(corpus or ("python-docs",), None, None)
     if minutes:
         note("timing a step of each rung ...")
     plan = ladder.plan(
-        corpus,
+        "-" if len(corpus) > 1 else "".join(corpus) or "python-docs",
         text=text,
         rungs=names,
         steps=steps,
@@ -125,23 +123,24 @@ def show(found: "Ladder") -> None:
     console.print(f"\n[bold]The ladder on {found.corpus}[/], {found.budget}\n")
     numbers = ("params", "tokens", "time", "loss", "step down")
     # The idea is wrapped on a narrow terminal.
-    rungs = table(("rung", "idea added", *numbers), numbers=numbers, unbroken=("rung", *numbers))
-    for rung in found.rungs:
-        minutes, seconds = divmod(round(rung.seconds), 60)
-        rungs.add_row(
+    rows = [
+        (
             rung.name,
             rung.idea,
             compact(rung.parameters),
             compact(rung.tokens),
-            f"{minutes}:{seconds:02d}",
+            f"{round(rung.seconds) // 60}:{round(rung.seconds) % 60:02d}",
             f"{rung.loss:.3f}" + ("" if rung.spread is None else f" ± {rung.spread:.3f}"),
             worth(rung),
         )
-    console.print(rungs)
+        for rung in found.rungs
+    ]
+    headings = ("rung", "idea added", *numbers)
+    print_table(console, headings, rows, numbers=numbers, unbroken=("rung",), drop=(1, 3, 2, 4, 6))
     console.print(f"\n{caption(found)}\n")
     console.print("[bold]Samples[/]")
     for rung in found.rungs:
-        line = Text(f"{rung.name:<13}{line_of(rung.sample)}")
+        line = Text(f"{rung.name:<13}{printable(line_of(rung.sample))}")
         line.truncate(console.width, overflow="ellipsis")
         console.print(line)
     if console.is_terminal:
@@ -196,11 +195,12 @@ def curves(found: "Ladder", console: Console) -> str:
         ys=[rung.curve.loss for rung in found.rungs],
         lines=True,
         character_set="braille",
-        width=min(60, console.width - 20),
+        width=max(20, min(60, console.width - 20)),
         height=CURVE_HEIGHT,
         title="validation loss by " + ("seconds of training" if by_time else "step"),
         legend_labels=[rung.name for rung in found.rungs],
         color=COLORS[: len(xs)] if console.color_system else False,
+        force_ascii=not is_utf8(console.file),
     )
 
 

@@ -2,16 +2,27 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 from rich.markup import escape
 
-from hornbook.cli.terminal import note, output, print_json, table
-from hornbook.errors import ConfigError
+from hornbook.cli.console import note, output
+from hornbook.cli.terminal import TEXT, print_json, print_table
+from hornbook.errors import ConfigError, display_path
 
+# The columns that a narrow terminal does without, in that order.
+DROPPED = (7, 1, 6, 5, 4, 3)
 NUMBERS = ("nats/char", "behind", "parameters", "steps", "time")
 
 
-def run(run: Path, /, *others: Path, out: Path | None = None, json: bool = False) -> None:
+def run(
+    run: Path,
+    /,
+    *others: Path,
+    out: Path | None = None,
+    text: Annotated[str | None, TEXT] = None,
+    json: bool = False,
+) -> None:
     """Write a run's report card again, or compare runs.
 
     Each run gets report.html, report.md and report.json in its folder, for its best weights, or for
@@ -21,6 +32,7 @@ def run(run: Path, /, *others: Path, out: Path | None = None, json: bool = False
         run: The run folder.
         others: More run folders, to compare with it.
         out: The folder for the comparison; by default the one that contains all the runs.
+        text: Where the text of the run (or of all these runs) is now, if it was moved since.
         json: Print report.json (for several runs comparison.json) instead of a summary.
     """
     paths = [run, *others]
@@ -37,17 +49,20 @@ def run(run: Path, /, *others: Path, out: Path | None = None, json: bool = False
     device = choose_device().value
     cards: list[report.Card] = []
     for path in paths:
-        card = report.write(report.examine(revisit(path, device=device)))
+        card = report.write(report.examine(revisit(path, device=device, text=text)))
         cards.append(card)
         if not card.result.finished:
-            note(f"{path} has not ended: the figures are those of step {card.result.step:,}")
+            step = f"step {card.result.step:,}"
+            note(f"{display_path(path)} has not ended: the figures are those of {step}")
     console = output()
     if not others:
         if json:
             print_json(cards[0].as_dict())
             return
         show_card(cards[0], console)
-        console.print(f"The report card is in {escape(str(run / 'report.html'))}", soft_wrap=True)
+        console.print(
+            f"The report card is in {escape(display_path(run / 'report.html'))}", soft_wrap=True
+        )
         return
     folder = out or Path(os.path.commonpath([path.resolve().parent for path in paths]))
     try:
@@ -59,10 +74,8 @@ def run(run: Path, /, *others: Path, out: Path | None = None, json: bool = False
     if json:
         print_json([row.as_dict() for row in rows])
         return
-    compared = table(report.COLUMNS, numbers=NUMBERS, unbroken=NUMBERS)
-    for i, row in enumerate(rows):
-        compared.add_row(*map(escape, report.cells(row)), style="" if i else "bold green")
-    console.print(compared)
+    shown = [[escape(cell) for cell in report.cells(row)] for row in rows]
+    print_table(console, report.COLUMNS, shown, numbers=NUMBERS, drop=DROPPED, best=0)
     if remark := report.remark(rows):
         note(remark)
-    console.print(f"The comparison is in {escape(str(page))}", soft_wrap=True)
+    console.print(f"The comparison is in {escape(display_path(page))}", soft_wrap=True)

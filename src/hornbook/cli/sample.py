@@ -7,7 +7,11 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from hornbook.cli.terminal import FreeText, Whole, fit_text, note, print_json
+from hornbook.cli.console import note, printable
+from hornbook.cli.terminal import FreeText, Whole, fit_text, print_json
+
+# They are listed before the first is generated.
+MOST_SAMPLES = 100_000
 
 
 def run(
@@ -69,6 +73,8 @@ def run(
     for name, value in (("max-new-tokens", max_new_tokens), ("num-samples", num_samples)):
         if value < 1:
             raise ConfigError(f"--{name} {value}: expected 1 or more")
+    if num_samples > MOST_SAMPLES:
+        raise ConfigError(f"--num-samples {num_samples}: expected at most {MOST_SAMPLES:,}")
     engine = open_engine(run, which=checkpoint, weights=weights, rows=num_samples)
     if engine.remark:
         note(engine.remark)
@@ -91,6 +97,8 @@ def run(
         min_p=min_p,
         repetition_penalty=repetition_penalty,
     )
+    # A terminal would obey control characters; a file or a pipe gets the exact text.
+    shown = printable if sys.stdout.isatty() else str
     for number, text in enumerate(texts):
         if json:
             row = {"sample": number, "seed": seeds[number], "prompt": prompt, "text": "".join(text)}
@@ -102,6 +110,6 @@ def run(
         if sys.stdout.isatty():  # a CR alone would have the next line overwrite this one
             pieces = reformed(pieces, newlines="lf", normalize="none")
         for piece in pieces:
-            sys.stdout.write(piece)
+            sys.stdout.write(shown(piece))
             sys.stdout.flush()
         sys.stdout.write("\n")

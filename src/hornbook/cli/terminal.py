@@ -1,42 +1,52 @@
 """What the commands share: types of arguments, messages on stderr, JSON and tables on stdout."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
 
 from cyclopts import Parameter, Token
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
-from hornbook.errors import for_terminal
-from hornbook.text.corpus import Corpus, read_corpus
+from hornbook.cli.console import is_utf8, note
+from hornbook.text.corpus import Corpus, join, read_corpus
 from hornbook.text.tokenizer import Tokenizer
 
+# As the settings have it; numpy's generators take no more.
+MOST = 2**62
 LARGE_CHARACTERS = 50_000_000
 # When the command began, on time.monotonic's clock: Python itself takes 0.2 s to start.
 STARTED = time.monotonic() - 0.2
 
 
-def refuse_flag(_type: object, value: str | None) -> None:
-    """Refuse a mistyped option as a corpus; a single hyphen is standard input."""
-    if value is not None and value.startswith("-") and value != "-":
-        raise ValueError(f"unknown option {value}")
+def text_name(_type: object, tokens: Sequence[Token]) -> str:
+    """A text's name, not a mistyped option; a file may have such a name, and - is stdin."""
+    name = tokens[0].value
+    if name.startswith("-") and name != "-" and not os.path.lexists(name):
+        raise ValueError(f"unknown option {name}")
+    return name
 
 
 def whole(_type: object, tokens: Sequence[Token]) -> int:
-    """A whole number; cyclopts itself would round 1.5."""
+    """A whole number from 0 on; cyclopts itself would round 1.5."""
+    text = tokens[0].value
     try:
-        return int(tokens[0].value)
+        number = int(text)
     except ValueError:
-        raise ValueError(f"expected a whole number, got {tokens[0].value!r}") from None
+        raise ValueError(f"expected a whole number, got {text!r}") from None
+    if not 0 <= number <= MOST:
+        raise ValueError(f"expected a whole number from 0 to {MOST}, got {text}")
+    return number
 
 
 Whole = Annotated[int, Parameter(converter=whole)]
-CorpusArgument = Annotated[str | None, Parameter(allow_leading_hyphen=True, validator=refuse_flag)]
+CorpusArgument = Annotated[str | None, Parameter(allow_leading_hyphen=True, converter=text_name)]
+TEXT = Parameter(name="--text")
+CorpusArguments = Annotated[str, Parameter(allow_leading_hyphen=True, converter=text_name)]
 FreeText = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
 
@@ -66,28 +76,15 @@ def read(corpus: str, encoding: str | None, field: str | None = None) -> Corpus:
     return found
 
 
-def note(message: str) -> None:
-    """Print a note on stderr."""
-    errors().print(f"[dim]note: {escape(for_terminal(message))}[/]")
-
-
-def log(message: str) -> None:
-    """Print a line on stderr, unwrapped, with --quiet too."""
-    errors().print(escape(message))
-
-
-def errors() -> Console:
-    """The console of stderr."""
-    return Console(stderr=True, soft_wrap=True, highlight=False)
-
-
-def output() -> Console:
-    """The console of stdout; lines are wrapped on a terminal only."""
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+def read_all(corpora: Sequence[str], encoding: str | None, field: str | None) -> Corpus:
+    """Read texts as one, in their order, each as `read` does."""
+    texts = [read(each, encoding, field) for each in corpora]
+    return texts[0] if len(texts) == 1 else join(texts)
 
 
 def print_json(figures: object, *, indent: int | None = None, ascii_only: bool = True) -> None:
     """Print JSON on stdout; `ascii_only` escapes all other characters, lone surrogates too."""
+    ascii_only = ascii_only or not is_utf8(sys.stdout)
     sys.stdout.write(json.dumps(figures, indent=indent, ensure_ascii=ascii_only) + "\n")
 
 
@@ -103,8 +100,38 @@ def table(
     made.show_header = bool(headings)
     for heading in headings:
         justify = "right" if heading in numbers else "left"
-        made.add_column(heading, justify=justify, no_wrap=heading in unbroken)
+        whole = heading in unbroken or heading in numbers
+        made.add_column(heading, justify=justify, no_wrap=whole)
     return made
+
+
+def print_table(
+    console: Console,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[RenderableType]],
+    *,
+    numbers: Collection[str] = (),
+    unbroken: Collection[str] = (),
+    drop: Sequence[int] = (),
+    best: int | None = None,
+) -> None:
+    """Print a table. Where the console is too narrow, the columns of `drop` go, in that order.
+
+    The row `best` is in bold green.
+    """
+    widths: list[int] = []
+    for heading, *cells in zip(headings, *rows, strict=True):
+        sizes = [console.measure(cell) for cell in (heading, *cells)]
+        whole = heading in unbroken or heading in numbers
+        widths.append(max(size.maximum if whole else size.minimum for size in sizes))
+    kept = list(range(len(headings)))
+    for column in drop:
+        if sum(widths[i] + 2 for i in kept) - 2 > console.width:
+            kept.remove(column)
+    made = table([headings[i] for i in kept], numbers=numbers, unbroken=unbroken)
+    for number, row in enumerate(rows):
+        made.add_row(*(row[i] for i in kept), style="bold green" if number == best else "")
+    console.print(made)
 
 
 def fit_text(tokenizer: Tokenizer, text: str, unknown: Literal["error", "skip", "replace"]) -> str:

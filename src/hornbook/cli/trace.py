@@ -1,14 +1,15 @@
 """`hornbook trace`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from hornbook.cli.terminal import CorpusArgument, note, output, print_json, read
+from hornbook.cli.console import note, output, printable
+from hornbook.cli.terminal import TEXT, CorpusArgument, Whole, print_json, read
 from hornbook.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ def run(
     text: CorpusArgument = None,
     /,
     *,
-    samples: int | None = None,
-    max_new_tokens: int = 500,
+    samples: Whole | None = None,
+    max_new_tokens: Whole = 500,
     temperature: float = 1.0,
-    seed: int = 0,
+    seed: Whole = 0,
     checkpoint: Literal["best", "last"] = "best",
-    at_least: int = 20,
+    at_least: Whole = 20,
     encoding: str | None = None,
+    moved: Annotated[str | None, TEXT] = None,
     json: bool = False,
 ) -> None:
     """Show which parts of a text are copied verbatim from a model's training text, and from where.
@@ -51,14 +53,16 @@ def run(
         checkpoint: Which weights to use: those with the lowest validation loss, or the last.
         at_least: List passages of this many characters or more.
         encoding: The encoding of the text to trace, if it is not UTF-8.
+        moved: Where the run's own text is now, if it was moved since.
         json: Print one JSON object with every passage and its offsets in characters.
     """
     from hornbook.report.tracing import trace
+    from hornbook.runs.load import load
 
     if text is not None and samples is not None:
         raise ConfigError("give either a text or --samples, not both")
     found = trace(
-        run,
+        run if moved is None else load(run, which=checkpoint, text=moved),
         None if text is None else read(text, encoding).text,
         samples=3 if samples is None else samples,
         max_new_tokens=max_new_tokens,
@@ -91,18 +95,18 @@ def show(console: Console, found: "Trace") -> None:
     shares = Table(box=None, pad_edge=False)
     shares.add_column("in verbatim matches of", header_style="dim")
     for length, style in zip(LENGTHS, STYLES[1:], strict=True):
-        shares.add_column(Text(f"{length}+", style=style), justify="right")
-    shares.add_column("longest", justify="right", header_style="dim")
+        shares.add_column(Text(f"{length}+", style=style), justify="right", no_wrap=True)
+    shares.add_column("longest", justify="right", header_style="dim", no_wrap=True)
     for row in found.share_rows():
         shares.add_row(*row)
     console.print(shares)
     passages = found.passages()
     if passages:
         listed = Table(box=None, pad_edge=False, header_style="dim")
-        listed.add_column("length", justify="right")
+        listed.add_column("length", justify="right", no_wrap=True)
         listed.add_column("words in their context", ratio=1)
         listed.add_column("first at")
-        listed.add_column("times", justify="right")
+        listed.add_column("times", justify="right", no_wrap=True)
         for each in passages[:MOST_LISTED]:
             words = Text.assemble(
                 (printable(on_one_line(each.before)), "dim"),
@@ -119,9 +123,3 @@ def show(console: Console, found: "Trace") -> None:
     console.print(
         f"\n[bold]{found.summary}[/] ({found.training_characters:,} characters of training text)"
     )
-
-
-def printable(text: str) -> str:
-    """The text without control characters, which a terminal would interpret."""
-    controls = {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}
-    return text.translate(dict.fromkeys(controls, "\ufffd"))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from hornbook.cli.terminal import STARTED, CorpusArgument, Whole, log, note, print_json, read
+from hornbook.cli.console import log, note
+from hornbook.cli.terminal import STARTED, TEXT, CorpusArguments, Whole, print_json, read_all
 from hornbook.config import (
     MODELS,
     ModelConfig,
@@ -21,24 +22,24 @@ from hornbook.config import (
     parse_assignments,
     preset_values,
 )
-from hornbook.errors import ConfigError, HornbookError
+from hornbook.errors import ConfigError, HornbookError, command, display_path
 
 if TYPE_CHECKING:
     from hornbook.cli.display import Display
+    from hornbook.plan import Plan
+    from hornbook.text.corpus import Corpus
     from hornbook.training import Trainer
 
 DEFAULT_MINUTES = 2.0
 
 
 def run(
-    corpus: CorpusArgument = None,
-    /,
-    *,
+    *corpus: CorpusArguments,
     out: Path | None = None,
     resume: Path | None = None,
     preset: str | None = None,
     model: str | None = None,
-    order: int | None = None,
+    order: Whole | None = None,
     with_counts: Annotated[bool, Parameter(negative="")] = False,
     config: Path | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
@@ -52,6 +53,7 @@ def run(
     field: str | None = None,
     newlines: str | None = None,
     normalize: str | None = None,
+    text: Annotated[str | None, TEXT] = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     json: bool = False,
     strict: Annotated[bool, Parameter(negative="")] = False,
@@ -63,8 +65,8 @@ def run(
     the --config file, and the preset.
 
     Args:
-        corpus: A name (see hornbook corpora), a file, a folder of text files, a URL, or - for
-            standard input. The default is python-docs, which comes with Python.
+        corpus: A name (see hornbook corpora), a file or several, a folder of text files, a URL, or
+            - for standard input. The default is python-docs, which comes with Python.
         out: The run folder to make. The default is runs/CORPUS-N.
         resume: Continue the run in this folder with its own settings. A higher --steps trains
             longer than was planned.
@@ -93,6 +95,7 @@ def run(
         newlines: keep reads line ends as they are; lf makes CRLF and CR one LF.
         normalize: nfc composes characters (é is one), nfd decomposes them (e and an accent), none
             reads them as they are.
+        text: With --resume: where the run's text is now, if it was moved since.
         dry_run: Print what would be trained and why, without training.
         json: Print one JSON object on stdout at the end, and nothing else.
         strict: With --resume: refuse to continue on a machine that may compute other bits.
@@ -100,7 +103,7 @@ def run(
     """
     assignments = parse_assignments(set_ or [])
     flags = {
-        "corpus": corpus,
+        "corpus": "-" if len(corpus) > 1 else "".join(corpus) or None,
         "order": order,
         "with_counts": with_counts or None,
         "minutes": minutes,
@@ -124,6 +127,11 @@ def run(
             f"--resume uses the run's own settings, so {others_named} cannot be given too (--steps "
             "can, to train longer); train a new run for other settings"
         )
+    if text is not None and resume is None:
+        raise ConfigError(
+            "--text says where the text of a run is now, so it needs --resume RUN; to train on a "
+            f"text, use {command('train', text)}"
+        )
     if strict and resume is None:
         raise ConfigError("--strict compares a run's machine with this one: it needs --resume RUN")
     request = requested(preset, model, config, parse_all(assignments), given)
@@ -142,7 +150,7 @@ def run(
     display = Display(quiet=quiet)
     if resume is not None:
         raised = request.config.train.steps if longer else None
-        trainer = engine.resume(resume, steps=raised, strict=strict)
+        trainer = engine.resume(resume, steps=raised, strict=strict, text=text)
         if raised is not None:
             note(
                 f"planned for {raised:,} steps now; from step {trainer.state.step:,} on the "
@@ -150,20 +158,15 @@ def run(
             )
     else:
         data = request.config.data
-        text = read(data.corpus, data.encoding, data.field)
-        forms = {"newlines": data.newlines, "normalize": data.normalize}
-        for remark in remarks(text.chunks(), **forms):
+        names = corpus if len(corpus) > 1 else (data.corpus,)
+        found = read_all(names, data.encoding, data.field)
+        for remark in remarks(found.chunks(), newlines=data.newlines, normalize=data.normalize):
             note(remark)
-        text = formed(text, data)
+        found = formed(found, data)
         if dry_run:
-            found = plan.dry_run(request, text, started=STARTED)
-            if json:
-                skipped = [asdict(each) for each in text.skipped]
-                print_json({**found.as_dict(), "skipped_files": skipped})
-            else:
-                sys.stdout.writelines(f"{each.value:<8} {each.why}\n" for each in found.reasons)
+            show_plan(plan.dry_run(request, found, started=STARTED), found, json=json)
             return
-        trainer = engine.begin(request, out=out, corpus=text, started=STARTED)
+        trainer = engine.begin(request, out=out, corpus=found, started=STARTED)
     follow(trainer, display, json=json, resumed=resume is not None)
 
 
@@ -189,10 +192,10 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
             card = report.write(report.examine(result)) if finite else None
     except (KeyboardInterrupt, SystemExit):
         log(f"stopped at step {trainer.state.step} of {trainer.state.steps}, saved; go on with:")
-        log(f"  hornbook train --resume {trainer.folder.path}")
+        log(f"  {command('train', '--resume', trainer.folder.path)}")
         raise
     except HornbookError:
-        log(f"the run so far is in {trainer.folder.path}")
+        log(f"the run so far is in {display_path(trainer.folder.path)}")
         raise
     if json:
         print_json(result.as_dict())
@@ -203,6 +206,19 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
             "validation loss: infinite (inf), because the model gives probability zero to "
             "something in the text; so there is no report card\n"
         )
+
+
+def show_plan(planned: "Plan", found: "Corpus", *, json: bool) -> None:
+    """A plan on stdout: a line for each reason, or one JSON object."""
+    if json:
+        skipped = [asdict(each) for each in found.skipped]
+        print_json({**planned.as_dict(), "skipped_files": skipped})
+        return
+    sys.stdout.writelines(f"{each.value:<8} {each.why}\n" for each in planned.reasons)
+    if planned.split:
+        sys.stdout.write(f"{'split':<8} {planned.split.copied.sentence()}\n")
+        for warning in planned.split.warnings():
+            note(warning)
 
 
 def requested(
@@ -227,6 +243,9 @@ def requested(
         request = request.layer({"preset": {"with_counts": request.config.model.with_counts}})
     if file is not None:
         request = request.read(file)
+        kept = file.parent / request.config.data.corpus  # a run's own copy of its text
+        if request.config.data.corpus == "input.txt" and kept.is_file():
+            request = request.layer({"file": {"corpus": str(kept.resolve())}})
     request = request.layer({"environment": parse_all(environment_settings()), "set": assignments})
     request = request.layer({"flag": flags})
     # The preset `lecture` is a layernorm model, so models are compared, not names.
@@ -250,6 +269,8 @@ def with_duration(request: Request, *, default: float | None) -> Request:
     minutes, steps = (
         STRENGTH.get(request.origins.get(name, "default"), 0) for name in ("minutes", "steps")
     )
+    if minutes > steps and not request.config.train.minutes:
+        raise ConfigError("--minutes 0 leaves no time to train: give more, or give --steps")
     if minutes and minutes == steps:
         raise ConfigError("minutes and steps both say how long to train; give one of them")
     if steps > minutes:

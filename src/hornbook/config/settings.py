@@ -190,6 +190,9 @@ class TrainConfig(Section):
 
     minutes: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     steps: Count = 420
+    # How many steps were planned after which step, where that changed: 0:420,4:512. The learning
+    # rate follows it; the command on a report card has it, to make a run again.
+    replanned: Annotated[str, Meta(pattern=r"^(\d{1,12}:\d{1,12}(,\d{1,12}:\d{1,12})*)?$")] = ""
     batch_size: Count = 32
     gradient_accumulation: Count = 1
     eval_interval: Count = 60

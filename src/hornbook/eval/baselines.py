@@ -42,6 +42,12 @@ class Baselines:
         names = ("uniform", "unigram", "bigram", "ngram", "ngram_order")
         return {name: getattr(self, name) for name in names}
 
+    def rows(self) -> dict[str, float]:
+        """The losses by the names of their rows in the table of all predictors."""
+        best = {} if self.ngram_order == 2 else {f"{self.ngram_order}-gram counts": self.ngram}
+        others = {"bigram counts": self.bigram, "unigram counts": self.unigram}
+        return best | others | {"knowing nothing": self.uniform}
+
 
 def own_ngrams(model: LanguageModel, config: ModelConfig, dataset: Dataset) -> NGramModel | None:
     """A model's own n-grams, where they are the best n-gram model of the baselines' text.

@@ -4,10 +4,11 @@ Every verdict and every piece of advice names the figures of the run that it is 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hornbook.config import Config
+from hornbook.eval.baselines import Baselines
 
 Verdict = Literal["still learning", "done", "overfit", "too short to tell"]
 
@@ -19,6 +20,9 @@ TRAIN_BATCHES = 20
 # of a full-grown model on tiny Shakespeare.
 WORTH_NAMING = 0.01
 SMALL_GAP = 0.05
+# A gap so wide needs no curve to be called memorised, and one so small is no difference.
+MEMORISED_GAP = 0.5
+AS_GOOD = 0.0005
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,9 @@ def evaluations_since_best(points: Sequence[Point]) -> int:
 class Diagnosis:
     """A verdict in a word, the same in sentences with their figures, and what to try next.
 
-    Losses in nats per character; `since_step` is the step after which validation only got worse.
+    Losses in nats per character; `since_step` is the step after which validation only got worse,
+    `ahead_of_counts` how much better the model is than the best n-grams, `ahead_of_baselines` than
+    `best_baseline`.
     """
 
     verdict: Verdict
@@ -67,6 +73,8 @@ class Diagnosis:
     rise_since_best: float | None = None
     gap: float | None = None
     ahead_of_counts: float | None = None
+    best_baseline: str | None = None
+    ahead_of_baselines: float | None = None
     sentences: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
 
@@ -77,24 +85,55 @@ def diagnose(
     *,
     tokens_per_char: float,
     passes: float,
-    ahead_of_counts: float | None = None,
-    order: int = 0,
+    loss: float | None = None,
+    baselines: Baselines | None = None,
 ) -> Diagnosis:
-    """The verdict on a run's curve.
+    """The verdict on a run's curve, and on its `loss` among the baselines of the same text.
 
-    `passes` is the number of epochs; `ahead_of_counts` is by how many nats per character the model
-    is better than the best n-gram model, whose order is `order`.
+    `passes` is the number of epochs. Being worse than a baseline is said first.
     """
-    by_counts = [] if ahead_of_counts is None else [counts_in_words(ahead_of_counts, order)]
-    if len(points) < 2:
-        said = f"Too short to tell: a curve needs two evaluations, and this run has {len(points)}."
-        sentences = [said, *by_counts]
-        return Diagnosis("too short to tell", ahead_of_counts=ahead_of_counts, sentences=sentences)
+    found = verdict_on(points, config, tokens_per_char, passes, baselines)
+    if loss is None or baselines is None:
+        return found
+    rows = baselines.rows()
+    name = min(rows, key=lambda each: rows[each])
+    ahead, sentences = rows[name] - loss, list(found.sentences)
+    sentences.insert(0 if ahead < -AS_GOOD else len(sentences), against(name, ahead))
+    ahead_of_counts = baselines.ngram - loss
+    may_join = config.model.spec.joins_counts and not config.model.with_counts
+    joined = ["n-grams beside the network: --with-counts"] * (ahead_of_counts < 0 and may_join)
+    return replace(
+        found,
+        ahead_of_counts=ahead_of_counts,
+        best_baseline=name,
+        ahead_of_baselines=ahead,
+        sentences=sentences,
+        advice=found.advice + joined if points[1:] else found.advice,
+    )
+
+
+def verdict_on(
+    points: Sequence[Point],
+    config: Config,
+    tokens_per_char: float,
+    passes: float,
+    baselines: Baselines | None,
+) -> Diagnosis:
+    """The verdict on a run's curve alone; the baselines say what chance is."""
+    if not points:
+        return too_short(0)
     top, last = best(points), points[-1]
+    gap = (last.validation - last.train) * tokens_per_char
+    if memorised(last.train * tokens_per_char, gap, passes, len(points), baselines):
+        said = memorised_in_words(last, tokens_per_char, passes, baselines)
+        advice = against_overfitting(config, gap, points)
+        sentences = [said]
+        return Diagnosis("overfit", best_step=top.step, gap=gap, sentences=sentences, advice=advice)
+    if len(points) < 2:
+        return too_short(1)
     before = next((p for p in reversed(points) if 4 * p.step <= 3 * last.step), points[0])
     fall = (before.validation - last.validation) * tokens_per_char
     rise = (last.validation - top.validation) * tokens_per_char
-    gap = (last.validation - last.train) * tokens_per_char
     larger = f"--set n_embd={2 * config.model.n_embd}"
     verdict: Verdict = "done"
     if rise > WORTH_NAMING and last.train < top.train:
@@ -126,9 +165,6 @@ def diagnose(
         advice = [f"a larger model: {larger}, or --set n_layer={config.model.n_layer + 2}"]
         if passes >= 1 and gap >= SMALL_GAP:
             advice = against_overfitting(config, gap, points)
-    may_join = config.model.spec.joins_counts and not config.model.with_counts
-    if ahead_of_counts is not None and ahead_of_counts < 0 and may_join:
-        advice.append("n-grams beside the network: --with-counts")
     return Diagnosis(
         verdict,
         since_step=top.step if verdict == "overfit" else None,
@@ -136,9 +172,43 @@ def diagnose(
         fall_in_last_quarter=fall,
         rise_since_best=rise,
         gap=gap,
-        ahead_of_counts=ahead_of_counts,
-        sentences=[said, gap_in_words(gap, passes), *by_counts],
+        sentences=[said, gap_in_words(gap, passes)],
         advice=advice,
+    )
+
+
+def too_short(evaluations: int) -> Diagnosis:
+    """The verdict on a run without a curve."""
+    said = f"Too short to tell: a curve needs two evaluations, and this run has {evaluations}."
+    return Diagnosis("too short to tell", sentences=[said])
+
+
+def memorised(
+    train: float, gap: float, passes: float, evaluations: int, baselines: Baselines | None
+) -> bool:
+    """Whether the gap alone shows that a model has memorised its text, without a curve.
+
+    That the last loss is worse than chance shows it too, however the curve goes on. It does not
+    where frequencies alone do worse than chance: then the validation text is of another kind.
+    """
+    if passes < 1 or (baselines and baselines.unigram > baselines.uniform):
+        return False
+    worse_than_chance = bool(baselines) and train < baselines.uniform < train + gap
+    return worse_than_chance or (evaluations == 1 and gap > MEMORISED_GAP)
+
+
+def memorised_in_words(
+    last: Point, tokens_per_char: float, passes: float, baselines: Baselines | None
+) -> str:
+    """How far training and validation loss are apart."""
+    train, validation = last.train * tokens_per_char, last.validation * tokens_per_char
+    worse = ""
+    if baselines and validation > baselines.uniform:
+        worse = f", worse than the uniform guess ({baselines.uniform:.3f})"
+    return (
+        f"Overfit: at step {last.step:,}, after {passes:.1f} epochs, the training loss is "
+        f"{train:.3f} nats/char and the validation loss {validation:.3f}{worse}. It has memorised "
+        "this text."
     )
 
 
@@ -172,9 +242,11 @@ def gap_in_words(gap: float, passes: float) -> str:
     )
 
 
-def counts_in_words(ahead: float, order: int) -> str:
-    """How the model compares with counting alone."""
-    if ahead < 0:
-        which = f"counting which token follows the {order - 1} before it, with no network at all"
-        return f"Counting beats it: {which}, is better by {-ahead:.3f} nats/char."
-    return f"It beats the best n-gram model, of order {order}, by {ahead:.3f} nats/char."
+def against(name: str, ahead: float) -> str:
+    """How the model compares with the best of the baselines."""
+    shown, their = (name, "their") if name != "knowing nothing" else ("the uniform guess", "its")
+    if ahead < -AS_GOOD:
+        return f"Worse than {shown}: {their} loss is lower by {-ahead:.3f} nats/char."
+    if ahead <= AS_GOOD:
+        return f"It is as good as {shown}: the losses differ by less than 0.001 nats/char."
+    return f"It beats the best of the simpler predictors, {shown}, by {ahead:.3f} nats/char."

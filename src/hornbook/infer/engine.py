@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
     from hornbook.infer.decoder import Decoder
     from hornbook.models.language_model import LanguageModel
+    from hornbook.text.arrays import Tokens
     from hornbook.text.tokenizer import Tokenizer
 
 SAMPLE_TEMPERATURE = 0.8
+PROMPT_CHARACTERS, PROMPT_SEARCH = 80, 4000
 
 
 class Engine:
@@ -136,6 +138,17 @@ class Stream:
         self._batch.remove(self._number)
 
 
+def first_line(tokenizer: Tokenizer, tokens: Tokens) -> str:
+    """The first whole line of a text that is not blank, with its end: a prompt for samples.
+
+    Of a longer line it is the first PROMPT_CHARACTERS.
+    """
+    lines = tokenizer.decode(tokens[:PROMPT_SEARCH].tolist()).splitlines(keepends=True)
+    # The first may be the rest of a line that the split has cut.
+    line = next((line for line in (*lines[1:], *lines) if line.strip()), "")
+    return line[:PROMPT_CHARACTERS]
+
+
 def generate_sample(
     model: LanguageModel,
     tokenizer: Tokenizer,
@@ -143,7 +156,8 @@ def generate_sample(
     max_new_tokens: int,
     temperature: float = SAMPLE_TEMPERATURE,
     seed: int = 0,
+    prompt: str = "",
 ) -> str:
     """A sample of a model, as runs keep it: what `hornbook sample --temperature 0.8` prints."""
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    return Engine.of(model, tokenizer).generate(**settings)
+    return Engine.of(model, tokenizer).generate(prompt, **settings)

@@ -20,10 +20,10 @@ from hornbook.models.averaging import (
 )
 from hornbook.models.bigram import BigramLanguageModel
 from hornbook.ngram.counting import best_bigram_loss, bigram_counts
-from hornbook.runs.folder import check_same_text
+from hornbook.runs.folder import run_text
 from hornbook.runs.load import load
 from hornbook.text.corpus import read_corpus
-from hornbook.text.dataset import Dataset, prepare, read_text
+from hornbook.text.dataset import Dataset, prepare
 
 TOPICS = {
     "averaging": "the mean of the past in three forms, and why allclose is False for them",
@@ -218,8 +218,7 @@ def bigram(corpus: str = "python-docs", run: str | Path | None = None, *, rows: 
             f"--run {run}: expected a bigram run, got model = {config.model.model!r}; train "
             "one with hornbook train --model bigram"
         )
-    text = read_text(config.data)
-    check_same_text(text, found.folder)
+    text = run_text(found.folder, config)
     dataset = prepare(text, config.data, found.tokenizer)
     counts_VV = bigram_counts(dataset.train, dataset.tokenizer.vocab_size)
     best = best_bigram_loss(dataset.train, dataset.tokenizer.vocab_size)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook import report, training
-from hornbook.config import MODELS, Config, load_config, preset, spec_of
+from hornbook.config import MODELS, Config, preset, spec_of
 from hornbook.errors import ConfigError
 from hornbook.eval.loss import losses
 from hornbook.learn import ladder_chart as chart
@@ -253,7 +253,8 @@ def climb(plan: Plan) -> Generator[Progress, None, None]:
 def is_of(folder: RunFolder, config: Config, corpus: Corpus) -> bool:
     """Whether a run has these settings and this text, on whichever machine it was trained."""
     anywhere = {"device": "auto", "precision": "auto", "compile": "auto", "threads": 0}
-    found = load_config(folder.config).override(**anywhere)
+    anywhere["corpus"] = config.data.corpus
+    found = folder.settings().override(**anywhere)
     same_text = folder.environment_facts().get("corpus_sha256") == corpus.sha256
     return same_text and found == config.override(**anywhere)
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 
 from hornbook.config import Config, Request
 from hornbook.errors import ConfigError
+from hornbook.eval.split import Split
 from hornbook.plan import costs, law, memory
 from hornbook.plan import machine as machines
 from hornbook.plan.costs import Text, concluding_seconds
@@ -46,13 +47,16 @@ class Plan:
     predicted_loss: float
     concluding_seconds: float = 0.0
     reasons: tuple[Choice, ...] = ()
+    split: Split | None = None
 
     def as_dict(self) -> dict[str, object]:
         """The plan as `train --dry-run --json` prints it."""
         # What is shown as "batches" has had another name in JSON from the start.
         names = {"batches": "portions"}
         reasons = {names.get(each.value, each.value): each.why for each in self.reasons}
-        return {"parameters": self.parameters, "settings": asdict(self.config), "reasons": reasons}
+        figures = {"parameters": self.parameters, "settings": asdict(self.config)}
+        split = self.split.as_dict() if self.split else None
+        return {**figures, "reasons": reasons, "split": split}
 
 
 def plan(
@@ -72,10 +76,12 @@ def plan(
     concluding = concluding_seconds(config, text)
     left = seconds - concluding - costs.counting_seconds(config, text)
     if left < costs.SHORTEST_SECONDS:
+        needed = seconds - left + costs.SHORTEST_SECONDS
+        enough = config.train.minutes + (needed - seconds) / 60
         raise ConfigError(
-            f"{max(0.0, seconds):.0f} seconds are too few for this text: about "
-            f"{concluding + costs.SHORTEST_SECONDS:.0f} are needed once it is read; give more "
-            "--minutes"
+            f"--minutes {config.train.minutes:g}: {max(0, math.floor(seconds))} s of it are left "
+            f"once the text is read, and about {math.ceil(needed)} s are needed; give --minutes "
+            f"{math.ceil(10 * enough) / 10:g} or more"
         )
     most_bytes = memory.available_bytes() if machine.device.value == "cpu" else None
     search = Search(replace(request, config=config), text, machine, timer or time_step, most_bytes)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from hornbook.config import Config, Request
 from hornbook.errors import ConfigError
+from hornbook.eval.split import measure_split
 from hornbook.kernels import NativeUnavailableError, decoder_library
 from hornbook.plan import memory
 from hornbook.plan.costs import Text
@@ -56,8 +57,9 @@ def dry_run(request: Request, corpus: Corpus, *, started: float) -> Plan:
     """
     config, machine = request.config, choose(request.config)
     dataset = prepare(corpus, config.data)
+    split = measure_split(corpus, dataset)
     made = plan_minutes(request, machine, dataset, started)
-    return made or unplanned(config, text_of(config, dataset))
+    return replace(made or unplanned(config, text_of(config, dataset)), split=split)
 
 
 def plan_minutes(

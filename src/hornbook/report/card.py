@@ -164,13 +164,15 @@ def measure_context(result: Result) -> ContextLoss:
 
 def predictors(result: Result, compressed: list[Compressed]) -> Iterator[Predictor]:
     """The model, n-gram counts, the uniform guess and compressors, by the names of the JSON."""
-    found, order = result.baselines, result.baselines.ngram_order
+    notes = {
+        "bigram counts": "",
+        "unigram counts": "the frequency of each token",
+        "knowing nothing": "all tokens equally likely",
+    }
     yield Predictor("this model", result.kind, result.evaluation.nats_per_char)
-    if order != 2:
-        yield Predictor(f"{order}-gram counts", "counts", found.ngram, "the best order")
-    yield Predictor("bigram counts", "counts", found.bigram)
-    yield Predictor("unigram counts", "counts", found.unigram, "the frequency of each token")
-    yield Predictor("knowing nothing", "chance", found.uniform, "all tokens equally likely")
+    for name, nats in result.baselines.rows().items():
+        kind = "chance" if name == "knowing nothing" else "counts"
+        yield Predictor(name, kind, nats, notes.get(name, "the order that fits held-out text best"))
     for each in compressed:
         yield Predictor(each.name, "compressor", each.bits_per_char * log(2), each.settings)
 

@@ -22,10 +22,13 @@ def blocks(card: Card) -> Iterator[str]:
     if not result.finished:
         yield f"{words.unfinished(card)}\n"
     yield (
-        f"**{card.nats_per_char:.4f} nats per character** ({words.uncertainty(card.confidence)}); "
-        f"{evaluation.bits_per_char:.4f} bits per character, {evaluation.bits_per_byte:.4f} bits "
-        f"per byte, perplexity {card.perplexity:.3f} per character.\n"
+        f"**{card.nats_per_char:.4f} nats per character** on {words.measured_on(card)} "
+        f"({words.uncertainty(card)}); {evaluation.bits_per_char:.4f} bits per character, "
+        f"{evaluation.bits_per_byte:.4f} bits per byte, perplexity {card.perplexity:.3f} per "
+        "character.\n"
     )
+    if remark := words.copied_remark(card):
+        yield f"{remark}\n"
     yield " ".join(result.diagnosis.sentences) + "\n"
     yield from (f"- {advice}" for advice in result.diagnosis.advice)
     yield "\n## All predictors on one scale\n"

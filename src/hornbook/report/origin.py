@@ -2,18 +2,19 @@
 
 import shlex
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from hornbook.config import FIELDS, Config, preset, preset_names
 from hornbook.errors import HornbookError
 from hornbook.report.characters import alphabet
 from hornbook.runs.result import Result
+from hornbook.training.pace import replanned
 
-# Each machine chooses these for itself.
+# Each machine chooses these for itself; other weights come of other choices.
 OF_THE_MACHINE = ("device", "precision", "compile", "threads")
-# A plan for minutes fits one machine, so the command names the steps that it led to.
-PLANNED = ("minutes",)
 # Enough to find a text's letters, and which are frequent.
 COUNTED_CHARACTERS = 10_000_000
 FLAGS = ("steps", "patience", "seed", "tokenizer", "encoding")
@@ -73,7 +74,7 @@ def trace(result: Result) -> Origin:
         alphabet=alphabet(seen),
         settings=settings_of(config),
         environment={str(key): str(value) for key, value in environment.items()},
-        command=command_for(config),
+        command=command_for(config, result.folder.metrics_rows()),
     )
 
 
@@ -82,14 +83,21 @@ def settings_of(config: Config) -> dict[str, object]:
     return {name: getattr(getattr(config, section), name) for name, section in FIELDS.items()}
 
 
-def command_for(config: Config) -> str:
-    """The shortest `hornbook train` command with these settings."""
-    settings = settings_of(config)
+def command_for(config: Config, rows: Iterable[Mapping[str, Any]] = ()) -> str:
+    """The shortest `hornbook train` command that gives the same weights, on such a machine.
+
+    `rows` are the run's metrics: a run limited by time is made again by the steps that it took.
+    """
+    steps, replan = replanned(rows, config.train.steps)
+    settings = settings_of(config.override(steps=steps, replanned=replan, minutes=0.0))
 
     def differences(name: str) -> dict[str, object]:
-        usual, free = settings_of(preset(name)), (*OF_THE_MACHINE, *PLANNED, "corpus")
-        different = {key: value for key, value in settings.items() if value != usual[key]}
-        return {k: v for k, v in different.items() if k not in free} | {"steps": settings["steps"]}
+        usual, always = settings_of(preset(name)), ("steps", *OF_THE_MACHINE)
+        return {
+            key: value
+            for key, value in settings.items()
+            if key != "corpus" and (key in always or value != usual[key])
+        }
 
     name = min(preset_names(), key=lambda name: len(differences(name)))
     words = ["hornbook", "train", str(settings["corpus"])]

@@ -46,6 +46,7 @@ def header(card: Card) -> str:
         )
     )
     unfinished = "" if card.result.finished else f'<p class="alert">{words.unfinished(card)}</p>'
+    copied = words.copied_remark(card) if card.result.split.copied.much else ""
     details = " ".join(escape(sentence) for sentence in diagnosis.sentences[1:])
     first = escape(diagnosis.sentences[0])
     head, colon, rest = first.partition(":")
@@ -58,10 +59,11 @@ def header(card: Card) -> str:
 {unfinished}
 <div class="headline">
 <div><div class="big">{card.nats_per_char:.3f}</div>
-<div class="unit">nats per character on text it has never seen<br>
-{escape(words.uncertainty(card.confidence))}</div></div>
+<div class="unit">nats per character on {words.measured_on(card)}<br>
+{escape(words.uncertainty(card))}</div></div>
 <dl class="units">{units}</dl>
 </div>
+{f'<p class="alert">{escape(copied)}</p>' if copied else ""}
 <p class="verdict">{verdict} {details}</p>
 </header>
 """
@@ -94,7 +96,7 @@ def training(card: Card) -> str:
     advice = "".join(f"<li>{command_in(line)}</li>" for line in diagnosis.advice)
     advice = f'<h3>What to try next</h3><ul class="next">{advice}</ul>' if advice else ""
     if not card.points:
-        return f"<h2>Loss during training</h2><p>{escape(diagnosis.sentences[0])}</p>{advice}"
+        return f"<h2>Loss during training</h2><p>There was no evaluation.</p>{advice}"
     per_char = card.result.tokens_per_char
     batches = thinned([(step, loss * per_char) for step, loss in card.training_losses])
     validation = [(point.step, point.validation * per_char) for point in card.points]

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from hornbook.config import load_config
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.ngram.suffix_array import Match, SuffixArray
 from hornbook.report.copies import LENGTHS, Passage, Shares, Trace, TracedText
-from hornbook.runs.folder import check_same_text, open_run
+from hornbook.runs.folder import open_run, run_text
 from hornbook.runs.load import TrainedModel, load
-from hornbook.text.dataset import read_text
 from hornbook.text.forms import line_number
 
 if TYPE_CHECKING:
@@ -65,9 +63,8 @@ def trace(
     if text == "":
         raise DataError("the text to trace is empty: expected at least one character")
     folder = run.folder if isinstance(run, TrainedModel) else open_run(run)
-    config = run.config if isinstance(run, TrainedModel) else load_config(folder.config)
-    corpus = read_text(config.data)
-    check_same_text(corpus, folder)
+    config = run.config if isinstance(run, TrainedModel) else folder.settings()
+    corpus = run_text(folder, config)
     whole = corpus.text
     cut = corpus.split_place(config.data.validation_fraction)
     training, validation = whole[:cut], whole[cut:]

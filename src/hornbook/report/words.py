@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from hornbook.report.card import INDEXED_CHARACTERS, Card, shares_copied
 from hornbook.report.characters import Passage
-from hornbook.report.confidence import Interval
 from hornbook.report.context import ContextLoss
 
 # Predictors and their kinds have other names in the JSON, which programs rely on.
@@ -48,12 +47,28 @@ def unfinished(card: Card) -> str:
     )
 
 
-def uncertainty(confidence: Interval) -> str:
+def uncertainty(card: Card) -> str:
     """The headline's confidence interval."""
-    return (
-        f"95% confidence interval {confidence.low:.3f} to {confidence.high:.3f}, for other text of "
-        "the same kind"
-    )
+    low, high = card.confidence.low, card.confidence.high
+    kind = "with as much copied" if card.result.split.copied.much else "of the same kind"
+    return f"95% confidence interval {low:.3f} to {high:.3f}, for other text {kind}"
+
+
+def measured_on(card: Card) -> str:
+    """What the headline was measured on."""
+    copied = card.result.split.copied
+    if not copied.much:
+        return "text it has never seen"
+    return f"the validation text, of which it has seen {copied.share:.1%} in training"
+
+
+def copied_remark(card: Card) -> str:
+    """How much of the validation text is copied, and the loss on the rest; empty for nothing."""
+    copied, rest = card.result.split.copied, card.result.new_nats_per_char
+    if not copied.copied_characters:
+        return ""
+    loss = "Nothing is left" if rest is None else f"On the rest the loss is {rest:.4f} nats/char"
+    return f"{copied.sentence()}. {loss}."
 
 
 def context_advice(context: ContextLoss, block_size: int) -> str:
@@ -88,13 +103,16 @@ def copying(card: Card) -> str:
 
 def made_from(card: Card) -> Iterator[tuple[str, str]]:
     """The most important facts, by name."""
-    origin, result = card.origin, card.result
+    origin, result, split = card.origin, card.result, card.result.split
     config, environment = result.trained.config, origin.environment
     yield "text", f"{origin.corpus}, {origin.characters:,} characters"
     yield "SHA-256", origin.corpus_sha256
     last = f"{origin.validation_characters:,} ({origin.validation_fraction:.0%}) for validation"
     first = f"the first {origin.training_characters:,} characters for training"
     yield "split", f"{first}, the last {last}"
+    yield "copied", split.copied.sentence()
+    if split.only_validation:
+        yield "only in validation", split.symbols
     yield "vocabulary", f"{origin.vocab_size:,} distinct tokens ({origin.tokenizer})"
     yield (
         "model",

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hornbook.config import Config, load_config
+from hornbook.config import Config
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.infer.decoder import MOST_ROWS
 from hornbook.infer.engine import Engine
@@ -14,7 +14,7 @@ from hornbook.infer.native_decoder import NativeDecoder, Precision, Weights, cac
 from hornbook.infer.native_mixture import NativeMixture
 from hornbook.kernels import NativeUnavailableError
 from hornbook.models.schema import Schema
-from hornbook.runs.folder import RunFolder, check_same_text, open_run
+from hornbook.runs.folder import RunFolder, open_run, run_text
 from hornbook.runs.load import load, load_arrays, load_counts
 from hornbook.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -38,7 +38,7 @@ def open_engine(
     precision that only the C decoder has, where it is not available.
     """
     folder = open_run(path)
-    config = load_config(folder.config)
+    config = folder.settings()
     why = f"the {config.model.kind} model runs in PyTorch"
     if config.model.spec.c_kernels and weights == "int8" and config.model.with_counts:
         why = "int8's cost in loss is not measured for a network with n-grams"
@@ -90,11 +90,10 @@ def cost_of(
     precision: Precision, folder: RunFolder, config: Config, tokenizer: Tokenizer, arrays: Weights
 ) -> str:
     """What a precision of the weights costs in loss, measured on the run's validation text."""
-    from hornbook.text.dataset import prepare, read_text
+    from hornbook.text.dataset import prepare
 
     try:
-        corpus = read_text(config.data)
-        check_same_text(corpus, folder)
+        corpus = run_text(folder, config)
     except (DataError, CheckpointError) as error:
         return f"the cost of {precision} weights in loss was not measured: {error}"
     tokens = prepare(corpus, config.data, tokenizer).validation

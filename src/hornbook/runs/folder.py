@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -18,11 +19,12 @@ import msgspec
 from msgspec import Meta
 
 from hornbook.config import Config, load_config
-from hornbook.errors import CheckpointError, ConfigError
+from hornbook.errors import CheckpointError, ConfigError, DataError, command
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, UNFINISHED, Disk, write_atomically
 from hornbook.storage.files import JSON_BYTES, read_json, read_log, read_regular
 from hornbook.storage.lock import LOCK, Lock
+from hornbook.text import dataset
 from hornbook.text.corpus import Corpus
 
 # Format 2 added run.json.
@@ -125,10 +127,9 @@ class RunFolder:
             lock.acquire()
             occupied = self.config.exists()  # The process before may have finished it just now.
         if occupied:
-            raise ConfigError(
-                f"--out {self.path}: the folder is not empty; name a new one, or go on with its "
-                f"run by hornbook train --resume {self.path}"
-            )
+            on = command("train", "--resume", self.path)
+            run = f", or go on with its run by {on}" if self.config.exists() else ""
+            raise ConfigError(f"--out {self.path}: the folder is not empty; name a new one{run}")
         return lock
 
     def occupied(self) -> bool:
@@ -138,6 +139,31 @@ class RunFolder:
         others = {name for name in names - own if not name.startswith(UNFINISHED)}
         # Without our lock in it, a tokenizer.json may be anybody's.
         return bool(names) and others != {LOCK}
+
+    def discard(self, *, folder: bool, disk: Disk = DISK) -> None:
+        """Remove what `create` and a beginning that failed have left; with `folder` this folder."""
+        with suppress(OSError):
+            for path in self.path.iterdir():
+                disk.remove(path)
+            if folder:
+                disk.remove_empty_folder(self.path)
+
+    def settings(self) -> Config:
+        """The run's settings; a text that the run keeps is found wherever its folder is now.
+
+        Raises: ConfigError when they cannot be read.
+        """
+        config = load_config(self.config)
+        recorded, name = Path(config.data.corpus), self.text.name
+        near = [path for path in (self.text, self.path.parent / name) if path.is_file()]
+        if recorded.name == name and near and not (recorded.is_absolute() and recorded.exists()):
+            config = config.override(corpus=str(near[0].resolve()))
+        return config
+
+    def toml(self, config: Config) -> bytes:
+        """The contents of `config.toml`: the path of a text inside the run is relative to it."""
+        inside = config.data.corpus == str(self.text.resolve())
+        return (config.override(corpus=self.text.name) if inside else config).to_toml().encode()
 
     def establish(self, contents: dict[Path, bytes], disk: Disk = DISK) -> None:
         """Write the run's own files and their manifest. The settings come last and make it a run.
@@ -155,7 +181,7 @@ class RunFolder:
 
         Raises: CheckpointError when the disk refuses.
         """
-        data = config.to_toml().encode()
+        data = self.toml(config)
         known = self.read_manifest()
         if known is not None:
             name = self.config.name
@@ -211,7 +237,7 @@ class RunFolder:
             raise CheckpointError(
                 f"{path}: edited or damaged since the run began (its SHA-256 is not the one in "
                 "run.json); a run keeps its settings: undo the change, or train a new run with "
-                f"hornbook train --config {path}"
+                f"{command('train', '--config', path)}"
             )
         if entry.bytes != manifest.files[path.name].bytes:
             expected = manifest.files[path.name].bytes
@@ -271,7 +297,7 @@ def steps_never_saved(folder: RunFolder) -> int:
     Raises: CheckpointError when there was a checkpoint once, which must not be ignored.
     """
     done = max((row["step"] for row in folder.metrics_rows()), default=0)
-    interval = load_config(folder.config).train.checkpoint_interval
+    interval = folder.settings().train.checkpoint_interval
     if folder.result.exists():
         sign = "result.json says that the run had ended"
     elif done > interval:  # Step interval + 1 begins only after its checkpoint is on disk.
@@ -280,7 +306,7 @@ def steps_never_saved(folder: RunFolder) -> int:
         return done
     raise CheckpointError(
         f"{folder.checkpoints}: the run's checkpoints are missing: {sign}; bring the folder back, "
-        f"or train a new run with hornbook train --config {folder.config}"
+        f"or train a new run with {command('train', '--config', folder.config)}"
     )
 
 
@@ -307,6 +333,19 @@ def open_run(path: str | os.PathLike[str]) -> RunFolder:
     ]
     hint = f"; runs here: {', '.join(str(p) for p in sorted(near)[:5])}" if near else ""
     raise CheckpointError(f"{path}: not a run folder (no config.toml in it){hint}")
+
+
+def run_text(folder: RunFolder, config: Config) -> Corpus:
+    """The text that a run was trained on.
+
+    Raises: DataError when it cannot be read; CheckpointError when it has changed.
+    """
+    try:
+        corpus = dataset.read_text(config.data)
+    except DataError as error:
+        raise DataError(f"{error}; if it was moved, --text PATH says where it is now") from None
+    check_same_text(corpus, folder)
+    return corpus
 
 
 def check_same_text(corpus: Corpus, folder: RunFolder) -> None:

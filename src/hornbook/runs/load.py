@@ -7,11 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from hornbook.config import load_config
 from hornbook.errors import CheckpointError, DataError
 from hornbook.infer.engine import Engine
 from hornbook.ngram.model import NGramModel
-from hornbook.runs.folder import check_same_text, open_run
+from hornbook.runs.folder import open_run, run_text
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk
 from hornbook.text.tokenizer import load_tokenizer
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from hornbook.models.language_model import LanguageModel
     from hornbook.runs.folder import RunFolder
     from hornbook.text.arrays import Tokens
+    from hornbook.text.dataset import Dataset
     from hornbook.text.tokenizer import Tokenizer
 
 Found = TypeVar("Found", checkpoint.Checkpoint, checkpoint.Arrays)
@@ -68,12 +68,17 @@ class TrainedModel:
 
         Raises: DataError; CheckpointError when the text has changed.
         """
-        from hornbook.text.dataset import prepare, read_text
+        return self.evaluate_tokens(self.dataset().validation)
 
-        corpus = read_text(self.config.data)
-        check_same_text(corpus, self.folder)
-        tokens = prepare(corpus, self.config.data, self.tokenizer).validation
-        return self.evaluate_tokens(tokens)
+    def dataset(self) -> Dataset:
+        """The run's own text as tokens.
+
+        Raises: DataError; CheckpointError when the text has changed.
+        """
+        from hornbook.text.dataset import prepare
+
+        corpus = run_text(self.folder, self.config)
+        return prepare(corpus, self.config.data, self.tokenizer)
 
     def evaluate_text(self, text: str) -> Evaluation:
         """The exact loss on all of another text.
@@ -99,17 +104,23 @@ class TrainedModel:
 
 
 def load(
-    path: str | os.PathLike[str], *, which: Literal["best", "last"] = "best", device: str = "cpu"
+    path: str | os.PathLike[str],
+    *,
+    which: Literal["best", "last"] = "best",
+    device: str = "cpu",
+    text: str | None = None,
 ) -> TrainedModel:
     """The trained model of a run folder: its best weights, or its last.
 
+    `text` says where the run's text is now, if it was moved.
     Raises: CheckpointError when the run is missing, unfinished or damaged.
     """
     from hornbook.kernels import NativeUnavailableError
     from hornbook.models.registry import build, use_ngram_kernels
 
     folder = open_run(path)
-    config = load_config(folder.config)
+    config = folder.settings()
+    config = config.override(corpus=text) if text else config
     tokenizer = load_tokenizer(folder.tokenizer)
     found = load_checkpoint(folder, which)
     counted = load_counts(folder, tokenizer) if config.model.reads_counts else None

@@ -9,13 +9,14 @@ from hornbook.config import Family
 from hornbook.eval.baselines import Baselines, Floats, count_baselines, spread
 from hornbook.eval.diagnosis import Diagnosis, curve, diagnose
 from hornbook.eval.loss import MOST_EVALUATED, Evaluation, losses, per_char, summarise
+from hornbook.eval.split import Split, measure_split
 from hornbook.infer.engine import generate_sample
-from hornbook.runs.folder import RunFolder, check_same_text
+from hornbook.runs.folder import RunFolder, run_text
 from hornbook.runs.load import TrainedModel, load
 from hornbook.storage.files import read_json
 from hornbook.text.arrays import Tokens
 from hornbook.text.corpus import Corpus
-from hornbook.text.dataset import Dataset, prepare, read_text
+from hornbook.text.dataset import Dataset, prepare
 
 SAMPLE_TOKENS = 500
 
@@ -37,6 +38,7 @@ class Result:
     measured: Tokens
     nats: Floats
     baselines: Baselines
+    split: Split
     sample: str
     peak_memory_mib: float | None = None
     energy_joules: float | None = None
@@ -73,16 +75,20 @@ class Result:
         return per_char(self.trained.tokenizer, self.dataset.validation)
 
     @cached_property
+    def new_nats_per_char(self) -> float | None:
+        """The loss on what is not copied from the training text; None where everything is."""
+        return self.split.copied.elsewhere(self.trained.tokenizer, self.measured, self.nats)
+
+    @cached_property
     def diagnosis(self) -> Diagnosis:
         """The diagnosis of the training curve."""
-        baselines = self.baselines
         return diagnose(
             curve(self.folder.metrics_rows()),
             self.trained.config,
             tokens_per_char=self.tokens_per_char,
             passes=self.tokens / len(self.dataset.train),
-            ahead_of_counts=baselines.ngram - self.evaluation.nats_per_char,
-            order=baselines.ngram_order,
+            loss=self.evaluation.nats_per_char,
+            baselines=self.baselines,
         )
 
     def as_dict(self) -> dict[str, object]:
@@ -102,20 +108,24 @@ class Result:
             **{f"val_{name}": value for name, value in self.evaluation.as_dict().items()},
             "baselines_nats_per_char": self.baselines.as_dict(),
             "baselines_counted_tokens": self.baselines.counted_tokens,
+            "split": self.split.as_dict() | {"new_nats_per_char": self.new_nats_per_char},
             "diagnosis": asdict(self.diagnosis),
             "skipped_files": [asdict(each) for each in self.corpus.skipped],
         }
 
 
-def revisit(path: str | os.PathLike[str], *, device: str = "cpu") -> Result:
+def revisit(
+    path: str | os.PathLike[str], *, device: str = "cpu", text: str | None = None
+) -> Result:
     """Measure a run again from its folder, finished or not.
+
+    `text` says where its text is now, if it was moved.
 
     Raises: CheckpointError when there is no run, it has no checkpoint, or its text has changed.
     """
-    trained = load(path, device=device)
+    trained = load(path, device=device, text=text)
     folder, config = trained.folder, trained.config
-    corpus = read_text(config.data)
-    check_same_text(corpus, folder)
+    corpus = run_text(folder, config)
     rows = list(folder.metrics_rows())
     kept = kept_figures(folder)
     peak, energy = kept.get("peak_memory_mib"), kept.get("energy_joules")
@@ -148,14 +158,15 @@ def measure(
     steps: int,
     seconds: float,
     baselines: Baselines | None = None,
+    split: Split | None = None,
     peak_memory_mib: float | None = None,
     energy_joules: float | None = None,
     finished: bool = True,
 ) -> Result:
     """Measure a model's exact loss at every token of the validation part, and generate a sample.
 
-    Of a large part the loss is an estimate. `baselines` are those of the same text and tokens,
-    where they have been counted already.
+    Of a large part the loss is an estimate. `baselines` and `split` are those of the same text and
+    tokens, where they are known already.
     """
     size, tokens = trained.config.model.context_size, spread(dataset.validation, MOST_EVALUATED)
     nats = losses(trained.model, tokens, block_size=size)
@@ -169,6 +180,7 @@ def measure(
         measured=tokens,
         nats=nats,
         baselines=baselines or count_baselines(trained.model, trained.config.model, dataset),
+        split=split or measure_split(corpus, dataset),
         sample=generate_sample(trained.model, trained.tokenizer, max_new_tokens=SAMPLE_TOKENS),
         peak_memory_mib=peak_memory_mib,
         energy_joules=energy_joules,

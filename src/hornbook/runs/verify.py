@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hornbook.config import load_config
 from hornbook.errors import CheckpointError, HornbookError
 from hornbook.models.registry import build
 from hornbook.ngram import suffix_array as copies
@@ -126,7 +125,7 @@ def check_manifest(folder: RunFolder) -> str:
 
 def check_config(folder: RunFolder) -> str:
     """`config.toml`."""
-    config = load_config(folder.config)
+    config = folder.settings()
     return f"{config.model.kind}, {config.train.steps:,} steps on {config.data.corpus}"
 
 
@@ -143,7 +142,7 @@ def check_tokenizer(folder: RunFolder) -> str:
 
 def check_text(folder: RunFolder) -> str:
     """`input.txt`, against the hash of the text at the run's start."""
-    data = replace(load_config(folder.config).data, corpus=str(folder.text.resolve()))
+    data = replace(folder.settings().data, corpus=str(folder.text.resolve()))
     if read_text(data).sha256 != folder.environment_facts().get("corpus_sha256"):
         raise CheckpointError(f"{folder.text}: not the text that the run began with")
     return "the text, as it came on standard input"
@@ -192,7 +191,7 @@ def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFi
     fault = None
     try:
         found = checkpoint.read(path)
-        config = load_config(folder.config)
+        config = folder.settings()
         tokenizer = load_tokenizer(folder.tokenizer)
         if "model" not in found.tensors or (kind == "step" and "optimizer" not in found.tensors):
             raise CheckpointError(f"{path}: holds no weights, or no optimizer's state")

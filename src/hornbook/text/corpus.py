@@ -167,6 +167,30 @@ def path_reference(path: Path) -> str:
         return path.as_uri()
 
 
+def join(corpora: Sequence[Corpus]) -> Corpus:
+    """Several texts as one in their order, each read as it was."""
+    parts = tuple(part for corpus in corpora for part in corpus.parts)
+    found = survey(parts, lenient=False)
+    names = [
+        name
+        for corpus in corpora
+        for name in (corpus.names if len(corpus.parts) > 1 else (corpus.source,))
+    ]
+    return replace(
+        corpora[0],
+        name=f"{corpora[0].name}-and-{len(corpora) - 1}-more",
+        sha256=found.sha256,
+        characters=found.characters,
+        source=f"{corpora[0].source} and {len(corpora) - 1} more",
+        notes=(),
+        parts=parts,
+        names=tuple(names[number] for number in found.texts),
+        offsets=tuple(found.offsets),
+        boundaries=tuple(found.boundaries),
+        skipped=tuple(each for corpus in corpora for each in corpus.skipped),
+    )
+
+
 def _read_path(path: Path, reading: Reading) -> Corpus:
     status = status_of(path)
     if status is None:

@@ -180,6 +180,11 @@ def check_length(tokens: Tokens, block_size: int, part: str) -> None:
     Raises: DataError with the number of tokens that there are and that are needed.
     """
     if len(tokens) <= block_size:
+        if block_size == 1:
+            raise DataError(
+                f"the {part} text has {len(tokens)} token{'s' * (len(tokens) != 1)}, but at least "
+                "2 are needed: each token but the first is predicted; use a longer text"
+            )
         raise DataError(
             f"the {part} part of the text has {len(tokens)} tokens, but block_size = {block_size} "
             f"needs at least {block_size + 1}; use a longer text or a smaller block "

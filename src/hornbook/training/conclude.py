@@ -26,6 +26,7 @@ def conclude(
             steps=trainer.state.step,
             seconds=trainer.state.seconds,
             baselines=baselines,
+            split=trainer.split,
             peak_memory_mib=peak_memory_mib(),
             energy_joules=energy_joules,
         )

@@ -8,7 +8,7 @@ from hornbook.config import Config
 from hornbook.errors import NonFiniteLossError
 from hornbook.eval.diagnosis import curve, evaluations_since_best
 from hornbook.eval.loss import estimate
-from hornbook.infer.engine import generate_sample
+from hornbook.infer.engine import first_line, generate_sample
 from hornbook.storage.disk import DISK, Disk
 from hornbook.training.state import StepMetrics, record, save_if_best, save_last
 from hornbook.training.step import train_step
@@ -40,6 +40,8 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
     Raises: NonFiniteLossError; CheckpointError when the disk refuses.
     """
     intervals, state = trainer.config.train, trainer.state
+    # Not from an empty prompt: a model of an indented poem would write spaces without end.
+    prompt = first_line(trainer.dataset.tokenizer, trainer.dataset.validation)
     with trainer.lock:
         # A resumed run's state is saved already, and at step 0 there is nothing to save.
         saved = state.step
@@ -57,7 +59,8 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
                         block_size=trainer.config.model.context_size,
                         max_positions=intervals.eval_positions,
                     )
-                    metrics = replace(metrics, val_loss=val_loss, sample=write_sample(trainer))
+                    sample = write_sample(trainer, prompt)
+                    metrics = replace(metrics, val_loss=val_loss, sample=sample, prompt=prompt)
                     save_if_best(trainer, val_loss)
                 record(trainer, metrics)
                 if at_end or state.step % intervals.checkpoint_interval == 0:
@@ -91,11 +94,12 @@ def keep_pace(trainer: Trainer, metrics: StepMetrics) -> None:
         state.steps = max(1, planned)
 
 
-def write_sample(trainer: Trainer) -> str:
+def write_sample(trainer: Trainer, prompt: str) -> str:
     """A short sample of the present model; the training's random stream is not disturbed."""
     return generate_sample(
         trainer.state.model,
         trainer.dataset.tokenizer,
         max_new_tokens=trainer.config.train.sample_tokens,
         seed=trainer.config.train.seed,
+        prompt=prompt,
     )

@@ -1,8 +1,10 @@
 """Keeps a run's number of steps such that training ends when its time does."""
 
+import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 # The first steps set up, and say nothing of those that follow.
 WARM_UP_STEPS = 3
@@ -40,3 +42,29 @@ class Pace:
             return total
         seconds = sum(self.recent) / len(self.recent) + self.evaluation_seconds / eval_interval
         return step + int(left / seconds)
+
+
+class Replay(Pace):
+    """Another run's number of steps, after each of its steps: the setting `replanned`."""
+
+    def __init__(self, replanned: str) -> None:
+        super().__init__(math.inf)
+        pairs = (pair.split(":") for pair in replanned.split(","))
+        self.planned = {int(step): int(steps) for step, steps in pairs}
+
+    def steps(self, step: int, total: int, eval_interval: int) -> int:  # noqa: ARG002
+        """How many steps there were to be in all, once `step` was done."""
+        return self.planned.get(step, total)
+
+
+def replanned(rows: Iterable[Mapping[str, Any]], steps: int) -> tuple[int, str]:
+    """The settings `steps` and `replanned` that make the steps of a run again, from its metrics.
+
+    `steps` is what was planned last, where the rows do not have it.
+    """
+    planned = [row.get("steps") or steps for row in rows]
+    if set(planned) <= {steps}:
+        return steps, ""
+    taken = len(planned)
+    changes = zip(range(taken + 1), [taken, *planned], [*planned, taken], strict=True)
+    return taken, ",".join(f"{step}:{now}" for step, before, now in changes if now != before)

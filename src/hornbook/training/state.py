@@ -14,7 +14,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from hornbook.errors import CheckpointError, HornbookWarning, NonFiniteLossError
+from hornbook.errors import CheckpointError, HornbookWarning, NonFiniteLossError, command
 from hornbook.kernels.runtime import signals_held
 from hornbook.plan import machine
 from hornbook.runs.folder import Number, is_like
@@ -43,8 +43,10 @@ class StepMetrics:
     learning_rate_scale: float
     gradient_norm: float
     tokens_per_second: float
+    steps: int | None = None  # how many were planned when it was taken
     val_loss: float | None = None
     sample: str | None = None
+    prompt: str | None = None  # what the sample follows: a line of the validation part
 
 
 @dataclass
@@ -184,8 +186,8 @@ def save_last(trainer: Trainer) -> None:
         if not all(value.isfinite().all() for part in tensors.values() for value in part.values()):
             raise NonFiniteLossError(
                 f"step {state.step}: the update left weights that are not finite; what was "
-                f"saved before is kept. hornbook train --resume {trainer.folder.path} meets it "
-                "again. Try a lower learning_rate and muon_learning_rate"
+                f"saved before is kept. {command('train', '--resume', trainer.folder.path)} meets "
+                "it again. Try a lower learning_rate and muon_learning_rate"
             )
         cuda, unfinished = state.cuda_random_state, state.unfinished
         saved: dict[str, Any] = {

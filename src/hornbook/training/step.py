@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from hornbook.errors import NonFiniteLossError
+from hornbook.errors import NonFiniteLossError, command
 from hornbook.kernels.runtime import deterministic, signals_held
 from hornbook.models.language_model import Batch
 from hornbook.optim.optimizer import learning_rate_scale
@@ -62,6 +62,7 @@ def train_step(trainer: Trainer) -> StepMetrics:
                 learning_rate_scale=scale,
                 gradient_norm=gradient_norm,
                 tokens_per_second=trainer.tokens_per_step / seconds,
+                steps=state.steps,
             )
     return metrics
 
@@ -102,8 +103,8 @@ def broken_step(trainer: Trainer, losses: list[Tensor], norm: float) -> NonFinit
         where = f"batch {first}{last}: the gradient norm is {norm}"
     return NonFiniteLossError(
         f"step {step + 1}, {where}; nothing was updated, and the last good state is kept. "
-        f"hornbook train --resume {trainer.folder.path} meets it again. Try a lower learning_rate "
-        "and muon_learning_rate, or precision = 'float32'"
+        f"{command('train', '--resume', trainer.folder.path)} meets it again. Try a lower "
+        "learning_rate and muon_learning_rate, or precision = 'float32'"
     )
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from hornbook.config import Config, Request, load_config
+from hornbook.config import Config, Request
 from hornbook.errors import CheckpointError, ConfigError, HornbookWarning, redacted
+from hornbook.eval.split import Split, measure_split
 from hornbook.kernels import runtime
 from hornbook.models.ngram import CrossFit
 from hornbook.models.registry import build
@@ -23,9 +24,9 @@ from hornbook.plan.prepare import prepare as apply_choices
 from hornbook.runs.folder import (
     FORMAT,
     RunFolder,
-    check_same_text,
     new_run_path,
     open_run,
+    run_text,
     steps_never_saved,
 )
 from hornbook.runs.load import load_checkpoint, save_counts
@@ -36,7 +37,7 @@ from hornbook.text.corpora import CATALOGUE
 from hornbook.text.corpus import Corpus, path_reference
 from hornbook.text.dataset import Dataset, formed, prepare, read_text
 from hornbook.text.tokenizer import load_tokenizer
-from hornbook.training.pace import Pace
+from hornbook.training.pace import Pace, Replay
 from hornbook.training.state import TrainState, restore
 
 
@@ -62,6 +63,7 @@ class Trainer:
     cross_fit: CrossFit | None = None
     context_before: int = 0
     plan: Plan | None = None
+    split: Split | None = None
     pace: Pace | None = None
 
 
@@ -88,27 +90,38 @@ def begin(
     corpus = formed(corpus, data) if corpus else read_text(data)
     chosen = machine.choose(request.config)
     dataset = prepare(corpus, data)
+    split = measure_split(corpus, dataset)
     resolved = resolve(request, chosen, dataset, started=started)
     config, chosen, plan = resolved.config, resolved.machine, resolved.plan
     folder = RunFolder(Path(out) if out else new_run_path(corpus.name))
+    made = not folder.path.exists()
     lock = folder.create(disk)
-    config = config.override(corpus=lasting_reference(config.data.corpus, corpus, folder, disk))
-    trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
-    environment = {
-        "format": FORMAT,
-        **machine.describe(),
-        "commit": machine.source_commit(),
-        "corpus": corpus.name,
-        "corpus_sha256": corpus.sha256,
-        "data_fingerprint": dataset.fingerprint,
-        "parameters": trainer.state.model.parameter_count,
-    }
-    contents = {
-        folder.tokenizer: dataset.tokenizer.to_json().encode(),
-        folder.environment: json.dumps(environment, indent=1).encode(),
-        folder.config: config.to_toml().encode(),
-    }
-    folder.establish(contents, disk)
+    try:
+        several = data.corpus == "-" and len(corpus.parts) > 1
+        reference = lasting_reference(data.corpus, corpus, folder, disk)
+        encoding = None if several else data.encoding
+        config = config.override(corpus=reference, encoding=encoding)
+        trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
+        trainer.split = split
+        environment = {
+            "format": FORMAT,
+            **machine.describe(),
+            "commit": machine.source_commit(),
+            "corpus": corpus.name,
+            "corpus_sha256": corpus.sha256,
+            "data_fingerprint": dataset.fingerprint,
+            "parameters": trainer.state.model.parameter_count,
+        }
+        contents = {
+            folder.tokenizer: dataset.tokenizer.to_json().encode(),
+            folder.environment: json.dumps(environment, indent=1).encode(),
+            folder.config: folder.toml(config),
+        }
+        folder.establish(contents, disk)
+    except Exception:
+        folder.discard(folder=made, disk=disk)
+        lock.release()
+        raise
     if plan:
         trainer.plan = plan
         trainer.pace = Pace(started + 60 * config.train.minutes - plan.concluding_seconds)
@@ -121,11 +134,14 @@ def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk 
     """A name that finds the text again later, from any directory.
 
     Standard input cannot be read twice, and an address with a password or a token in it must not be
-    written down: for these the run keeps a copy of the bytes, to be read with the same settings.
+    written down: for these the run keeps a copy of the bytes, to be read with the same settings; of
+    several texts it keeps the joined one, in UTF-8.
     """
     if asked == "-" or redacted(asked) != asked:
         # In chunks: what comes through a pipe may be larger than memory.
-        write_atomically(folder.text, corpus.raw(), disk)
+        one = len(corpus.parts) == 1
+        pieces = corpus.raw() if one else (chunk.encode() for chunk in corpus.chunks())
+        write_atomically(folder.text, pieces, disk)
         return str(folder.text.resolve())
     by_name = any(asked in (known.name, *known.aliases) for known in CATALOGUE)
     path = Path(asked).expanduser()
@@ -138,9 +154,12 @@ def resume(
     steps: int | None = None,
     training_seconds: float | None = None,
     strict: bool = False,
+    text: str | None = None,
     disk: Disk = DISK,
 ) -> Trainer:
     """A run as its last checkpoint left it; `steps` extends it.
+
+    `text` says where the run's text is now, if it was moved, and is remembered.
 
     The learning rate follows the new number of steps from there on. `training_seconds` is as for
     `begin`, and includes those before the stop. Where this machine may compute other bits, an
@@ -160,7 +179,7 @@ def resume(
     with suppress(OSError):  # Leftovers of a crash do no harm.
         disk.sweep(folder.path)
         disk.sweep(folder.checkpoints)
-    planned = load_config(folder.config)
+    planned = folder.settings()
     if steps is not None and steps < planned.train.steps:
         raise ConfigError(
             f"--steps {steps}: the run is planned for {planned.train.steps} steps, and a plan can "
@@ -174,9 +193,12 @@ def resume(
             f"the {lost:,} steps in metrics.jsonl are taken again"
         )
         warnings.warn(warning, UnsavedStepsWarning, stacklevel=2)
-    config = planned if steps is None else planned.override(steps=steps, minutes=0.0)
-    corpus = read_text(config.data)
-    check_same_text(corpus, folder)
+    config = planned if steps is None else planned.override(steps=steps, minutes=0.0, replanned="")
+    if text:
+        config = config.override(corpus=text)
+    corpus = run_text(folder, config)
+    if text:
+        config = config.override(corpus=lasting_reference(text, corpus, folder, disk))
     dataset = prepare(corpus, config.data, load_tokenizer(folder.tokenizer))
     chosen = machine.choose_again(config)
     check_memory(config, chosen, dataset)
@@ -185,7 +207,7 @@ def resume(
     if saved:
         found = load_checkpoint(folder, "last")
         restore(trainer, found, strict=strict)
-        if config.train.minutes or training_seconds:
+        if config.train.minutes or config.train.replanned or training_seconds:
             state.steps = found.state["steps"]  # the pace's last plan
     # A run limited by minutes has no pace any more: the time since its start says nothing.
     if training_seconds:
@@ -234,12 +256,13 @@ def assemble(
         spare = len(dataset.train) - config.model.block_size
         before = min(config.model.context_size // 2, spare // 2)
     train = config.train
+    pace = Replay(train.replanned) if train.replanned else None
     return Trainer(
         state=TrainState(
             model=model,
             optimizers=Optimizers(model, config.optimizer, chosen.kernels),
             random_state=random_state,
-            steps=train.steps,
+            steps=pace.steps(0, train.steps, train.eval_interval) if pace else train.steps,
         ),
         config=config,
         machine=chosen,
@@ -251,6 +274,7 @@ def assemble(
         tokens_per_step=config.tokens_per_step,
         cross_fit=cross_fit,
         context_before=before,
+        pace=pace,
     )
 
 
