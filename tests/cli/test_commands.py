@@ -350,6 +350,20 @@ def test_a_text_kept_with_its_run_is_read_with_its_settings(place: Path) -> None
     assert json.loads(done.stdout)["skipped_files"] == []
 
 
+def test_documents_of_several_files_are_kept_as_documents(place: Path) -> None:
+    for name in ("a", "b"):
+        lines = (json.dumps({"id": name, "text": line}) + "\n" for line in TEXT.splitlines())
+        (place / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    options = ("--field", "text", "--out", "several", *TINY)
+    done = hornbook("train", "a.jsonl", "b.jsonl", "--steps", "2", *options, cwd=place)
+    assert done.returncode == 0, done.stderr.decode()
+    for command in ("eval", "verify"):
+        done = hornbook(command, "several", cwd=place)
+        assert done.returncode == 0, done.stderr.decode()
+    done = hornbook("train", "--resume", "several", "--steps", "3", cwd=place)
+    assert done.returncode == 0, done.stderr.decode()
+
+
 def test_a_text_whose_name_is_not_utf8_is_trained_on(place: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
     (place / name).mkdir()

@@ -134,14 +134,11 @@ def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk 
     """A name that finds the text again later, from any directory.
 
     Standard input cannot be read twice, and an address with a password or a token in it must not be
-    written down: for these the run keeps a copy of the bytes, to be read with the same settings; of
-    several texts it keeps the joined one, in UTF-8.
+    written down: for these the run keeps a copy, to be read with the same settings.
     """
     if asked == "-" or redacted(asked) != asked:
         # In chunks: what comes through a pipe may be larger than memory.
-        one = len(corpus.parts) == 1
-        pieces = corpus.raw() if one else (chunk.encode() for chunk in corpus.chunks())
-        write_atomically(folder.text, pieces, disk)
+        write_atomically(folder.text, corpus.kept(), disk)
         return str(folder.text.resolve())
     by_name = any(asked in (known.name, *known.aliases) for known in CATALOGUE)
     path = Path(asked).expanduser()
