@@ -16,7 +16,7 @@ from rich.text import Text
 
 from hornbook.cli.terminal import note, table
 from hornbook.report import Card
-from hornbook.report.words import copied_remark, duration, shown, uncertainty
+from hornbook.report.words import duration, shown, split_remarks, uncertainty
 from hornbook.training import StepMetrics, Trainer
 
 REFRESH_SECONDS = 0.25
@@ -223,8 +223,8 @@ def show_card(card: Card, out: Console) -> None:
         f"{card.nats_per_char:.4f} nats/char ({uncertainty(card)}); perplexity "
         f"{card.perplexity:.2f} per character.\n"
     )
-    if remark := copied_remark(card):
-        out.print(f"{escape(remark)}\n")
+    if remarks := split_remarks(card):
+        out.print(f"{escape(remarks)}\n")
     for sentence in result.diagnosis.sentences:
         out.print(escape(sentence))
     if result.diagnosis.advice:
