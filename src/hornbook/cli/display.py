@@ -171,7 +171,7 @@ class Display:
             height=CURVE_HEIGHT,
             legend_labels=["training", "validation"],
             color=self.console.color_system is not None,
-            force_ascii=not is_utf8(self.console.file),
+            character_set="block" if is_utf8(self.console.file) else "ascii",
         )
 
     def conclude(self, card: Card) -> None:
