@@ -127,7 +127,11 @@ def test_every_way_in_ends_alike(
     rung = ["--model", "bigram"] if name in ("n_head", "n_embd") else []
     for value, good in edges(name):
         # In a shell all is text: "" and None are words of their own there, 0 is a name.
-        if value is None or isinstance(value, (list, dict)) or name in ("corpus", "encoding", "field"):
+        if (
+            value is None
+            or isinstance(value, (list, dict))
+            or name in ("corpus", "encoding", "field")
+        ):
             continue
         if name == "model" and rung:
             continue
