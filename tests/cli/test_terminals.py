@@ -20,7 +20,6 @@ from hornbook.cli.console import plain, printable
 from hornbook.cli.display import continued
 from hornbook.cli.terminal import print_table
 from hornbook.errors import CheckpointError, DataError, command, quoted
-from hornbook.eval.diagnosis import counts_in_words
 from hornbook.infer.engine import first_line
 from hornbook.storage.disk import Disk
 from hornbook.text.corpus import read_corpus
@@ -173,7 +172,7 @@ def test_a_terminal_gets_no_control_characters_of_the_text(place: Path) -> None:
         (("sample", "my run", "--num-samples", "9" * 18), b"at most 100,000"),
         (("trace", "my run", "--seed", "-1"), b"from 0 to"),
         (("trace", "my run", "--samples", "1.5"), b"whole number"),
-        (("train", "text.txt", "--order", "-1"), b"from 0 to"),
+        (("train", "text.txt", "--order", "-1"), b"order = -1"),
         (("train", "text.txt", "--minutes", "0"), b"leaves no time to train"),
         (("train", "text.txt", "--minutes", "0.001"), b"give --minutes 0.2 or more"),
         (("train", "text.txt", "--tokenizer", "word"), b"expected one of char, byte, bpe"),
@@ -221,13 +220,6 @@ def test_eval_names_no_options_of_train(place: Path) -> None:
     assert done.returncode == 1
     assert b"1 token, but at least 2 are needed" in done.stderr
     assert b"--set" not in done.stderr
-
-
-def test_counts_of_order_1_have_no_token_before_them() -> None:
-    assert " 0 " not in counts_in_words(-0.5, 1)
-    assert "how often each token occurs" in counts_in_words(-0.5, 1)
-    assert "the one before it" in counts_in_words(-0.5, 2)
-    assert "the 4 before it" in counts_in_words(-0.5, 5)
 
 
 def test_several_texts_are_trained_on_in_order(place: Path) -> None:

@@ -18,7 +18,7 @@ from hornbook.cli.terminal import print_table
 from hornbook.errors import command, display_path
 from hornbook.infer.engine import first_line, generate_sample
 from hornbook.report import Card
-from hornbook.report.words import copied_remark, duration, shown, uncertainty
+from hornbook.report.words import duration, shown, split_remarks, uncertainty
 from hornbook.runs.result import SAMPLE_TOKENS
 from hornbook.training import StepMetrics, Trainer
 
@@ -171,7 +171,7 @@ class Display:
             height=CURVE_HEIGHT,
             legend_labels=["training", "validation"],
             color=self.console.color_system is not None,
-            force_ascii=not is_utf8(self.console.file),
+            character_set="block" if is_utf8(self.console.file) else "ascii",
         )
 
     def conclude(self, card: Card) -> None:
@@ -224,8 +224,8 @@ def show_card(card: Card, out: Console) -> None:
         f"{card.nats_per_char:.4f} nats/char ({uncertainty(card)}); perplexity "
         f"{card.perplexity:.2f} per character.\n"
     )
-    if remark := copied_remark(card):
-        out.print(f"{escape(remark)}\n")
+    if remarks := split_remarks(card):
+        out.print(f"{escape(remarks)}\n")
     for sentence in result.diagnosis.sentences:
         out.print(escape(sentence))
     if result.diagnosis.advice:
