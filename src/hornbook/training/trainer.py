@@ -4,6 +4,7 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from hornbook.storage.lock import Lock
 from hornbook.text.corpora import CATALOGUE
 from hornbook.text.corpus import Corpus, path_reference
 from hornbook.text.dataset import Dataset, formed, prepare, read_text
+from hornbook.text.fields import SEPARATOR
 from hornbook.text.tokenizer import load_tokenizer
 from hornbook.training.pace import Pace, Replay
 from hornbook.training.state import TrainState, restore
@@ -98,7 +100,7 @@ def begin(
     lock = folder.create(disk)
     try:
         several = data.corpus == "-" and len(corpus.parts) > 1
-        reference = lasting_reference(data.corpus, corpus, folder, disk)
+        reference = lasting_reference(data.corpus, corpus, folder, disk, field=data.field)
         encoding = None if several else data.encoding
         config = config.override(corpus=reference, encoding=encoding)
         trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
@@ -130,17 +132,29 @@ def begin(
     return trainer
 
 
-def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK) -> str:
+def records(corpus: Corpus, field: str) -> Iterator[str]:
+    """A text of documents as JSON Lines with this field."""
+    rest = ""
+    for chunk in corpus.chunks():
+        *whole, rest = (rest + chunk).split(SEPARATOR)
+        yield from (json.dumps({field: each}) + "\n" for each in whole)
+    yield json.dumps({field: rest}) + "\n"
+
+
+def lasting_reference(
+    asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK, *, field: str | None = None
+) -> str:
     """A name that finds the text again later, from any directory.
 
     Standard input cannot be read twice, and an address with a password or a token in it must not be
     written down: for these the run keeps a copy of the bytes, to be read with the same settings; of
-    several texts it keeps the joined one, in UTF-8.
+    several texts it keeps the joined one, in UTF-8, with a `field` as JSON Lines again.
     """
     if asked == "-" or redacted(asked) != asked:
         # In chunks: what comes through a pipe may be larger than memory.
         one = len(corpus.parts) == 1
-        pieces = corpus.raw() if one else (chunk.encode() for chunk in corpus.chunks())
+        joined = records(corpus, field) if field else corpus.chunks()
+        pieces = corpus.raw() if one else (chunk.encode() for chunk in joined)
         write_atomically(folder.text, pieces, disk)
         return str(folder.text.resolve())
     by_name = any(asked in (known.name, *known.aliases) for known in CATALOGUE)
