@@ -22,7 +22,7 @@ from hornbook.cli.terminal import print_table
 from hornbook.errors import CheckpointError, DataError, command, quoted
 from hornbook.infer.engine import first_line
 from hornbook.storage.disk import Disk
-from hornbook.text.corpus import read_corpus
+from hornbook.text.corpus import join, read_corpus
 
 # Letters that no encoding but UTF-8 has all of, and what a terminal would obey: ESC, BEL.
 TEXT = "café “to be” or — 가나 \x1b[31mnot\x07 to be\n    indented\n\n" * 80
@@ -236,6 +236,19 @@ def test_several_texts_are_trained_on_in_order(place: Path) -> None:
         assert hornbook("eval", run, cwd=place).returncode == 0
     finally:
         (place / "elsewhere.txt").rename(place / "text.txt")
+
+
+def test_fields_of_several_texts_are_read_again_as_they_were(tmp_path: Path) -> None:
+    for name, size in (("a", 150), ("b", 60)):
+        rows = (json.dumps({"text": f"to be or\nnot to {name} {i}"}) + "\n" for i in range(size))
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    corpora = [read_corpus(tmp_path / f"{name}.jsonl", field="text") for name in "ab"]
+    config = small(Path("-")).override(field="text")
+    trainer = engine.begin(config, out=tmp_path / "run", corpus=join(corpora))
+    list(engine.steps(trainer))
+    assert hb.load(tmp_path / "run").evaluate().positions == len(trainer.dataset.validation) - 1
+    resumed = engine.resume(tmp_path / "run", steps=6)
+    assert resumed.dataset.fingerprint == trainer.dataset.fingerprint
 
 
 def small(text: Path) -> hb.Config:
