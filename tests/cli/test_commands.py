@@ -90,7 +90,7 @@ def test_eval_agrees_with_train_and_with_python(place: Path) -> None:
     assert found["nats_per_char"] == pytest.approx(trained["val_nats_per_char"], abs=1e-6)
     assert set(found) == {
         "nats_per_token", "nats_per_char", "bits_per_char", "bits_per_byte",
-        "sliding_nats_per_char", "positions", "standard_error", "copied_share",
+        "sliding_nats_per_char", "positions", "standard_error", "copied_share", "skipped_files",
     }  # fmt: skip
     assert found["standard_error"] is None, "exact"
     assert found["positions"] == len(TEXT) - int(0.9 * len(TEXT)) - 1

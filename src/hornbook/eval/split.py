@@ -26,7 +26,7 @@ RUN = 50
 # From this share on a loss is no longer that of new text, and a warning says so.
 WARNING_SHARE = 0.05
 # How much of a training part's end is searched: 0.15 s and 20 MB per million characters.
-MOST_SEARCHED = 20_000_000
+MOST_SEARCHED = 8_000_000
 NAMED = 20
 
 
@@ -179,7 +179,7 @@ def find_copied(tokenizer: Tokenizer, tokens: Tokens, train: Tokens) -> Copied:
     Of a large training part the last MOST_SEARCHED characters are searched.
     """
     whole = spelled(tokenizer, tokens)
-    training = spelled(tokenizer, train[-MOST_SEARCHED:]).text
+    training = text_of(tokenizer, train[-MOST_SEARCHED:])
     partly = len(train) > MOST_SEARCHED or len(training) > MOST_SEARCHED
     index = SuffixArray.build(training[-MOST_SEARCHED:])
     copied = index.match_lengths(whole.text, RUN) > 0
@@ -204,10 +204,16 @@ class Spelled:
 
 def spelled(tokenizer: Tokenizer, tokens: Tokens) -> Spelled:
     """The text that tokens spell."""
-    names = tokenizer.token_bytes()
-    data = b"".join([names[token] for token in tokens.tolist()])
-    sizes = np.array([len(name) for name in names])[tokens]
-    return Spelled(data.decode(errors="surrogateescape"), sizes)
+    sizes = np.array([len(name) for name in tokenizer.token_bytes()])[tokens]
+    return Spelled(text_of(tokenizer, tokens), sizes)
+
+
+def text_of(tokenizer: Tokenizer, tokens: Tokens) -> str:
+    """The same without the lengths, in pieces: a list of a million Python objects is 8 MB."""
+    names, data = tokenizer.token_bytes(), bytearray()
+    for start in range(0, len(tokens), 1 << 20):
+        data += b"".join([names[each] for each in tokens[start : start + (1 << 20)].tolist()])
+    return data.decode(errors="surrogateescape")
 
 
 def all_within(mask: Mask, widths: NDArray[np.int64]) -> Mask:
