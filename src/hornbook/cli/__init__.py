@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hornbook import __version__
+from hornbook.cores import before_torch
 from hornbook.errors import HornbookError, HornbookWarning, for_terminal
 
 python_format_warning = warnings.formatwarning
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit status. Every error is one message on stderr."""
     status = 0
+    before_torch()
     handle_signals()
     warnings.formatwarning = format_warning
     try:

@@ -219,8 +219,7 @@ def assemble(
         # cuBLAS reads it when it starts, and refuses deterministic products without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     runtime.keep_freed_memory()
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
+    runtime.share_cores(config.train.threads)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         model = build(config.model, dataset.tokenizer.vocab_size, ngram_model)
