@@ -3,22 +3,47 @@
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 # The first steps set up, and say nothing of those that follow.
 WARM_UP_STEPS = 3
 RECENT_STEPS = 100
+# A plan is far off when less than this share of its steps fits; that is decided at the earliest
+# after so many steps, and only while this share of the time is left.
+FAR_OFF, STEPS_TO_DECIDE, TIME_TO_DECIDE = 0.5, 8, 0.4
+
+
+def waited_seconds() -> float:
+    """How long this thread could have run but had no core; 0 where the system does not say."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    return 0.0
 
 
 class Pace:
     """The number of steps that fit until `deadline`, in seconds on the given clock.
 
     It is computed anew at steps 4, 8, 16 and so on, after each evaluation, and at each of the last
-    steps: the learning rate then follows the new total from its present value.
+    steps: the learning rate then follows the new total from its present value. What follows
+    training takes `concluding_seconds` on an idle machine, and on a busy one as much longer as this
+    thread waits for a core (`waited`, in seconds).
     """
 
-    def __init__(self, deadline: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        deadline: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        concluding_seconds: float = 0.0,
+        waited: Callable[[], float] = waited_seconds,
+    ) -> None:
         self.deadline = deadline
         self.clock = clock
+        self.waited = waited
+        self.concluding_seconds = concluding_seconds
+        self.began, self.waited_before = clock(), waited()
+        self.planned_seconds = deadline - concluding_seconds - self.began
         self.taken = 0
         self.recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self.evaluation_seconds = 0.0
@@ -31,7 +56,7 @@ class Pace:
 
     def steps(self, step: int, total: int, eval_interval: int) -> int:
         """How many steps there should be in all, `step` of a planned `total` being done."""
-        left = self.deadline - self.clock() - self.evaluation_seconds
+        left = self.left() - self.evaluation_seconds
         if left <= 0:
             return step
         power_of_two = self.taken & (self.taken - 1) == 0
@@ -40,3 +65,24 @@ class Pace:
             return total
         seconds = sum(self.recent) / len(self.recent) + self.evaluation_seconds / eval_interval
         return step + int(left / seconds)
+
+    def left(self) -> float:
+        """The seconds until training must end."""
+        return self.deadline - self.clock() - self.concluding_seconds * self.slowdown()
+
+    def slowdown(self) -> float:
+        """How many times longer this thread takes because others use its core; 1 on an idle one.
+
+        A first second without waiting is assumed, so that a few steps do not decide.
+        """
+        passed, waited = self.clock() - self.began, self.waited() - self.waited_before
+        return (1 + passed) / (1 + max(0.0, passed - waited))
+
+    def far_off(self, steps: int, planned: int) -> bool:
+        """Whether far fewer steps fit than planned, and there is time for another plan."""
+        enough = self.left() > TIME_TO_DECIDE * (self.deadline - self.began)
+        return self.taken == STEPS_TO_DECIDE and enough and steps < FAR_OFF * planned
+
+    def seconds_of(self, steps: int) -> float:
+        """What each of so many steps has cost by now, evaluations included."""
+        return (self.clock() - self.began) / max(1, steps)
