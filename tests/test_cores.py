@@ -1,5 +1,6 @@
 """How many cores a process may use, from fake cgroup trees, real affinity and the environment."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from hornbook import cores
+from hornbook.cli.doctor import run as doctor
+from hornbook.config import Config
+from hornbook.infer.native_decoder import choose_threads
+from hornbook.plan.machine import ThreadsWarning, choose
 
 
 def tree(
@@ -149,7 +154,7 @@ def test_a_quota_sets_torchs_threads_before_it_is_imported() -> None:
         "cores.before_torch(); import torch\n"
         "print(torch.get_num_threads(), cores.usable().why)"
     )
-    assert python(code) == "1 a cgroup quota of 1 cores"
+    assert python(code) == "1 a cgroup quota of 1 core"
 
 
 def test_in_a_notebook_that_loaded_torch_first_a_quota_still_counts() -> None:
@@ -160,3 +165,34 @@ def test_in_a_notebook_that_loaded_torch_first_a_quota_still_counts() -> None:
         "hb.GPT; print(torch.get_num_threads())"
     )
     assert python(code) == "1"
+
+
+def test_threads_above_what_may_be_used_are_a_warning_and_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cores, "cgroup_quota", lambda *_: 1.0)
+    with pytest.warns(ThreadsWarning, match="may use 1 ") as found:
+        chosen = choose(Config().override(threads=2))
+    assert chosen.threads == 2
+    assert "\n" not in str(found[0].message)
+
+
+def test_the_decoder_keeps_within_a_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(cores, "affinity_count", lambda: 8)
+    monkeypatch.setattr(cores, "cgroup_quota", lambda *_: None)
+    assert choose_threads(100_000_000) == 8
+    monkeypatch.setattr(cores, "cgroup_quota", lambda *_: 2.0)
+    assert choose_threads(100_000_000) == 2
+    assert choose_threads(100_000) == 1
+
+
+def test_doctor_says_how_many_cores_and_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(cores, "affinity_count", lambda: 2)
+    monkeypatch.setattr(cores, "cgroup_quota", lambda *_: 1.0)
+    doctor(json=True)
+    may = json.loads(capsys.readouterr().out)["usable_cores"]
+    assert may == {"count": 1, "why": "a cgroup quota of 1 core", "quota": 1.0}

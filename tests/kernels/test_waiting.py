@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch  # noqa: F401 (its OpenMP is what waits)
 
+import hornbook as hb
 from hornbook.kernels import waiting
+from hornbook.plan.machine import obstacle_to_c
 
 
 def tasks(folder: Path, delays: dict[str, int]) -> Path:
@@ -77,3 +79,35 @@ def test_one_thread_and_a_user_who_chose_are_left_alone(monkeypatch: pytest.Monk
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     waiting.yield_when_busy(2, started)
     assert not started
+
+
+# Three steps by the C kernels, with the second team or without.
+TRAINED = """
+import hashlib, sys, torch
+import hornbook as hb
+from hornbook.kernels.library import openmp
+from hornbook.kernels.waiting import Team
+torch.set_num_threads(2)
+team = Team(openmp(), 2)
+if sys.argv[1] == "held":
+    team.hold()
+config = hb.preset("quick").override(corpus="text.txt", steps=3, compile="c", threads=2)
+list(hb.train(config, out=sys.argv[1]))
+weights = hb.load(sys.argv[1], which="last").model.state_dict()
+print(hashlib.sha256(b"".join(w.float().numpy().tobytes() for w in weights.values())).hexdigest())
+"""
+
+
+def test_how_threads_wait_changes_no_bit(tmp_path: Path) -> None:
+    reason = obstacle_to_c(hb.preset("quick"), "cpu", "float32")
+    if reason:
+        pytest.skip(reason)
+    (tmp_path / "text.txt").write_text("to be, or not to be: that is the question.\n" * 400)
+    found = {
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", TRAINED, how],
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        ).stdout
+        for how in ("held", "free")
+    }  # fmt: skip
+    assert len(found) == 1

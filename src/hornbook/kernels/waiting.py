@@ -5,8 +5,9 @@ cores, waiting threads spin 100 times (microseconds) before they sleep. A second
 that does nothing brings that about, and ends it when the team is dissolved; so it works where torch
 was loaded long before hornbook. Waiting changes no bit of a result.
 
-Spinning is worth keeping on an idle machine, where a step of the `quick` preset takes 20% longer
-without; on a busy one the spinning thread holds the core that the awaited one needs.
+Spinning is worth keeping on an idle machine: without it the `quick` preset trained at 78 to 87% of
+its speed. On a busy one the spinning thread holds the core that the awaited one needs: there the
+same steps took 3 to 10 times as long (docs/experiments.md).
 """
 
 import ctypes
@@ -19,8 +20,9 @@ from hornbook.cores import waiting_is_set
 from hornbook.kernels.library import NativeUnavailableError, openmp
 
 POLL_SECONDS = 0.2
-# The machine is busy when this process's threads spend so much of the time waiting for a core, and
-# idle again after so many quiet polls. Idle, the share was below 0.02; beside one program, 0.3.
+# The machine is busy when this process's threads, together, wait for a core for this share of the
+# time, and idle again after so many quiet polls. With one program more than cores somebody waits all
+# the time; waking up takes microseconds.
 BUSY_SHARE = 0.1
 QUIET_POLLS = 10
 
