@@ -21,8 +21,8 @@ from hornbook.kernels.library import NativeUnavailableError, openmp
 
 POLL_SECONDS = 0.2
 # The machine is busy when this process's threads, together, wait for a core for this share of the
-# time, and idle again after so many quiet polls. With one program more than cores somebody waits all
-# the time; waking up takes microseconds.
+# time, and idle again after so many quiet polls. With one program more than cores somebody waits
+# all the time; waking up takes microseconds.
 BUSY_SHARE = 0.1
 QUIET_POLLS = 10
 
