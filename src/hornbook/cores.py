@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 # By default libgomp's threads spin 300,000 times (about 4 ms) before they sleep. In steps of the
-# `quick` preset on a busy machine 85% of the gaps between parallel regions were below 0.2 ms; 20,000
-# spins are about 0.3 ms.
+# `quick` preset on a busy machine 85% of the gaps between parallel regions were below 0.2 ms;
+# 20,000 spins are about 0.3 ms.
 SPINS = "20000"
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
