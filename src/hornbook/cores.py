@@ -108,6 +108,23 @@ def quota_of(folder: Path) -> float | None:
     return int(most) / int(period)
 
 
+def thread_seconds(schedstat: Path = Path("/proc/thread-self/schedstat")) -> tuple[float, float]:
+    """How long this thread ran, and how long it could have but had no core; zeros if unknown."""
+    with suppress(OSError, ValueError, IndexError):
+        ran, waited = schedstat.read_text(encoding="utf-8").split()[:2]
+        return int(ran) / 1e9, int(waited) / 1e9
+    return 0.0, 0.0
+
+
+def slowdown() -> float:
+    """How many times longer this thread has taken so far because others use its core; 1 if none.
+
+    A first second without waiting is assumed, so that a few moments do not decide.
+    """
+    ran, waited = thread_seconds()
+    return (1 + ran + waited) / (1 + ran)
+
+
 def before_torch() -> None:
     """Set what OpenMP reads when torch loads it: how long threads spin, and a quota's threads.
 

@@ -13,7 +13,7 @@ from hornbook.config import Config, Request, preset_names
 from hornbook.errors import ConfigError
 from hornbook.eval.loss import MOST_EVALUATED
 from hornbook.models.registry import meta_model
-from hornbook.plan import costs, machine, memory, resolved, timing
+from hornbook.plan import costs, machine, memory, planner, resolved, timing
 from hornbook.plan.costs import Text
 from hornbook.plan.law import predicted_loss
 from hornbook.plan.memory import Countable
@@ -23,6 +23,12 @@ from hornbook.text.corpus import read_corpus
 from hornbook.text.dataset import prepare
 
 SHAKESPEARE = Text(train_tokens=1_003_854, validation_tokens=111_540, vocab_size=65)
+
+
+@pytest.fixture(autouse=True)
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans as on an idle machine, whatever else runs on this one."""
+    monkeypatch.setattr(planner, "slowdown", lambda: 1.0)
 
 
 def on_a_machine(flops: float, update_flops: float | None = None):

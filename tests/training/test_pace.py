@@ -55,7 +55,7 @@ def test_what_follows_training_takes_longer_on_a_busy_machine() -> None:
     assert pace.planned_seconds == 26
     now = 9.0
     assert pace.left() == pytest.approx(30 - 9 - 4)
-    waited = 5.0  # half of the time without a core
+    waited = 6.0  # (3 + 9) s for 3 + 3 s of work
     assert pace.left() == pytest.approx(30 - 9 - 8)
 
 

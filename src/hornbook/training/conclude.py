@@ -17,7 +17,8 @@ def steps_why(trainer: Trainer) -> str:
     if taken == train.steps:
         why = "as planned"
     elif pace is not None and trainer.plan is not None:
-        took, planned = 1e3 * pace.seconds_of(taken), 1e3 * pace.planned_seconds / train.steps
+        planned = 1e3 * max(0.0, pace.planned_seconds) / train.steps
+        took = 1e3 * pace.seconds_of(taken)
         why = f"a step took {took:.3g} ms with evaluations, and {planned:.3g} ms were planned"
     else:
         why = "as many as its time allowed"

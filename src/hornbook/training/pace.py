@@ -3,8 +3,8 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+
+from hornbook.cores import thread_seconds
 
 # The first steps set up, and say nothing of those that follow.
 WARM_UP_STEPS = 3
@@ -12,13 +12,8 @@ RECENT_STEPS = 100
 # A plan is far off when less than this share of its steps fits; that is decided at the earliest
 # after so many steps, and only while this share of the time is left.
 FAR_OFF, STEPS_TO_DECIDE, TIME_TO_DECIDE = 0.5, 8, 0.4
-
-
-def waited_seconds() -> float:
-    """How long this thread could have run but had no core; 0 where the system does not say."""
-    with suppress(OSError, ValueError, IndexError):
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
-    return 0.0
+# What was known of the machine before training counts as so many seconds of it.
+SECONDS_BEFORE = 3.0
 
 
 class Pace:
@@ -27,7 +22,7 @@ class Pace:
     It is computed anew at steps 4, 8, 16 and so on, after each evaluation, and at each of the last
     steps: the learning rate then follows the new total from its present value. What follows
     training takes `concluding_seconds` on an idle machine, and on a busy one as much longer as this
-    thread waits for a core (`waited`, in seconds).
+    thread waits for a core (`waited`, in seconds). `slowdown` is that of the time before.
     """
 
     def __init__(
@@ -36,11 +31,13 @@ class Pace:
         clock: Callable[[], float] = time.monotonic,
         *,
         concluding_seconds: float = 0.0,
-        waited: Callable[[], float] = waited_seconds,
+        waited: Callable[[], float] = lambda: thread_seconds()[1],
+        slowdown: float = 1.0,
     ) -> None:
         self.deadline = deadline
         self.clock = clock
         self.waited = waited
+        self.before = slowdown
         self.concluding_seconds = concluding_seconds
         self.began, self.waited_before = clock(), waited()
         self.planned_seconds = deadline - concluding_seconds - self.began
@@ -71,12 +68,10 @@ class Pace:
         return self.deadline - self.clock() - self.concluding_seconds * self.slowdown()
 
     def slowdown(self) -> float:
-        """How many times longer this thread takes because others use its core; 1 on an idle one.
-
-        A first second without waiting is assumed, so that a few steps do not decide.
-        """
+        """How many times longer this thread takes because others use its core; 1 on an idle one."""
         passed, waited = self.clock() - self.began, self.waited() - self.waited_before
-        return (1 + passed) / (1 + max(0.0, passed - waited))
+        ran = SECONDS_BEFORE + max(0.0, passed - waited)
+        return (SECONDS_BEFORE * self.before + passed) / ran
 
     def far_off(self, steps: int, planned: int) -> bool:
         """Whether far fewer steps fit than planned, and there is time for another plan."""

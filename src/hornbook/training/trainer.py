@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from hornbook.config import Config, Request, load_config
+from hornbook.cores import slowdown
 from hornbook.errors import CheckpointError, ConfigError, HornbookWarning, redacted
 from hornbook.kernels import runtime
 from hornbook.models.ngram import CrossFit
@@ -144,6 +145,7 @@ def follow(trainer: Trainer, plan: Plan) -> None:
     trainer.pace = Pace(
         trainer.started + 60 * trainer.config.train.minutes,
         concluding_seconds=plan.concluding_seconds,
+        slowdown=slowdown(),
     )
 
 
