@@ -196,3 +196,10 @@ def test_doctor_says_how_many_cores_and_why(
     doctor(json=True)
     may = json.loads(capsys.readouterr().out)["usable_cores"]
     assert may == {"count": 1, "why": "a cgroup quota of 1 core", "quota": 1.0}
+
+
+def test_how_long_a_thread_waited_for_a_core(tmp_path: Path) -> None:
+    (tmp_path / "schedstat").write_text("2000000000 500000000 7\n")
+    assert cores.thread_seconds(tmp_path / "schedstat") == (2.0, 0.5)
+    assert cores.thread_seconds(tmp_path / "absent") == (0.0, 0.0)
+    assert cores.slowdown() >= 1

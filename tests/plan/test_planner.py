@@ -277,3 +277,14 @@ def test_a_run_is_resolved_once_and_has_no_auto(
     )
     ngram = Request(hb.preset("ngram").override(steps=9))
     assert resolved.resolve(ngram, machine.choose(ngram.config), dataset).config.train.steps == 1
+
+
+def test_a_busy_machine_gets_fewer_steps_and_is_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = planned(30, n_layer=2, n_head=2, n_embd=64, batch_size=8)
+    monkeypatch.setattr(planner, "slowdown", lambda: 2.0)
+    after = planned(30, n_layer=2, n_head=2, n_embd=64, batch_size=8)
+    assert after.train.steps < before.train.steps
+    monkeypatch.setattr(planner, "slowdown", lambda: 50.0)
+    assert planned(30).train.steps > 0
