@@ -238,6 +238,9 @@ def show_card(card: Card, out: Console) -> None:
         f"\n{result.steps:,} steps, {result.tokens:,} tokens, {spent} of training"
         f"{memory}; best at step {result.step:,}.\n"
     )
+    if abs(result.steps - result.planned_steps) > 0.1 * result.planned_steps:
+        why = result.steps_why or "the run has not ended"
+        out.print(f"{result.planned_steps:,} steps were planned: {escape(why)}.\n")
 
 
 def continued(prompt: str, sample: str) -> Text:

@@ -125,7 +125,10 @@ def made_from(card: Card) -> Iterator[tuple[str, str]]:
         f"length {config.model.context_size} tokens, block size {config.model.block_size}",
     )
     steps = f"{result.steps:,} steps, {result.tokens:,} tokens, {duration(result.seconds)}"
-    yield "training", f"{steps}; best at step {result.step:,}"
+    planned = ""
+    if result.finished and result.steps != result.planned_steps:
+        planned = f"; {result.planned_steps:,} steps were planned: {result.steps_why}"
+    yield "training", f"{steps}; best at step {result.step:,}{planned}"
     energy = "not available on this machine"
     if result.energy_joules is not None:
         energy = (
