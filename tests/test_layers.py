@@ -10,7 +10,7 @@ import hornbook
 SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
-    {"errors"},
+    {"errors", "cores"},
     {"storage"},
     {"config"},
     {"text"},

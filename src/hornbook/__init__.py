@@ -12,6 +12,8 @@ hornbook itself is quick and does not import torch.
 """
 
 import importlib
+import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -75,10 +77,24 @@ HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported now that it is asked for."""
+    """A public name, imported now that it is asked for.
+
+    The first that needs torch also sets how torch's threads share this machine.
+    """
     if name not in HOMES:
         raise AttributeError(f"module 'hornbook' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"hornbook.{HOMES[name]}"), name)
+    cores = importlib.import_module("hornbook.cores")
+    cores.before_torch()
+    found = getattr(importlib.import_module(f"hornbook.{HOMES[name]}"), name)
+    if "torch" in sys.modules:
+        share_cores()
+    return found
+
+
+@cache
+def share_cores() -> None:
+    """Once: torch's threads within a quota, and yielding while other programs compute."""
+    importlib.import_module("hornbook.kernels.runtime").share_cores()
 
 
 def __dir__() -> list[str]:

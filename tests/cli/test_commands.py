@@ -90,7 +90,7 @@ def test_eval_agrees_with_train_and_with_python(place: Path) -> None:
     assert found["nats_per_char"] == pytest.approx(trained["val_nats_per_char"], abs=1e-6)
     assert set(found) == {
         "nats_per_token", "nats_per_char", "bits_per_char", "bits_per_byte",
-        "sliding_nats_per_char", "positions", "standard_error",
+        "sliding_nats_per_char", "positions", "standard_error", "copied_share", "skipped_files",
     }  # fmt: skip
     assert found["standard_error"] is None, "exact"
     assert found["positions"] == len(TEXT) - int(0.9 * len(TEXT)) - 1
@@ -332,8 +332,56 @@ def test_a_text_on_standard_input_is_kept_with_its_run(place: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
     assert b"byte order mark" in done.stderr
     run = json.loads(done.stdout)["run"]
-    assert (place / run / "input.txt").read_text(encoding="utf-8") == TEXT
+    assert (place / run / "input.txt").read_bytes() == TEXT.encode("utf-8-sig")
     assert hornbook("eval", run, cwd=place).returncode == 0
+
+
+def test_a_text_kept_with_its_run_is_read_with_its_settings(place: Path) -> None:
+    lines = "".join(json.dumps({"text": line}) + "\n" for line in [*TEXT.splitlines(), "가나다"])
+    options = ("--encoding", "utf-16-le", "--field", "text", "--out", "documents")
+    data = lines.encode("utf-16-le")
+    done = hornbook("train", "-", "--steps", "2", *options, *TINY, cwd=place, stdin=data)
+    assert done.returncode == 0, done.stderr.decode()
+    for command in ("eval", "verify"):
+        done = hornbook(command, "documents", cwd=place)
+        assert done.returncode == 0, done.stderr.decode()
+    done = hornbook("train", "--resume", "documents", "--steps", "3", "--json", cwd=place)
+    assert json.loads(done.stdout)["steps"] == 3
+    assert json.loads(done.stdout)["skipped_files"] == []
+
+
+def test_documents_of_several_files_are_kept_as_documents(place: Path) -> None:
+    for name in ("a", "b"):
+        lines = (json.dumps({"id": name, "text": line}) + "\n" for line in TEXT.splitlines())
+        (place / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    options = ("--field", "text", "--out", "several", *TINY)
+    done = hornbook("train", "a.jsonl", "b.jsonl", "--steps", "2", *options, cwd=place)
+    assert done.returncode == 0, done.stderr.decode()
+    for command in ("eval", "verify"):
+        done = hornbook(command, "several", cwd=place)
+        assert done.returncode == 0, done.stderr.decode()
+    done = hornbook("train", "--resume", "several", "--steps", "3", cwd=place)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_text_whose_name_is_not_utf8_is_trained_on(place: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    (place / name).mkdir()
+    (place / name / f"{name}.txt").write_text(TEXT, encoding="utf-8")
+    (place / name / "other.txt").write_bytes("옛날 옛적에 호랑이가\n".encode("cp949") * 9)
+    for corpus, run in ((name, "folder"), (f"{name}/{name}.txt", "file")):
+        options = ("--steps", "2", "--out", f"of-a-{run}", "--json", *TINY)
+        done = hornbook("train", corpus, *options, cwd=place)
+        assert done.returncode == 0, done.stderr.decode()
+        skipped = json.loads(done.stdout)["skipped_files"]
+        assert [(each["file"], each["encoding"]) for each in skipped] == (
+            [("other.txt", "cp949")] if run == "folder" else []
+        )
+        for command in (("eval",), ("report",), ("train", "--resume")):
+            done = hornbook(*command, f"of-a-{run}", cwd=place)
+            assert done.returncode == 0, done.stderr.decode()
+    done = hornbook("train", name, "--steps", "2", "--dry-run", "--json", cwd=place)
+    assert [each["file"] for each in json.loads(done.stdout)["skipped_files"]] == ["other.txt"]
 
 
 def wait_for(process: subprocess.Popen[bytes], pattern: bytes) -> None:

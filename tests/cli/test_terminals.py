@@ -20,10 +20,9 @@ from hornbook.cli.console import plain, printable
 from hornbook.cli.display import continued
 from hornbook.cli.terminal import print_table
 from hornbook.errors import CheckpointError, DataError, command, quoted
-from hornbook.eval.diagnosis import counts_in_words
 from hornbook.infer.engine import first_line
 from hornbook.storage.disk import Disk
-from hornbook.text.corpus import read_corpus
+from hornbook.text.corpus import join, read_corpus
 
 # Letters that no encoding but UTF-8 has all of, and what a terminal would obey: ESC, BEL.
 TEXT = "café “to be” or — 가나 \x1b[31mnot\x07 to be\n    indented\n\n" * 80
@@ -173,7 +172,7 @@ def test_a_terminal_gets_no_control_characters_of_the_text(place: Path) -> None:
         (("sample", "my run", "--num-samples", "9" * 18), b"at most 100,000"),
         (("trace", "my run", "--seed", "-1"), b"from 0 to"),
         (("trace", "my run", "--samples", "1.5"), b"whole number"),
-        (("train", "text.txt", "--order", "-1"), b"from 0 to"),
+        (("train", "text.txt", "--order", "-1"), b"order = -1"),
         (("train", "text.txt", "--minutes", "0"), b"leaves no time to train"),
         (("train", "text.txt", "--minutes", "0.001"), b"give --minutes 0.2 or more"),
         (("train", "text.txt", "--tokenizer", "word"), b"expected one of char, byte, bpe"),
@@ -223,13 +222,6 @@ def test_eval_names_no_options_of_train(place: Path) -> None:
     assert b"--set" not in done.stderr
 
 
-def test_counts_of_order_1_have_no_token_before_them() -> None:
-    assert " 0 " not in counts_in_words(-0.5, 1)
-    assert "how often each token occurs" in counts_in_words(-0.5, 1)
-    assert "the one before it" in counts_in_words(-0.5, 2)
-    assert "the 4 before it" in counts_in_words(-0.5, 5)
-
-
 def test_several_texts_are_trained_on_in_order(place: Path) -> None:
     (place / "-dash.txt").write_text("last " * 100, encoding="utf-8")
     done = hornbook(
@@ -244,6 +236,19 @@ def test_several_texts_are_trained_on_in_order(place: Path) -> None:
         assert hornbook("eval", run, cwd=place).returncode == 0
     finally:
         (place / "elsewhere.txt").rename(place / "text.txt")
+
+
+def test_fields_of_several_texts_are_read_again_as_they_were(tmp_path: Path) -> None:
+    for name, size in (("a", 150), ("b", 60)):
+        rows = (json.dumps({"text": f"to be or\nnot to {name} {i}"}) + "\n" for i in range(size))
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    corpora = [read_corpus(tmp_path / f"{name}.jsonl", field="text") for name in "ab"]
+    config = small(Path("-")).override(field="text")
+    trainer = engine.begin(config, out=tmp_path / "run", corpus=join(corpora))
+    list(engine.steps(trainer))
+    assert hb.load(tmp_path / "run").evaluate().positions == len(trainer.dataset.validation) - 1
+    resumed = engine.resume(tmp_path / "run", steps=6)
+    assert resumed.dataset.fingerprint == trainer.dataset.fingerprint
 
 
 def small(text: Path) -> hb.Config:

@@ -91,5 +91,5 @@ def test_of_many_positions_the_loss_is_estimated_with_its_error() -> None:
 
 
 def test_one_token_cannot_be_evaluated() -> None:
-    with pytest.raises(DataError, match="1 tokens"):
+    with pytest.raises(DataError, match="1 token,"):
         losses(small_gpt(), np.array([3], np.uint8), block_size=16)

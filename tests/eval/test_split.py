@@ -161,9 +161,9 @@ def test_a_leak_is_told_in_plan_result_card_and_eval(
     assert command(["train", *text, "--out", str(run)]) == 0
     printed = capsys.readouterr()
     assert f"note: {share}" in printed.err
-    assert f"{share} (runs of 50 characters and more). Nothing is left." in " ".join(
-        printed.out.split()
-    )
+    result = " ".join(printed.out.split())
+    assert f"{share} (runs of 50 characters and more), so the loss is lower" in result
+    assert "There is no other text to measure." in result
     figures = json.loads((run / "result.json").read_text())["split"]
     assert (figures["copied_share"], figures["new_nats_per_char"]) == (1, None)
     page = (run / "report.html").read_text(encoding="utf-8")
@@ -191,3 +191,18 @@ def test_the_rest_of_a_leaked_text_has_a_loss_of_its_own(tmp_path: Path) -> None
     assert result.split.copied.share == pytest.approx(0.5, abs=0.01)
     assert result.new_nats_per_char is not None
     assert result.new_nats_per_char > result.evaluation.nats_per_char + 0.5
+
+
+def test_a_text_that_ends_in_another_script_is_remarked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, run = tmp_path / "text.txt", tmp_path / "run"
+    path.write_text(letters(9000, 1) + "αβγ δ" * 200, encoding="utf-8")
+    steps = ["--preset", "quick", "--steps", "4", *QUICK]
+    assert command(["train", str(path), *steps, "-q", "--out", str(run)]) == 0
+    result = " ".join(capsys.readouterr().out.split())
+    remark = "4 of 41 tokens occur only in the validation text, at 80.0% of its positions: α β γ δ."
+    assert remark in result
+    assert result.index("Worse than the uniform guess") < result.index("Too short to tell")
+    assert remark in (run / "report.md").read_text(encoding="utf-8")
+    assert remark in (run / "report.html").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from hornbook.errors import ConfigError, DataError, HornbookError
 from hornbook.text.corpora import KnownCorpus, known_corpora
-from hornbook.text.corpus import load_text, read_corpus
+from hornbook.text.corpus import load_text, path_reference, read_corpus
 
 HANGUL = "안녕하세요. 이것은 한국어로 쓴 글입니다.\n" * 20
 
@@ -433,6 +433,70 @@ def test_what_was_done_to_the_files_of_a_folder_is_counted():
         "removed a byte order mark (in 2 files)",
         "read as UTF-16 (by its byte order mark) (in 1 file)",
     )
+
+
+def test_texts_in_other_encodings_are_told_from_what_is_no_text():
+    french = "La forêt était sombre, et l'été déjà passé.\n"
+    put("shelf/a.txt", "a\n")
+    put("shelf/b.txt", HANGUL.encode("cp949"))
+    put("shelf/c.txt", french.encode("cp1252"))
+    put("shelf/d.txt", HANGUL.encode("cp949"))
+    put("shelf/e.txt", HANGUL.encode()[:-3])
+    put("shelf/f.bin", b"\0\1")
+    put("shelf/g.pdf", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3")
+    corpus = read_corpus("shelf")
+    assert corpus.text == "a\n"
+    auto = "--encoding auto reads each file in its own encoding"
+    assert corpus.notes == (
+        f"skipped 2 files that look like cp949: b.txt, d.txt; {auto}",
+        f"skipped 1 file that looks like cp1252: c.txt; {auto}",
+        f"skipped 1 file that is UTF-8 but for a few bytes: e.txt; {auto}",
+        "skipped 2 files that are not text: f.bin, g.pdf",
+    )
+    assert [(each.file, each.encoding) for each in corpus.skipped] == [
+        ("b.txt", "cp949"),
+        ("c.txt", "cp1252"),
+        ("d.txt", "cp949"),
+        ("e.txt", "utf-8:replace"),
+        ("f.bin", None),
+        ("g.pdf", None),
+    ]
+    assert "pdftotext" in corpus.skipped[-1].reason
+    corpus = read_corpus("shelf", encoding="auto")
+    cut = HANGUL.encode()[:-3].decode(errors="replace")
+    assert corpus.text == "a\n" + HANGUL + french + HANGUL + cut
+    assert corpus.notes == (
+        "read as cp949, the likely encoding (in 2 files)",
+        "read as cp1252, the likely encoding (in 1 file)",
+        "U+FFFD replaces what is not utf-8 in 1 place (in 1 file)",
+        "skipped 2 files that are not text: f.bin, g.pdf",
+    )
+    assert [name for _, name in corpus.files()] == ["a.txt", "b.txt", "c.txt", "d.txt", "e.txt"]
+    assert [corpus.text[place] for place, _ in corpus.files()] == ["a", "안", "L", "안", "안"]
+
+
+def test_all_files_that_were_skipped_are_listed_whatever_their_number():
+    for number in range(40):
+        put(f"shelf/{number:02}.txt", HANGUL.encode("cp949"))
+    assert "skipped 40 files that look like cp949: 00.txt, 01.txt" in refusal("shelf")
+    put("shelf/a.txt", "a\n")
+    assert len(read_corpus("shelf").skipped) == 40
+
+
+def test_a_name_that_is_not_utf8_is_read_and_shown():
+    name = os.fsdecode(b"caf\xe9.txt")
+    put(name, "text\n")
+    put(Path("shelf", name), "text\n")
+    put(Path("shelf", name + ".bin"), b"\0")
+    corpus = read_corpus(name)
+    assert corpus.text == "text\n"
+    assert (corpus.name, corpus.source) == ("caf", r"'caf\udce9.txt'")
+    folder = read_corpus("shelf")
+    assert folder.notes == (r"skipped 1 file that is not text: 'caf\udce9.txt.bin'",)
+    reference = path_reference(Path(name).resolve())
+    assert reference.encode().endswith(b"/caf%E9.txt")
+    assert read_corpus(reference).text == corpus.text
+    assert path_reference(Path("a b.txt")) == "a b.txt"
 
 
 def test_an_encoding_is_used_for_a_whole_folder():

@@ -13,8 +13,8 @@ from hornbook.config import DataConfig
 from hornbook.errors import DataError
 from hornbook.storage.cache import DamagedCacheWarning
 from hornbook.text.batches import batch
-from hornbook.text.corpus import Corpus, read_corpus
-from hornbook.text.dataset import Tokens, check_length, prepare, split_place
+from hornbook.text.corpus import Corpus, read_corpus, split_place
+from hornbook.text.dataset import Tokens, check_length, prepare
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 

@@ -1,5 +1,6 @@
 """Line ends and Unicode forms: set, set aside, and in the form of a model's alphabet."""
 
+import io
 import json
 import os
 import pty
@@ -233,18 +234,14 @@ def test_a_stop_string_ends_before_the_line_end_of_the_text(run: Path) -> None:
 # The command line
 
 
-def command(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    words = [sys.executable, "-m", "hornbook", *map(str, arguments)]
-    return subprocess.run(words, input=stdin, capture_output=True, timeout=60, check=False)
-
-
 def test_sample_understands_or_explains_a_prompt(
-    run: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def prompt_of(*arguments: str, stdin: bytes = b"") -> str:
-        done = command("sample", run, "--max-new-tokens", "3", "--json", *arguments, stdin=stdin)
-        assert done.returncode == 0, done.stderr.decode()
-        return json.loads(done.stdout)["prompt"]
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        words = ["sample", str(run), "--max-new-tokens", "3", "--json", *arguments]
+        assert hornbook_command(words) == 0
+        return json.loads(capsys.readouterr().out)["prompt"]
 
     expected = unicodedata.normalize("NFD", "café\r\nOù")
     assert prompt_of("--prompt", "café\r\nOù") == expected
@@ -282,10 +279,11 @@ def test_half_a_surrogate_pair_that_is_no_byte_is_refused() -> None:
 
 def test_a_terminal_gets_line_feeds_and_a_file_what_was_generated(run: Path) -> None:
     words = ["sample", str(run), "--prompt", "Où", "--max-new-tokens", "150"]
-    written = command(*words).stdout
+    command = [sys.executable, "-m", "hornbook", *words]
+    written = subprocess.run(command, capture_output=True, timeout=60, check=True).stdout
     assert written.count(b"\r\n") > 1
     leader, follower = pty.openpty()
-    with subprocess.Popen([sys.executable, "-m", "hornbook", *words], stdout=follower) as process:
+    with subprocess.Popen(command, stdout=follower) as process:
         os.close(follower)
         shown = b""
         try:
@@ -304,9 +302,8 @@ def test_train_remarks_on_line_ends_and_changes_them_when_asked(
 ) -> None:
     monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
     text = tmp_path / "verses.txt"
-    text.write_bytes(
-        (VERSES[:9000] + unicodedata.normalize("NFD", VERSES[9000:])).replace("\n", "\r\n").encode()
-    )
+    mixed = VERSES[:9000] + unicodedata.normalize("NFD", VERSES[9000:])
+    text.write_bytes(mixed.replace("\n", "\r\n").encode())
     words = ["train", str(text), "--model", "ngram", "--order", "3", "--dry-run"]
     assert hornbook_command(words) == 0
     message = capsys.readouterr().err

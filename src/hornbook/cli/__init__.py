@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from hornbook import __version__
 from hornbook.cli.console import abandon_output, errors, note, open_streams
+from hornbook.cores import before_torch
 from hornbook.errors import HornbookError, HornbookWarning, for_terminal, quoted
 
 python_format_warning = warnings.formatwarning
@@ -56,6 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit status. Every error is one message on stderr."""
     status = 0
     closed = open_streams()
+    before_torch()
     handle_signals()
     warnings.formatwarning = format_warning
     try:

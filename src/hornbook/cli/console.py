@@ -82,6 +82,7 @@ def log(message: str) -> None:
 
 
 def printable(text: str) -> str:
-    """The text without control characters, which a terminal would obey."""
+    """The text without control characters, which a terminal would obey; line ends as LF."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     controls = {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}
     return text.translate(dict.fromkeys(controls, "\ufffd"))

@@ -18,7 +18,7 @@ from hornbook.cli.terminal import print_table
 from hornbook.errors import command, display_path
 from hornbook.infer.engine import first_line, generate_sample
 from hornbook.report import Card
-from hornbook.report.words import copied_remark, duration, shown, uncertainty
+from hornbook.report.words import duration, shown, split_remarks, uncertainty
 from hornbook.runs.result import SAMPLE_TOKENS
 from hornbook.training import StepMetrics, Trainer
 
@@ -171,7 +171,7 @@ class Display:
             height=CURVE_HEIGHT,
             legend_labels=["training", "validation"],
             color=self.console.color_system is not None,
-            force_ascii=not is_utf8(self.console.file),
+            character_set="block" if is_utf8(self.console.file) else "ascii",
         )
 
     def conclude(self, card: Card) -> None:
@@ -224,8 +224,8 @@ def show_card(card: Card, out: Console) -> None:
         f"{card.nats_per_char:.4f} nats/char ({uncertainty(card)}); perplexity "
         f"{card.perplexity:.2f} per character.\n"
     )
-    if remark := copied_remark(card):
-        out.print(f"{escape(remark)}\n")
+    if remarks := split_remarks(card):
+        out.print(f"{escape(remarks)}\n")
     for sentence in result.diagnosis.sentences:
         out.print(escape(sentence))
     if result.diagnosis.advice:
@@ -238,6 +238,9 @@ def show_card(card: Card, out: Console) -> None:
         f"\n{result.steps:,} steps, {result.tokens:,} tokens, {spent} of training"
         f"{memory}; best at step {result.step:,}.\n"
     )
+    if abs(result.steps - result.planned_steps) > 0.1 * result.planned_steps:
+        why = result.steps_why or "the run has not ended"
+        out.print(f"{result.planned_steps:,} steps were planned: {escape(why)}.\n")
 
 
 def continued(prompt: str, sample: str) -> Text:

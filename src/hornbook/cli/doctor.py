@@ -12,16 +12,18 @@ def run(*, json: bool = False) -> None:
     Args:
         json: Print one JSON object instead.
     """
+    from hornbook import cores
     from hornbook.config import Config
     from hornbook.plan import machine
     from hornbook.storage.cache import cache_folder
 
+    may = cores.usable()
     chosen = machine.choose(Config())
     decoder = machine.choose_decoder()
     facts = machine.describe() | {"cache": str(cache_folder())}
     if json:
         chosen_facts = asdict(chosen) | {"writing": asdict(decoder)}
-        print_json({"machine": facts, "chosen": chosen_facts})
+        print_json({"machine": facts, "usable_cores": asdict(may), "chosen": chosen_facts})
         return
     console = output()
     found = table()
@@ -33,7 +35,8 @@ def run(*, json: bool = False) -> None:
     training.add_row("device", chosen.device.value, chosen.device.why)
     training.add_row("precision", chosen.precision.value, chosen.precision.why)
     training.add_row("compile", chosen.compile.value, chosen.compile.why)
-    training.add_row("threads", str(chosen.threads), "PyTorch's default on this machine")
+    why = may.why if chosen.threads == may.count else "PyTorch's default on this machine"
+    training.add_row("threads", str(chosen.threads), why)
     console.print(training)
     console.print("\nhornbook sample will use")
     generation = table()

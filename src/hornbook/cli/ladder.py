@@ -194,13 +194,12 @@ def curves(found: "Ladder", console: Console) -> str:
         xs=xs,
         ys=[rung.curve.loss for rung in found.rungs],
         lines=True,
-        character_set="braille",
+        character_set="braille" if is_utf8(console.file) else "ascii",
         width=max(20, min(60, console.width - 20)),
         height=CURVE_HEIGHT,
         title="validation loss by " + ("seconds of training" if by_time else "step"),
         legend_labels=[rung.name for rung in found.rungs],
         color=COLORS[: len(xs)] if console.color_system else False,
-        force_ascii=not is_utf8(console.file),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from hornbook.cli.console import note, printable
-from hornbook.cli.terminal import FreeText, Whole, fit_text, print_json
+from hornbook.cli.terminal import FreeText, Natural, fit_text, print_json
 
 # They are listed before the first is generated.
 MOST_SAMPLES = 100_000
@@ -19,15 +19,15 @@ def run(
     /,
     *,
     prompt: FreeText = "",
-    max_new_tokens: Whole = 500,
+    max_new_tokens: Natural = 500,
     temperature: float = 1.0,
-    top_k: Whole = 0,
+    top_k: Natural = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
     stop: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True)] = (),
-    seed: Whole = 0,
-    num_samples: Whole = 1,
+    seed: Natural = 0,
+    num_samples: Natural = 1,
     checkpoint: Literal["best", "last"] = "best",
     weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
     unknown: Literal["error", "skip", "replace"] = "error",

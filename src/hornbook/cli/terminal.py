@@ -32,20 +32,26 @@ def text_name(_type: object, tokens: Sequence[Token]) -> str:
 
 
 def whole(_type: object, tokens: Sequence[Token]) -> int:
-    """A whole number from 0 on; cyclopts itself would round 1.5."""
-    text = tokens[0].value
+    """A whole number; cyclopts itself would round 1.5."""
     try:
-        number = int(text)
+        return int(tokens[0].value)
     except ValueError:
-        raise ValueError(f"expected a whole number, got {text!r}") from None
+        raise ValueError(f"expected a whole number, got {tokens[0].value!r}") from None
+
+
+def natural(kind: object, tokens: Sequence[Token]) -> int:
+    """A whole number from 0 to MOST."""
+    number = whole(kind, tokens)
     if not 0 <= number <= MOST:
-        raise ValueError(f"expected a whole number from 0 to {MOST}, got {text}")
+        raise ValueError(f"expected a whole number from 0 to {MOST}, got {number}")
     return number
 
 
+# A setting checks its own limits; what is none is a Natural.
 Whole = Annotated[int, Parameter(converter=whole)]
+Natural = Annotated[int, Parameter(converter=natural)]
 CorpusArgument = Annotated[str | None, Parameter(allow_leading_hyphen=True, converter=text_name)]
-TEXT = Parameter(name="--text")
+TEXT = Parameter(name="--text", allow_leading_hyphen=True)
 CorpusArguments = Annotated[str, Parameter(allow_leading_hyphen=True, converter=text_name)]
 FreeText = Annotated[str, Parameter(allow_leading_hyphen=True)]
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hornbook.cli.console import note, output, printable
-from hornbook.cli.terminal import TEXT, CorpusArgument, Whole, print_json, read
+from hornbook.cli.terminal import TEXT, CorpusArgument, Natural, print_json, read
 from hornbook.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ def run(
     text: CorpusArgument = None,
     /,
     *,
-    samples: Whole | None = None,
-    max_new_tokens: Whole = 500,
+    samples: Natural | None = None,
+    max_new_tokens: Natural = 500,
     temperature: float = 1.0,
-    seed: Whole = 0,
+    seed: Natural = 0,
     checkpoint: Literal["best", "last"] = "best",
-    at_least: Whole = 20,
+    at_least: Natural = 20,
     encoding: str | None = None,
     moved: Annotated[str | None, TEXT] = None,
     json: bool = False,

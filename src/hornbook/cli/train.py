@@ -269,7 +269,7 @@ def with_duration(request: Request, *, default: float | None) -> Request:
     minutes, steps = (
         STRENGTH.get(request.origins.get(name, "default"), 0) for name in ("minutes", "steps")
     )
-    if minutes > steps and not request.config.train.minutes:
+    if minutes > max(steps, STRENGTH["set"]) and not request.config.train.minutes:
         raise ConfigError("--minutes 0 leaves no time to train: give more, or give --steps")
     if minutes and minutes == steps:
         raise ConfigError("minutes and steps both say how long to train; give one of them")

@@ -192,7 +192,9 @@ class TrainConfig(Section):
     steps: Count = 420
     # How many steps were planned after which step, where that changed: 0:420,4:512. The learning
     # rate follows it; the command on a report card has it, to make a run again.
-    replanned: Annotated[str, Meta(pattern=r"^(\d{1,12}:\d{1,12}(,\d{1,12}:\d{1,12})*)?$")] = ""
+    replanned: Annotated[
+        str, Meta(pattern=r"^(\d{1,9}:[1-9]\d{0,9}(,\d{1,9}:[1-9]\d{0,9})*)?$")
+    ] = ""
     batch_size: Count = 32
     gradient_accumulation: Count = 1
     eval_interval: Count = 60

@@ -3,7 +3,6 @@
 A copied passage is predicted from memory, so the loss on it is not that of new text.
 """
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from hornbook.eval.loss import MOST_EVALUATED, lengths
 from hornbook.ngram.suffix_array import SuffixArray
 from hornbook.text.corpus import Corpus
 from hornbook.text.dataset import Dataset, Reader, Tokens
+from hornbook.text.forms import unified
 from hornbook.text.tokenizer import Tokenizer
 
 Mask = NDArray[np.bool_]
@@ -26,7 +26,7 @@ RUN = 50
 # From this share on a loss is no longer that of new text, and a warning says so.
 WARNING_SHARE = 0.05
 # How much of a training part's end is searched: 0.15 s and 20 MB per million characters.
-MOST_SEARCHED = 20_000_000
+MOST_SEARCHED = 8_000_000
 NAMED = 20
 
 
@@ -169,7 +169,7 @@ def same_files(corpus: Corpus) -> tuple[tuple[str, ...], ...]:
     reader, groups = Reader(corpus), defaultdict[int, list[str]](list)
     ends = [start for start, _ in files[1:]] + [corpus.characters]
     for (start, name), end in zip(files, ends, strict=True):
-        groups[hash(plain("".join(reader.between(start, end))).strip())].append(name)
+        groups[hash(unified("".join(reader.between(start, end)))[0].strip())].append(name)
     return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 
 
@@ -179,11 +179,10 @@ def find_copied(tokenizer: Tokenizer, tokens: Tokens, train: Tokens) -> Copied:
     Of a large training part the last MOST_SEARCHED characters are searched.
     """
     whole = spelled(tokenizer, tokens)
-    training = plain(spelled(tokenizer, train[-MOST_SEARCHED:]).text)
+    training = text_of(tokenizer, train[-MOST_SEARCHED:])
     partly = len(train) > MOST_SEARCHED or len(training) > MOST_SEARCHED
     index = SuffixArray.build(training[-MOST_SEARCHED:])
-    runs = index.match_lengths(plain(whole.text), RUN) >= RUN
-    copied = on_text(whole.text, runs)
+    copied = index.match_lengths(whole.text, RUN) > 0
     searched = MOST_SEARCHED if partly else None
     return Copied(len(whole.text), int(copied.sum()), searched, whole.on_tokens(copied))
 
@@ -205,33 +204,16 @@ class Spelled:
 
 def spelled(tokenizer: Tokenizer, tokens: Tokens) -> Spelled:
     """The text that tokens spell."""
-    names = tokenizer.token_bytes()
-    data = b"".join([names[token] for token in tokens.tolist()])
-    sizes = np.array([len(name) for name in names])[tokens]
-    return Spelled(data.decode(errors="surrogateescape"), sizes)
+    sizes = np.array([len(name) for name in tokenizer.token_bytes()])[tokens]
+    return Spelled(text_of(tokenizer, tokens), sizes)
 
 
-def plain(text: str) -> str:
-    """A text with line feeds alone for line ends, and composed characters."""
-    return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def on_text(text: str, mask: Mask) -> Mask:
-    """A mask of the characters of `plain(text)` as one of the characters of `text`.
-
-    Both have the same canonical decomposition, by whose parts they are compared.
-    """
-    normal = plain(text)
-    if text == normal:
-        return mask
-    parts = {c: len(unicodedata.normalize("NFD", c)) for c in {*text, *normal}}
-    decomposed = np.repeat(mask, [parts[c] for c in normal])
-    codes = code_points(text)
-    first_of_two = np.append((codes[:-1] == ord("\r")) & (codes[1:] == ord("\n")), False)
-    widths = np.where(first_of_two, 0, [parts[c] for c in text])
-    found = all_within(decomposed, widths)
-    found[first_of_two] = np.append(found[1:], False)[first_of_two]
-    return found
+def text_of(tokenizer: Tokenizer, tokens: Tokens) -> str:
+    """The same without the lengths, in pieces: a list of a million Python objects is 8 MB."""
+    names, data = tokenizer.token_bytes(), bytearray()
+    for start in range(0, len(tokens), 1 << 20):
+        data += b"".join([names[each] for each in tokens[start : start + (1 << 20)].tolist()])
+    return data.decode(errors="surrogateescape")
 
 
 def all_within(mask: Mask, widths: NDArray[np.int64]) -> Mask:

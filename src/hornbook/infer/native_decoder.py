@@ -5,7 +5,6 @@ width, V vocabulary; O and I a matrix's outputs and inputs, P its panels of 64 o
 """
 
 import ctypes
-import os
 import weakref
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -14,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hornbook import cores
 from hornbook.errors import CheckpointError
 from hornbook.infer.decoder import outside
 from hornbook.kernels import NativeUnavailableError, decoder_library
@@ -32,6 +32,8 @@ MOST_CACHE_BYTES = 1 << 34
 # One more thread for each so many. With 0.8 million parameters a token takes 35 microseconds on one
 # thread and 37 on two; with 10.65 million (bfloat16) 300 on two, 880 or more on one.
 PARAMETERS_WORTH_A_THREAD = 2_000_000
+# Unless OMP_NUM_THREADS asks for more.
+MOST_THREADS = 16
 # "auto" stores larger models in bfloat16: in float32 their weights do not fit the processor's
 # caches, and loading them takes nearly all the time of a token (10.65 million: 2.7 ms on one core
 # instead of 0.9).
@@ -77,12 +79,9 @@ def cache_bytes(schema: Schema, context_size: int) -> int:
 
 
 def choose_threads(parameters: int) -> int:
-    """Limited by the available cores, by OMP_NUM_THREADS and by the work there is to divide."""
-    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    wanted = min(int(limit), cores) if limit.isdecimal() and int(limit) else min(cores, 16)
-    return max(1, min(wanted, parameters // PARAMETERS_WORTH_A_THREAD))
+    """Limited by the cores that may be used (`cores.usable`) and by the work there is to divide."""
+    most = max(MOST_THREADS, cores.requested_threads())
+    return max(1, min(cores.usable().count, most, parameters // PARAMETERS_WORTH_A_THREAD))
 
 
 class NativeDecoder:

@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+from hornbook import cores
+from hornbook.kernels.waiting import yield_when_busy
+
 
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory for the next step; do nothing elsewhere.
@@ -23,6 +26,19 @@ def keep_freed_memory() -> None:
         mallopt(mmap_threshold, 1 << 30)
         mallopt(trim_threshold, (1 << 31) - 1)
         mallopt(top_pad, 1 << 26)
+
+
+def default_threads() -> int:
+    """torch's own number of threads, which knows of no cgroup quota, within what may be used."""
+    return min(torch.get_num_threads(), cores.usable(requested="").count)
+
+
+def share_cores(threads: int = 0) -> None:
+    """Set torch's threads (0: the default), and have them yield while other programs compute."""
+    wanted = threads or default_threads()
+    if wanted != torch.get_num_threads():
+        torch.set_num_threads(wanted)
+    yield_when_busy(wanted)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -11,16 +12,23 @@ from pathlib import Path
 
 import torch
 
-from hornbook import __version__
+from hornbook import __version__, cores
 from hornbook import kernels as native
 from hornbook.config import Config
-from hornbook.errors import ConfigError
+from hornbook.errors import ConfigError, HornbookWarning
 from hornbook.kernels.library import training_kernels_pay
+from hornbook.kernels.runtime import default_threads
 from hornbook.kernels.training import TrainingKernels, misfit, training_kernels
 
 # Compiling the default model's block takes 15-23 s on two cores and saves 40% of each step after
 # (14,100 tokens/s eager, 25,400 compiled): won back in about 200 steps of 4,096 tokens.
 STEPS_WORTH_COMPILING = 250
+
+
+class ThreadsWarning(HornbookWarning):
+    """More threads were requested than this process has cores."""
+
+    label = "warning"
 
 
 @dataclass(frozen=True)
@@ -180,7 +188,14 @@ def choose(config: Config) -> Machine:
     device = choose_device(config.train.device)
     precision = choose_precision(device.value, config.train.precision)
     compile_ = choose_compile(config, device.value, precision.value)
-    return Machine(device, precision, compile_, config.train.threads or torch.get_num_threads())
+    threads, may = config.train.threads, cores.usable(requested="")
+    if threads > may.count and device.value == "cpu":
+        warning = (
+            f"threads = {threads}, but this process may use {may.count} ({may.why}): "
+            f"it is slower than threads = {may.count}, and gives the bits of {threads} threads"
+        )
+        warnings.warn(warning, ThreadsWarning, stacklevel=2)
+    return Machine(device, precision, compile_, threads or default_threads())
 
 
 def choose_again(config: Config) -> Machine:

@@ -9,6 +9,7 @@ from typing import Self
 
 import numpy as np
 
+from hornbook import cores
 from hornbook.config import Config, ModelConfig
 from hornbook.errors import ConfigError
 from hornbook.eval.loss import EVAL_BATCH_LOGITS, EVAL_BATCH_TOKENS
@@ -119,7 +120,7 @@ def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = No
     moving = 27 * count if muon and train.compile != "c" else 0
     if train.compile == "c":  # a layer's gradients for each thread, and what they work in
         layer = Schema.of(model, vocab_size).block_matrix_parameters
-        step += 8 * layer * (train.threads or os.cpu_count() or 1)
+        step += 8 * layer * (train.threads or cores.usable().count)
     # Weights and optimizer, and their bytes on the way to the disk.
     saving = int(2.6 * kept)
     rows = max(min(EVAL_BATCH_TOKENS, EVAL_BATCH_LOGITS // vocab_size), model.context_size)

@@ -27,8 +27,8 @@ def blocks(card: Card) -> Iterator[str]:
         f"{evaluation.bits_per_byte:.4f} bits per byte, perplexity {card.perplexity:.3f} per "
         "character.\n"
     )
-    if remark := words.copied_remark(card):
-        yield f"{remark}\n"
+    if remark := words.split_remarks(card):
+        yield f"{plain(remark)}\n"
     yield " ".join(result.diagnosis.sentences) + "\n"
     yield from (f"- {advice}" for advice in result.diagnosis.advice)
     yield "\n## All predictors on one scale\n"

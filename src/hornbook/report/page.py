@@ -46,7 +46,7 @@ def header(card: Card) -> str:
         )
     )
     unfinished = "" if card.result.finished else f'<p class="alert">{words.unfinished(card)}</p>'
-    copied = words.copied_remark(card) if card.result.split.copied.much else ""
+    remarks = words.split_remarks(card)
     details = " ".join(escape(sentence) for sentence in diagnosis.sentences[1:])
     first = escape(diagnosis.sentences[0])
     head, colon, rest = first.partition(":")
@@ -63,7 +63,7 @@ def header(card: Card) -> str:
 {escape(words.uncertainty(card))}</div></div>
 <dl class="units">{units}</dl>
 </div>
-{f'<p class="alert">{escape(copied)}</p>' if copied else ""}
+{f'<p class="alert">{visible(remarks)}</p>' if remarks else ""}
 <p class="verdict">{verdict} {details}</p>
 </header>
 """

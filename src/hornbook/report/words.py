@@ -62,13 +62,18 @@ def measured_on(card: Card) -> str:
     return f"the validation text, of which it has seen {copied.share:.1%} in training"
 
 
-def copied_remark(card: Card) -> str:
-    """How much of the validation text is copied, and the loss on the rest; empty for nothing."""
-    copied, rest = card.result.split.copied, card.result.new_nats_per_char
-    if not copied.copied_characters:
-        return ""
-    loss = "Nothing is left" if rest is None else f"On the rest the loss is {rest:.4f} nats/char"
-    return f"{copied.sentence()}. {loss}."
+def split_remarks(card: Card) -> str:
+    """What is copied of the validation text, the loss on the rest, and what only it has."""
+    split, rest = card.result.split, card.result.new_nats_per_char
+    remarks = list(split.warnings())
+    if split.copied.copied_characters:
+        if not split.copied.much:
+            remarks.insert(0, f"{split.copied.sentence()}.")
+        elsewhere = "There is no other text to measure."
+        if rest is not None:
+            elsewhere = f"On the rest of it the loss is {rest:.4f} nats/char."
+        remarks.insert(1, elsewhere)
+    return " ".join(remarks)
 
 
 def context_advice(context: ContextLoss, block_size: int) -> str:
@@ -120,7 +125,10 @@ def made_from(card: Card) -> Iterator[tuple[str, str]]:
         f"length {config.model.context_size} tokens, block size {config.model.block_size}",
     )
     steps = f"{result.steps:,} steps, {result.tokens:,} tokens, {duration(result.seconds)}"
-    yield "training", f"{steps}; best at step {result.step:,}"
+    planned = ""
+    if result.finished and result.steps != result.planned_steps:
+        planned = f"; {result.planned_steps:,} steps were planned: {result.steps_why}"
+    yield "training", f"{steps}; best at step {result.step:,}{planned}"
     energy = "not available on this machine"
     if result.energy_joules is not None:
         energy = (
@@ -140,7 +148,7 @@ def made_from(card: Card) -> Iterator[tuple[str, str]]:
 def settings_lines(card: Card) -> Iterator[tuple[str, str]]:
     """Every setting, then the versions and the machine."""
     for name, value in card.origin.settings.items():
-        if value is not None:
+        if value not in (None, ""):
             yield name, str(value)
     yield from card.origin.environment.items()
 

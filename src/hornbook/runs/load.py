@@ -115,7 +115,10 @@ def load(
     `text` says where the run's text is now, if it was moved.
     Raises: CheckpointError when the run is missing, unfinished or damaged.
     """
+    import torch
+
     from hornbook.kernels import NativeUnavailableError
+    from hornbook.kernels.waiting import yield_when_busy
     from hornbook.models.registry import build, use_ngram_kernels
 
     folder = open_run(path)
@@ -125,6 +128,7 @@ def load(
     found = load_checkpoint(folder, which)
     counted = load_counts(folder, tokenizer) if config.model.reads_counts else None
     check_shapes(config.model, tokenizer, found.tensors["model"], folder, counted)
+    yield_when_busy(torch.get_num_threads())
     model = build(config.model, tokenizer.vocab_size, counted)
     load_weights(model, found.tensors["model"], folder)
     with suppress(NativeUnavailableError):

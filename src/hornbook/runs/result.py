@@ -43,6 +43,12 @@ class Result:
     peak_memory_mib: float | None = None
     energy_joules: float | None = None
     finished: bool = True
+    steps_why: str = ""
+
+    @property
+    def planned_steps(self) -> int:
+        """How many steps the run's settings or its plan had."""
+        return self.trained.config.train.steps
 
     @property
     def folder(self) -> RunFolder:
@@ -99,6 +105,8 @@ class Result:
             "model": self.trained.config.model.kind,
             "finished": self.finished,
             "steps": self.steps,
+            "planned_steps": self.planned_steps,
+            "steps_why": self.steps_why,
             "best_step": self.step,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 2),
@@ -129,6 +137,7 @@ def revisit(
     rows = list(folder.metrics_rows())
     kept = kept_figures(folder)
     peak, energy = kept.get("peak_memory_mib"), kept.get("energy_joules")
+    why = kept.get("steps_why")
     return measure(
         trained,
         corpus,
@@ -138,6 +147,7 @@ def revisit(
         peak_memory_mib=peak if isinstance(peak, (int, float)) else None,
         energy_joules=energy if isinstance(energy, (int, float)) else None,
         finished=bool(kept),
+        steps_why=why if isinstance(why, str) else "",
     )
 
 
@@ -162,6 +172,7 @@ def measure(
     peak_memory_mib: float | None = None,
     energy_joules: float | None = None,
     finished: bool = True,
+    steps_why: str = "",
 ) -> Result:
     """Measure a model's exact loss at every token of the validation part, and generate a sample.
 
@@ -185,6 +196,7 @@ def measure(
         peak_memory_mib=peak_memory_mib,
         energy_joules=energy_joules,
         finished=finished,
+        steps_why=steps_why,
     )
 
 

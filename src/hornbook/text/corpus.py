@@ -5,6 +5,7 @@ files are read into memory once; a change of a large file between two reads is a
 """
 
 import difflib
+import json
 import os
 import re
 import stat
@@ -21,6 +22,7 @@ from hornbook.errors import DataError, display_path, reason, redacted
 from hornbook.text import corpora
 from hornbook.text.corpora import CATALOGUE, DownloadError, KnownCorpus, Progress
 from hornbook.text.decoding import CHUNK_BYTES, REPLACING, expect_encoding
+from hornbook.text.fields import separate
 from hornbook.text.sources import (
     MAX_IN_MEMORY_BYTES,
     BytesSource,
@@ -86,13 +88,23 @@ class Corpus:
         """The text in chunks. Raises: DataError if a file has changed."""
         return joined(self.parts)
 
-    def raw(self) -> Iterator[bytes]:
-        """The bytes of a text of one source, as they were before decoding."""
-        for part in self.parts:
-            with part.source.open() as file:
+    def kept(self) -> Iterator[bytes]:
+        """Bytes that are this text when read with the same settings.
+
+        They are those of a single source; several are joined in UTF-8, and documents are lines of
+        JSON.
+        """
+        first = self.parts[0]
+        if len(self.parts) == 1:
+            with first.source.open() as file:
                 while data := file.read(CHUNK_BYTES):
-                    part.source.check(file)
+                    first.source.check(file)
                     yield data
+        elif first.reading.field is None:
+            yield from (chunk.encode() for chunk in self.chunks())
+        else:
+            for document in separate(self.chunks()):
+                yield f"{json.dumps({first.reading.field: document})}\n".encode()
 
     def split_place(self, validation_fraction: float = 0.1) -> int:
         """How many characters are the training part: at a fraction, or between the documents near.

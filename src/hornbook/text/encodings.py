@@ -15,7 +15,13 @@ MOST_DAMAGED = 1000
 
 # What may stand beside letters in a Western text.
 _PUNCTUATION = set("“”„‘’‚–—…«»‹›•·¿¡°§€£¢™®©ªº×½¼¾²³\xa0\xad")
-_SIGN_IN_WORD = re.compile(r"(?<=[^\W\d_])[^\x00-\x7f\w’‘·\xad\xa0–—…](?=[^\W\d_])")
+# What was a letter of another encoding: a sign within a word, two signs in a row, a capital letter
+# after a small one.
+_MISREAD = re.compile(
+    r"(?<=[^\W\d_])[^\x00-\x7f\w’‘·\xad\xa0–—…](?=[^\W\d_])"
+    r"|[•·¿¡°§€£¢™®©ªº×½¼¾²³]{2,}"
+)
+_AFTER_SMALL = re.compile(r"(?<=[a-z])[^\x00-\x7f]")
 # The letters beside a-z of languages, by the encodings that Windows gave them, likeliest first;
 # the encodings of DOS and of the old Mac come last.
 _WESTERN = (
@@ -38,6 +44,18 @@ _LANGUAGES = (
     ("mac_roman", _WESTERN),
     ("cp850", _WESTERN),
 )
+# Of languages in other scripts, the frequent characters, and the least share of these in a text.
+_KANA = "".join(map(chr, range(0x3041, 0x30FF)))
+_FREQUENT = {
+    "cp1251": ("оеаинтсрвлк", 0.5),
+    "koi8_r": ("оеаинтсрвлк", 0.5),
+    "cp866": ("оеаинтсрвлк", 0.5),
+    "cp949": ("이다는을의에가고하한를은지로어도사기나라서리자아시대인해", 0.1),
+    "shift_jis": (_KANA, 0.25),
+    "euc_jp": (_KANA, 0.25),
+    "gb18030": ("的一是了不在有人这中大来上个国我说们到时子和你地出为要", 0.08),
+    "big5": ("的一是了不在有人這中大來上個國我說們到時子和你地出為要", 0.08),
+}
 # charset-normalizer's names of encodings, and ours: for these its guess is used.
 _COMMON = {
     **dict.fromkeys(("cp949", "euc_kr", "johab"), "cp949"),
@@ -45,10 +63,10 @@ _COMMON = {
     **dict.fromkeys(("shift_jis", "cp932", "shift_jis_2004", "shift_jisx0213"), "shift_jis"),
     **dict.fromkeys(("euc_jp", "euc_jis_2004", "euc_jisx0213"), "euc_jp"),
     **dict.fromkeys(("big5", "cp950", "big5hkscs"), "big5"),
-    **dict.fromkeys(("cp1251", "mac_cyrillic"), "cp1251"),
+    **{name: name for name in ("cp1251", "koi8_r", "cp866")},
     **dict.fromkeys(("cp1253", "iso8859_7"), "cp1253"),
     **dict.fromkeys(("cp874", "tis_620", "iso8859_11"), "cp874"),
-    **{name: name for name in ("koi8_r", "cp866", "cp1255", "cp1256", "cp1258", "iso2022_jp")},
+    **{name: name for name in ("cp1255", "cp1256", "cp1258", "iso2022_jp")},
 }
 
 
@@ -103,6 +121,9 @@ def guess(sample: bytes) -> str | None:
     best = max(fits, key=lambda name: fits[name])
     if fits[best] >= 0.95:
         return best
+    shares = {name: _share(sample, name, frequent) for name, (frequent, _) in _FREQUENT.items()}
+    if known := [name for name in shares if shares[name] >= _FREQUENT[name][1]]:
+        return max(known, key=lambda name: shares[name] / _FREQUENT[name][1])
     from charset_normalizer import from_bytes
 
     found = from_bytes(sample).best()
@@ -119,9 +140,8 @@ def _fit(sample: bytes, encoding: str, languages: Sequence[str]) -> float:
     if sum(c.isascii() and c.isalpha() for c in text) <= len(beyond):
         return 0.0
     letters = Counter(c for c in beyond if c not in _PUNCTUATION)
-    # What cannot be in a word was a letter: most signs, and a capital after a small letter.
-    misread = len(_SIGN_IN_WORD.findall(text))
-    misread += sum(c.isupper() for c in re.findall(r"(?<=[a-z])[^\x00-\x7f]", text))
+    misread = sum(map(len, _MISREAD.findall(text)))
+    misread += sum(c.isupper() for c in _AFTER_SMALL.findall(text))
     alphabets = [_alphabet(language) for language in languages]
     known = [sum(count for c, count in letters.items() if c in each) for each in alphabets]
     together = sum(count for c, count in letters.items() if any(c in each for each in alphabets))
@@ -129,6 +149,16 @@ def _fit(sample: bytes, encoding: str, languages: Sequence[str]) -> float:
     if best <= 0 and encoding != "cp1252":  # signs alone speak for no language
         return 0.0
     return (best + len(beyond) - letters.total() - misread) / len(beyond)
+
+
+def _share(sample: bytes, encoding: str, frequent: str) -> float:
+    """The share of `frequent` beyond ASCII; 0 if the bytes are not of the encoding."""
+    decoded = sample.decode(encoding, "replace")
+    # The sample may begin and end inside a character.
+    if "\ufffd" in decoded[2:-2]:
+        return 0.0
+    beyond = [c for c in decoded if c > "\x7f"]
+    return sum(c in frequent for c in beyond) / max(1, len(beyond))
 
 
 @cache

@@ -52,6 +52,18 @@ def documents(source: Source, encoding: str | None, field: str, notes: list[str]
         )
 
 
+def separate(chunks: Iterable[str]) -> Iterator[str]:
+    """The documents of a text in chunks."""
+    held: list[str] = []
+    for chunk in chunks:
+        first, *others = chunk.split(SEPARATOR)
+        held.append(first)
+        for document in others:
+            yield "".join(held)
+            held = [document]
+    yield "".join(held)
+
+
 def _no_field(name: str, field: str, fields: list[str], records: int) -> NotTextError:
     if field in fields:
         return NotTextError(f"{name}: the field {field!r} is empty in all {records:,} records")

@@ -99,7 +99,7 @@ _NOT_TEXT = (
     (PARQUET, b"\0", "a Parquet table", "give one of its columns with --field NAME"),
     (b"SQLite format 3\0", b"", "an SQLite database", "export a table as CSV"),
     (b"\x7fELF", b"", "a program", "give a file of text"),
-    (b"", b"^.{57}ustar[\0 ]", "a tar archive", _UNPACK),
+    (b"", b"^.{257}ustar[\0 ]", "a tar archive", _UNPACK),
     (b"", b"^.{60}BOOKMOBI", "a Kindle book", "extract its text with: ebook-convert FILE text.txt"),
 )
 # The least that tells a file of these from a text.

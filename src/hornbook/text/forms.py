@@ -5,6 +5,7 @@ is what may change its form as a whole: a line end, or a character and the marks
 """
 
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -52,21 +53,20 @@ def unified(text: str) -> tuple[str, NDArray[np.int64] | None]:
     """
     if "\r" not in text and unicodedata.is_normalized("NFC", text):
         return text, None
-    pieces: list[str] = []
-    offsets: list[NDArray[np.int64]] = []
-    done = 0
-    for found in _clusters(text, {c for c in set(text) if not unicodedata.is_normalized("NFC", c)}):
-        start, end = found.span()
-        piece = "\n" if found[0] in LINE_ENDS else unicodedata.normalize("NFC", found[0])
-        pieces += [text[done:start], piece]
-        # A composed character stands for the characters it was made of; others for themselves.
-        inside = np.maximum(start, np.arange(end - len(piece), end))
-        inside[:1] = start
-        offsets += [np.arange(done, start), inside]
-        done = end
-    pieces.append(text[done:])
-    offsets.append(np.arange(done, len(text) + 1))
-    return "".join(pieces), np.concatenate(offsets)
+    found = _reform(text, "lf", "nfc")
+    # Both decompose into the same characters, whose numbers tell which come from which.
+    widths = np.ones(sys.maxunicode + 1, np.int8)
+    for character in {*text, *found}:
+        widths[ord(character)] = len(unicodedata.normalize("NFD", character))
+    codes = _code_points(text)
+    before, after = widths[codes], widths[_code_points(found)]
+    before[:-1][(codes[:-1] == ord("\r")) & (codes[1:] == ord("\n"))] = 0
+    starts, wanted = (np.concatenate([[0], np.cumsum(each)]) for each in (before, after))
+    return found, starts.searchsorted(wanted)
+
+
+def _code_points(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 def in_known_characters(text: str, knows: Callable[[str], bool]) -> tuple[str, str]:

@@ -9,6 +9,22 @@ from hornbook.storage.disk import write_atomically
 from hornbook.training.trainer import Trainer
 
 
+def steps_why(trainer: Trainer) -> str:
+    """Why the run took as many steps as it did, in one sentence's words."""
+    train, taken, pace = trainer.config.train, trainer.state.step, trainer.pace
+    if taken < trainer.state.steps and train.patience:
+        return f"no improvement in {train.patience} evaluations"
+    if taken == train.steps:
+        why = "as planned"
+    elif pace is not None and trainer.plan is not None:
+        planned = 1e3 * max(0.0, pace.planned_seconds) / train.steps
+        took = 1e3 * pace.seconds_of(taken)
+        why = f"a step took {took:.3g} ms with evaluations, and {planned:.3g} ms were planned"
+    else:
+        why = "as many as its time allowed"
+    return f"{why}; planned anew, because the first plan was far off" if trainer.replanned else why
+
+
 def conclude(
     trainer: Trainer, baselines: Baselines | None = None, *, energy_joules: float | None = None
 ) -> Result:
@@ -29,6 +45,7 @@ def conclude(
             split=trainer.split,
             peak_memory_mib=peak_memory_mib(),
             energy_joules=energy_joules,
+            steps_why=steps_why(trainer),
         )
         write_atomically(folder.sample, (result.sample + "\n").encode())
         write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())

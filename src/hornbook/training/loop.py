@@ -12,7 +12,7 @@ from hornbook.infer.engine import first_line, generate_sample
 from hornbook.storage.disk import DISK, Disk
 from hornbook.training.state import StepMetrics, record, save_if_best, save_last
 from hornbook.training.step import train_step
-from hornbook.training.trainer import Trainer, begin, resume
+from hornbook.training.trainer import Trainer, begin, begin_again, resume
 
 
 def train(
@@ -39,16 +39,18 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
     caller's) the state is saved, and `resume` continues with the very next step.
     Raises: NonFiniteLossError; CheckpointError when the disk refuses.
     """
-    intervals, state = trainer.config.train, trainer.state
     # Not from an empty prompt: a model of an indented poem would write spaces without end.
     prompt = first_line(trainer.dataset.tokenizer, trainer.dataset.validation)
     with trainer.lock:
+        intervals, state = trainer.config.train, trainer.state
         # A resumed run's state is saved already, and at step 0 there is nothing to save.
         saved = state.step
         try:
             while state.unfinished or not ended(trainer):
                 metrics = state.unfinished or train_step(trainer)
-                keep_pace(trainer, metrics)
+                if keep_pace(trainer, metrics):
+                    intervals, state = trainer.config.train, trainer.state
+                    continue
                 finished = trainer.pace.clock() if trainer.pace else 0.0
                 at_end = state.step >= state.steps
                 if at_end or state.step % intervals.eval_interval == 0:
@@ -85,13 +87,21 @@ def ended(trainer: Trainer) -> bool:
     return evaluations_since_best(curve(trainer.folder.metrics_rows())) >= train.patience
 
 
-def keep_pace(trainer: Trainer, metrics: StepMetrics) -> None:
-    """Plan more steps or fewer, where the run has a time to end at."""
-    pace, state = trainer.pace, trainer.state
-    if pace is not None:
-        pace.took(trainer.tokens_per_step / metrics.tokens_per_second)
-        planned = pace.steps(state.step, state.steps, trainer.config.train.eval_interval)
-        state.steps = max(1, planned)
+def keep_pace(trainer: Trainer, metrics: StepMetrics) -> bool:
+    """Plan more steps or fewer, where the run has a time to end at.
+
+    Returns whether the plan was so far off that training begins again with another.
+    """
+    pace, state, train = trainer.pace, trainer.state, trainer.config.train
+    if pace is None:
+        return False
+    pace.took(trainer.tokens_per_step / metrics.tokens_per_second)
+    state.steps = max(1, pace.steps(state.step, state.steps, train.eval_interval))
+    nothing_saved = state.step < min(train.eval_interval, train.checkpoint_interval)
+    # Once anything is saved, the run keeps its model.
+    if trainer.plan is None or trainer.judged or not nothing_saved:
+        return False
+    return pace.far_off(state.steps, trainer.plan.config.train.steps) and begin_again(trainer)
 
 
 def write_sample(trainer: Trainer, prompt: str) -> str:

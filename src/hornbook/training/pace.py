@@ -6,21 +6,43 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from hornbook.cores import thread_seconds
+
 # The first steps set up, and say nothing of those that follow.
 WARM_UP_STEPS = 3
 RECENT_STEPS = 100
+# A plan is far off when less than this share of its steps fits; that is decided at the earliest
+# after so many steps, and only while this share of the time is left.
+FAR_OFF, STEPS_TO_DECIDE, TIME_TO_DECIDE = 0.5, 8, 0.4
+# What was known of the machine before training counts as so many seconds of it.
+SECONDS_BEFORE = 3.0
 
 
 class Pace:
     """The number of steps that fit until `deadline`, in seconds on the given clock.
 
     It is computed anew at steps 4, 8, 16 and so on, after each evaluation, and at each of the last
-    steps: the learning rate then follows the new total from its present value.
+    steps: the learning rate then follows the new total from its present value. What follows
+    training takes `concluding_seconds` on an idle machine, and on a busy one as much longer as this
+    thread waits for a core (`waited`, in seconds). `slowdown` is that of the time before.
     """
 
-    def __init__(self, deadline: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        deadline: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        concluding_seconds: float = 0.0,
+        waited: Callable[[], float] = lambda: thread_seconds()[1],
+        slowdown: float = 1.0,
+    ) -> None:
         self.deadline = deadline
         self.clock = clock
+        self.waited = waited
+        self.before = slowdown
+        self.concluding_seconds = concluding_seconds
+        self.began, self.waited_before = clock(), waited()
+        self.planned_seconds = deadline - concluding_seconds - self.began
         self.taken = 0
         self.recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self.evaluation_seconds = 0.0
@@ -33,7 +55,7 @@ class Pace:
 
     def steps(self, step: int, total: int, eval_interval: int) -> int:
         """How many steps there should be in all, `step` of a planned `total` being done."""
-        left = self.deadline - self.clock() - self.evaluation_seconds
+        left = self.left() - self.evaluation_seconds
         if left <= 0:
             return step
         power_of_two = self.taken & (self.taken - 1) == 0
@@ -42,6 +64,25 @@ class Pace:
             return total
         seconds = sum(self.recent) / len(self.recent) + self.evaluation_seconds / eval_interval
         return step + int(left / seconds)
+
+    def left(self) -> float:
+        """The seconds until training must end."""
+        return self.deadline - self.clock() - self.concluding_seconds * self.slowdown()
+
+    def slowdown(self) -> float:
+        """How many times longer this thread takes because others use its core; 1 on an idle one."""
+        passed, waited = self.clock() - self.began, self.waited() - self.waited_before
+        ran = SECONDS_BEFORE + max(0.0, passed - waited)
+        return (SECONDS_BEFORE * self.before + passed) / ran
+
+    def far_off(self, steps: int, planned: int) -> bool:
+        """Whether far fewer steps fit than planned, and there is time for another plan."""
+        enough = self.left() > TIME_TO_DECIDE * (self.deadline - self.began)
+        return self.taken == STEPS_TO_DECIDE and enough and steps < FAR_OFF * planned
+
+    def seconds_of(self, steps: int) -> float:
+        """What each of so many steps has cost by now, evaluations included."""
+        return (self.clock() - self.began) / max(1, steps)
 
 
 class Replay(Pace):

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from hornbook.config import Config, Request
+from hornbook.cores import slowdown
 from hornbook.errors import CheckpointError, ConfigError, HornbookWarning, redacted
 from hornbook.eval.split import Split, measure_split
 from hornbook.kernels import runtime
@@ -20,7 +21,9 @@ from hornbook.ngram.model import NGramModel
 from hornbook.ngram.tuning import choose
 from hornbook.optim.optimizer import Optimizers
 from hornbook.plan import Plan, check_memory, counted_part, machine, resolve
+from hornbook.plan.costs import counting_seconds
 from hornbook.plan.prepare import prepare as apply_choices
+from hornbook.plan.resolved import text_of
 from hornbook.runs.folder import (
     FORMAT,
     RunFolder,
@@ -29,7 +32,7 @@ from hornbook.runs.folder import (
     run_text,
     steps_never_saved,
 )
-from hornbook.runs.load import load_checkpoint, save_counts
+from hornbook.runs.load import load_checkpoint, load_counts, save_counts
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk, write_atomically
 from hornbook.storage.lock import Lock
@@ -45,6 +48,14 @@ class UnsavedStepsWarning(HornbookWarning):
     """Steps that a run has taken are in no checkpoint, and are taken again."""
 
     label = "warning"
+
+
+class PlannedAnewWarning(HornbookWarning):
+    """A run's plan was far off, and another one was made."""
+
+
+# The settings that counted n-grams and their cross-fitting depend on.
+COUNTED_FOR = ("with_counts", "counted_tokens", "block_size")
 
 
 @dataclass
@@ -65,6 +76,11 @@ class Trainer:
     plan: Plan | None = None
     split: Split | None = None
     pace: Pace | None = None
+    # What a plan was made from, for another one: the request, and when the run began.
+    request: Request | None = None
+    started: float = 0.0
+    judged: bool = False  # whether its plan was far off is decided once
+    replanned: bool = False
 
 
 def begin(
@@ -102,46 +118,109 @@ def begin(
         encoding = None if several else data.encoding
         config = config.override(corpus=reference, encoding=encoding)
         trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
-        trainer.split = split
-        environment = {
-            "format": FORMAT,
-            **machine.describe(),
-            "commit": machine.source_commit(),
-            "corpus": corpus.name,
-            "corpus_sha256": corpus.sha256,
-            "data_fingerprint": dataset.fingerprint,
-            "parameters": trainer.state.model.parameter_count,
-        }
-        contents = {
-            folder.tokenizer: dataset.tokenizer.to_json().encode(),
-            folder.environment: json.dumps(environment, indent=1).encode(),
-            folder.config: folder.toml(config),
-        }
-        folder.establish(contents, disk)
+        trainer.split, trainer.request, trainer.started = split, request, started
+        establish(trainer)
     except Exception:
         folder.discard(folder=made, disk=disk)
         lock.release()
         raise
     if plan:
-        trainer.plan = plan
-        trainer.pace = Pace(started + 60 * config.train.minutes - plan.concluding_seconds)
+        follow(trainer, plan)
     elif training_seconds:
-        trainer.pace = Pace(training_seconds, lambda: trainer.state.seconds)
+        trainer.pace = training_pace(trainer, training_seconds)
     return trainer
+
+
+def establish(trainer: Trainer) -> None:
+    """Write the run's settings and what it depends on: from here on the folder is a run."""
+    corpus, dataset, folder = trainer.corpus, trainer.dataset, trainer.folder
+    environment = {
+        "format": FORMAT,
+        **machine.describe(),
+        "commit": machine.source_commit(),
+        "corpus": corpus.name,
+        "corpus_sha256": corpus.sha256,
+        "data_fingerprint": dataset.fingerprint,
+        "parameters": trainer.state.model.parameter_count,
+    }
+    contents = {
+        folder.tokenizer: dataset.tokenizer.to_json().encode(),
+        folder.environment: json.dumps(environment, indent=1).encode(),
+        folder.config: folder.toml(trainer.config),
+    }
+    folder.establish(contents, trainer.disk)
+
+
+def follow(trainer: Trainer, plan: Plan) -> None:
+    """Have a run end when its minutes do."""
+    trainer.plan = plan
+    trainer.pace = Pace(
+        trainer.started + 60 * trainer.config.train.minutes,
+        concluding_seconds=plan.concluding_seconds,
+        slowdown=slowdown(),
+    )
+
+
+def training_pace(trainer: Trainer, seconds: float) -> Pace:
+    """A pace on the clock of the steps alone."""
+    return Pace(seconds, lambda: trainer.state.seconds, waited=lambda: 0.0)
+
+
+def begin_again(trainer: Trainer) -> bool:
+    """Make another plan for the time that is left, and begin with it; False for the same model.
+
+    Called before anything is saved. The n-grams, which are counted already, and what they depend on
+    stay as they are.
+    """
+    trainer.judged = True
+    request, before = trainer.request, trainer.config
+    text = text_of(before, trainer.dataset)
+    if request is None:
+        return False
+    kept = {name: getattr(before.model, name) for name in COUNTED_FOR}
+    request = request.layer(
+        {"flag": {**kept, "corpus": before.data.corpus, "encoding": before.data.encoding}}
+    )
+    counted = trainer.started + counting_seconds(before, text)
+    try:
+        found = resolve(request, machine.choose(request.config), trainer.dataset, started=counted)
+    except ConfigError:  # too little time for another plan
+        return False
+    config, plan = found.config, found.plan
+    unlike = (config.model, config.train.batch_size) != (before.model, before.train.batch_size)
+    if plan is None or not unlike:
+        return False
+    folder, steps = trainer.folder, trainer.state.step
+    counts = load_counts(folder, trainer.dataset.tokenizer) if config.model.reads_counts else None
+    made = assemble(
+        config, found.machine, trainer.corpus, trainer.dataset, folder,
+        lock=trainer.lock, disk=trainer.disk, counts=(counts, trainer.cross_fit),
+    )  # fmt: skip
+    for name in ("state", "config", "machine", "tokens_per_step", "cross_fit", "context_before"):
+        setattr(trainer, name, getattr(made, name))
+    trainer.disk.remove(folder.config)  # until it is written again, the folder is no run
+    write_atomically(folder.metrics, b"", trainer.disk)
+    establish(trainer)
+    follow(trainer, plan)
+    trainer.replanned = True
+    note = (
+        f"steps take far longer than planned: planned anew after {steps} steps, "
+        f"for {config.train.steps:,} steps of {trainer.tokens_per_step:,} tokens and "
+        f"{trainer.state.model.parameter_count:,} parameters"
+    )
+    warnings.warn(note, PlannedAnewWarning, stacklevel=3)
+    return True
 
 
 def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK) -> str:
     """A name that finds the text again later, from any directory.
 
     Standard input cannot be read twice, and an address with a password or a token in it must not be
-    written down: for these the run keeps a copy of the bytes, to be read with the same settings; of
-    several texts it keeps the joined one, in UTF-8.
+    written down: for these the run keeps a copy, to be read with the same settings.
     """
     if asked == "-" or redacted(asked) != asked:
         # In chunks: what comes through a pipe may be larger than memory.
-        one = len(corpus.parts) == 1
-        pieces = corpus.raw() if one else (chunk.encode() for chunk in corpus.chunks())
-        write_atomically(folder.text, pieces, disk)
+        write_atomically(folder.text, corpus.kept(), disk)
         return str(folder.text.resolve())
     by_name = any(asked in (known.name, *known.aliases) for known in CATALOGUE)
     path = Path(asked).expanduser()
@@ -211,7 +290,7 @@ def resume(
             state.steps = found.state["steps"]  # the pace's last plan
     # A run limited by minutes has no pace any more: the time since its start says nothing.
     if training_seconds:
-        trainer.pace = Pace(training_seconds, lambda: state.seconds)
+        trainer.pace = training_pace(trainer, training_seconds)
     done = state.step - (state.unfinished is not None)
     rows = [row for row in folder.metrics_rows() if row["step"] <= done]
     write_atomically(folder.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode(), disk)
@@ -229,20 +308,22 @@ def assemble(
     *,
     lock: Lock,
     disk: Disk,
+    counts: tuple[NGramModel | None, CrossFit | None] | None = None,
 ) -> Trainer:
     """Model and optimizers at step 0, on the chosen device, with the chosen kernels.
 
-    N-grams that the model needs are counted here, and saved in the folder.
+    N-grams that the model needs are counted here, and saved in the folder, unless given.
     """
-    ngram_model, cross_fit = count(config, dataset) if config.model.reads_counts else (None, None)
-    if ngram_model:
+    ngram_model, cross_fit = counts or (None, None)
+    if config.model.reads_counts and counts is None:
+        ngram_model, cross_fit = count(config, dataset)
+    if ngram_model and counts is None:
         save_counts(folder, ngram_model, disk)
     if chosen.device.value == "cuda" and config.train.deterministic:
         # cuBLAS reads it when it starts, and refuses deterministic products without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     runtime.keep_freed_memory()
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
+    runtime.share_cores(config.train.threads)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         model = build(config.model, dataset.tokenizer.vocab_size, ngram_model)
