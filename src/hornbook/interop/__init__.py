@@ -1,4 +1,4 @@
 """A trained model in the formats of other programs: Hugging Face, GGUF, ONNX.
 
-A format is one file here and one line of `export.FORMATS`.
+A format is one file here and one line of `request.FORMATS`.
 """

@@ -1,7 +1,7 @@
 """ONNX: the GPT as two graphs of plain operators, one with a key-value cache.
 
 The folder is laid out for transformers.js, whose names the inputs and outputs have. The graphs are
-built operator by operator: exporters of PyTorch fix lengths that a cache leaves open.
+built operator by operator, so that every length stays open, that of the cache too.
 
 Shapes in names: B batch, T new positions, P cached ones, S = P + T, C n_embd, H heads, D head
 width, V vocabulary.
