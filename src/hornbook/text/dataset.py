@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
@@ -126,7 +125,7 @@ def learned_tokenizer(corpus: Corpus, config: DataConfig, cut: int) -> Tokenizer
     kind, size = config.tokenizer, config.bpe_vocab_size
     if kind == "byte":
         return build_tokenizer(kind, "")
-    settings = (cut, size, version("tokenizers")) if kind == "bpe" else ()
+    settings = (cut, size, tokenizers_version()) if kind == "bpe" else ()
     fingerprint = fingerprint_of(FORMAT, corpus.sha256, kind, *settings)
     folder = cache.cache_folder() / "tokenizers" / fingerprint[:32]
     if cache.is_sound(folder):
@@ -137,6 +136,14 @@ def learned_tokenizer(corpus: Corpus, config: DataConfig, cut: int) -> Tokenizer
     with suppress(OSError), cache.fill(folder) as place:
         (place / "tokenizer.json").write_bytes(tokenizer.to_json().encode())
     return tokenizer
+
+
+def tokenizers_version() -> str:
+    """The version of the library that learns BPE merges."""
+    # importlib.metadata takes 7 ms to import, which every `hornbook sample` would wait for.
+    from importlib.metadata import version
+
+    return version("tokenizers")
 
 
 def fingerprint_of(*facts: object) -> str:
