@@ -15,6 +15,7 @@ from benchmarks.table import Row, median_seconds, process
 from hornbook.config import Config
 from hornbook.kernels import runtime
 from hornbook.models.gpt import GPT
+from hornbook.models.schema import Schema
 from hornbook.optim.optimizer import Optimizers
 from hornbook.plan import machine
 from hornbook.plan.prepare import prepare
@@ -98,8 +99,9 @@ def our_speed(recipe: Recipe, way: str, *, runs: int) -> tuple[float, float]:
         optimizers.step(1e-6)
 
     seconds = median_seconds(step, runs)
-    attention = 12 * recipe.n_layer * recipe.n_embd * recipe.block_size
-    return idx.numel() / seconds, 6 * model.parameter_count + attention
+    return idx.numel() / seconds, Schema.of(config.model, VOCABULARY).training_flops(
+        recipe.block_size
+    )
 
 
 def peer_speed(recipe: Recipe, *, compiled: bool, runs: int) -> float:

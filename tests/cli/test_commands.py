@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from commands import environment
 
 import hornbook as hb
 from hornbook.kernels import compiler
@@ -23,11 +24,6 @@ TINY = (
     "--set", "n_head=2",
     "--set", "eval_interval=10", "--set", "sample_tokens=10",
 )  # fmt: skip
-
-
-def environment(tmp_path: Path, **more: str) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if "HORNBOOK" not in key}
-    return inherited | {"HORNBOOK_CACHE_DIR": str(tmp_path / "cache")} | more
 
 
 def hornbook(

@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from commands import environment
 from rich.console import Console
 
 import hornbook as hb
@@ -32,11 +33,6 @@ TINY = (
     "--set", "sample_tokens=10",
 )  # fmt: skip
 PLAIN = {"PYTHONIOENCODING": "ascii", "COLUMNS": "40"}
-
-
-def environment(cwd: Path, **more: str) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if "HORNBOOK" not in key}
-    return inherited | {"HORNBOOK_CACHE_DIR": str(cwd / "cache")} | more
 
 
 def hornbook(

@@ -10,11 +10,21 @@ from disks import Breaking
 from jobs import TEXT, made, overwriting, pruning_first
 from processes import Processes
 
+from hornbook.config import Config
 from hornbook.errors import CheckpointError
 from hornbook.ngram.suffix_array import SuffixArray
+from hornbook.runs.folder import RunFolder
 from hornbook.storage import checkpoint
 from hornbook.storage.checkpoint import Checkpoint, DamagedCheckpointWarning
 from hornbook.storage.disk import Disk
+
+
+class CrashError(Exception):
+    """What stops at it stands in for a process that dies."""
+
+
+def crash(_: Path) -> None:
+    raise CrashError
 
 
 def test_a_crash_at_every_operation_of_a_save(
@@ -81,13 +91,7 @@ def good(folder: Path, steps: tuple[int, ...]) -> int:
 def test_careless_saves_are_caught(
     careless: Callable[[Path, Checkpoint, Disk], None], tmp_path: Path
 ) -> None:
-    # The control: what stops at an exception stands in for the process that dies.
-    class CrashError(Exception):
-        pass
-
-    def crash(_: Path) -> None:
-        raise CrashError
-
+    # The control.
     lost = 0
     for at in range(8):
         folder = tmp_path / str(at)
@@ -100,3 +104,38 @@ def test_careless_saves_are_caught(
             lost += 1
         shutil.rmtree(folder)
     assert lost >= 4
+
+
+def run_files(path: Path) -> tuple[RunFolder, dict[Path, bytes]]:
+    """A run's own files, and what two of them are to be replaced by."""
+    folder = RunFolder(path)
+    path.mkdir()
+    contents = {
+        folder.tokenizer: b"{}",
+        folder.environment: b'{"format": 2, "parameters": 1}',
+        folder.config: folder.toml(Config()),
+    }
+    folder.establish(contents)
+    changed = {
+        folder.environment: b'{"format": 2, "parameters": 2}',
+        folder.config: folder.toml(Config().override(steps=7)),
+    }
+    return folder, changed
+
+
+def test_files_are_replaced_whole_whenever_a_crash_comes(tmp_path: Path) -> None:
+    folder, changed = run_files(tmp_path / "counted")
+    counted = Breaking()
+    folder.replace(changed, counted)
+    assert all(path.read_bytes() == data for path, data in changed.items())
+    assert len(counted.operations) > 9  # three files, each written, synced and renamed
+    for at in range(len(counted.operations)):
+        folder, changed = run_files(tmp_path / str(at))
+        before = {path: path.read_bytes() for path in changed}
+        with pytest.raises(CrashError):
+            folder.replace(changed, Breaking(crash, at))
+        for path in folder.own_files:
+            folder.check(path)
+        for path, data in changed.items():
+            assert path.read_bytes() in (before[path], data)
+        assert folder.settings().train.steps in (7, Config().train.steps)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -74,11 +75,11 @@ def test_a_second_team_makes_waiting_threads_sleep() -> None:
 
 
 def test_one_thread_and_a_user_who_chose_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[int] = []
-    waiting.yield_when_busy(1, started)
+    monkeypatch.setattr(waiting, "WATCH", "a-watch-of-this-test")
+    waiting.yield_when_busy(1)
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    waiting.yield_when_busy(2, started)
-    assert not started
+    waiting.yield_when_busy(2)
+    assert waiting.WATCH not in {each.name for each in threading.enumerate()}
 
 
 # Three steps by the C kernels, with the second team or without.

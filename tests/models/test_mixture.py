@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import small_config
 
 import hornbook as hb
 from hornbook import training as engine
@@ -30,26 +31,9 @@ from hornbook.ngram.tuning import Recipe
 from hornbook.runs.engine import open_engine
 from hornbook.runs.verify import verify
 
-TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
-
 
 def small(text_path: Path, **values: object) -> Config:
-    return hb.preset("quick").override(
-        **{
-            "corpus": str(text_path),
-            "with_counts": True,
-            "order": 4,
-            "block_size": 16,
-            "n_embd": 32,
-            "batch_size": 4,
-            "steps": 8,
-            "eval_interval": 3,
-            "checkpoint_interval": 4,
-            "sample_tokens": 5,
-            "precision": "float32",
-            **values,
-        }
-    )
+    return small_config(text_path, **{"with_counts": True, "order": 4, **values})
 
 
 def joined(block_size: int = 24, smoothing: Smoothing = "kneser-ney") -> GPTWithCounts:

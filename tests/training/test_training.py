@@ -11,6 +11,7 @@ from types import FrameType
 
 import pytest
 import torch
+from small import TEXT, small_config
 
 import hornbook as hb
 from hornbook import training as engine
@@ -24,25 +25,6 @@ from hornbook.storage.disk import Disk
 from hornbook.training.conclude import conclude
 from hornbook.training.state import OtherMachineWarning
 from hornbook.training.trainer import UnsavedStepsWarning
-
-TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
-
-
-def small(text_path: Path, **values: object) -> Config:
-    return hb.preset("quick").override(
-        **{
-            "corpus": str(text_path),
-            "block_size": 16,
-            "n_embd": 32,
-            "batch_size": 4,
-            "steps": 8,
-            "eval_interval": 3,
-            "checkpoint_interval": 4,
-            "sample_tokens": 5,
-            "precision": "float32",
-            **values,
-        }
-    )
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -63,7 +45,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_a_run_learns_and_leaves_a_whole_folder(text_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    metrics = list(hb.train(small(text_path, steps=40), out=out))
+    metrics = list(hb.train(small_config(text_path, steps=40), out=out))
     assert [each.step for each in metrics] == list(range(1, 41))
     assert metrics[-1].tokens == 40 * 4 * 16
     evaluated = [each.step for each in metrics if each.val_loss is not None]
@@ -103,7 +85,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 def test_interrupted_and_resumed_is_uninterrupted_to_the_bit(
     variant: str, text_path: Path, tmp_path: Path
 ) -> None:
-    config = small(text_path, **VARIANTS[variant])
+    config = small_config(text_path, **VARIANTS[variant])
     list(hb.train(config, out=tmp_path / "whole"))
     for stop in (1, 5):
         run = tmp_path / f"stopped-{stop}"
@@ -125,7 +107,7 @@ def test_compiled_too_a_resumed_run_is_uninterrupted_to_the_bit(
 ) -> None:
     if machine.compiler() is None:
         pytest.skip("torch.compile needs a C++ compiler")
-    config = small(text_path, compile="on", dropout=0.2, n_layer=1, gradient_accumulation=2)
+    config = small_config(text_path, compile="on", dropout=0.2, n_layer=1, gradient_accumulation=2)
     list(hb.train(config, out=tmp_path / "whole"))
     steps = hb.train(config, out=tmp_path / "stopped")
     list(itertools.islice(steps, 5))
@@ -149,7 +131,7 @@ class Interrupted:
 def test_an_interrupt_while_evaluating_loses_no_row_and_no_best(
     text_path: Path, tmp_path: Path
 ) -> None:
-    config = small(text_path)
+    config = small_config(text_path)
     list(hb.train(config, out=tmp_path / "whole"))
     trainer = engine.begin(config, out=tmp_path / "stopped")
     steps = engine.steps(trainer)
@@ -178,7 +160,7 @@ def test_an_interrupt_while_evaluating_loses_no_row_and_no_best(
 def test_an_interrupt_before_the_first_step_can_be_resumed_from(
     text_path: Path, tmp_path: Path
 ) -> None:
-    config = small(text_path)
+    config = small_config(text_path)
     trainer = engine.begin(config, out=tmp_path / "run")
     steps = engine.steps(trainer)
     hook = trainer.state.model.register_forward_pre_hook(raise_interrupt)
@@ -197,7 +179,7 @@ def test_going_on_without_the_checkpoints_there_were_is_refused(
     left: str, steps: int, text_path: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    stop_after(steps, small(text_path), run)
+    stop_after(steps, small_config(text_path), run)
     for path in (run / "checkpoints").glob("step-*" if left == "the best" else "*"):
         shutil.rmtree(path)
     if left == "nothing":
@@ -211,7 +193,7 @@ def test_going_on_without_the_checkpoints_there_were_is_refused(
 
 def test_a_finished_run_is_known_by_its_figures_too(text_path: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    trainer = engine.begin(small(text_path, checkpoint_interval=100), out=run)
+    trainer = engine.begin(small_config(text_path, checkpoint_interval=100), out=run)
     list(engine.steps(trainer))
     conclude(trainer)
     shutil.rmtree(run / "checkpoints")
@@ -224,12 +206,12 @@ def test_steps_that_may_never_have_been_saved_are_taken_again_and_said(
 ) -> None:
     # As a kill before the first checkpoint leaves it.
     run = tmp_path / "run"
-    stop_after(4, small(text_path), run)
+    stop_after(4, small_config(text_path), run)
     shutil.rmtree(run / "checkpoints")
     with pytest.warns(UnsavedStepsWarning, match="the 4 steps in metrics.jsonl are taken again"):
         trainer = engine.resume(run)
     assert [each.step for each in engine.steps(trainer)] == list(range(1, 9))
-    list(hb.train(small(text_path), out=tmp_path / "whole"))
+    list(hb.train(small_config(text_path), out=tmp_path / "whole"))
     assert hashes(run) == hashes(tmp_path / "whole")
 
 
@@ -245,7 +227,9 @@ def raise_interrupt(_model: torch.nn.Module, _inputs: object) -> None:
 
 
 def test_keep_last_keeps_so_many_and_the_best(text_path: Path, tmp_path: Path) -> None:
-    list(hb.train(small(text_path, checkpoint_interval=2, keep_last=3), out=tmp_path / "run"))
+    list(
+        hb.train(small_config(text_path, checkpoint_interval=2, keep_last=3), out=tmp_path / "run")
+    )
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names[1:] == ["step-00000004", "step-00000006", "step-00000008"]
     assert names[0].startswith("best-")
@@ -253,7 +237,7 @@ def test_keep_last_keeps_so_many_and_the_best(text_path: Path, tmp_path: Path) -
 
 def test_a_run_goes_on_for_longer_than_was_planned(text_path: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    list(hb.train(small(text_path), out=run))
+    list(hb.train(small_config(text_path), out=run))
     with pytest.raises(ConfigError, match="planned for 8 steps"):
         engine.resume(run, steps=7)
     longer = list(engine.steps(engine.resume(run, steps=12)))
@@ -265,7 +249,7 @@ def test_a_run_goes_on_for_longer_than_was_planned(text_path: Path, tmp_path: Pa
 
 
 def test_a_second_trainer_is_kept_out(text_path: Path, tmp_path: Path) -> None:
-    steps = hb.train(small(text_path), out=tmp_path / "run")
+    steps = hb.train(small_config(text_path), out=tmp_path / "run")
     next(steps)
     with pytest.raises(CheckpointError, match="is training it; a run has one writer"):
         engine.resume(tmp_path / "run")
@@ -283,20 +267,20 @@ def test_a_beginning_cut_short_leaves_a_folder_that_can_be_taken(
             super().rename(old, new)
 
     with pytest.raises(SystemExit):
-        engine.begin(small(text_path), out=tmp_path / "run", disk=CutShort())
+        engine.begin(small_config(text_path), out=tmp_path / "run", disk=CutShort())
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"tokenizer.json", ".lock", ".writing-config.toml"} <= left
-    assert engine.begin(small(text_path), out=tmp_path / "run").state.step == 0
+    assert engine.begin(small_config(text_path), out=tmp_path / "run").state.step == 0
     # Without our lock it may be anybody's tokenizer.
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / "run" / "tokenizer.json", tmp_path / "other")
     with pytest.raises(ConfigError, match="not empty"):
-        engine.begin(small(text_path), out=tmp_path / "other")
+        engine.begin(small_config(text_path), out=tmp_path / "other")
 
 
 def test_another_machine_is_named_and_strict_refuses(text_path: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    steps = hb.train(small(text_path), out=run)
+    steps = hb.train(small_config(text_path), out=run)
     next(steps)
     steps.close()
     folder = run / "checkpoints" / "step-00000001"
@@ -359,7 +343,7 @@ def test_a_run_with_counts_from_before_the_rooms_loads_resumes_and_writes_the_sa
 
 
 def test_a_damaged_best_is_said_and_the_last_stands_in(text_path: Path, tmp_path: Path) -> None:
-    list(hb.train(small(text_path), out=tmp_path / "run"))
+    list(hb.train(small_config(text_path), out=tmp_path / "run"))
     best = next((tmp_path / "run" / "checkpoints").glob("best-*")) / "model.safetensors"
     best.write_bytes(b"")
     with warnings.catch_warnings(record=True) as caught:
@@ -379,7 +363,7 @@ def test_a_corpus_name_cannot_lead_out_of_the_runs(name: str) -> None:
 
 
 def test_a_crash_loses_at_most_one_interval(text_path: Path, tmp_path: Path) -> None:
-    config = small(text_path)
+    config = small_config(text_path)
     list(hb.train(config, out=tmp_path / "whole"))
     steps = hb.train(config, out=tmp_path / "crashed")
     list(itertools.islice(steps, 6))
@@ -395,7 +379,7 @@ def test_a_crash_loses_at_most_one_interval(text_path: Path, tmp_path: Path) -> 
 
 def test_one_seed_one_result_another_seed_another(text_path: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        list(hb.train(small(text_path, seed=seed, dropout=0.2), out=tmp_path / name))
+        list(hb.train(small_config(text_path, seed=seed, dropout=0.2), out=tmp_path / name))
     assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert not equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
@@ -403,7 +387,7 @@ def test_one_seed_one_result_another_seed_another(text_path: Path, tmp_path: Pat
 def test_neither_the_caller_nor_evaluation_disturbs_the_stream(
     text_path: Path, tmp_path: Path
 ) -> None:
-    config = small(text_path, dropout=0.3)
+    config = small_config(text_path, dropout=0.3)
     list(hb.train(config, out=tmp_path / "quiet"))
     for _ in hb.train(config.override(eval_interval=1), out=tmp_path / "noisy"):
         torch.randn(17)
@@ -416,9 +400,9 @@ def test_neither_the_caller_nor_evaluation_disturbs_the_stream(
 
 
 def test_accumulated_parts_are_one_large_batch(text_path: Path, tmp_path: Path) -> None:
-    parts = engine.begin(small(text_path, gradient_accumulation=2), out=tmp_path / "parts")
+    parts = engine.begin(small_config(text_path, gradient_accumulation=2), out=tmp_path / "parts")
     found = engine.train_step(parts)
-    whole = engine.begin(small(text_path, batch_size=8), out=tmp_path / "whole")
+    whole = engine.begin(small_config(text_path, batch_size=8), out=tmp_path / "whole")
     from hornbook.text.batches import batch
 
     pairs = [
@@ -437,7 +421,7 @@ def test_accumulated_parts_are_one_large_batch(text_path: Path, tmp_path: Path) 
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(text_path: Path, tmp_path: Path) -> None:
-    trainer = engine.begin(small(text_path), out=tmp_path / "run")
+    trainer = engine.begin(small_config(text_path), out=tmp_path / "run")
     steps = engine.steps(trainer)
     list(itertools.islice(steps, 4))
     with torch.no_grad():
@@ -455,7 +439,7 @@ def test_the_resolved_config_runs_again_to_the_same_weights(
     text_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(text_path.parent)
-    list(hb.train(small(Path("hamlet.txt")), out=tmp_path / "first"))
+    list(hb.train(small_config(Path("hamlet.txt")), out=tmp_path / "first"))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -470,14 +454,14 @@ def test_a_file_named_like_a_known_text_is_found_again_from_elsewhere(
 ) -> None:
     text_path.rename(tmp_path / "shakespeare.txt")
     monkeypatch.chdir(tmp_path)
-    list(hb.train(small(Path("shakespeare.txt")), out=tmp_path / "run"))
+    list(hb.train(small_config(Path("shakespeare.txt")), out=tmp_path / "run"))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert hb.load(tmp_path / "run").evaluate().positions > 0
 
 
 def test_a_changed_text_is_not_resumed_upon(text_path: Path, tmp_path: Path) -> None:
-    steps = hb.train(small(text_path), out=tmp_path / "run")
+    steps = hb.train(small_config(text_path), out=tmp_path / "run")
     next(steps)
     steps.close()
     text_path.write_text(TEXT + "!", encoding="utf-8")
@@ -491,10 +475,10 @@ def test_a_folder_in_use_is_not_written_over(text_path: Path, tmp_path: Path) ->
     (tmp_path / "busy").mkdir()
     (tmp_path / "busy" / "thesis.doc").write_text("precious")
     with pytest.raises(ConfigError, match="not empty"):
-        next(hb.train(small(text_path), out=tmp_path / "busy"))
+        next(hb.train(small_config(text_path), out=tmp_path / "busy"))
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="file"):
-        next(hb.train(small(text_path), out=tmp_path / "file"))
+        next(hb.train(small_config(text_path), out=tmp_path / "file"))
 
 
 def test_runs_are_numbered(
@@ -502,13 +486,13 @@ def test_runs_are_numbered(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
-        trainer = engine.begin(small(text_path))
+        trainer = engine.begin(small_config(text_path))
         assert trainer.folder.path == Path("runs") / f"hamlet-{number}"
 
 
 def test_a_text_too_short_for_the_block_leaves_no_folder(text_path: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="needs at least 10001"):
-        next(hb.train(small(text_path, block_size=10_000), out=tmp_path / "run"))
+        next(hb.train(small_config(text_path, block_size=10_000), out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -516,7 +500,7 @@ def test_what_was_asked_for_and_is_absent_is_said(text_path: Path, tmp_path: Pat
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match="device = 'cuda': not present"):
-        next(hb.train(small(text_path, device="cuda"), out=tmp_path / "run"))
+        next(hb.train(small_config(text_path, device="cuda"), out=tmp_path / "run"))
 
 
 def test_a_run_that_is_not_there_is_said(tmp_path: Path) -> None:
@@ -527,7 +511,7 @@ def test_a_run_that_is_not_there_is_said(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_shape_are_refused(text_path: Path, tmp_path: Path) -> None:
-    list(hb.train(small(text_path), out=tmp_path / "run"))
+    list(hb.train(small_config(text_path), out=tmp_path / "run"))
     path = tmp_path / "run" / "config.toml"
     path.write_text(path.read_text().replace("n_layer = 2", "n_layer = 3"))
     with pytest.raises(CheckpointError, match="edited or damaged since the run began"):
@@ -535,7 +519,7 @@ def test_weights_of_another_shape_are_refused(text_path: Path, tmp_path: Path) -
 
 
 def test_metrics_are_plain_values(text_path: Path, tmp_path: Path) -> None:
-    metrics = next(hb.train(small(text_path), out=tmp_path / "run"))
+    metrics = next(hb.train(small_config(text_path), out=tmp_path / "run"))
     assert all(
         value is None or isinstance(value, int | float | str)
         for value in dataclasses.asdict(metrics).values()
@@ -546,7 +530,7 @@ def test_korean_trains_and_samples_as_well(data_dir: Path, tmp_path: Path) -> No
     path = data_dir / "korean-novels" / "input.txt"
     if not path.is_file():
         pytest.skip(f"{data_dir} has no korean-novels/input.txt")
-    metrics = list(hb.train(small(path, steps=160, batch_size=16), out=tmp_path / "run"))
+    metrics = list(hb.train(small_config(path, steps=160, batch_size=16), out=tmp_path / "run"))
     assert metrics[-1].val_loss is not None
     trained = hb.load(tmp_path / "run")
     assert trained.tokenizer.vocab_size == 1367
@@ -562,7 +546,7 @@ def test_patience_stops_after_evaluations_that_bring_nothing(
 ) -> None:
     # A rate far too high, so that the loss soon goes up; and one evaluation every two steps.
     hot = {"steps": 200, "eval_interval": 2, "learning_rate": 1.0, "muon_learning_rate": 1.0}
-    config = small(text_path, patience=3, **hot)
+    config = small_config(text_path, patience=3, **hot)
     metrics = list(hb.train(config, out=tmp_path / "run"))
     losses = [each.val_loss for each in metrics if each.val_loss is not None]
     assert len(metrics) < 200
@@ -598,9 +582,9 @@ def files_entered(trainer: engine.Trainer) -> list[str]:
 
 def test_a_step_reads_in_few_files(text_path: Path, tmp_path: Path) -> None:
     """docs/architecture.md names these files, in this order of the alphabet."""
-    config = small(text_path, compile="off", gradient_accumulation=2, dropout=0.1)
+    config = small_config(text_path, compile="off", gradient_accumulation=2, dropout=0.1)
     by_torch = files_entered(engine.begin(config, out=tmp_path / "gpt"))
-    joined = small(text_path, with_counts=True, gradient_accumulation=2, n_embd=64, n_head=4)
+    joined = small_config(text_path, with_counts=True, gradient_accumulation=2, n_embd=64, n_head=4)
     with_ngrams = files_entered(engine.begin(joined, out=tmp_path / "joined"))
     assert len(by_torch) <= 8
     assert len(with_ngrams) <= 12

@@ -4,11 +4,9 @@ import os
 import re
 import sys
 
-from hornbook.cli.terminal import note
+from hornbook.cli.console import note
 from hornbook.errors import ConfigError, DataError, reason
-from hornbook.text.decoding import decode
 from hornbook.text.forms import BYTE_ORDER_MARK
-from hornbook.text.sources import BytesSource
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.text.tokenizer.unknown import SURROGATE
 
@@ -28,7 +26,7 @@ def typed(name: str, text: str, *, escapes: bool, encoding: str | None) -> str:
             data = os.fsencode(text)
         except UnicodeEncodeError:
             raise DataError(f"{name} contains half a surrogate pair: expected characters") from None
-        text = "".join(decode(BytesSource(name, data), encoding, []))
+        text = decoded(name, data, encoding)
     if escapes:
         return _ESCAPE.sub(_character, text)
     if found := re.search(r"\\[nrt]", text):
@@ -52,6 +50,18 @@ def _character(escape: re.Match[str]) -> str:
     return chr(number)
 
 
+def decoded(name: str, data: bytes, encoding: str | None) -> str:
+    """The text of some bytes.
+
+    Raises: DataError if they are not text in the encoding.
+    """
+    # What guesses encodings is imported where a prompt needs it: most are typed, in UTF-8.
+    from hornbook.text.decoding import decode
+    from hornbook.text.sources import BytesSource
+
+    return "".join(decode(BytesSource(name, data), encoding, []))
+
+
 def piped(tokenizer: Tokenizer, encoding: str | None) -> str:
     """The prompt on standard input. CRLF and CR become LF, unless the vocabulary has characters
     and CR is one of them.
@@ -62,10 +72,10 @@ def piped(tokenizer: Tokenizer, encoding: str | None) -> str:
     if stream is None:
         raise DataError("expected a prompt on standard input, but there is no standard input")
     try:
-        source = BytesSource("standard input", stream.read())
+        data = stream.read()
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read standard input: {reason(error)}") from None
-    text = "".join(decode(source, encoding, [])).removeprefix(BYTE_ORDER_MARK)
+    text = decoded("standard input", data, encoding).removeprefix(BYTE_ORDER_MARK)
     if tokenizer.kind == "char" and tokenizer.knows("\r"):
         return text
     return text.replace("\r\n", "\n").replace("\r", "\n")

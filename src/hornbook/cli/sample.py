@@ -64,11 +64,11 @@ def run(
     from hornbook.errors import ConfigError
     from hornbook.runs.engine import open_engine
     from hornbook.runs.folder import open_run
-    from hornbook.text.dataset import formed_text
-    from hornbook.text.decoding import expect_encoding
-    from hornbook.text.forms import reformed
+    from hornbook.text.forms import formed_text, reformed
 
     if encoding is not None:
+        from hornbook.text.decoding import expect_encoding
+
         expect_encoding(encoding)
     for name, value in (("max-new-tokens", max_new_tokens), ("num-samples", num_samples)):
         if value < 1:

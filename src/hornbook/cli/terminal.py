@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Collection, Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter, Token
 from rich.console import Console, RenderableType
@@ -13,8 +13,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
 from hornbook.cli.console import is_utf8, note
-from hornbook.text.corpus import Corpus, join, read_corpus
 from hornbook.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # `sample` reads no text
+    from hornbook.text.corpus import Corpus
 
 # As the settings have it; numpy's generators take no more.
 MOST = 2**62
@@ -56,8 +58,10 @@ CorpusArguments = Annotated[str, Parameter(allow_leading_hyphen=True, converter=
 FreeText = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
 
-def read(corpus: str, encoding: str | None, field: str | None = None) -> Corpus:
+def read(corpus: str, encoding: str | None, field: str | None = None) -> "Corpus":
     """Read a text; prints its notes, and a progress bar while it is downloaded, on stderr."""
+    from hornbook.text.corpus import read_corpus
+
     console = Console(stderr=True)
     bar = Progress(TextColumn("downloading"), BarColumn(), DownloadColumn(), console=console)
     task = bar.add_task("", total=None)
@@ -82,8 +86,10 @@ def read(corpus: str, encoding: str | None, field: str | None = None) -> Corpus:
     return found
 
 
-def read_all(corpora: Sequence[str], encoding: str | None, field: str | None) -> Corpus:
+def read_all(corpora: Sequence[str], encoding: str | None, field: str | None) -> "Corpus":
     """Read texts as one, in their order, each as `read` does."""
+    from hornbook.text.corpus import join
+
     texts = [read(each, encoding, field) for each in corpora]
     return texts[0] if len(texts) == 1 else join(texts)
 

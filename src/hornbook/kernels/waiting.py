@@ -19,6 +19,7 @@ from pathlib import Path
 from hornbook.cores import waiting_is_set
 from hornbook.kernels.library import NativeUnavailableError, openmp
 
+WATCH = "hornbook-watch"
 POLL_SECONDS = 0.2
 # The machine is busy when this process's threads, together, wait for a core for this share of the
 # time, and idle again after so many quiet polls. With one program more than cores somebody waits
@@ -97,20 +98,20 @@ def waited(tasks: Path) -> dict[str, int]:
     return found
 
 
-def yield_when_busy(threads: int, started: list[int] = []) -> None:  # noqa: B006 (once a process)
+def yield_when_busy(threads: int) -> None:
     """Watch from here on, in a thread of its own; once a process, and only where it can help.
 
     Nothing is done with one thread, where the user has set GOMP_SPINCOUNT or OMP_WAIT_POLICY, where
     OpenMP is not libgomp, or where the system does not say how long threads waited.
     """
-    if started or threads < 2 or waiting_is_set() or not waited(Path("/proc/self/task")):
+    watched = any(each.name == WATCH for each in threading.enumerate())
+    if watched or threads < 2 or waiting_is_set() or not waited(Path("/proc/self/task")):
         return
     try:
         team = Team(openmp(), threads)
     except (NativeUnavailableError, AttributeError):
         return
-    started.append(threads)
-    threading.Thread(target=keep_watch, args=(team,), name="hornbook-watch", daemon=True).start()
+    threading.Thread(target=keep_watch, args=(team,), name=WATCH, daemon=True).start()
 
 
 def keep_watch(team: Team) -> None:

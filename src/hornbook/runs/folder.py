@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -24,8 +24,9 @@ from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, UNFINISHED, Disk, write_atomically
 from hornbook.storage.files import JSON_BYTES, read_json, read_log, read_regular
 from hornbook.storage.lock import LOCK, Lock
-from hornbook.text import dataset
-from hornbook.text.corpus import Corpus
+
+if TYPE_CHECKING:  # generation reads no text, and begins sooner
+    from hornbook.text.corpus import Corpus
 
 # Format 2 added run.json.
 FORMAT = 2
@@ -176,22 +177,21 @@ class RunFolder:
         for path in (self.manifest, *self.own_files):
             write_atomically(path, contents[path], disk)
 
-    def replace_config(self, config: Config, disk: Disk = DISK) -> None:
-        """Replace the run's settings; a crash leaves either the old ones or the new ones.
+    def replace(self, contents: dict[Path, bytes], disk: Disk = DISK) -> None:
+        """Replace some of the run's own files; a crash leaves each as it was, or as it is now.
 
         Raises: CheckpointError when the disk refuses.
         """
-        data = self.toml(config)
         known = self.read_manifest()
         if known is not None:
-            name = self.config.name
-            new = msgspec.convert(checkpoint.manifest_of({name: data})[name], Entry)
-            known = msgspec.structs.replace(
-                known, files=known.files | {name: new}, before={name: known.files[name]}
-            )
+            named = checkpoint.manifest_of({path.name: data for path, data in contents.items()})
+            new = msgspec.convert(named, dict[str, Entry])
+            before = {name: known.files[name] for name in new}
+            known = msgspec.structs.replace(known, files=known.files | new, before=before)
             text = msgspec.json.format(msgspec.json.encode(known), indent=1)
             write_atomically(self.manifest, text, disk)
-        write_atomically(self.config, data, disk)
+        for path, data in contents.items():
+            write_atomically(path, data, disk)
 
     def read_manifest(self) -> Manifest | None:
         """The contents of `run.json`; None for a run of the first format, which has none.
@@ -335,20 +335,22 @@ def open_run(path: str | os.PathLike[str]) -> RunFolder:
     raise CheckpointError(f"{path}: not a run folder (no config.toml in it){hint}")
 
 
-def run_text(folder: RunFolder, config: Config) -> Corpus:
+def run_text(folder: RunFolder, config: Config) -> "Corpus":
     """The text that a run was trained on.
 
     Raises: DataError when it cannot be read; CheckpointError when it has changed.
     """
+    from hornbook.text.dataset import read_text
+
     try:
-        corpus = dataset.read_text(config.data)
+        corpus = read_text(config.data)
     except DataError as error:
         raise DataError(f"{error}; if it was moved, --text PATH says where it is now") from None
     check_same_text(corpus, folder)
     return corpus
 
 
-def check_same_text(corpus: Corpus, folder: RunFolder) -> None:
+def check_same_text(corpus: "Corpus", folder: RunFolder) -> None:
     """Check that a run's text is still the one it was trained on.
 
     Raises: CheckpointError with both hashes.

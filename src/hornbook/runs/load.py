@@ -59,7 +59,7 @@ class TrainedModel:
 
     def stream(self, prompt: str = "", **settings: Any) -> Iterator[str]:
         """`generate` in pieces, as the text is made, with the weights as they are now."""
-        from hornbook.text.dataset import formed_text
+        from hornbook.text.forms import formed_text
 
         return self.engine().stream(formed_text(prompt, self.config.data), **settings)
 
@@ -85,7 +85,7 @@ class TrainedModel:
 
         Raises: DataError; UnknownCharacterError for a text outside the vocabulary.
         """
-        from hornbook.text.dataset import formed_text
+        from hornbook.text.forms import formed_text
 
         fitted, _ = self.tokenizer.fit(formed_text(text, self.config.data))
         return self.evaluate_tokens(self.tokenizer.encode_array(fitted))

@@ -68,11 +68,6 @@ def formed(corpus: Corpus, config: DataConfig) -> Corpus:
     return FormedCorpus(**facts, **forms)
 
 
-def formed_text(text: str, config: DataConfig) -> str:
-    """A text in the form of the settings `newlines` and `normalize`."""
-    return "".join(reformed([text], newlines=config.newlines, normalize=config.normalize))
-
-
 @dataclass(frozen=True)
 class Dataset:
     """A tokenised corpus in two parts; the arrays are memory-mapped from the cache."""

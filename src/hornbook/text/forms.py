@@ -13,6 +13,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from hornbook.config import DataConfig
+
 BYTE_ORDER_MARK = "\ufeff"
 LINE_ENDS = ("\n", "\r\n", "\r")
 # What no text composes with the character before it, CR and LF aside: a text can be cut there.
@@ -35,6 +37,11 @@ def reformed(chunks: Iterable[str], *, newlines: str, normalize: str) -> Iterato
             held = held[end:]
     if held:
         yield _reform(held, newlines, normalize)
+
+
+def formed_text(text: str, config: DataConfig) -> str:
+    """A text in the form of a run's settings."""
+    return "".join(reformed([text], newlines=config.newlines, normalize=config.normalize))
 
 
 def _reform(text: str, newlines: str, normalize: str) -> str:

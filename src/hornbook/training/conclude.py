@@ -22,7 +22,9 @@ def steps_why(trainer: Trainer) -> str:
         why = f"a step took {took:.3g} ms with evaluations, and {planned:.3g} ms were planned"
     else:
         why = "as many as its time allowed"
-    return f"{why}; planned anew, because the first plan was far off" if trainer.replanned else why
+    return (
+        f"{why}; planned anew, because the first plan was far off" if trainer.planned_anew else why
+    )
 
 
 def conclude(

@@ -80,7 +80,7 @@ class Trainer:
     request: Request | None = None
     started: float = 0.0
     judged: bool = False  # whether its plan was far off is decided once
-    replanned: bool = False
+    planned_anew: bool = False
 
 
 def begin(
@@ -119,7 +119,8 @@ def begin(
         config = config.override(corpus=reference, encoding=encoding)
         trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
         trainer.split, trainer.request, trainer.started = split, request, started
-        establish(trainer)
+        contents = {folder.tokenizer: dataset.tokenizer.to_json().encode()}
+        folder.establish(contents | described(trainer), disk)
     except Exception:
         folder.discard(folder=made, disk=disk)
         lock.release()
@@ -131,24 +132,22 @@ def begin(
     return trainer
 
 
-def establish(trainer: Trainer) -> None:
-    """Write the run's settings and what it depends on: from here on the folder is a run."""
-    corpus, dataset, folder = trainer.corpus, trainer.dataset, trainer.folder
+def described(trainer: Trainer) -> dict[Path, bytes]:
+    """The run's own files that say what is trained, and by which settings; the latter last."""
+    folder = trainer.folder
     environment = {
         "format": FORMAT,
         **machine.describe(),
         "commit": machine.source_commit(),
-        "corpus": corpus.name,
-        "corpus_sha256": corpus.sha256,
-        "data_fingerprint": dataset.fingerprint,
+        "corpus": trainer.corpus.name,
+        "corpus_sha256": trainer.corpus.sha256,
+        "data_fingerprint": trainer.dataset.fingerprint,
         "parameters": trainer.state.model.parameter_count,
     }
-    contents = {
-        folder.tokenizer: dataset.tokenizer.to_json().encode(),
+    return {
         folder.environment: json.dumps(environment, indent=1).encode(),
         folder.config: folder.toml(trainer.config),
     }
-    folder.establish(contents, trainer.disk)
 
 
 def follow(trainer: Trainer, plan: Plan) -> None:
@@ -198,11 +197,11 @@ def begin_again(trainer: Trainer) -> bool:
     )  # fmt: skip
     for name in ("state", "config", "machine", "tokens_per_step", "cross_fit", "context_before"):
         setattr(trainer, name, getattr(made, name))
-    trainer.disk.remove(folder.config)  # until it is written again, the folder is no run
+    # A run without metrics and checkpoints begins at step 0, by whichever plan.
     write_atomically(folder.metrics, b"", trainer.disk)
-    establish(trainer)
+    folder.replace(described(trainer), trainer.disk)
     follow(trainer, plan)
-    trainer.replanned = True
+    trainer.planned_anew = True
     note = (
         f"steps take far longer than planned: planned anew after {steps} steps, "
         f"for {config.train.steps:,} steps of {trainer.tokens_per_step:,} tokens and "
@@ -295,7 +294,7 @@ def resume(
     rows = [row for row in folder.metrics_rows() if row["step"] <= done]
     write_atomically(folder.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode(), disk)
     if config != planned:
-        folder.replace_config(config, disk)
+        folder.replace({folder.config: folder.toml(config)}, disk)
     return trainer
 
 
