@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from small import TEXT
 
 # Two workers with a thread each, in this process and in all it starts: small tensors gain nothing
 # from more, and threads that wait for each other's cores slow all down several times.
@@ -25,10 +26,10 @@ def data_dir() -> Path:
 def text_path(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """The TEXT of the test's own module as a file, and a cache of its own."""
+    """The TEXT of the test's own module, or the shared one, as a file; and a cache of its own."""
     monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
     path = tmp_path / "hamlet.txt"
-    path.write_text(request.module.TEXT, encoding="utf-8")
+    path.write_text(getattr(request.module, "TEXT", TEXT), encoding="utf-8")
     return path
 
 
