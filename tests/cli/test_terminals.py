@@ -16,14 +16,16 @@ from commands import environment
 from rich.console import Console
 
 import hornbook as hb
+from hornbook import report
 from hornbook import training as engine
 from hornbook.cli.console import plain, printable
-from hornbook.cli.display import continued
+from hornbook.cli.display import readable
 from hornbook.cli.terminal import print_table
 from hornbook.errors import CheckpointError, DataError, command, quoted
-from hornbook.infer.engine import first_line
+from hornbook.infer.sample import Sample, first_line
 from hornbook.storage.disk import Disk
 from hornbook.text.corpus import join, read_corpus
+from hornbook.training.conclude import conclude
 
 # Letters that no encoding but UTF-8 has all of, and what a terminal would obey: ESC, BEL.
 TEXT = "café “to be” or — 가나 \x1b[31mnot\x07 to be\n    indented\n\n" * 80
@@ -157,7 +159,7 @@ def test_a_terminal_gets_no_control_characters_of_the_text(place: Path) -> None:
     assert "\x07" in exact
     shown = terminal_output(*sample, cwd=place).decode().replace("\r\n", "\n")
     assert shown == printable(exact)
-    assert continued("line\n", "\x1b[31m\x07x\n").plain == "[line]\n\ufffd[31m\ufffdx"
+    assert readable(Sample("line\n", "\x1b[31m\x07x\n")).plain == "[line]\n\ufffd[31m\ufffdx"
 
 
 @pytest.mark.parametrize(
@@ -321,5 +323,24 @@ def test_samples_follow_a_line_of_the_validation_part(tmp_path: Path) -> None:
     evaluated = [each for each in engine.steps(trainer) if each.val_loss is not None]
     assert [each.prompt for each in evaluated] == [prompt, prompt]
     assert all(each.sample for each in evaluated)
-    line = prompt.rstrip("\n")
-    assert continued(prompt, "goes on\n").plain == f"[{line}]\ngoes on"
+    shown = f"[{prompt.rstrip()}]\n"
+    assert readable(Sample(prompt, "goes on\n")).plain == f"{shown}goes on"
+
+    card = report.write(report.examine(conclude(trainer)))
+    folder = trainer.folder
+    figures = json.loads(folder.result.read_text())["sample"]
+    assert figures["prompt"] == prompt
+    assert len(figures["text"]) == 500
+    assert figures["text"] == text_after(prompt, folder.path)
+    assert folder.sample.read_text() == shown + figures["text"] + "\n"
+    samples = json.loads((folder.path / "report.json").read_text())["samples"]
+    assert [each["prompt"] for each in samples] == [prompt] * 3
+    assert all(len(each["match_lengths"]) == len(each["text"]) for each in samples)
+    assert f"    {shown}" in (folder.path / "report.md").read_text()
+    assert (folder.path / "report.html").read_text().count(f">{shown}") == 3
+    assert card.result.sample == Sample(**figures)
+
+
+def text_after(prompt: str, run: Path) -> str:
+    """What `hornbook sample --temperature 0.8` prints after a prompt."""
+    return hb.load(run).generate(prompt, max_new_tokens=500, temperature=0.8)

@@ -254,27 +254,4 @@ def requested(
             f"--model {model} is at odds with model = {request.config.model.model!r} from "
             "--preset, --config, --set or HORNBOOK_MODEL; give one of them"
         )
-    return with_duration(request, default=None if named or file is not None else DEFAULT_MINUTES)
-
-
-# Of minutes and steps the one with the stronger origin says how long to train.
-STRENGTH = {"environment": 1, "set": 1, "flag": 2}
-
-
-def with_duration(request: Request, *, default: float | None) -> Request:
-    """Minutes or steps, not both; `default` minutes where neither is given.
-
-    Raises: ConfigError when both are given alike.
-    """
-    minutes, steps = (
-        STRENGTH.get(request.origins.get(name, "default"), 0) for name in ("minutes", "steps")
-    )
-    if minutes > max(steps, STRENGTH["set"]) and not request.config.train.minutes:
-        raise ConfigError("--minutes 0 leaves no time to train: give more, or give --steps")
-    if minutes and minutes == steps:
-        raise ConfigError("minutes and steps both say how long to train; give one of them")
-    if steps > minutes:
-        return request.layer({"default": {"minutes": 0.0}})
-    if minutes:  # a plan sets the steps
-        return request.layer({"default": {"steps": request.config.train.steps}})
-    return request if default is None else request.layer({"default": {"minutes": default}})
+    return request.lasting(None if named or file is not None else DEFAULT_MINUTES)

@@ -191,9 +191,10 @@ class TrainConfig(Section):
     minutes: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     steps: Count = 420
     # How many steps were planned after which step, where that changed: 0:420,4:512. The learning
-    # rate follows it; the command on a report card has it, to make a run again.
+    # rate follows it; the command on a report card has it, to make a run again. 420e:840 says that
+    # the run had ended at step 420, with an evaluation, and was extended.
     replanned: Annotated[
-        str, Meta(pattern=r"^(\d{1,9}:[1-9]\d{0,9}(,\d{1,9}:[1-9]\d{0,9})*)?$")
+        str, Meta(pattern=r"^(\d{1,9}e?:[1-9]\d{0,9}(,\d{1,9}e?:[1-9]\d{0,9})*)?$")
     ] = ""
     batch_size: Count = 32
     gradient_accumulation: Count = 1

@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
     from hornbook.infer.decoder import Decoder
     from hornbook.models.language_model import LanguageModel
-    from hornbook.text.arrays import Tokens
     from hornbook.text.tokenizer import Tokenizer
-
-SAMPLE_TEMPERATURE = 0.8
-PROMPT_CHARACTERS, PROMPT_SEARCH = 80, 4000
 
 
 class Engine:
@@ -136,28 +132,3 @@ class Stream:
     def close(self) -> None:
         """End the generation."""
         self._batch.remove(self._number)
-
-
-def first_line(tokenizer: Tokenizer, tokens: Tokens) -> str:
-    """The first whole line of a text that is not blank, with its end: a prompt for samples.
-
-    Of a longer line it is the first PROMPT_CHARACTERS.
-    """
-    lines = tokenizer.decode(tokens[:PROMPT_SEARCH].tolist()).splitlines(keepends=True)
-    # The first may be the rest of a line that the split has cut.
-    line = next((line for line in (*lines[1:], *lines) if line.strip()), "")
-    return line[:PROMPT_CHARACTERS]
-
-
-def generate_sample(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    *,
-    max_new_tokens: int,
-    temperature: float = SAMPLE_TEMPERATURE,
-    seed: int = 0,
-    prompt: str = "",
-) -> str:
-    """A sample of a model, as runs keep it: what `hornbook sample --temperature 0.8` prints."""
-    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    return Engine.of(model, tokenizer).generate(prompt, **settings)

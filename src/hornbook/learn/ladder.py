@@ -348,7 +348,7 @@ def measure(plan: Plan) -> Ladder:
                 stands_on=below[-1] if below else None,
                 worth=worth,
                 noise=noise,
-                sample=runs[0].sample.read_text(encoding="utf-8"),
+                sample=sample_of(runs[0]),
                 curve=mean_curve(runs),
             )
         )
@@ -367,6 +367,14 @@ def validation_losses(corpus: Corpus, folder: RunFolder) -> Floats:
     trained = load(folder.path, device=machine.choose_device().value)
     tokens = prepare(corpus, trained.config.data, trained.tokenizer).validation
     return losses(trained.model, tokens, block_size=trained.config.model.context_size)
+
+
+def sample_of(folder: RunFolder) -> str:
+    """What a run's model generated, without its prompt."""
+    figures = folder.figures()
+    if "sample" in figures:
+        return figures["sample"]["text"]
+    return folder.sample.read_text(encoding="utf-8")  # of a version whose samples had no prompt
 
 
 def step_down(upper: Sequence[Floats], lower: Sequence[Floats]) -> tuple[float, float]:

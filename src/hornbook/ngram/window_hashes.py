@@ -53,7 +53,7 @@ def first_bits(hashes: Hashes) -> NDArray[np.int64]:
 
 
 def overlapping(chunks: Iterable[str], overlap: int) -> Iterator[str]:
-    """A text in pieces of which each begins with the last `overlap` characters of the one before."""
+    """A text in pieces; each begins with the last `overlap` characters of the one before."""
     held = ""
     for chunk in chunks:
         held += chunk

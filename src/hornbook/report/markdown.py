@@ -73,9 +73,10 @@ def blocks(card: Card) -> Iterator[str]:
         yield quoted(passage.text)
     yield "## Generated text\n"
     yield f"{words.copying(card)}\n"
-    for sample in card.samples:
-        yield f"Temperature {sample.temperature:g}:\n"
-        yield quoted(sample.text)
+    yield f"{words.SAMPLES_FOLLOW}\n"
+    for traced in card.samples:
+        yield f"Temperature {traced.temperature:g}:\n"
+        yield quoted(str(traced.sample))
     yield "## How it was made\n"
     yield table(("", ""), ((name, plain(value)) for name, value in words.made_from(card)))
     yield "Command to reproduce it:\n"

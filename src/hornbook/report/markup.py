@@ -31,9 +31,10 @@ def style_of(kind: str) -> str:
     return kind.replace(" ", "-")
 
 
-def coloured(text: str, shades: Sequence[int], prefix: str) -> str:
-    """Text in coloured spans; the number of a span's CSS class is its shade."""
-    return f'<div class="text" dir="auto">{"".join(spans(text, shades, prefix))}</div>'
+def coloured(text: str, shades: Sequence[int], prefix: str, before: str = "") -> str:
+    """Text in coloured spans, after a plain text; the number of a span's CSS class is its shade."""
+    parts = "".join(spans(text, shades, prefix))
+    return f'<div class="text" dir="auto">{visible(before)}{parts}</div>'
 
 
 def spans(text: str, shades: Sequence[int], prefix: str) -> Iterator[str]:

@@ -5,7 +5,7 @@ from html import escape
 from math import log
 
 from hornbook.report import words
-from hornbook.report.card import COPY_LENGTHS, Card, Sample, shares_copied
+from hornbook.report.card import COPY_LENGTHS, Card, TracedSample, shares_copied
 from hornbook.report.characters import Passage
 from hornbook.report.drawing import Line, bar, chart, legend, thinned
 from hornbook.report.markup import coloured, document, style_of, visible
@@ -95,6 +95,8 @@ def training(card: Card) -> str:
     diagnosis = card.result.diagnosis
     advice = "".join(f"<li>{command_in(line)}</li>" for line in diagnosis.advice)
     advice = f'<h3>What to try next</h3><ul class="next">{advice}</ul>' if advice else ""
+    if diagnosis.verdict == "counted":
+        return advice
     if not card.points:
         return f"<h2>Loss during training</h2><p>There was no evaluation.</p>{advice}"
     per_char = card.result.tokens_per_char
@@ -202,19 +204,20 @@ def generated(card: Card) -> str:
     samples = "".join(sample_text(sample) for sample in card.samples)
     return f"""<h2>Generated text</h2>
 <p>{escape(words.copying(card))}</p>
-<p class="hint">Each character is coloured by the length of the longest stretch around it that
-occurs verbatim in the training text.</p>
+<p class="hint">{words.SAMPLES_FOLLOW} Each character is coloured by the length of the longest
+stretch around it that occurs verbatim in the training text.</p>
 <p class="shades">{shades}</p>
 {samples}"""
 
 
-def sample_text(sample: Sample) -> str:
+def sample_text(traced: TracedSample) -> str:
     """One sample, coloured by the length of its matches."""
-    lengths = [sum(n >= edge for edge in COPIED_CHARACTERS) for n in sample.match_lengths]
-    shares = shares_copied(sample.match_lengths)
+    lengths = [sum(n >= edge for edge in COPIED_CHARACTERS) for n in traced.match_lengths]
+    shares = shares_copied(traced.match_lengths)
     return (
-        f"<h3>Temperature {sample.temperature:g} <span>{shares[20]:.1%} in matches of 20+ "
-        f"characters, {shares[50]:.1%} of 50+</span></h3>{coloured(sample.text, lengths, 'c')}"
+        f"<h3>Temperature {traced.temperature:g} <span>{shares[20]:.1%} in matches of 20+ "
+        f"characters, {shares[50]:.1%} of 50+</span></h3>"
+        f"{coloured(traced.sample.text, lengths, 'c', traced.sample.bracketed)}"
     )
 
 

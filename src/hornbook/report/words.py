@@ -14,6 +14,9 @@ SHOWN = {
 }
 
 
+SAMPLES_FOLLOW = "Each sample follows the line in brackets, the first of the validation text."
+
+
 def shown(name: str) -> str:
     """A predictor or kind of the JSON by the name that people read."""
     return SHOWN.get(name, name)
@@ -128,7 +131,10 @@ def made_from(card: Card) -> Iterator[tuple[str, str]]:
     planned = ""
     if result.finished and result.steps != result.planned_steps:
         planned = f"; {result.planned_steps:,} steps were planned: {result.steps_why}"
-    yield "training", f"{steps}; best at step {result.step:,}{planned}"
+    training = f"{steps}; best at step {result.step:,}{planned}"
+    if result.diagnosis.verdict == "counted":
+        training = f"{result.baselines.counted_tokens:,} tokens counted, no steps"
+    yield "training", training
     energy = "not available on this machine"
     if result.energy_joules is not None:
         energy = (

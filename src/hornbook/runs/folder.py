@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -60,14 +60,22 @@ class MetricsRow(TypedDict):
     val_loss: Number | None
 
 
+class SampleFigures(TypedDict):
+    """A sample in `result.json`."""
+
+    prompt: str
+    text: str
+
+
 class Figures(TypedDict):
-    """The fields that `result.json` must have."""
+    """The fields that `result.json` must have; those of older runs have no sample."""
 
     steps: Whole
     tokens: Whole
     seconds: Number
     parameters: Whole
     baselines_nats_per_char: dict[str, Number]
+    sample: NotRequired[SampleFigures]
 
 
 def is_like(value: object, kind: type[Any]) -> bool:

@@ -10,7 +10,7 @@ from hornbook.eval.baselines import Baselines, Floats, count_baselines, spread
 from hornbook.eval.diagnosis import Diagnosis, curve, diagnose
 from hornbook.eval.loss import MOST_EVALUATED, Evaluation, losses, per_char, summarise
 from hornbook.eval.split import Split, measure_split
-from hornbook.infer.engine import generate_sample
+from hornbook.infer.sample import Sample, generate_sample
 from hornbook.runs.folder import RunFolder, run_text
 from hornbook.runs.load import TrainedModel, load
 from hornbook.storage.files import read_json
@@ -39,7 +39,7 @@ class Result:
     nats: Floats
     baselines: Baselines
     split: Split
-    sample: str
+    sample: Sample
     peak_memory_mib: float | None = None
     energy_joules: float | None = None
     finished: bool = True
@@ -118,6 +118,7 @@ class Result:
             "baselines_counted_tokens": self.baselines.counted_tokens,
             "split": self.split.as_dict() | {"new_nats_per_char": self.new_nats_per_char},
             "diagnosis": asdict(self.diagnosis),
+            "sample": asdict(self.sample),
             "skipped_files": [asdict(each) for each in self.corpus.skipped],
         }
 
@@ -192,7 +193,7 @@ def measure(
         nats=nats,
         baselines=baselines or count_baselines(trained.model, trained.config.model, dataset),
         split=split or measure_split(corpus, dataset),
-        sample=generate_sample(trained.model, trained.tokenizer, max_new_tokens=SAMPLE_TOKENS),
+        sample=generate_sample(trained.model, dataset, max_new_tokens=SAMPLE_TOKENS),
         peak_memory_mib=peak_memory_mib,
         energy_joules=energy_joules,
         finished=finished,

@@ -49,6 +49,6 @@ def conclude(
             energy_joules=energy_joules,
             steps_why=steps_why(trainer),
         )
-        write_atomically(folder.sample, (result.sample + "\n").encode())
+        write_atomically(folder.sample, f"{result.sample}\n".encode("utf-8", "replace"))
         write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
     return result
