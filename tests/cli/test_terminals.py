@@ -16,7 +16,7 @@ from commands import environment
 from rich.console import Console
 
 import hornbook as hb
-from hornbook import report
+from hornbook import cli, report
 from hornbook import training as engine
 from hornbook.cli.console import plain, printable
 from hornbook.cli.display import readable
@@ -211,6 +211,67 @@ def test_resuming_is_not_offered_where_there_is_no_run(place: Path) -> None:
     assert b"--resume" not in other.stderr
     ours = hornbook("train", "text.txt", *TINY, "--out", "my run", cwd=place)
     assert b"hornbook train --resume 'my run'" in ours.stderr
+
+
+def test_a_narrow_ladder_and_comparison_keep_their_losses(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At 40 columns and fewer, and with a width that is not known."""
+    monkeypatch.chdir(place)
+
+    def table(*arguments: str, width: str, until: str) -> str:
+        monkeypatch.setenv("COLUMNS", width)
+        assert cli.run(arguments) == 0
+        found = capsys.readouterr().out.split(until)[0]
+        assert "…" not in found
+        return found
+
+    ladder = ("ladder", "text.txt", "--rungs", "bigram,average", "--steps", "4", "--out", "tower")
+    wide = table(*ladder, "--seeds", "2", width="200", until="Loss: nats")
+    losses = re.findall(r"(?m)^(bigram|average) .*?(\d\.\d{3} ± \d\.\d{3})", wide)
+    assert [name for name, _ in losses] == ["bigram", "average"]
+    runs = ("tower/bigram-1337", "tower/average-1337", "my run")
+    for width in ("40", "24", "0"):
+        narrow = table(*ladder, "--seeds", "2", width=width, until="Loss: nats")
+        compared = table("report", *runs, width=width, until="The comparison is in")
+        for run in runs:
+            figures = json.loads((place / run / "report.json").read_text())
+            losses.append((Path(run).name, f"{figures['val_nats_per_char']:.4f}"))
+        for name, loss in losses:
+            assert re.search(rf"(?m)^{name} .*{re.escape(loss)}", narrow + compared), width
+        rows = [line for line in (narrow + compared).splitlines()[3:] if line]
+        assert width == "0" or max(map(len, rows)) <= int(width)
+
+
+def test_a_ladder_reads_its_text_as_train_does(place: Path) -> None:
+    rows = (json.dumps({"text": f"to be\r\nor é not {i}"}) + "\n" for i in range(60))
+    (place / "rows.jsonl").write_bytes("".join(rows).encode("utf-16"))
+    read = ("--field", "text", "--newlines", "lf", "--normalize", "nfd", "--encoding", "utf-16")
+    short = ("--rungs", "bigram", "--steps", "2", "--json")
+    # A copy of standard input is kept, and read in the same way.
+    data = (place / "rows.jsonl").read_bytes()
+    done = hornbook("ladder", "-", *short, *read, "--out", "rows", stdin=data, cwd=place)
+    assert done.returncode == 0, done.stderr.decode()
+    assert (
+        hornbook("train", "rows.jsonl", *TINY, *read, "--out", "alone", cwd=place).returncode == 0
+    )
+    for name in ("rows/bigram-1337", "alone"):
+        alphabet = hb.load(place / name).tokenizer.token_bytes()
+        assert "\N{COMBINING ACUTE ACCENT}".encode() in alphabet
+        assert b"\r" not in alphabet
+        assert b"{" not in alphabet
+    texts = [
+        json.loads((place / name / "environment.json").read_text())["corpus_sha256"]
+        for name in ("rows/bigram-1337", "alone")
+    ]
+    assert texts[0] == texts[1]
+    again = hornbook("ladder", "-", *short, *read, "--out", "rows", stdin=data, cwd=place)
+    assert b"already trained" in again.stderr
+    remarked = hornbook("ladder", "rows.jsonl", *short, "--field", "text", cwd=place)
+    assert b"line ends: 60 CRLF" in remarked.stderr
+    wrong = hornbook("ladder", "rows.jsonl", *short, "--newlines", "crlf", cwd=place)
+    assert wrong.returncode == 2
+    assert b"expected one of keep, lf" in wrong.stderr
 
 
 def test_eval_names_no_options_of_train(place: Path) -> None:

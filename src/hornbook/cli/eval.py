@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from rich.markup import escape
 
 from hornbook.cli.console import note, output
-from hornbook.cli.terminal import TEXT, CorpusArgument, fit_text, print_json, read, table
+from hornbook.cli.terminal import TEXT, CorpusArgument, fit_text, print_json, table
 from hornbook.errors import ConfigError, DataError, HornbookError, display_path
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def run(
         text: Where the run's own text is now, if it was moved since.
         json: Print one JSON object instead of a table.
     """
+    from hornbook.cli.texts import read
     from hornbook.eval.baselines import spread
     from hornbook.eval.loss import MOST_EVALUATED
     from hornbook.eval.split import find_copied

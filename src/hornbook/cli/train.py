@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from hornbook.cli.console import log, note
-from hornbook.cli.terminal import STARTED, TEXT, CorpusArguments, Whole, print_json, read_all
+from hornbook.cli.terminal import STARTED, TEXT, CorpusArguments, Whole, print_json
+from hornbook.cli.texts import AS_IT_IS, TextOptions, read_texts
 from hornbook.config import (
     MODELS,
     ModelConfig,
@@ -49,10 +50,7 @@ def run(
     keep_last: Whole | None = None,
     seed: Whole | None = None,
     tokenizer: str | None = None,
-    encoding: str | None = None,
-    field: str | None = None,
-    newlines: str | None = None,
-    normalize: str | None = None,
+    reading: TextOptions = AS_IT_IS,
     text: Annotated[str | None, TEXT] = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     json: bool = False,
@@ -89,12 +87,6 @@ def run(
         keep_last: How many of the last checkpoints to keep, beside the best. The default is 1.
         seed: The seed of everything random.
         tokenizer: What a token is: char, byte, or bpe.
-        encoding: The text's encoding, if it is not UTF-8. auto finds it for each file;
-            utf-8:replace puts U+FFFD in the place of bytes that are not UTF-8.
-        field: Read one field of JSON Lines, CSV or Parquet: its texts, with U+001E between them.
-        newlines: keep reads line ends as they are; lf makes CRLF and CR one LF.
-        normalize: nfc composes characters (é is one), nfd decomposes them (e and an accent), none
-            reads them as they are.
         text: With --resume: where the run's text is now, if it was moved since.
         dry_run: Print what would be trained and why, without training.
         json: Print one JSON object on stdout at the end, and nothing else.
@@ -112,11 +104,7 @@ def run(
         "keep_last": keep_last,
         "seed": seed,
         "tokenizer": tokenizer,
-        "encoding": encoding,
-        "field": field,
-        "newlines": newlines,
-        "normalize": normalize,
-    }
+    } | reading.given()
     given = {name: value for name, value in flags.items() if value is not None}
     others = {"config": config, "out": out, "preset": preset, "model": model}
     named = {*given, *assignments, *(name for name, value in others.items() if value is not None)}
@@ -144,8 +132,6 @@ def run(
     from hornbook import plan
     from hornbook import training as engine
     from hornbook.cli.display import Display
-    from hornbook.text.dataset import formed
-    from hornbook.text.forms import remarks
 
     display = Display(quiet=quiet)
     if resume is not None:
@@ -158,11 +144,7 @@ def run(
             )
     else:
         data = request.config.data
-        names = corpus if len(corpus) > 1 else (data.corpus,)
-        found = read_all(names, data.encoding, data.field)
-        for remark in remarks(found.chunks(), newlines=data.newlines, normalize=data.normalize):
-            note(remark)
-        found = formed(found, data)
+        found = read_texts(corpus if len(corpus) > 1 else (data.corpus,), data)
         if dry_run:
             show_plan(plan.dry_run(request, found, started=STARTED), found, json=json)
             return

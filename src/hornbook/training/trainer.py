@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from hornbook.config import Config, Request
+from hornbook.config import Config, DataConfig, Request
 from hornbook.cores import slowdown
 from hornbook.errors import CheckpointError, ConfigError, HornbookWarning, redacted
 from hornbook.eval.split import Split, measure_split
@@ -113,10 +113,7 @@ def begin(
     made = not folder.path.exists()
     lock = folder.create(disk)
     try:
-        several = data.corpus == "-" and len(corpus.parts) > 1
-        reference = lasting_reference(data.corpus, corpus, folder, disk)
-        encoding = None if several else data.encoding
-        config = config.override(corpus=reference, encoding=encoding)
+        config = config.override(**lasting_settings(data, corpus, folder, disk))
         trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
         trainer.split, trainer.request, trainer.started = split, request, started
         contents = {folder.tokenizer: dataset.tokenizer.to_json().encode()}
@@ -209,6 +206,23 @@ def begin_again(trainer: Trainer) -> bool:
     )
     warnings.warn(note, PlannedAnewWarning, stacklevel=3)
     return True
+
+
+def lasting_settings(
+    data: DataConfig, corpus: Corpus, folder: RunFolder, disk: Disk = DISK
+) -> dict[str, str | None]:
+    """The settings by which a run, or a ladder's folder, reads its text again later.
+
+    Several texts are kept joined, in UTF-8.
+    """
+    several = data.corpus == "-" and len(corpus.parts) > 1
+    return {
+        "corpus": lasting_reference(data.corpus, corpus, folder, disk),
+        "encoding": None if several else data.encoding,
+        "field": data.field,
+        "newlines": data.newlines,
+        "normalize": data.normalize,
+    }
 
 
 def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK) -> str:
