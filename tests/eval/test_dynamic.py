@@ -128,7 +128,8 @@ def test_with_too_little_time_evenly_spaced_pieces_are_measured() -> None:
     assert whole.standard_error is None
     assert part.standard_error is not None
     assert 4096 <= part.positions < 20_000
-    assert abs(part.nats_per_char - whole.nats_per_char) < 0.25
+    # Too high rather than too low: what is not measured is not learned either.
+    assert whole.nats_per_char < part.nats_per_char < frozen.mean()
     with pytest.raises(DataError, match="at least 1 token"):
         evaluate_dynamically(copied(model), config, tokenizer, TRAIN, later[:0])
 

@@ -76,9 +76,10 @@ def evaluate_dynamically(
 
     Every token is predicted once, the first one too. The model is changed: give a `copied` one. Of
     a text with more than `max_positions`, or than fit into `seconds`, evenly spaced pieces are
-    measured and learned, and n-grams count the rest too. The figure is then an estimate with a
-    standard error; with `frozen`, the frozen model's loss at each token but the first, that of the
-    difference, which varies far less from piece to piece.
+    measured and learned, and n-grams count the rest too. The figure is then an estimate, too high
+    rather than too low, with a standard error. With `frozen`, the frozen model's loss at each token
+    but the first, it is the frozen loss and the mean difference from it, which varies far less from
+    piece to piece.
     Raises: DataError for an empty text.
     Source: Krause et al. 2018, arXiv:1709.07432.
     """
