@@ -111,10 +111,10 @@ def record(found: dict[str, list[Any]], options: str) -> None:
     if path.exists():
         for part in path.read_text(encoding="utf-8").split("\n## ")[1:]:
             sections[part.partition("\n")[0]] = part.partition("\n")[2].strip()
-    facts = describe()
+    facts, today = describe(), f"{datetime.now(UTC):%Y-%m-%d}"
     for name, rows in found.items():
         lines = [
-            f"`hornbook bench {name}{options}`, {datetime.now(UTC):%Y-%m-%d}, commit {source_commit()}: "
+            f"`hornbook bench {name}{options}`, {today}, commit {source_commit()}: "
             f"{facts['processor']}, {facts['cores']} cores ({facts['cpu_capability']}), torch "
             f"{facts['torch']}.",
             "",
