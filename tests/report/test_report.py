@@ -14,6 +14,7 @@ from math import log
 from pathlib import Path
 
 import numpy as np
+import pyppmd
 import pytest
 import torch
 
@@ -27,6 +28,7 @@ from hornbook.report.compression import (
     TRAINING_BYTES,
     VALIDATION_BYTES,
     compress_all,
+    ppmd_size,
 )
 from hornbook.report.confidence import interval
 from hornbook.report.context import loss_by_context
@@ -179,12 +181,26 @@ def test_compressors_use_the_training_text() -> None:
     train = "".join(draw.choices(string.ascii_lowercase, k=40_000))
     primed = {each.name: each for each in compress_all(train, train[10_000:14_000])}
     unprimed = {each.name: each for each in compress_all(train[:5000], train[10_000:14_000])}
-    assert set(primed) == {"xz", "bz2", "zstd", "brotli"}
+    assert set(primed) == {"PPMd", "xz", "bz2", "zstd", "brotli"}
     for name, each in primed.items():
         assert unprimed[name].bits_per_char > log(26, 2)  # the entropy of uniform letters
         if name != "bz2":  # which sorts and does not copy
             assert each.bits_per_char < 0.2
     assert primed["bz2"].bits_per_char < unprimed["bz2"].bits_per_char
+
+
+def test_ppmds_one_pass_is_the_difference_of_two_sizes() -> None:
+    draw = random.Random(0)
+    words = ["".join(draw.choices(string.ascii_lowercase, k=5)) for _ in range(300)]
+    text = " ".join(draw.choices(words, k=9000)).encode()
+    before, after = text[:45_000], text[45_000:]
+
+    def size(data: bytes) -> int:
+        stream = pyppmd.Ppmd7Encoder(6, 1 << 24)
+        return len(stream.encode(data)) + len(stream.flush())
+
+    difference = size(text) - size(before)
+    assert abs(ppmd_size(before, after, 6, 1 << 24) - difference) <= 8
 
 
 def test_compressors_cut_a_large_text_between_characters() -> None:

@@ -18,7 +18,7 @@ from hornbook.cli.terminal import print_table
 from hornbook.errors import command, display_path
 from hornbook.infer.sample import Sample
 from hornbook.report import Card
-from hornbook.report.words import duration, shown, split_remarks, uncertainty
+from hornbook.report.words import WHICH, duration, shown, split_remarks, uncertainty
 from hornbook.training import StepMetrics, Trainer
 
 REFRESH_SECONDS = 0.25
@@ -215,6 +215,7 @@ def show_card(card: Card, out: Console) -> None:
     print_table(
         out, headings, rows, numbers=losses, unbroken=("kind", " "), drop=(4, 1, 3), best=ours
     )
+    out.print(f"{WHICH}\n")
     out.print(
         f"{card.nats_per_char:.4f} nats/char ({uncertainty(card)}); perplexity "
         f"{card.perplexity:.2f} per character.\n"

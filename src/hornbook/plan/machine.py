@@ -208,6 +208,16 @@ def choose_again(config: Config) -> Machine:
     return choose(config.override(compile="auto"))
 
 
+def choose_to_learn(config: Config, device: str) -> Machine:
+    """How a trained model takes a few more steps on a device: with C kernels, or uncompiled."""
+    elsewhere = {} if device == config.train.device else {"precision": "auto"}
+    config = config.override(device=device, threads=0, **elsewhere)
+    if config.train.compile == "c":
+        with suppress(ConfigError):
+            return choose(config)
+    return choose(config.override(compile="off"))
+
+
 def describe() -> dict[str, str]:
     """The machine and the versions that a run depends on, for `environment.json`."""
     libraries = ("torch", "numpy", "safetensors", "tokenizers")

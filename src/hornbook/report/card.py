@@ -173,11 +173,24 @@ def predictors(result: Result, compressed: list[Compressed]) -> Iterator[Predict
         "knowing nothing": "all tokens equally likely",
     }
     yield Predictor("this model", result.kind, result.evaluation.nats_per_char)
+    yield Predictor(
+        "this model, dynamic", result.kind, result.dynamic.nats_per_char, measured_part(result)
+    )
     for name, nats in result.baselines.rows().items():
         kind = "chance" if name == "knowing nothing" else "counts"
         yield Predictor(name, kind, nats, notes.get(name, "the order that fits held-out text best"))
     for each in compressed:
         yield Predictor(each.name, "compressor", each.bits_per_char * log(2), each.settings)
+
+
+def measured_part(result: Result) -> str:
+    """How the dynamic figure was measured."""
+    error = result.dynamic.standard_error
+    part = ""
+    if error is not None:
+        positions = result.dynamic.positions
+        part = f", in {positions:,} evenly spaced tokens (standard error {error:.4f})"
+    return f"it learns the validation text as it reads{part}"
 
 
 def generate_samples(result: Result, index: SuffixArray) -> Iterator[TracedSample]:

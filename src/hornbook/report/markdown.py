@@ -45,6 +45,7 @@ def blocks(card: Card) -> Iterator[str]:
             for each in card.predictors
         ),
     )
+    yield f"{words.WHICH}\n"
     if card.context is not None:
         yield "## Loss by context length\n"
         yield f"{words.context_advice(card.context, result.trained.config.model.block_size)}\n"

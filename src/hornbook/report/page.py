@@ -83,7 +83,7 @@ def scale(card: Card) -> str:
     notes = "; ".join(f"{shown(each.name)}: {each.note}" for each in card.predictors if each.note)
     return f"""<h2>All predictors on one scale</h2>
 <p class="hint">All predict the same validation text; shorter is better. Compressors get the
-training text first; their loss is the bits that they then still need.</p>
+training text first; their loss is the bits that they then still need. {escape(words.WHICH)}</p>
 <table class="scale"><thead><tr><th></th><th></th>
 <th class="number">nats/char</th><th class="number optional">bits/char</th></tr></thead>
 <tbody>{rows}</tbody></table>
@@ -109,7 +109,9 @@ def training(card: Card) -> str:
     levels = [
         (f"{each.name} {each.nats_per_char:.3f}", each.nats_per_char)
         for each in card.predictors
-        if each.kind == "counts" and each.name not in ("this model", "unigram counts")
+        if each.kind == "counts"
+        and not each.name.startswith("this model")
+        and each.name != "unigram counts"
     ]
     description = f"Loss by step; the best validation loss is at step {card.result.step}."
     drawn = chart(lines, levels, description=description, x_label="step")

@@ -50,6 +50,13 @@ def unfinished(card: Card) -> str:
     )
 
 
+# Which rows of the scale can be compared.
+WHICH = (
+    "Compare the compressors, which learn the validation text as they read it, with this model, "
+    "dynamic, which does so too; this model and the n-grams are frozen after the training text."
+)
+
+
 def uncertainty(card: Card) -> str:
     """The headline's confidence interval."""
     low, high = card.confidence.low, card.confidence.high

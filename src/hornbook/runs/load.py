@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from hornbook.config import Config, ModelConfig
+    from hornbook.eval.baselines import Floats
     from hornbook.eval.loss import Evaluation
     from hornbook.models.language_model import LanguageModel
     from hornbook.runs.folder import RunFolder
@@ -89,6 +90,31 @@ class TrainedModel:
 
         fitted, _ = self.tokenizer.fit(formed_text(text, self.config.data))
         return self.evaluate_tokens(self.tokenizer.encode_array(fitted))
+
+    def evaluate_dynamically(
+        self,
+        train: Tokens,
+        tokens: Tokens,
+        *,
+        frozen: Floats | None = None,
+        seconds: float | None = None,
+    ) -> Evaluation:
+        """The loss on tokens that follow the training text, of a copy that learns as it reads.
+
+        Of more than fit into `seconds` it is an estimate, a better one with the `frozen` model's
+        loss at each token but the first; see `eval.dynamic`.
+        Raises: DataError for an empty text.
+        """
+        from hornbook.eval.dynamic import copied, evaluate_dynamically
+        from hornbook.plan.machine import choose_to_learn
+        from hornbook.plan.prepare import prepare
+
+        learner = copied(self.model)
+        prepare(learner, choose_to_learn(self.config, self.model.device.type))
+        return evaluate_dynamically(
+            learner, self.config.model, self.tokenizer, train, tokens,
+            frozen=frozen, seconds=seconds,
+        )  # fmt: skip
 
     def evaluate_tokens(self, tokens: Tokens, *, max_positions: int | None = None) -> Evaluation:
         """The loss on tokens of this model's tokenizer, exact up to `max_positions` of them."""

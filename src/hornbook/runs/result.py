@@ -19,6 +19,8 @@ from hornbook.text.corpus import Corpus
 from hornbook.text.dataset import Dataset, prepare
 
 SAMPLE_TOKENS = 500
+# What a run's figures have of its dynamic evaluation.
+DYNAMIC_FIGURES = ("nats_per_char", "positions", "standard_error")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Result:
     baselines: Baselines
     split: Split
     sample: Sample
+    dynamic: Evaluation
     peak_memory_mib: float | None = None
     energy_joules: float | None = None
     finished: bool = True
@@ -99,6 +102,7 @@ class Result:
 
     def as_dict(self) -> dict[str, object]:
         """The figures as `train --json` prints them."""
+        dynamic = self.dynamic.as_dict()
         return {
             "run": str(self.folder.path),
             "kind": self.kind,
@@ -114,6 +118,7 @@ class Result:
             "peak_memory_mib": self.peak_memory_mib,
             "energy_joules": self.energy_joules,
             **{f"val_{name}": value for name, value in self.evaluation.as_dict().items()},
+            **{f"val_dynamic_{name}": dynamic[name] for name in DYNAMIC_FIGURES},
             "baselines_nats_per_char": self.baselines.as_dict(),
             "baselines_counted_tokens": self.baselines.counted_tokens,
             "split": self.split.as_dict() | {"new_nats_per_char": self.new_nats_per_char},
@@ -174,11 +179,13 @@ def measure(
     energy_joules: float | None = None,
     finished: bool = True,
     steps_why: str = "",
+    dynamic_seconds: float | None = None,
 ) -> Result:
     """Measure a model's exact loss at every token of the validation part, and generate a sample.
 
-    Of a large part the loss is an estimate. `baselines` and `split` are those of the same text and
-    tokens, where they are known already.
+    Of a large part the loss is an estimate, and so is that of the model learning as it reads where
+    it would take more than `dynamic_seconds`. `baselines` and `split` are those of the same text
+    and tokens, where they are known already.
     """
     size, tokens = trained.config.model.context_size, spread(dataset.validation, MOST_EVALUATED)
     nats = losses(trained.model, tokens, block_size=size)
@@ -194,6 +201,12 @@ def measure(
         baselines=baselines or count_baselines(trained.model, trained.config.model, dataset),
         split=split or measure_split(corpus, dataset),
         sample=generate_sample(trained.model, dataset, max_new_tokens=SAMPLE_TOKENS),
+        dynamic=trained.evaluate_dynamically(
+            dataset.train,
+            dataset.validation,
+            frozen=nats if tokens is dataset.validation else None,
+            seconds=dynamic_seconds,
+        ),
         peak_memory_mib=peak_memory_mib,
         energy_joules=energy_joules,
         finished=finished,

@@ -3,9 +3,11 @@
 import json
 
 from hornbook.eval.baselines import Baselines
+from hornbook.plan.costs import DYNAMIC_SHARE
 from hornbook.runs.load import load
 from hornbook.runs.result import Result, measure, peak_memory_mib
 from hornbook.storage.disk import write_atomically
+from hornbook.training.pace import Replay
 from hornbook.training.trainer import Trainer
 
 
@@ -25,6 +27,14 @@ def steps_why(trainer: Trainer) -> str:
     return (
         f"{why}; planned anew, because the first plan was far off" if trainer.planned_anew else why
     )
+
+
+def dynamic_seconds(trainer: Trainer) -> float | None:
+    """The seconds for the dynamic evaluation of a run limited by time; None for any other."""
+    if trainer.pace is None or isinstance(trainer.pace, Replay):
+        return None
+    minutes = trainer.config.train.minutes
+    return DYNAMIC_SHARE * (60 * minutes or trainer.state.seconds)
 
 
 def conclude(
@@ -48,6 +58,7 @@ def conclude(
             peak_memory_mib=peak_memory_mib(),
             energy_joules=energy_joules,
             steps_why=steps_why(trainer),
+            dynamic_seconds=dynamic_seconds(trainer),
         )
         write_atomically(folder.sample, f"{result.sample}\n".encode("utf-8", "replace"))
         write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
