@@ -70,10 +70,15 @@ def machine() -> str:
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(named, named)
 
 
-def target() -> Target:
-    """The best kind of compiled C that this processor can run."""
+def runnable() -> list[Target]:
+    """The kinds of compiled C that this processor can run, the best first."""
     here, has = machine(), features()
-    return next(each for each in TARGETS if each.machine in (here, "") and each.needs <= has)
+    return [each for each in TARGETS if each.machine in (here, "") and each.needs <= has]
+
+
+def target() -> Target:
+    """The best of them."""
+    return runnable()[0]
 
 
 def multiplies_bfloat16() -> bool:

@@ -69,7 +69,7 @@ TARGETS = (
         "x86-64-v4", "x86_64", ("-march=x86-64-v4",), _V4, ("avx512_bf16", "-mavx512bf16"),
         trains_faster=True,
     ),
-    Target("x86-64-v3", "x86_64", ("-march=x86-64-v3",), _V3),
+    Target("x86-64-v3", "x86_64", ("-march=x86-64-v3",), _V3, trains_faster=True),
     Target("aarch64", "aarch64", (), frozenset(), ("bf16", "-march=armv8.2-a+bf16")),
     Target("baseline", "", (), frozenset()),
 )  # fmt: skip
