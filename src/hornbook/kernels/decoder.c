@@ -27,12 +27,12 @@
 
 enum { PANEL = 64, LANES = 64, FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
 
-/* Lanes that share one fetch of weights: 6 x 4 sums, 4 weights and an input take 29 of 32 registers
- * (68 GFLOP/s on one core of AVX-512 where torch's matrix product reaches 86; with 4 lanes 56 to
- * 66), and 2 x 4 sums 13 of 16.
+/* Lanes that share one fetch of weights: 6 x 4 sums, 4 weights and an input take 29 of AVX-512's 32
+ * registers (68 GFLOP/s on one core where torch's matrix product reaches 86; with 4 lanes 56 to
+ * 66). 2 x 4 sums take 13 of 16; on NEON 4 x 4, as in products.h.
  *
  * Slices. Vector j of slice s of a panel has the outputs from 16 j + WIDE s on, in each format. */
-enum { GROUP = REGISTERS == 32 ? 6 : 2, SLICES = 16 / WIDE };
+enum { GROUP = WIDE == 16 ? 6 : REGISTERS == 32 ? 4 : 2, SLICES = 16 / WIDE };
 
 typedef struct {
     const void *panels;

@@ -65,11 +65,14 @@ INLINE floats multiply_add(floats sum, word a, words b)
 #endif
 
 /* Sums kept in registers, beside a row of the right side's vectors and one number of the left's: 8 x 2
- * vectors reach AVX-512's peak; 6 x 2 take 15 of 16 registers, and 6 x 4 take 29 of NEON's 32. */
+ * vectors reach AVX-512's peak, and 6 x 2, which take 15 of 16 registers, 97% of AVX2's. On NEON 4 x 4
+ * take 24 of 32: gcc loads all rows' numbers first, and with 6 x 4 sums it has none left. */
 #if WIDE == 16
 enum { TILE_ROWS = 8, TILE_VECTORS = 2 };
+#elif REGISTERS == 32
+enum { TILE_ROWS = 4, TILE_VECTORS = 4 };
 #else
-enum { TILE_ROWS = 6, TILE_VECTORS = REGISTERS == 32 ? 4 : 2 };
+enum { TILE_ROWS = 6, TILE_VECTORS = 2 };
 #endif
 enum { PANEL = WIDE * TILE_VECTORS, LINE = 64 }; /* columns of a tile; bytes of a cache line */
 
@@ -122,7 +125,7 @@ INLINE void tile(const int rows, const int vectors, int how, int depth, const wo
 /* How many of the remaining rows, a multiple of 8 at first, a tile takes: 16 are 6 + 6 + 4. */
 INLINE int tile_rows(int rest)
 {
-    return TILE_ROWS == 8 || (rest >= 6 && rest != 8) ? TILE_ROWS : 4;
+    return TILE_ROWS != 6 || (rest >= 6 && rest != 8) ? TILE_ROWS : 4;
 }
 
 /* c[rows, columns] = left @ right, `depth` words deep; rows in 8s, columns in 16s. With `lower` the

@@ -10,16 +10,16 @@
  * processor's registers hold. */
 #if defined(__AVX512F__)
 #define WIDE 16
-enum { REGISTERS = 32 };
+#define REGISTERS 32
 #elif defined(__AVX__)
 #define WIDE 8
-enum { REGISTERS = 16 };
+#define REGISTERS 16
 #elif defined(__aarch64__)
 #define WIDE 4
-enum { REGISTERS = 32 };
+#define REGISTERS 32
 #else
 #define WIDE 4
-enum { REGISTERS = 16 };
+#define REGISTERS 16
 #endif
 
 typedef float floats __attribute__((vector_size(4 * WIDE), aligned(4), may_alias));
@@ -29,8 +29,10 @@ typedef uint32_t words __attribute__((vector_size(4 * WIDE), aligned(4), may_ali
 /* The sum of a vector's numbers, halves added to halves. */
 INLINE float total(floats x)
 {
-    typedef float eight __attribute__((vector_size(32)));
     typedef float four __attribute__((vector_size(16)));
+#if WIDE >= 8
+    typedef float eight __attribute__((vector_size(32)));
+#endif
 #if WIDE == 16
     union { floats all; eight halves[2]; } whole = {x};
     eight half = whole.halves[0] + whole.halves[1];
