@@ -1,8 +1,9 @@
 """Training and generation on a processor with AVX2 alone, as far as one with more can tell.
 
-Environment variables limit torch, oneDNN and hornbook to AVX2 in a process of its own, where steps of
-hornbook's C kernels and of PyTorch take turns; the fastest of each counts. The ceiling is a loop of
-fused multiply-adds. All on one thread, in CPU time, which other programs distort less.
+Environment variables limit torch, oneDNN and hornbook to AVX2 in a process of its own, where steps
+of hornbook's C kernels and of PyTorch take turns; the fastest of each counts. The ceiling is a loop
+of fused multiply-adds. All on one thread, and training in CPU time, which other programs distort
+less.
 """
 
 import ctypes

@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from hornbook.infer.native_decoder import NativeDecoder
 from hornbook.kernels import decoder as kernels
 from hornbook.kernels.library import Library
 from hornbook.kernels.recipe import DECODER, TARGETS, TRAINING, Sources, command
-from hornbook.kernels.training import Matrix, MuonStep, TrainingKernels
+from hornbook.kernels.training import Matrix, TrainingKernels
 from hornbook.models.schema import Schema
 from hornbook.optim.muon import Muon
 
@@ -199,12 +200,13 @@ class Decoding(OnArm):
 
     def __init__(self, machine: Path, sources: Sources) -> None:
         super().__init__(machine, sources)
-        self.hornbook_open = lambda model: self.opened(model._obj)
-        self.hornbook_close = lambda _: None
-        self.hornbook_decode = lambda *arguments: self.decode(*arguments)
+        # Functions, which take the types that `decoder_library` sets; methods do not.
+        self.hornbook_open = partial(self.opened)
+        self.hornbook_close = partial(int)
+        self.hornbook_decode = partial(self.decode)
 
-    def opened(self, model: ctypes.Structure) -> int:
-        self.model = model
+    def opened(self, model: object) -> int:
+        self.model = model._obj
         return 1
 
     @staticmethod
