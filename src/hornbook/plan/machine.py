@@ -108,7 +108,8 @@ def choose_compile(config: Config, device: str, precision: str) -> Choice:
     if device == "mps":
         return Choice("off", "torch.compile is not reliable on Apple GPUs yet")
     if no_compiling:
-        return Choice("off", f"{no_c}; training takes about 2 times as long without them")
+        slower = "; training takes about 2 times as long without them"
+        return Choice("off", no_c + slower * processor.target().trains_faster)
     if steps < STEPS_WORTH_COMPILING:
         return Choice("off", f"{steps} steps end before compiling (about 20 s) pays")
     return Choice("on", "two thirds of a step's time, after about 20 s")
