@@ -101,8 +101,8 @@ def load_compiled(kept: Path, found: str | None, sources: Sources, target: Targe
     """
     if found is None:
         raise NativeUnavailableError(
-            f"hornbook has no C kernels for this processor ({processor.machine()}, {target.name}) "
-            "and found no C compiler (cc, gcc or clang)"
+            f"this installation has no C kernels for {target.name} processors, and found no C "
+            "compiler (cc, gcc or clang)"
         )
     try:
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
