@@ -6,6 +6,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
@@ -134,8 +135,9 @@ def resend_signal(unraisable: "sys.UnraisableHookArgs") -> None:
         earlier_hooks[-1](unraisable)
         return
     handle_signals()
-    # From another thread: raised here, it would be dropped again.
-    threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+    # From another thread: raised here, it would be dropped again. Windows' os.kill ends a process.
+    send = signal.raise_signal if os.name == "nt" else partial(os.kill, os.getpid())
+    threading.Timer(0.01, send, (number,)).start()
 
 
 def exit_on_signal(number: int, _frame: object) -> NoReturn:

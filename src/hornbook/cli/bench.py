@@ -15,7 +15,17 @@ from hornbook.cli.console import log, output
 from hornbook.cli.terminal import print_json, table
 from hornbook.errors import ConfigError
 
-Subject = Literal["train", "sample", "text", "trace", "startup", "minutes", "busy", "predict"]
+Subject = Literal[
+    "train",
+    "sample",
+    "text",
+    "trace",
+    "startup",
+    "minutes",
+    "busy",
+    "predict",
+    "processors",
+]
 ROOT = Path(hornbook.__file__).parents[2]
 
 
@@ -36,8 +46,8 @@ def run(
     second program distorts the figures many times over.
 
     Args:
-        subject: What to measure: train, sample, text, trace, startup, minutes (takes 30 minutes),
-            busy (25 minutes) or predict (45 minutes); by default all eight.
+        subject: What to measure: train, sample, text, trace, startup, processors (AVX2),
+            minutes (takes 30 minutes), busy (25 minutes) or predict (45 minutes); by default all.
         short: Only check that the benchmark works, in seconds: the figures mean little.
         write: Write the tables, with machine, commit and date, to benchmarks/RESULTS.md.
         seeds: Of predict: how many models of each kind are trained. The default is 3.

@@ -5,7 +5,8 @@ The structures hold addresses. `infer.native_decoder` packs the weights and call
 
 import ctypes
 
-from hornbook.kernels.library import DECODER, shared_library
+from hornbook.kernels.library import shared_library
+from hornbook.kernels.recipe import DECODER
 
 
 class PackedMatrix(ctypes.Structure):
@@ -50,7 +51,7 @@ def decoder_library() -> ctypes.CDLL:
 
     Raises: NativeUnavailableError with the reason in one line.
     """
-    library = shared_library(DECODER)
+    library = shared_library(DECODER).handle
     library.hornbook_open.restype = ctypes.c_void_p
     library.hornbook_close.argtypes = [ctypes.c_void_p]
     library.hornbook_decode.argtypes = [

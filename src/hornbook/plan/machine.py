@@ -16,7 +16,9 @@ from hornbook import __version__, cores
 from hornbook import kernels as native
 from hornbook.config import Config
 from hornbook.errors import ConfigError, HornbookWarning
-from hornbook.kernels.library import training_kernels_pay
+from hornbook.kernels import processor
+from hornbook.kernels.library import shared_library
+from hornbook.kernels.recipe import DECODER, TRAINING
 from hornbook.kernels.runtime import default_threads
 from hornbook.kernels.training import TrainingKernels, misfit, training_kernels
 
@@ -102,22 +104,23 @@ def choose_compile(config: Config, device: str, precision: str) -> Choice:
     if wanted != "auto":
         return Choice(wanted, "requested")
     if not no_c and (no_compiling or not multiplies_in_tiles(precision)):
-        return Choice("c", "C kernels: 1.5 to 2.5 times PyTorch's speed, compiled once in 2 s")
+        return Choice("c", f"C kernels: 1.5 to 2.5 times PyTorch's speed; {origin(precision)}")
     if device == "mps":
         return Choice("off", "torch.compile is not reliable on Apple GPUs yet")
     if no_compiling:
-        return Choice("off", f"{no_c}; training takes about 2 times as long without them")
+        slower = "; training takes about 2 times as long without them"
+        return Choice("off", no_c + slower * processor.target().trains_faster)
     if steps < STEPS_WORTH_COMPILING:
         return Choice("off", f"{steps} steps end before compiling (about 20 s) pays")
     return Choice("on", "two thirds of a step's time, after about 20 s")
 
 
 def obstacle_to_c(config: Config, device: str, precision: str) -> str:
-    """Why the C kernels cannot train this model here; empty where they can. Compiles them."""
+    """Why the C kernels cannot train this model here; empty where they can. May compile them."""
     if device != "cpu":
         return f"the C kernels are for CPUs, and this is {device}"
-    if config.train.compile != "c" and not training_kernels_pay():
-        return "the C kernels need AVX-512, which this CPU lacks"
+    if config.train.compile != "c" and not (kind := processor.target()).trains_faster:
+        return f"the C kernels were not measured to train faster on {kind.name} processors"
     if not config.model.spec.c_kernels:
         return f"the C kernels run the blocks of a gpt, and model = {config.model.model!r}"
     if obstacle := misfit(config.model.n_embd, config.model.head_width):
@@ -148,7 +151,14 @@ def choose_decoder() -> Choice:
         native.decoder_library()
     except native.NativeUnavailableError as error:
         return Choice("torch", f"{error}; PyTorch takes 6 to 30 times as long")
-    return Choice("C", f"compiled by {native.compiler()}")
+    library = shared_library(DECODER)
+    return Choice("C", f"{library.target} kernels, {library.origin}")
+
+
+def origin(precision: str) -> str:
+    """Which C kernels train, and where they came from."""
+    library = shared_library(TRAINING[precision])
+    return f"{library.target}, {library.origin}"
 
 
 @dataclass(frozen=True)
