@@ -125,6 +125,12 @@ class Seen:
             },
         }
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from hornbook.lens.picture import picture
+
+        return picture(self)
+
     def __repr__(self) -> str:
         layers, heads = self.attention.shape[:2]
         return f"<Seen {self.text[:40]!r}: {len(self.ids)} tokens, {layers} layers, {heads} heads>"
