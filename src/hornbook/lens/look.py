@@ -3,8 +3,6 @@
 Shapes in names: L layers, T time, C n_embd, V vocabulary.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,7 +32,6 @@ def look(
     *,
     token: str | None = None,
     train: Tokens | None = None,
-    run: Path | None = None,
 ) -> Seen:
     """Read a text with a model; see `Seen` for what there is to look at.
 
@@ -91,7 +88,6 @@ def look(
         targets=integers(targets_T),
         votes=votes,
         activations=named,
-        run=run,
     )
 
 

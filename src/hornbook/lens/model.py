@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -33,14 +34,14 @@ class Model(TrainedModel):
         from hornbook.models.language_model import has_hooks
         from hornbook.text.forms import formed_text
 
-        return look(
+        seen = look(
             self.model,
             self.tokenizer,
             formed_text(text, self.config.data),
             token=token,
             train=self.training_tokens if self.config.model.reads_counts else None,
-            run=None if has_hooks(self.model) else self.folder.path,
         )
+        return seen if has_hooks(self.model) else replace(seen, model=self)
 
     @contextmanager
     def without(self, **parts: Any) -> Iterator[Self]:

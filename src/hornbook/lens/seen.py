@@ -13,7 +13,8 @@ from hornbook.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
+
+    from hornbook.runs.load import TrainedModel
 
 Floats: TypeAlias = NDArray[np.float32]
 Ids: TypeAlias = NDArray[np.int64]
@@ -70,8 +71,8 @@ class Seen:
     # gate.probs = ngrams.weight * ngrams.probs + cache.weight * cache.probs.
     votes: Mapping[str, Vote]
     activations: Mapping[str, Floats] = field(default_factory=dict)
-    # The run that was read; None where hooks have changed the model.
-    run: Path | None = None
+    # The trained model that was read; None where hooks had changed it.
+    model: TrainedModel | None = None
 
     @property
     def hooks(self) -> tuple[str, ...]:
