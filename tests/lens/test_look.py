@@ -14,6 +14,7 @@ from hornbook.lens.look import look
 from hornbook.lens.seen import Seen
 from hornbook.lens.votes import occurrences
 from hornbook.models.gpt import GPT, attention_reference
+from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.schema import Schema
 
 CHARACTERS = TOKENIZERS["char"]
@@ -140,6 +141,21 @@ def test_heads_and_mlps_add_up_to_the_residual_stream(kind: str) -> None:
         mixed = seen["result", layer].sum(1)
         mixed += seen.activations.get(f"blocks.{layer}.attn.bias", 0)
         np.testing.assert_allclose(seen["attn_out", layer], mixed, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["layernorm", "gpt", "joined"])
+def test_a_model_in_bfloat16_is_seen_as_it_computes(kind: str) -> None:
+    model = model_of(kind)
+    model.compute_dtype = torch.bfloat16
+    if isinstance(model, GPTWithCounts):
+        model.network.compute_dtype = torch.bfloat16
+    seen = look(model, CHARACTERS, PROMPT)
+    with torch.no_grad():
+        expected, _ = model(torch.from_numpy(seen.ids)[None])
+    np.testing.assert_array_equal(seen.logits, expected[0].float())
+    assert np.abs(seen.probs - looked(kind).probs).max() > 0
+    logit_T = seen.logits[np.arange(len(PROMPT)), seen.targets]
+    np.testing.assert_allclose(seen.attribution.sum(0), logit_T, atol=0.5)
 
 
 def test_votes_make_the_joined_model_s_prediction() -> None:

@@ -54,8 +54,7 @@ class LectureAnatomy(Anatomy):
 
     def parts(self) -> list[nn.Module]:
         body = self.network.blocks
-        found = [self.network.token_embedding_table, body, self.norm, *body.modules()]
-        return list(dict.fromkeys(found))
+        return [self.network.token_embedding_table, *body.modules()]
 
     def activations(self, tape: Tape) -> Activations:
         table = self.network.position_embedding_table.weight
@@ -71,51 +70,39 @@ class LectureAnatomy(Anatomy):
     def layer(self, layer: int, tape: Tape) -> Activations:
         """The activations of one layer."""
         heads, attention = self.heads[layer], self.attentions[layer]
-        x_TC = tape.given(heads[0])
-
-        def side_by_side(tensors: list[Tensor]) -> Tensor:
-            return torch.stack(tensors, dim=1)
-
-        scores_HTS = torch.stack(
-            [
-                tape.made(head.query) @ tape.made(head.key).T * head.key.out_features**-0.5
-                for head in heads
-            ]
+        q_THD, k_SHD = (
+            side_by_side([tape.made(part) for part in parts])
+            for parts in ([head.query for head in heads], [head.key for head in heads])
         )
-        future_TS = torch.ones_like(scores_HTS[0], dtype=torch.bool).triu(1)
-        z_THD = side_by_side([tape.made(head) for head in heads])
+        scores_HTS = torch.einsum("thd,shd->hts", q_THD, k_SHD) * q_THD.size(-1) ** -0.5
         seen = {
-            "hook_resid_pre": tape.given(self.blocks[layer]) if self.residual else x_TC,
-            "attn.hook_q": side_by_side([tape.made(head.query) for head in heads]),
-            "attn.hook_k": side_by_side([tape.made(head.key) for head in heads]),
+            "attn.hook_q": q_THD,
+            "attn.hook_k": k_SHD,
             "attn.hook_v": side_by_side([tape.made(head.value) for head in heads]),
-            "attn.hook_attn_scores": scores_HTS.masked_fill(future_TS, float("-inf")),
+            "attn.hook_attn_scores": without_future(scores_HTS),
             "attn.hook_pattern": softmax_weights(scores_HTS),
-            "attn.hook_z": z_THD,
+            "attn.hook_z": side_by_side([tape.made(head) for head in heads]),
             "hook_attn_out": tape.made(attention),
-            "hook_resid_post": tape.made(attention),
         }
-        if not self.residual:
-            # Each head has its own channels of the result.
-            width = z_THD.size(2)
-            seen["attn.hook_result"] = side_by_side(
-                [
-                    F.pad(z_THD[:, h], (h * width, (len(heads) - 1 - h) * width))
-                    for h in range(len(heads))
-                ]
-            )
-            if self.thinks:
-                seen["hook_resid_mid"] = seen["hook_attn_out"]
-                seen["mlp.hook_pre"] = tape.given(self.thinks[layer])
-                seen["hook_mlp_out"] = seen["hook_resid_post"] = tape.made(self.thinks[layer])
-            return seen
-        block = self.blocks[layer]
-        proj, (wide, relu, *_) = block.sa.proj, block.ffwd.children()
-        if isinstance(proj, nn.Linear):
-            seen["attn.hook_result"] = results(z_THD, proj.weight.detach())
-            seen["attn.bias"] = proj.bias.detach().expand_as(x_TC)
-        return seen | {
-            "ln1.hook_normalized": x_TC,
+        if self.residual:
+            return seen | self.around(self.blocks[layer], seen["attn.hook_z"], tape)
+        seen |= {
+            "hook_resid_pre": tape.given(heads[0]),
+            "attn.hook_result": in_own_channels(seen["attn.hook_z"]),
+            "hook_resid_post": seen["hook_attn_out"],
+        }
+        if self.thinks:
+            seen["hook_resid_mid"] = seen["hook_attn_out"]
+            seen["mlp.hook_pre"] = tape.given(self.thinks[layer])
+            seen["hook_mlp_out"] = seen["hook_resid_post"] = tape.made(self.thinks[layer])
+        return seen
+
+    def around(self, block: Block, z_THD: Tensor, tape: Tape) -> Activations:
+        """The residual stream of one block, and its MLP."""
+        wide, relu, *_ = block.ffwd.children()
+        seen = {
+            "hook_resid_pre": tape.given(block),
+            "ln1.hook_normalized": tape.made(block.ln1),
             "hook_resid_mid": tape.given(block.ln2),
             "ln2.hook_normalized": tape.made(block.ln2),
             "mlp.hook_pre": tape.made(wide),
@@ -123,6 +110,10 @@ class LectureAnatomy(Anatomy):
             "hook_mlp_out": tape.made(block.ffwd),
             "hook_resid_post": tape.made(block),
         }
+        if isinstance(proj := block.sa.proj, nn.Linear):
+            seen["attn.hook_result"] = results(z_THD, proj.weight.detach())
+            seen["attn.bias"] = proj.bias.detach().expand_as(seen["hook_resid_pre"])
+        return seen
 
     def writes(self, seen: Activations) -> dict[str, Tensor]:
         if self.residual:
@@ -138,6 +129,23 @@ class LectureAnatomy(Anatomy):
 
     def mlps(self) -> list[nn.Module]:
         return self.thinks
+
+
+def side_by_side(heads: list[Tensor]) -> Tensor:
+    """What each head has, in one tensor: H of [T,D] -> [T,H,D]."""
+    return torch.stack(heads, dim=1)
+
+
+def in_own_channels(z_THD: Tensor) -> Tensor:
+    """Each head's result where it stands in that of all, beside zeros: [T,H,D] -> [T,H,H*D]."""
+    H = z_THD.size(1)
+    return (z_THD[:, :, None] * torch.eye(H, device=z_THD.device)[:, :, None]).flatten(2)
+
+
+def without_future(scores_HTS: Tensor) -> Tensor:
+    """The scores, minus infinity for what comes later."""
+    future_TS = torch.ones_like(scores_HTS[0], dtype=torch.bool).triu(1)
+    return scores_HTS.masked_fill(future_TS, float("-inf"))
 
 
 class AverageAnatomy(Anatomy):
@@ -163,9 +171,7 @@ class AverageAnatomy(Anatomy):
             "hook_embed": x_TC,
             "blocks.0.hook_resid_pre": F.pad(x_TC, (0, C)),
             "blocks.0.attn.hook_v": x_TC[:, None],
-            "blocks.0.attn.hook_attn_scores": torch.zeros(1, T, T, device=x_TC.device).masked_fill(
-                torch.ones(T, T, dtype=torch.bool, device=x_TC.device).triu(1), float("-inf")
-            ),
+            "blocks.0.attn.hook_attn_scores": without_future(x_TC.new_zeros(1, T, T)),
             "blocks.0.attn.hook_pattern": average_weights(T, device=x_TC.device)[None],
             "blocks.0.attn.hook_z": mean_TC[:, None],
             "blocks.0.attn.hook_result": F.pad(mean_TC, (C, 0))[:, None],

@@ -22,12 +22,12 @@ class Tape:
         self.inputs[part], self.outputs[part] = inputs, output
 
     def given(self, part: nn.Module) -> Tensor:
-        """The first argument of a part, without the batch dimension."""
-        return self.inputs[part][0][0]
+        """The first argument of a part, without the batch dimension, float32."""
+        return self.inputs[part][0][0].float()
 
     def made(self, part: nn.Module) -> Tensor:
-        """The result of a part, without the batch dimension."""
-        return self.outputs[part][0]
+        """The result of a part, without the batch dimension, float32."""
+        return self.outputs[part][0].float()
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def joined_votes(
     longest_T = (came_TR > 0).sum(-1)
     matched_T = torch.where(longest_T > 0, model.recent.shortest + longest_T - 1, 0)
     times_T = came_TR.gather(-1, (longest_T - 1).clamp_min(0)[:, None])[:, 0]
-    network_TV = tape.made(model.network.logits).float().softmax(-1)
+    network_TV = tape.made(model.network.logits).softmax(-1)
     gate_T = tape.made(model.trust)[:, 0]
     return {
         "network": Vote(array(network_TV), np.ones(len(idx_T), np.float32)),
