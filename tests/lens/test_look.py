@@ -174,6 +174,8 @@ def test_votes_make_the_joined_model_s_prediction() -> None:
     proposed = cache.probs.sum(-1)
     assert set(np.round(proposed, 3)) == {0, 1}
     np.testing.assert_array_equal(proposed > 0.5, cache.count > 0)
+    # It proposes nothing but what has occurred in the text itself.
+    assert set(np.nonzero(cache.probs)[1]) <= set(seen.ids)
 
 
 def test_contexts_are_those_that_stand_in_the_training_text() -> None:
@@ -235,6 +237,11 @@ def test_every_listed_name_is_there_and_others_are_refused() -> None:
         seen["blocks.9.hook_resid_pre"]
     with pytest.raises(ConfigError, match="no activation"):
         seen["pattern", 5]
+
+
+def test_bytes_that_are_no_whole_character_are_named() -> None:
+    seen = look(model_of("gpt", 256), TOKENIZERS["byte"], "나!")
+    assert seen.tokens == ("<0xEB>", "<0x82>", "<0x98>", "!")
 
 
 def test_an_empty_text_is_the_end_of_a_line() -> None:

@@ -198,7 +198,8 @@ def context(seen: "Seen", name: str, vote: "Vote") -> str:
     if vote.count is None:
         return f"{name}: the longest context is {words}; the training text is not at hand"
     where = "earlier in this text" if name == "cache" else "in the training text"
-    return f"{name}: the longest context is {words}, {vote.count[-1]:,} times {where}"
+    times = "once" if vote.count[-1] == 1 else f"{vote.count[-1]:,} times"
+    return f"{name}: the longest context is {words}, {times} {where}"
 
 
 def show_attribution(console: Console, seen: "Seen") -> None:

@@ -3,6 +3,8 @@
 Shapes in names: L layers, T time, C n_embd, V vocabulary.
 """
 
+import re
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ from hornbook.text.arrays import Tokens
 from hornbook.text.tokenizer import Tokenizer
 
 MOST_BYTES = 10**9
+BYTES = re.compile("[\udc80-\udcff]")  # as surrogateescape decodes them
 
 
 def look(
@@ -162,5 +165,6 @@ def stacked(tensors: list[Tensor], shape: tuple[int, ...]) -> Floats:
 
 
 def readable(token: bytes) -> str:
-    """A token as text; bytes that are no whole character as escapes."""
-    return token.decode("utf-8", "backslashreplace")
+    """A token as text; bytes that are no whole character as <0xEA>."""
+    text = token.decode("utf-8", "surrogateescape")
+    return BYTES.sub(lambda byte: f"<0x{ord(byte[0]) - 0xDC00:02X}>", text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -40,38 +40,42 @@ class Vote:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Seen:
-    """A text as a model saw it. T tokens, V tokens in the vocabulary, L layers, H heads, C width.
+    """A text as a model saw it: named arrays.
 
-    `seen["blocks.0.attn.hook_pattern"]` gives any activation by its name in TransformerLens, and
-    `seen["pattern", 0]` by its short name there; `hooks` lists them.
+    T tokens, V tokens in the vocabulary, L layers, H heads, C the width of the model.
+
+    ids [T], tokens: the text; a token as text shows bytes that are no whole character as <0xEA>.
+    vocabulary: every token of the model as text.
+    logits, probs [T,V]: the prediction after each position.
+    attention [L,H,T,S]: how much each position attends to each of S = T; rows sum to 1.
+    residual [L+1,T,C]: the residual stream after the embedding and after each layer.
+    logit_lens [L,T,V]: log-probabilities if a layer were the last: its residual through the last
+        norm and the table of logits. Beside n-grams they are the network's part alone.
+    attribution [components,T]: what each of `components` adds to the logit of `targets`, with the
+        scale of the last norm taken as it is; they sum to the logit.
+    targets [T]: the token that came after each position, and after the last one the likeliest; or
+        the token that was chosen.
+    votes: what "network", "ngrams", "cache" and "gate" propose. In a joined model, up to a constant
+        a position, logits = log(network.probs) + gate.weight * log(gate.probs), and gate.probs =
+        ngrams.weight * ngrams.probs + cache.weight * cache.probs.
+    activations: by name; `seen["blocks.0.attn.hook_pattern"]` or `seen["pattern", 0]` gives one.
+    model: the trained model that was read; None where hooks had changed it.
     """
 
     text: str
-    ids: Ids  # [T]
-    tokens: tuple[str, ...]  # the same, as text
-    vocabulary: tuple[str, ...]  # every token of the model as text
-    # The output of the model, and its softmax: the prediction after each position. [T,V]
+    ids: Ids
+    tokens: tuple[str, ...]
+    vocabulary: tuple[str, ...]
     logits: Floats
     probs: Floats
-    # How much each position attends to each before it; rows sum to 1. [L,H,T,S], S = T
     attention: Floats
-    # The residual stream after the embedding and after each layer. [L+1,T,C]
     residual: Floats
-    # Log-probabilities after each layer: its residual, through the last norm and the table of
-    # logits. Beside n-grams they are the network's part alone. [L,T,V]
     logit_lens: Floats
-    # What each of `components` adds to the logit of `targets`, the scale of the last norm taken as
-    # it is: they sum to the logit. [components, T]
     attribution: Floats
     components: tuple[str, ...]
-    # The token that came after each position, and after the last one the likeliest; or the token
-    # that was chosen. [T]
     targets: Ids
-    # logits = log(network.probs) + gate.weight * log(gate.probs), up to a constant a position, and
-    # gate.probs = ngrams.weight * ngrams.probs + cache.weight * cache.probs.
     votes: Mapping[str, Vote]
-    activations: Mapping[str, Floats] = field(default_factory=dict)
-    # The trained model that was read; None where hooks had changed it.
+    activations: Mapping[str, Floats]
     model: TrainedModel | None = None
 
     @property

@@ -16,8 +16,8 @@ from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel
 from hornbook.text.arrays import Tokens
 
-# Below such a weight the cache's own distribution is rounding error.
-NO_WEIGHT = 1e-6
+# A smaller share of a mixed probability is the rounding error of float32, and none of the cache's.
+ROUNDING = 1e-6
 
 
 def joined_votes(
@@ -31,8 +31,8 @@ def joined_votes(
     mixed_TV, came_TR = (each[0] for each in tape.outputs[model.recent])
     left_T = left_to_ngrams(model.recent, came_TR)
     share_T = 1 - left_T
-    cache_TV = (mixed_TV - left_T[:, None] * p_TV).clamp_min(0)
-    cache_TV *= (share_T > NO_WEIGHT)[:, None]
+    cache_TV = mixed_TV - left_T[:, None] * p_TV
+    cache_TV *= cache_TV > ROUNDING * mixed_TV
     cache_TV /= cache_TV.sum(-1, keepdim=True).clamp_min(torch.finfo().tiny)
     longest_T = (came_TR > 0).sum(-1)
     matched_T = torch.where(longest_T > 0, model.recent.shortest + longest_T - 1, 0)
