@@ -16,6 +16,7 @@ from hornbook.errors import ConfigError, display_path
 
 if TYPE_CHECKING:
     from hornbook.lens.seen import Floats, Seen, Vote
+    from hornbook.text.tokenizer import Tokenizer
 
 # A cell is as dark as its attention is high: from these on the next shade.
 SHADES = " ░▒▓█"
@@ -87,7 +88,7 @@ def run(
     if place is not None:
         show_attention(console, seen, *place)
         show_lens(console, seen)
-    show_votes(console, seen)
+    show_votes(console, seen, model.tokenizer)
     show_attribution(console, seen)
 
 
@@ -163,7 +164,7 @@ def proposal(seen: "Seen", probs_V: "Floats") -> str:
     return f"{quoted_token(token)} {p:.0%}"
 
 
-def show_votes(console: Console, seen: "Seen") -> None:
+def show_votes(console: Console, seen: "Seen", tokenizer: "Tokenizer") -> None:
     """Print what the model and each part of it propose after the last position, as bars."""
     from hornbook.lens.seen import likeliest
 
@@ -186,15 +187,15 @@ def show_votes(console: Console, seen: "Seen") -> None:
     console.print(rows)
     for name, vote in seen.votes.items():
         if vote.matched is not None:
-            console.print(Text(context(seen, name, vote), style="dim"))
+            console.print(Text(context(tokenizer, seen, name, vote), style="dim"))
 
 
-def context(seen: "Seen", name: str, vote: "Vote") -> str:
+def context(tokenizer: "Tokenizer", seen: "Seen", name: str, vote: "Vote") -> str:
     """Which context matched at the last position, and how often it stood where."""
     length = 0 if vote.matched is None else int(vote.matched[-1])
     if not length:
         return f"{name}: no context matched"
-    words = quoted_token("".join(seen.tokens[len(seen.tokens) - length :]))
+    words = quoted_token(tokenizer.decode(seen.ids[len(seen.ids) - length :]))
     if vote.count is None:
         return f"{name}: the longest context is {words}; the training text is not at hand"
     where = "earlier in this text" if name == "cache" else "in the training text"
