@@ -26,6 +26,7 @@ LAYERS = [
     {"interop"},
     {"report"},
     {"learn"},
+    {"lens"},
     {"cli"},
     {"__main__"},
 ]

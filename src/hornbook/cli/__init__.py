@@ -31,6 +31,7 @@ app = App(
 for command, summary in {
     "train": "Train a model on a text.",
     "sample": "Generate text with a trained model.",
+    "look": "Look inside a trained model while it reads a text.",
     "eval": "Measure a trained model's exact loss.",
     "report": "Write a run's report card again, or compare runs.",
     "trace": "Show which parts of a text are copied from the training text, and from where.",
