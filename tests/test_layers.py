@@ -26,6 +26,7 @@ LAYERS = [
     {"interop"},
     {"report"},
     {"learn"},
+    {"page"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,317 @@
+"""What a page holds of a run, chosen to fit a size, with what that costs in loss."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from hornbook import __version__
+from hornbook.errors import ConfigError, HornbookError
+from hornbook.eval.loss import losses, per_char
+from hornbook.infer.engine import first_line
+from hornbook.infer.text import start_token
+from hornbook.kernels import NativeUnavailableError
+from hornbook.models.mixture import GPTWithCounts
+from hornbook.models.ngram import NGramLanguageModel
+from hornbook.models.registry import build, use_ngram_kernels
+from hornbook.models.schema import Schema
+from hornbook.ngram.model import NGramModel, shortest_useful_match
+from hornbook.page.ngrams import BYTES_PER_NGRAM, add_tables, in_bytes, prune
+from hornbook.page.packing import Array, Pack, Precision, rounded
+from hornbook.runs.result import kept_figures
+
+if TYPE_CHECKING:
+    from hornbook.models.language_model import LanguageModel
+    from hornbook.runs.load import TrainedModel
+    from hornbook.text.dataset import Dataset
+    from hornbook.text.tokenizer import Tokenizer
+
+DEFAULT_BYTES = 6_000_000
+# Browsers read more, but slowly, and mail does not carry it.
+MOST_BYTES = 64_000_000
+# What a weight takes in the page, compressed and in base64 (measured on GPTs of 0.1 to 2 million
+# parameters).
+WEIGHT_BYTES: dict[Precision, float] = {"float32": 4.8, "bfloat16": 2.2, "int8": 1.25}
+# N-grams beside a network have at least this share of a page.
+NGRAM_SHARE = 0.4
+# The loss is measured on evenly spaced stretches of so many validation tokens.
+MEASURED_TOKENS = 8_192
+# A piece of the validation text, to try the model on.
+PIECE_TOKENS = 600
+LAYER_NORM_EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a page keeps of a model. Losses are in nats per character of the validation text."""
+
+    precision: Precision
+    n_grams: int
+    all_n_grams: int
+    exact_n_grams: bool
+    network_only: bool
+    loss: float | None = None
+    full_loss: float | None = None
+    measured_tokens: int = 0
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the page computes what the run's own model does."""
+        whole = self.n_grams == self.all_n_grams and self.exact_n_grams
+        return self.precision == "float32" and whole and not self.network_only
+
+    def sentences(self) -> list[str]:
+        """What is in the page, a line for each part."""
+        found = []
+        if self.precision != "float32":
+            found.append(f"weights in {self.precision}")
+        if self.n_grams:
+            pruned = f" of {self.all_n_grams:,}" if self.n_grams < self.all_n_grams else ""
+            found.append(
+                f"{self.n_grams:,}{pruned} n-grams, which are pieces of the training text: "
+                "--network-only leaves them out"
+            )
+        if self.network_only and self.all_n_grams:
+            found.append("the network alone, without the n-grams it was trained with")
+        if self.loss is not None and self.full_loss is not None and not self.is_exact:
+            found.append(
+                f"loss {self.loss:.4f} nats/char, {self.full_loss:.4f} in the run "
+                f"({self.loss - self.full_loss:+.4f}), over {self.measured_tokens:,} tokens of the "
+                "validation text"
+            )
+        return found
+
+
+def gather(
+    trained: TrainedModel,
+    *,
+    size: int = DEFAULT_BYTES,
+    weights: Precision | Literal["auto"] = "auto",
+    network_only: bool = False,
+    dataset: Dataset | None = None,
+) -> tuple[dict[str, Any], bytes, Kept]:
+    """What the page's script reads: facts, numbers, and what was kept of the model.
+
+    `dataset` is the run's text, where it was read already.
+    Raises: ConfigError for a model that does not fit.
+    """
+    model = trained.model
+    counted = ngrams_of(model)
+    network = network_weights(model)
+    if network_only and not network:
+        raise ConfigError("--network-only: this model is n-grams and nothing else")
+    precision = precision_for(
+        network, size, weights, beside=counted is not None and not network_only
+    )
+    numbers = sum(array.size for array in network.values())
+    taken = numbers * WEIGHT_BYTES[precision]
+    if taken > MOST_BYTES:
+        raise ConfigError(
+            f"a page of {numbers:,} parameters would take {taken / 1e6:,.0f} MB, and browsers are "
+            f"slow above {MOST_BYTES / 1e6:.0f} MB; generate with hornbook sample instead"
+        )
+    tables = counted
+    exact = True
+    if tables is not None and not network_only:
+        room = max(size - taken - 300_000, 0.2 * size)
+        exact = tables.n_grams * 3 * BYTES_PER_NGRAM <= room
+        if not exact:
+            tables = in_bytes(prune(tables, int(room / BYTES_PER_NGRAM)))
+    if network_only:
+        tables = None
+        network = {name.removeprefix("network."): a for name, a in network.items() if "." in name}
+    pack = Pack()
+    pack.add_weights(network, precision)
+    if tables is not None:
+        add_tables(pack, tables, exact=exact)
+    kept = Kept(
+        precision=precision,
+        n_grams=0 if tables is None else tables.n_grams,
+        all_n_grams=0 if counted is None else counted.n_grams,
+        exact_n_grams=exact,
+        network_only=network_only,
+    )
+    text = text_of(trained) if dataset is None else dataset
+    if text is not None:
+        kept = measured(kept, trained, text, rounded(network, precision), tables)
+    about = facts(trained, kept, text) | {"arrays": pack.index, "ngrams": None}
+    if tables is not None:
+        about["ngrams"] = {
+            "order": counted.order if counted else 0,
+            "vocabulary": tables.vocab_size,
+            "shortest": shortest_useful_match(tables.vocab_size),
+            "rest_is_uniform": tables.smoothing == "add-k",
+        }
+    return about, pack.compressed(), kept
+
+
+def ngrams_of(model: LanguageModel) -> NGramModel | None:
+    """A model's n-grams, where it has some."""
+    found = model.counts if isinstance(model, GPTWithCounts) else model
+    return found.ngram_model() if isinstance(found, NGramLanguageModel) else None
+
+
+def network_weights(model: LanguageModel) -> dict[str, Array]:
+    """A model's weights by name; none for n-grams."""
+    return {
+        name: tensor.detach().float().cpu().numpy() for name, tensor in model.state_dict().items()
+    }
+
+
+def precision_for(
+    network: Mapping[str, Array], size: int, asked: Precision | Literal["auto"], *, beside: bool
+) -> Precision:
+    """The precision asked for, or the most exact that fits."""
+    if asked != "auto":
+        return asked
+    numbers = sum(array.size for array in network.values())
+    room = size * (1 - NGRAM_SHARE if beside else 1)
+    kinds: tuple[Precision, ...] = ("float32", "bfloat16")
+    return next((kind for kind in kinds if numbers * WEIGHT_BYTES[kind] <= room), "int8")
+
+
+def text_of(trained: TrainedModel) -> Dataset | None:
+    """The run's text, where it is at hand and unchanged."""
+    if "://" in trained.config.data.corpus:  # it would be downloaded
+        return None
+    try:
+        return trained.dataset()
+    except HornbookError:
+        return None
+
+
+def measured(
+    kept: Kept,
+    trained: TrainedModel,
+    text: Dataset,
+    network: Mapping[str, Array],
+    tables: NGramModel | None,
+) -> Kept:
+    """The losses of the run's model and of the page's, on the same validation tokens."""
+    size = trained.config.model.context_size
+    tokens = text.validation[: MEASURED_TOKENS + 1]
+    scale = per_char(trained.tokenizer, tokens)
+
+    def loss(model: LanguageModel) -> float:
+        return float(losses(model, tokens, block_size=min(size, 1024)).mean()) * scale
+
+    full = loss(trained.model)
+    found = full if kept.is_exact else loss(as_kept(trained, network, tables))
+    return replace(kept, loss=found, full_loss=full, measured_tokens=len(tokens) - 1)
+
+
+def as_kept(
+    trained: TrainedModel, network: Mapping[str, Array], tables: NGramModel | None
+) -> LanguageModel:
+    """The model that the page computes."""
+    config = trained.config.model
+    if tables is None and config.with_counts:
+        config = replace(config, with_counts=False)
+    model = build(config, trained.tokenizer.vocab_size, tables)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in network.items()})
+    with suppress(NativeUnavailableError):
+        use_ngram_kernels(model)
+    return model.eval()
+
+
+def facts(trained: TrainedModel, kept: Kept, text: Dataset | None) -> dict[str, Any]:
+    """What the page says of the model, and what its script must know."""
+    config, tokenizer = trained.config.model, trained.tokenizer
+    figures = kept_figures(trained.folder)
+    baselines = figures.get("baselines_nats_per_char")
+    return {
+        "version": __version__,
+        "name": trained.folder.path.resolve().name,
+        "corpus": trained.config.data.corpus.rsplit("/", 1)[-1],
+        "kind": config.model,
+        "joined": config.with_counts and not kept.network_only,
+        "parameters": trained.model.parameter_count,
+        "nats_per_char": figures.get("val_nats_per_char"),
+        "baselines": baselines if isinstance(baselines, dict) else {},
+        "context": config.context_size,
+        "shape": shape_of(trained),
+        "tokenizer": vocabulary(tokenizer, newline_of(tokenizer, text)),
+        "start": start_token(tokenizer),
+        "opening": ""
+        if text is None or kept.network_only
+        else first_line(tokenizer, text.validation),
+        "piece": "" if kept.network_only else piece_of(tokenizer, text),
+        "frequencies": frequencies(text),
+        "kept": {
+            "precision": kept.precision,
+            "n_grams": kept.n_grams,
+            "all_n_grams": kept.all_n_grams,
+            "network_only": kept.network_only,
+            "exact": kept.is_exact,
+            "loss": kept.loss,
+            "full_loss": kept.full_loss,
+            "measured_tokens": kept.measured_tokens,
+        },
+    }
+
+
+def shape_of(trained: TrainedModel) -> dict[str, Any]:
+    """The sizes that the forward pass needs."""
+    config = trained.config.model
+    shape: dict[str, Any] = {
+        "block_size": config.block_size,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "epsilon": LAYER_NORM_EPSILON,
+    }
+    if config.model == "gpt":
+        schema = Schema.of(config, trained.tokenizer.vocab_size)
+        shape |= {
+            "window": schema.window,
+            "epsilon": schema.epsilon,
+            "rotary_base": schema.rotary_base,
+            "mlp_width": schema.mlp_width,
+        }
+    return shape
+
+
+def vocabulary(tokenizer: Tokenizer, newline: str) -> dict[str, Any]:
+    """The tokenizer, as `tokenizer.js` reads it."""
+    spelled = tokenizer.token_bytes()
+    if tokenizer.kind == "char":
+        tokens: list[Any] = [token.decode() for token in spelled]
+    else:
+        tokens = [list(token) for token in spelled]
+    merges = json.loads(tokenizer.to_json())["model"].get("merges", [])
+    number = {token: i for i, token in enumerate(json.loads(tokenizer.to_json())["model"]["vocab"])}
+    triples = [[number[a], number[b], number[a + b]] for a, b in merges]
+    return {"kind": tokenizer.kind, "vocabulary": tokens, "merges": triples, "newline": newline}
+
+
+def newline_of(tokenizer: Tokenizer, text: Dataset | None) -> str:
+    """The line end that the model writes."""
+    ends = [end for end in ("\n", "\r") if tokenizer.knows(end)]
+    if len(ends) < 2 or text is None:
+        return ends[0] if ends else "\n"
+    piece = tokenizer.decode(text.validation[:10_000])
+    return "\r\n" if piece.count("\r\n") > piece.count("\n") / 2 else "\n"
+
+
+def piece_of(tokenizer: Tokenizer, text: Dataset | None) -> str:
+    """The first whole lines of the validation text."""
+    if text is None:
+        return ""
+    lines = tokenizer.decode(text.validation[:PIECE_TOKENS]).splitlines(keepends=True)
+    return "".join(lines[1:-1] or lines).strip()
+
+
+def frequencies(text: Dataset | None) -> list[float]:
+    """The share of each token in the training text, to 6 digits."""
+    if text is None:
+        return []
+    counts = np.zeros(text.tokenizer.vocab_size, np.int64)
+    for start in range(0, len(text.train), 1 << 20):
+        counts += np.bincount(text.train[start : start + (1 << 20)], minlength=len(counts))
+    return [float(f"{share:.6g}") for share in (counts + 1) / (counts.sum() + len(counts))]
