@@ -55,7 +55,7 @@ export class App {
 
   get colours() {
     const style = getComputedStyle(document.documentElement);
-    const [heat, sea, ink] = ["--heat", "--copy", "--ink"].map((name) => style.getPropertyValue(name).trim());
+    const [heat, sea, ink] = ["--heat", "--look", "--ink"].map((name) => style.getPropertyValue(name).trim());
     return { heat, sea, ink };
   }
 

@@ -21,8 +21,17 @@ from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel
 from hornbook.models.registry import build, use_ngram_kernels
 from hornbook.models.schema import Schema
+from hornbook.ngram.counting import Integers
 from hornbook.ngram.model import NGramModel, shortest_useful_match
-from hornbook.page.ngrams import BYTES_PER_NGRAM, add_tables, in_bytes, prune
+from hornbook.page.ngrams import (
+    BYTES_PER_NGRAM,
+    EXACT_BYTES_PER_NGRAM,
+    add_tables,
+    in_bytes,
+    occurrences,
+    prune,
+    selected,
+)
 from hornbook.page.packing import Array, Pack, Precision, rounded
 from hornbook.runs.result import kept_figures
 
@@ -40,6 +49,8 @@ MOST_BYTES = 64_000_000
 WEIGHT_BYTES: dict[Precision, float] = {"float32": 4.8, "bfloat16": 2.2, "int8": 1.25}
 # N-grams beside a network have at least this share of a page.
 NGRAM_SHARE = 0.4
+# Scripts, styles and the vocabulary.
+FIXED_BYTES = 200_000
 # The loss is measured on evenly spaced stretches of so many validation tokens.
 MEASURED_TOKENS = 8_192
 # A piece of the validation text, to try the model on.
@@ -116,20 +127,26 @@ def gather(
             f"a page of {numbers:,} parameters would take {taken / 1e6:,.0f} MB, and browsers are "
             f"slow above {MOST_BYTES / 1e6:.0f} MB; generate with hornbook sample instead"
         )
-    tables = counted
-    exact = True
-    if tables is not None and not network_only:
-        room = max(size - taken - 300_000, 0.2 * size)
-        exact = tables.n_grams * 3 * BYTES_PER_NGRAM <= room
-        if not exact:
-            tables = in_bytes(prune(tables, int(room / BYTES_PER_NGRAM)))
+    text = text_of(trained) if dataset is None else dataset
+    tables, exact, stood = None if network_only else counted, True, list[Integers]()
+    if tables is not None:
+        if text is not None:
+            counted_tokens = trained.config.model.counted_tokens
+            stood = occurrences(tables, np.asarray(text.train[-counted_tokens:]))
+        room = max(size - taken - FIXED_BYTES, 0.2 * size)
+        exact = tables.n_grams * EXACT_BYTES_PER_NGRAM <= room
+        if not exact and tables.n_grams * BYTES_PER_NGRAM > room:
+            chosen = prune(tables, int(room / BYTES_PER_NGRAM))
+            tables = selected(tables, chosen)
+            stood = [each[mask] for each, mask in zip(stood, chosen, strict=False)]
+        tables = tables if exact else in_bytes(tables)
     if network_only:
-        tables = None
-        network = {name.removeprefix("network."): a for name, a in network.items() if "." in name}
+        beside = "network." if trained.config.model.with_counts else ""
+        network = {n.removeprefix(beside): a for n, a in network.items() if n.startswith(beside)}
     pack = Pack()
     pack.add_weights(network, precision)
     if tables is not None:
-        add_tables(pack, tables, exact=exact)
+        add_tables(pack, tables, stood, exact=exact)
     kept = Kept(
         precision=precision,
         n_grams=0 if tables is None else tables.n_grams,
@@ -137,7 +154,6 @@ def gather(
         exact_n_grams=exact,
         network_only=network_only,
     )
-    text = text_of(trained) if dataset is None else dataset
     if text is not None:
         kept = measured(kept, trained, text, rounded(network, precision), tables)
     about = facts(trained, kept, text) | {"arrays": pack.index, "ngrams": None}

@@ -83,7 +83,7 @@ export function drawCells(canvas, rows, columns, value, colour) {
     for (let j = 0; j < columns; j++) {
       const depth = value(i, j);
       if (depth < 0.004) continue;
-      context.fillStyle = `rgba(${colour}, ${Math.min(1, depth ** 0.6)})`;
+      context.fillStyle = `rgba(${colour}, ${Math.sqrt(Math.min(1, depth))})`;
       const left = Math.floor((j * width) / columns), top = Math.floor((i * height) / rows);
       context.fillRect(left, top, Math.ceil(((j + 1) * width) / columns) - left, Math.ceil(((i + 1) * height) / rows) - top);
     }

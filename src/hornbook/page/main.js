@@ -146,6 +146,10 @@ function hooks(app) {
       const reader = await readFresh(text, true);
       return everything(reader.seen.slice(reader.start), reader.model);
     },
+    /** The loss of each token but the first, in nats. */
+    losses(tokens) {
+      return app.losses(app.newModel(), tokens, leaveTime());
+    },
     /** The text that follows, of so many tokens. */
     async write(text, { length = 100, temperature = 1, topK = 0, topP = 1, minP = 0, seed = 0 } = {}) {
       const reader = await readFresh(text, false);

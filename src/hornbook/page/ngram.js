@@ -9,9 +9,9 @@ import { nothingOff } from "./model.js";
 
 /** The n-grams of one length: those of a context lie next to each other, sorted by their last token. */
 class Level {
-  constructor(counts, tokens, shares) {
-    this.tokens = tokens;
-    this.shares = shares;
+  constructor(counts, tokens, shares, occurrences) {
+    // `occurrences` says how often each stood in the training text, where that is known.
+    Object.assign(this, { tokens, shares, occurrences });
     this.first = new Uint32Array(counts.length + 1);
     this.backoff = new Float32Array(counts.length);
     for (let context = 0; context < counts.length; context++) {
@@ -41,9 +41,10 @@ class Level {
 export function readTables(arrays, { order }) {
   return Array.from({ length: order }, (_, n) => {
     const [counts, tokens, shares] = ["counts", "tokens", "shares"].map((each) => arrays.get(`ngrams.${n}.${each}`).data);
+    const occurrences = arrays.get(`ngrams.${n}.occurrences`)?.data;
     // A byte stands for a power of e: 0 for 1, 255 for a millionth.
     const exact = shares instanceof Uint8Array ? Float32Array.from(shares, (code) => Math.exp(-code * SHARE_STEP)) : shares;
-    return new Level(counts, tokens, exact);
+    return new Level(counts, tokens, exact, occurrences);
   });
 }
 
@@ -95,7 +96,7 @@ export class NGrams {
   /** How many tokens of context the tables know, and how often these stood in the training text. */
   matched(state) {
     const length = state.reduce((longest, context, n) => (context < 0 ? longest : n), 0);
-    const count = length ? (this.occurrences?.[length - 1]?.[state[length]] ?? null) : null;
+    const count = length ? (this.levels[length - 1].occurrences?.[state[length]] ?? null) : null;
     return { matched: length, count };
   }
 

@@ -9,38 +9,50 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hornbook.ngram.counting import Ids
+from hornbook.ngram.counting import Ids, Integers, checked_tokens, count_ngrams
 from hornbook.ngram.model import Level, NGramModel
 from hornbook.page.packing import Pack
 
 Floats = NDArray[np.floating[Any]]
+Mask = NDArray[np.bool_]
 
 # One byte a share: powers of e from 1 down to a millionth (`SHARE_STEP` in ngram.js).
 SHARE_STEP = np.log(1e6) / 255
 # What an n-gram takes in the page: a token, a share, and its part of the contexts' counts, after
 # compression and in base64 (measured on tiny Shakespeare, orders 5 to 10).
 BYTES_PER_NGRAM = 2.2
+EXACT_BYTES_PER_NGRAM = 6.0  # with shares in float32
 
 
-def prune(model: NGramModel, most: int) -> NGramModel:
-    """The model with about `most` n-grams: those without which its text would cost most.
+def prune(model: NGramModel, most: int) -> list[Mask]:
+    """Which n-grams to keep, about `most`: those without which the text would cost most.
 
     An n-gram's cost is its probability in the model's own text times what its token loses when only
     the shorter context predicts it. An n-gram whose continuation is kept stays.
     Source: Stolcke 1998, arXiv:cs/0006025, without the change of other tokens' backoff.
     """
-    if model.n_grams <= most:
-        return model
     costs = removal_costs(model)
     ranked = np.sort(np.concatenate(costs))
     low, high = 0, len(ranked) - 1
-    while low < high:  # the most that fits: kept beginnings come on top of what a threshold keeps
+    while low < high:  # kept beginnings come on top of what a threshold keeps
         middle = (low + high) // 2
         if sum(int(kept.sum()) for kept in above(model, costs, ranked[middle])) <= most:
             high = middle
         else:
             low = middle + 1
-    return selected(model, above(model, costs, ranked[low]))
+    return above(model, costs, ranked[low])
+
+
+def occurrences(model: NGramModel, tokens: Integers) -> list[Integers]:
+    """How often each n-gram stands in a text; empty where the model was counted on another one."""
+    text, found = checked_tokens(tokens, model.vocab_size), list[Integers]()
+    for counts, level in zip(
+        count_ngrams(text, model.vocab_size, model.order), model.levels, strict=True
+    ):
+        if not np.array_equal(counts.keys, level.keys):
+            return []
+        found.append(counts.occurrences)
+    return found
 
 
 def removal_costs(model: NGramModel) -> list[Floats]:
@@ -74,15 +86,15 @@ def removal_costs(model: NGramModel) -> list[Floats]:
     return costs
 
 
-def above(model: NGramModel, costs: list[Floats], least: float) -> list[NDArray[np.bool_]]:
-    """For each n-gram whether it costs more than `least`, or begins one that does."""
-    kept = [cost > least for cost in costs]
+def above(model: NGramModel, costs: list[Floats], least: float) -> list[Mask]:
+    """For each n-gram whether it costs `least` or more, or begins one that does."""
+    kept = [cost >= least for cost in costs]
     for n in range(len(kept) - 1, 0, -1):
         kept[n - 1][model.levels[n].keys[kept[n]] // model.vocab_size] = True
     return kept
 
 
-def selected(model: NGramModel, kept: list[NDArray[np.bool_]]) -> NGramModel:
+def selected(model: NGramModel, kept: list[Mask]) -> NGramModel:
     """The model with these n-grams, in which a context gives back what its tokens lost."""
     V = model.vocab_size
     levels: list[Level] = []
@@ -125,8 +137,11 @@ def codes(shares: Floats) -> NDArray[np.uint8]:
         return np.clip(np.rint(-np.log(shares) / SHARE_STEP), 0, 255).astype(np.uint8)
 
 
-def add_tables(pack: Pack, model: NGramModel, *, exact: bool) -> None:
-    """Add a model's tables to a page: for each level how many n-grams a context has, and these."""
+def add_tables(pack: Pack, model: NGramModel, stood: list[Integers], *, exact: bool) -> None:
+    """Add a model's tables to a page: for each level how many n-grams a context has, and these.
+
+    `stood` says how often each n-gram stands in the training text, where that is known.
+    """
     for n, (keys, probs, backoff) in enumerate(model.levels):
         contexts, tokens = np.divmod(keys, model.vocab_size)
         counts = np.bincount(contexts, minlength=len(backoff)).astype(np.uint32)
@@ -134,3 +149,6 @@ def add_tables(pack: Pack, model: NGramModel, *, exact: bool) -> None:
         pack.add_numbers(f"ngrams.{n}.tokens", tokens.astype(np.uint32))
         shares = np.asarray(probs, np.float32) if exact else codes(probs)
         pack.add_numbers(f"ngrams.{n}.shares", shares)
+        # The longest n-grams are no contexts.
+        if stood and n + 1 < model.order:
+            pack.add_numbers(f"ngrams.{n}.occurrences", stood[n].astype(np.uint32))
