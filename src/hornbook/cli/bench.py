@@ -14,7 +14,7 @@ from hornbook.cli.console import log, output
 from hornbook.cli.terminal import print_json, table
 from hornbook.errors import ConfigError
 
-Subject = Literal["train", "sample", "text", "trace", "startup", "minutes", "busy"]
+Subject = Literal["train", "sample", "text", "trace", "startup", "minutes", "busy", "page"]
 ROOT = Path(hornbook.__file__).parents[2]
 
 
@@ -32,8 +32,8 @@ def run(
     second program distorts the figures many times over.
 
     Args:
-        subject: What to measure: train, sample, text, trace, startup, minutes (takes 30 minutes)
-            or busy (25 minutes); by default all seven.
+        subject: What to measure: train, sample, text, trace, startup, page, minutes (takes 30
+            minutes) or busy (25 minutes); by default all eight.
         short: Only check that the benchmark works, in seconds: the figures mean little.
         write: Write the tables, with machine, commit and date, to benchmarks/RESULTS.md.
         json: Print one JSON object instead of tables.

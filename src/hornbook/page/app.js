@@ -21,6 +21,7 @@ export class App {
     this.reader = new Reader(this.newModel(), about.context);
     this.tokens = [];
     this.position = 0; // of the token after which the next is predicted
+    this.readColours();
     this.listeners = [];
     this.readings = 0;
   }
@@ -53,10 +54,11 @@ export class App {
     return ranked(p);
   }
 
-  get colours() {
+  /** The colours of what is drawn, from the style sheet. */
+  readColours() {
     const style = getComputedStyle(document.documentElement);
-    const [heat, sea, ink] = ["--heat", "--look", "--ink"].map((name) => style.getPropertyValue(name).trim());
-    return { heat, sea, ink };
+    const [heat, sea] = ["--heat", "--look"].map((name) => style.getPropertyValue(name).trim());
+    this.colours = { heat, sea };
   }
 
   /** The text that the model reads: an empty one stands for the end of a line. */

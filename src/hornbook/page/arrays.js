@@ -2,7 +2,9 @@
 
 /** The bytes of base64 text, inflated. */
 export async function inflate(base64) {
-  const packed = Uint8Array.from(atob(base64.trim()), (character) => character.charCodeAt(0));
+  const text = atob(base64.trim());
+  const packed = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) packed[i] = text.charCodeAt(i);
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }

@@ -5,7 +5,6 @@ import { range } from "./model.js";
 import { attention, layers } from "./seen.js";
 
 const MAP = 72; // pixels of a small map
-const LARGE = 480;
 
 export const attentionPanel = {
   id: "attention",
@@ -15,9 +14,10 @@ export const attentionPanel = {
     let cell = null; // the cell of the large map that is pointed at: [query, key]
     const count = layers(app.reader.model);
     const large = h("canvas", {
-      class: "map large", width: String(LARGE), height: String(LARGE), tabindex: "0", role: "img", "aria-describedby": "map-value",
+      class: "map large", tabindex: "0", role: "img", "aria-describedby": "map-value",
       onPointermove: (event) => point(event), onPointerdown: (event) => point(event), onKeydown: (event) => walk(event),
     });
+    const marker = h("i", { class: "marker", "aria-hidden": "true" });
     const value = h("p", { id: "map-value", class: "value", role: "status" });
     const maps = h("div", { class: "maps" });
     const text = h("div", {});
@@ -44,8 +44,8 @@ export const attentionPanel = {
     }
 
     function draw(canvas, at) {
-      const n = size(), start = from();
-      drawCells(canvas, n, n, (i, j) => (j > i ? 0 : at(start + i, start + j)), app.colours.sea);
+      const start = from();
+      drawCells(canvas, size(), (i, j) => (j > i ? 0 : at(start + i, start + j)), app.colours.sea);
     }
 
     function drawMaps() {
@@ -64,7 +64,7 @@ export const attentionPanel = {
     }
 
     function small(layer, head) {
-      const canvas = h("canvas", { class: "map", width: String(2 * MAP), height: String(2 * MAP), "data-layer": String(layer), "data-head": String(head), "aria-hidden": "true" });
+      const canvas = h("canvas", { class: "map", "data-layer": String(layer), "data-head": String(head), "aria-hidden": "true" });
       const name = app.t("headName", { layer: layer + 1, head: head + 1 });
       const choose = () => {
         chosen = chosen?.[0] === layer && chosen?.[1] === head ? null : [layer, head];
@@ -90,11 +90,8 @@ export const attentionPanel = {
       draw(large, attended);
       large.setAttribute("aria-label", app.t("mapLabel", { layer: chosen[0] + 1, head: chosen[1] + 1 }));
       const [query, key] = cell ?? [size() - 1, strongest(size() - 1)];
-      const context = large.getContext("2d");
-      const side = LARGE / size();
-      context.strokeStyle = app.colours.ink;
-      context.lineWidth = 2;
-      context.strokeRect(key * side, query * side, side, side);
+      const place = (i) => `${(100 * i) / size()}%`;
+      Object.assign(marker.style, { left: place(key), top: place(query), width: place(1), height: place(1) });
       const name = (i) => app.label(app.reader.tokens[from() + i]);
       value.replaceChildren(
         app.t("attends"), " ", h("code", {}, name(query)), " → ", h("code", {}, name(key)), ` ${percent(attended(from() + query, from() + key))}`,
@@ -133,7 +130,7 @@ export const attentionPanel = {
     }
 
     if (count) {
-      detail.append(large, value, h("p", { class: "hint" }, app.t("mapHint")));
+      detail.append(h("div", { class: "large-map" }, large, marker), value, h("p", { class: "hint" }, app.t("mapHint")));
       root.replaceChildren(h("p", {}, app.t(app.about.kind === "average" ? "looksAverage" : "looks")), text, h("div", { class: "looking" }, maps, detail));
     }
     update();

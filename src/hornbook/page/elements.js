@@ -74,20 +74,21 @@ export function tape(app, { shade, hint = () => "" }) {
   return group;
 }
 
-/** Draw a table of numbers from 0 to 1 as cells on a canvas; deeper is more. */
-export function drawCells(canvas, rows, columns, value, colour) {
+/** Draw a square table of numbers from 0 to 1, a pixel each; deeper is more. */
+export function drawCells(canvas, size, value, colour) {
   const context = canvas.getContext("2d");
-  const { width, height } = canvas;
-  context.clearRect(0, 0, width, height);
-  for (let i = 0; i < rows; i++) {
-    for (let j = 0; j < columns; j++) {
-      const depth = value(i, j);
-      if (depth < 0.004) continue;
-      context.fillStyle = `rgba(${colour}, ${Math.sqrt(Math.min(1, depth))})`;
-      const left = Math.floor((j * width) / columns), top = Math.floor((i * height) / rows);
-      context.fillRect(left, top, Math.ceil(((j + 1) * width) / columns) - left, Math.ceil(((i + 1) * height) / rows) - top);
+  if (canvas.width !== size) canvas.width = canvas.height = size;
+  const image = context.createImageData(size, size);
+  const [red, green, blue] = colour.split(",").map(Number);
+  for (let i = 0, at = 0; i < size; i++) {
+    for (let j = 0; j < size; j++, at += 4) {
+      image.data[at] = red;
+      image.data[at + 1] = green;
+      image.data[at + 2] = blue;
+      image.data[at + 3] = 255 * Math.sqrt(Math.min(1, value(i, j)));
     }
   }
+  context.putImageData(image, 0, 0);
 }
 
 /** A vector as a strip: one colour for what is positive, another for what is negative. */

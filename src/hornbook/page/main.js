@@ -27,7 +27,10 @@ class Page {
     this.panel = null;
     this.opened = null; // what the open panel returned
     app.listen((what) => this.changed(what));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.opened?.update());
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+      app.readColours();
+      this.opened?.update();
+    });
   }
 
   render() {

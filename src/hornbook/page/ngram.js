@@ -43,9 +43,16 @@ export function readTables(arrays, { order }) {
     const [counts, tokens, shares] = ["counts", "tokens", "shares"].map((each) => arrays.get(`ngrams.${n}.${each}`).data);
     const occurrences = arrays.get(`ngrams.${n}.occurrences`)?.data;
     // A byte stands for a power of e: 0 for 1, 255 for a millionth.
-    const exact = shares instanceof Uint8Array ? Float32Array.from(shares, (code) => Math.exp(-code * SHARE_STEP)) : shares;
+    const exact = shares instanceof Uint8Array ? decoded(shares) : shares;
     return new Level(counts, tokens, exact, occurrences);
   });
+}
+
+function decoded(codes) {
+  const meaning = Float32Array.from({ length: 256 }, (_, code) => Math.exp(-code * SHARE_STEP));
+  const shares = new Float32Array(codes.length);
+  for (let i = 0; i < codes.length; i++) shares[i] = meaning[codes[i]];
+  return shares;
 }
 
 export class NGrams {

@@ -195,7 +195,8 @@ export class Writer {
       await app.reader.read(app.readTokens, pause);
       app.position = app.readTokens.length - 1;
       const now = performance.now();
-      if (this.speed || now - drawnAt > 60) {
+      // With a panel open every token is drawn.
+      if (this.speed || app.reader.watching || now - drawnAt > 60) {
         app.changed("text");
         drawnAt = now;
       }
