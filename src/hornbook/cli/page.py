@@ -55,6 +55,8 @@ def run(
         return
     for sentence in written.kept.sentences():
         note(sentence)
+    if written.bytes > 1.1 * limit:
+        note(f"the page is larger than --size {size}: this is the smallest that it can be")
     output().print(
         f"The page is in {display_path(written.path)} ({written.bytes / 1e6:.1f} MB): open it in a "
         "browser",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from hornbook import __version__
-from hornbook.errors import ConfigError, HornbookError
+from hornbook.errors import ConfigError, HornbookError, command
 from hornbook.eval.loss import losses, per_char
 from hornbook.infer.engine import first_line
 from hornbook.infer.text import start_token
@@ -125,7 +125,7 @@ def gather(
     if taken > MOST_BYTES:
         raise ConfigError(
             f"a page of {numbers:,} parameters would take {taken / 1e6:,.0f} MB, and browsers are "
-            f"slow above {MOST_BYTES / 1e6:.0f} MB; generate with hornbook sample instead"
+            f"slow above {MOST_BYTES / 1e6:.0f} MB; use {command('serve', trained.folder.path)}"
         )
     text = text_of(trained) if dataset is None else dataset
     tables, exact, stood = None if network_only else counted, True, list[Integers]()

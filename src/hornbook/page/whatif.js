@@ -15,7 +15,7 @@ export const whatifPanel = {
     const plain = app.newModel();
     const changed = app.newModel();
     const parts = h("div", { class: "parts" });
-    const result = h("div", { class: "results", "aria-live": "polite" });
+    const result = h("div", { class: "results busy", "aria-live": "polite" });
     const piece = app.tokenizer.encode(app.about.piece).slice(0, READ);
     let working = 0;
     let before = null;
@@ -60,6 +60,7 @@ export const whatifPanel = {
       const stop = () => mine !== working || !root.isConnected;
       const pause = leaveTime(stop);
       changed.off = app.off;
+      result.classList.add("busy");
       const tokens = app.readTokens.slice(0, app.position + 1);
       const key = tokens.join();
       if (before?.key !== key) before = { key, ...(await measure(plain, tokens, pause)) };
@@ -69,6 +70,7 @@ export const whatifPanel = {
       }
       const after = app.isWhole ? before : await measure(changed, tokens, pause);
       if (stop() || !after.p) return;
+      result.classList.remove("busy");
       result.replaceChildren(column(app.t("asTrained"), before, null), app.isWhole ? h("p", { class: "hint" }, app.t("switchOff")) : column(app.t("withoutParts"), after, before));
     }
 
