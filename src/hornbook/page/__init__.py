@@ -6,8 +6,9 @@ from html import escape
 from pathlib import Path
 from typing import Literal
 
-from hornbook.page.contents import DEFAULT_BYTES, Kept, gather
+from hornbook.page.contents import DEFAULT_BYTES, gather
 from hornbook.page.document import document
+from hornbook.page.kept import Kept
 from hornbook.page.packing import Precision
 from hornbook.runs.load import TrainedModel, load
 from hornbook.storage.disk import DISK, Disk, write_atomically

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from hornbook import __version__
 from hornbook.errors import ConfigError, HornbookError, command
 from hornbook.eval.loss import losses, per_char
-from hornbook.infer.engine import first_line
-from hornbook.infer.text import start_token
 from hornbook.kernels import NativeUnavailableError
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel
 from hornbook.models.registry import build, use_ngram_kernels
-from hornbook.models.schema import Schema
 from hornbook.ngram.counting import Integers
 from hornbook.ngram.model import NGramModel, shortest_useful_match
+from hornbook.page.facts import facts
+from hornbook.page.kept import Kept
 from hornbook.page.ngrams import (
     BYTES_PER_NGRAM,
     EXACT_BYTES_PER_NGRAM,
+    MOST_RANKED,
     add_tables,
     in_bytes,
     occurrences,
@@ -33,13 +31,11 @@ from hornbook.page.ngrams import (
     selected,
 )
 from hornbook.page.packing import Array, Pack, Precision, rounded
-from hornbook.runs.result import kept_figures
 
 if TYPE_CHECKING:
     from hornbook.models.language_model import LanguageModel
     from hornbook.runs.load import TrainedModel
     from hornbook.text.dataset import Dataset
-    from hornbook.text.tokenizer import Tokenizer
 
 DEFAULT_BYTES = 6_000_000
 # Browsers read more, but slowly, and mail does not carry it.
@@ -53,50 +49,6 @@ NGRAM_SHARE = 0.4
 FIXED_BYTES = 200_000
 # The loss is measured on evenly spaced stretches of so many validation tokens.
 MEASURED_TOKENS = 8_192
-# A piece of the validation text, to try the model on.
-PIECE_TOKENS = 600
-LAYER_NORM_EPSILON = 1e-5
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What a page keeps of a model. Losses are in nats per character of the validation text."""
-
-    precision: Precision
-    n_grams: int
-    all_n_grams: int
-    exact_n_grams: bool
-    network_only: bool
-    loss: float | None = None
-    full_loss: float | None = None
-    measured_tokens: int = 0
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the page computes what the run's own model does."""
-        whole = self.n_grams == self.all_n_grams and self.exact_n_grams
-        return self.precision == "float32" and whole and not self.network_only
-
-    def sentences(self) -> list[str]:
-        """What is in the page, a line for each part."""
-        found = []
-        if self.precision != "float32":
-            found.append(f"weights in {self.precision}")
-        if self.n_grams:
-            pruned = f" of {self.all_n_grams:,}" if self.n_grams < self.all_n_grams else ""
-            found.append(
-                f"{self.n_grams:,}{pruned} n-grams, which are pieces of the training text: "
-                "--network-only leaves them out"
-            )
-        if self.network_only and self.all_n_grams:
-            found.append("the network alone, without the n-grams it was trained with")
-        if self.loss is not None and self.full_loss is not None and not self.is_exact:
-            found.append(
-                f"loss {self.loss:.4f} nats/char, {self.full_loss:.4f} in the run "
-                f"({self.loss - self.full_loss:+.4f}), over {self.measured_tokens:,} tokens of the "
-                "validation text"
-            )
-        return found
 
 
 def gather(
@@ -130,7 +82,7 @@ def gather(
     text = text_of(trained) if dataset is None else dataset
     tables, exact, stood = None if network_only else counted, True, list[Integers]()
     if tables is not None:
-        if text is not None:
+        if text is not None and tables.n_grams <= MOST_RANKED:
             counted_tokens = trained.config.model.counted_tokens
             stood = occurrences(tables, np.asarray(text.train[-counted_tokens:]))
         room = max(size - taken - FIXED_BYTES, 0.2 * size)
@@ -234,100 +186,3 @@ def as_kept(
     with suppress(NativeUnavailableError):
         use_ngram_kernels(model)
     return model.eval()
-
-
-def facts(trained: TrainedModel, kept: Kept, text: Dataset | None) -> dict[str, Any]:
-    """What the page says of the model, and what its script must know."""
-    config, tokenizer = trained.config.model, trained.tokenizer
-    figures = kept_figures(trained.folder)
-    baselines = figures.get("baselines_nats_per_char")
-    return {
-        "version": __version__,
-        "name": trained.folder.path.resolve().name,
-        "corpus": trained.config.data.corpus.rsplit("/", 1)[-1],
-        "kind": config.model,
-        "joined": config.with_counts and not kept.network_only,
-        "parameters": trained.model.parameter_count,
-        "nats_per_char": figures.get("val_nats_per_char"),
-        "baselines": baselines if isinstance(baselines, dict) else {},
-        "context": config.context_size,
-        "shape": shape_of(trained),
-        "tokenizer": vocabulary(tokenizer, newline_of(tokenizer, text)),
-        "start": start_token(tokenizer),
-        "opening": ""
-        if text is None or kept.network_only
-        else first_line(tokenizer, text.validation),
-        "piece": "" if kept.network_only else piece_of(tokenizer, text),
-        "frequencies": frequencies(text),
-        "kept": {
-            "precision": kept.precision,
-            "n_grams": kept.n_grams,
-            "all_n_grams": kept.all_n_grams,
-            "network_only": kept.network_only,
-            "exact": kept.is_exact,
-            "loss": kept.loss,
-            "full_loss": kept.full_loss,
-            "measured_tokens": kept.measured_tokens,
-        },
-    }
-
-
-def shape_of(trained: TrainedModel) -> dict[str, Any]:
-    """The sizes that the forward pass needs."""
-    config = trained.config.model
-    shape: dict[str, Any] = {
-        "block_size": config.block_size,
-        "n_layer": config.n_layer,
-        "n_head": config.n_head,
-        "n_embd": config.n_embd,
-        "epsilon": LAYER_NORM_EPSILON,
-    }
-    if config.model == "gpt":
-        schema = Schema.of(config, trained.tokenizer.vocab_size)
-        shape |= {
-            "window": schema.window,
-            "epsilon": schema.epsilon,
-            "rotary_base": schema.rotary_base,
-            "mlp_width": schema.mlp_width,
-        }
-    return shape
-
-
-def vocabulary(tokenizer: Tokenizer, newline: str) -> dict[str, Any]:
-    """The tokenizer, as `tokenizer.js` reads it."""
-    spelled = tokenizer.token_bytes()
-    if tokenizer.kind == "char":
-        tokens: list[Any] = [token.decode() for token in spelled]
-    else:
-        tokens = [list(token) for token in spelled]
-    merges = json.loads(tokenizer.to_json())["model"].get("merges", [])
-    number = {token: i for i, token in enumerate(json.loads(tokenizer.to_json())["model"]["vocab"])}
-    triples = [[number[a], number[b], number[a + b]] for a, b in merges]
-    return {"kind": tokenizer.kind, "vocabulary": tokens, "merges": triples, "newline": newline}
-
-
-def newline_of(tokenizer: Tokenizer, text: Dataset | None) -> str:
-    """The line end that the model writes."""
-    ends = [end for end in ("\n", "\r") if tokenizer.knows(end)]
-    if len(ends) < 2 or text is None:
-        return ends[0] if ends else "\n"
-    piece = tokenizer.decode(text.validation[:10_000])
-    return "\r\n" if piece.count("\r\n") > piece.count("\n") / 2 else "\n"
-
-
-def piece_of(tokenizer: Tokenizer, text: Dataset | None) -> str:
-    """The first whole lines of the validation text."""
-    if text is None:
-        return ""
-    lines = tokenizer.decode(text.validation[:PIECE_TOKENS]).splitlines(keepends=True)
-    return "".join(lines[1:-1] or lines).strip()
-
-
-def frequencies(text: Dataset | None) -> list[float]:
-    """The share of each token in the training text, to 6 digits."""
-    if text is None:
-        return []
-    counts = np.zeros(text.tokenizer.vocab_size, np.int64)
-    for start in range(0, len(text.train), 1 << 20):
-        counts += np.bincount(text.train[start : start + (1 << 20)], minlength=len(counts))
-    return [float(f"{share:.6g}") for share in (counts + 1) / (counts.sum() + len(counts))]

@@ -23,6 +23,9 @@ SHARE_STEP = np.log(1e6) / 255
 BYTES_PER_NGRAM = 2.2
 EXACT_BYTES_PER_NGRAM = 6.0  # with shares in float32
 
+# Of larger tables the longest n-grams are left out unranked: four million take a second.
+MOST_RANKED = 4_000_000
+
 
 def prune(model: NGramModel, most: int) -> list[Mask]:
     """Which n-grams to keep, about `most`: those without which the text would cost most.
@@ -64,7 +67,13 @@ def removal_costs(model: NGramModel) -> list[Floats]:
     suffixes: Ids = np.zeros(1, np.int64)  # of each context: the number of the shorter one
     shorter_p: Floats = np.full(V, uniform, np.float32)
     shorter: Ids = np.arange(V)  # the keys that `shorter_p` belongs to
+    ranked = 0
     for n, (keys, probs, backoff) in enumerate(model.levels):
+        ranked += len(keys)
+        if n and ranked > MOST_RANKED:
+            costs.append(np.full(len(keys), -np.inf, np.float32))
+            costs[-1][0] = np.inf
+            continue
         contexts, tokens = np.divmod(keys, V)
         if n == 0:
             lower = np.full(len(keys), uniform, np.float32)
