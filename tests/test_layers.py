@@ -26,6 +26,7 @@ LAYERS = [
     {"interop"},
     {"report"},
     {"learn"},
+    {"page"},
     {"lens"},
     {"cli"},
     {"__main__"},

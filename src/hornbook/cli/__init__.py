@@ -34,6 +34,7 @@ for command, summary in {
     "look": "Look inside a trained model while it reads a text.",
     "eval": "Measure a trained model's exact loss.",
     "report": "Write a run's report card again, or compare runs.",
+    "page": "Write a page that runs a model in a browser and shows how it thinks.",
     "trace": "Show which parts of a text are copied from the training text, and from where.",
     "export": "Export a run for transformers, llama.cpp, Ollama and onnxruntime.",
     "verify": "Check every file of a run.",

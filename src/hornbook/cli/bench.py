@@ -25,6 +25,7 @@ Subject = Literal[
     "busy",
     "predict",
     "processors",
+    "page",
 ]
 ROOT = Path(hornbook.__file__).parents[2]
 
@@ -46,7 +47,7 @@ def run(
     second program distorts the figures many times over.
 
     Args:
-        subject: What to measure: train, sample, text, trace, startup, processors (AVX2),
+        subject: What to measure: train, sample, text, trace, startup, page, processors (AVX2),
             minutes (takes 30 minutes), busy (25 minutes) or predict (45 minutes); by default all.
         short: Only check that the benchmark works, in seconds: the figures mean little.
         write: Write the tables, with machine, commit and date, to benchmarks/RESULTS.md.

@@ -181,8 +181,15 @@ class Display:
         text = readable(result.sample)
         out.print(Panel(text, title=title, title_align="left", width=min(80, out.width)))
         run = result.folder.path
-        place, card_place = (escape(display_path(path)) for path in (run, run / "report.html"))
-        out.print(f"The run is in {place}, its report card in {card_place}. Next:", soft_wrap=True)
+        place, card_place, page = (
+            escape(display_path(path)) for path in (run, run / "report.html", result.folder.page)
+        )
+        see = (
+            f" To see through it, open {page} in a browser." if result.folder.page.is_file() else ""
+        )
+        out.print(
+            f"The run is in {place}, its report card in {card_place}.{see} Next:", soft_wrap=True
+        )
         word = prompt_from(f"{result.sample.text} {result.sample.prompt}")
         for line in (
             command("sample", run, "--prompt", word),

@@ -28,6 +28,7 @@ from hornbook.errors import ConfigError, HornbookError, command, display_path
 if TYPE_CHECKING:
     from hornbook.cli.display import Display
     from hornbook.plan import Plan
+    from hornbook.runs.result import Result
     from hornbook.text.corpus import Corpus
     from hornbook.training import Trainer
 
@@ -53,6 +54,7 @@ def run(
     reading: TextOptions = AS_IT_IS,
     text: Annotated[str | None, TEXT] = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
+    page: bool = True,
     json: bool = False,
     strict: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False,
@@ -89,6 +91,7 @@ def run(
         tokenizer: What a token is: char, byte, or bpe.
         text: With --resume: where the run's text is now, if it was moved since.
         dry_run: Print what would be trained and why, without training.
+        page: Write the run's page, which runs the model in a browser (see hornbook page).
         json: Print one JSON object on stdout at the end, and nothing else.
         strict: With --resume: refuse to continue on a machine that may compute other bits.
         quiet: Print only the result.
@@ -149,11 +152,13 @@ def run(
             show_plan(plan.dry_run(request, found, started=STARTED), found, json=json)
             return
         trainer = engine.begin(request, out=out, corpus=found, started=STARTED)
-    follow(trainer, display, json=json, resumed=resume is not None)
+    follow(trainer, display, json=json, page=page, resumed=resume is not None)
 
 
-def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool) -> None:
-    """Train to the end, showing each step, then the report card; print where a stopped run is."""
+def follow(
+    trainer: "Trainer", display: "Display", *, json: bool, page: bool, resumed: bool
+) -> None:
+    """Train to the end, showing each step, then page and report card; print where a run stopped."""
     from hornbook import report
     from hornbook import training as engine
     from hornbook.training.conclude import conclude
@@ -171,6 +176,8 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
                     energy.read()
             result = conclude(trainer, energy_joules=None if resumed else energy.read())
             finite = math.isfinite(result.evaluation.nats_per_char)
+            if page and finite:
+                write_page(result)
             card = report.write(report.examine(result)) if finite else None
     except (KeyboardInterrupt, SystemExit):
         log(f"stopped at step {trainer.state.step} of {trainer.state.steps}, saved; go on with:")
@@ -188,6 +195,16 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
             "validation loss: infinite (inf), because the model gives probability zero to "
             "something in the text; so there is no report card\n"
         )
+
+
+def write_page(result: "Result") -> None:
+    """Write a run's page; a run without one is complete, so that an error is only a note."""
+    from hornbook.page import write
+
+    try:
+        write(result.trained, dataset=result.dataset)
+    except HornbookError as error:
+        note(f"no page was written: {error}")
 
 
 def show_plan(planned: "Plan", found: "Corpus", *, json: bool) -> None:

@@ -21,6 +21,8 @@ DYNAMIC_READ = 3.0
 CONCLUDING_SECONDS = 3.9
 COUNTING_SECONDS_A_TOKEN = 1.6e-6
 JOINT_COUNTING_SECONDS_A_TOKEN, BASELINES_SECONDS_A_TOKEN = 3.2e-6, 0.4e-6
+# The page, most of it to prune n-grams and to say how often each stood (a million characters).
+PAGE_SECONDS, PAGE_SECONDS_A_TOKEN = 0.4, 1.0e-6
 COUNTING_SHARE, COUNTING_BYTES, FEWEST_COUNTED = 0.4, 800_000_000, 10_000
 
 
@@ -79,8 +81,10 @@ def concluding_seconds(config: Config, text: Text, token_seconds: float = 0.0) -
         reading += joining.read + text.vocab_size * joining.read_and_entry
     a_token = BASELINES_SECONDS_A_TOKEN if model.with_counts else COUNTING_SECONDS_A_TOKEN
     evaluated = min(text.validation_tokens, MOST_EVALUATED) * reading
-    concluding = CONCLUDING_SECONDS + counted_tokens(config, text) * a_token + evaluated
-    return concluding + dynamic_seconds(config, text, token_seconds)
+    if model.reads_counts:
+        a_token += PAGE_SECONDS_A_TOKEN
+    fixed = CONCLUDING_SECONDS + PAGE_SECONDS + dynamic_seconds(config, text, token_seconds)
+    return fixed + counted_tokens(config, text) * a_token + evaluated
 
 
 def dynamic_seconds(config: Config, text: Text, token_seconds: float = 0.0) -> float:

@@ -16,9 +16,14 @@ def document(title: str, body: str) -> str:
     return Template((here / "page.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
         version=escape(__version__),
-        style=(here / "style.css").read_text(encoding="utf-8"),
+        style=stylesheet(),
         body=body,
     )
+
+
+def stylesheet() -> str:
+    """The style sheet of all pages: their colours, type and tables."""
+    return (files("hornbook.report") / "style.css").read_text(encoding="utf-8")
 
 
 # Control characters, lone surrogates and noncharacters.

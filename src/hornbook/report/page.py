@@ -56,6 +56,7 @@ def header(card: Card) -> str:
 <p class="eyebrow">Report card</p>
 <h1>{visible(card.name)}</h1>
 <p class="lede">{visible(words.lede(card))}</p>
+{page_link(card)}
 {unfinished}
 <div class="headline">
 <div><div class="big">{card.nats_per_char:.3f}</div>
@@ -67,6 +68,14 @@ def header(card: Card) -> str:
 <p class="verdict">{verdict} {details}</p>
 </header>
 """
+
+
+def page_link(card: Card) -> str:
+    """A link to the page that runs the model, where the run has one."""
+    page = card.result.folder.page
+    if not page.is_file():
+        return ""
+    return f'<p><a href="{page.name}">See through it</a>: this model in a page that runs it.</p>'
 
 
 def scale(card: Card) -> str:

@@ -1,8 +1,8 @@
 """The run folder: the files that a training run leaves.
 
 config.toml  environment.json  tokenizer.json  metrics.jsonl  checkpoints/  sample.txt  result.json
-report.html  report.md  report.json; run.json, the manifest of the first three; .lock, held by the
-process that trains the run; input.txt, where the text came on standard input
+report.html  report.md  report.json  page.html; run.json, the manifest of the first three; .lock,
+held by the process that trains the run; input.txt, where the text came on standard input
 """
 
 import json
@@ -113,6 +113,7 @@ class RunFolder:
     counts = Inside("checkpoints/counts-00000000")  # the n-gram model, where the run has one
     copies = Inside("copies")  # the index of the training text that `hornbook trace` builds
     sample = Inside("sample.txt")  # a sample of the finished model
+    page = Inside("page.html")  # the model in a page that runs it
     result = Inside("result.json")  # the finished run's figures, as `train --json` prints them
 
     @property
