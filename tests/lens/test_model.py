@@ -32,6 +32,10 @@ def test_a_joined_run_is_seen_with_its_training_text(text_path: Path, tmp_path: 
         alone = changed.look("whether 'tis nobler")
         assert changed.evaluate_text(TEXT).nats_per_char > model_loss
     assert alone.model is None
+    # A notebook shows the page of the model as it is, and of a changed one the picture alone.
+    assert seen._repr_html_().startswith("<iframe")
+    assert "<details>" in seen._repr_html_()
+    assert "<iframe" not in alone._repr_html_()
     np.testing.assert_allclose(alone.probs, seen.votes["network"].probs, rtol=1e-5, atol=1e-7)
     assert model.look("whether 'tis nobler").probs.tobytes() == seen.probs.tobytes()
     assert open_engine(run).generate("whether", max_new_tokens=20) == before

@@ -16,6 +16,7 @@ from hornbook import page as pages
 from hornbook.eval.loss import per_char
 from hornbook.infer.engine import Engine
 from hornbook.infer.torch_decoder import TorchDecoder
+from hornbook.lens.look import look
 from hornbook.page.contents import gather
 from hornbook.page.document import document
 from hornbook.runs.load import TrainedModel
@@ -407,3 +408,26 @@ def test_a_frame_begins_with_its_text(
     tab.goto(path.as_uri())
     assert tab.frame_locator("iframe").locator("#text").input_value() == "to <b>be</b>"
     context.close()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_page_sees_what_python_does(
+    name: str, runs: dict[str, TrainedModel], written: dict[str, Path], browser: Any
+) -> None:
+    trained = runs[name]
+    text = "to be: t"
+    seen = look(trained.model, trained.tokenizer, text)
+    with Opened(browser, written[name]) as opened:
+        found = opened.run("text => window.hornbook.look(text)", text)
+    assert found["components"] == list(seen.components)
+    for array in ("probs", "attention", "residual", "logit_lens", "attribution"):
+        expected = getattr(seen, array)
+        np.testing.assert_allclose(
+            np.reshape(found[array], expected.shape), expected, rtol=1e-3, atol=1e-4
+        )
+    votes = {vote["name"]: vote for vote in found["votes"]}
+    assert votes.keys() == seen.votes.keys()
+    for who in votes:
+        for array in ("probs", "weight"):
+            expected = getattr(seen.votes[who], array)
+            np.testing.assert_allclose(votes[who][array], expected, rtol=1e-3, atol=1e-4)

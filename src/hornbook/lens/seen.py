@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hornbook.errors import ConfigError
+from hornbook.errors import ConfigError, HornbookError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,10 +131,21 @@ class Seen:
         }
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        from hornbook.lens.picture import picture
+        """What a notebook shows: the run's page in a frame, and a picture that needs no scripts.
 
-        return picture(self)
+        The page holds the model as it is: where hooks had changed it, there is the picture alone.
+        """
+        from hornbook.lens.picture import picture
+        from hornbook.page import frame
+
+        still = picture(self)
+        if self.model is None:
+            return still
+        try:
+            framed = frame(self.model, self.text)
+        except HornbookError:  # the model does not fit into a page
+            return still
+        return f"{framed}<details><summary>without scripts</summary>{still}</details>"
 
     def __repr__(self) -> str:
         layers, heads = self.attention.shape[:2]
