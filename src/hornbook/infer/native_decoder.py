@@ -148,6 +148,14 @@ class NativeDecoder:
         self._decode(tokens_RT.tolist(), range(R), [0] * R, logits_RTV, every=True)
         return logits_RTV
 
+    def copy(self, source: int, row: int, length: int) -> None:
+        """Make a row begin with another's first `length` positions; see `Decoder`.
+
+        Raises: IndexError for a row outside the model, or positions that have not been read.
+        """
+        if self._library.hornbook_copy(self._handle, source, row, length):
+            raise outside(self, (), (source, row), (length,))
+
     def _decode(
         self, tokens: Sequence[Sequence[int]], rows: Sequence[int], starts: Sequence[int],
         logits: Floats, *, every: bool,

@@ -100,6 +100,14 @@ class NativeMixture:
             mixed.append(self._mix(logits, text))
         return np.array(mixed, np.float32)
 
+    def copy(self, source: int, row: int, length: int) -> None:
+        """Make a row begin with another's first `length` positions; see `Decoder`.
+
+        Raises: IndexError for a row outside the model, or positions that have not been read.
+        """
+        self._network.copy(source, row, length)
+        self._texts[row].extend(self._texts[source].tokens[:length].tolist(), 0)
+
     def _mix(self, network: Floats, text: "Text") -> Floats:
         """`models.mixture.GPTWithCounts.join` for one position."""
         backoff_N = self._chains.backoff(text.chain)

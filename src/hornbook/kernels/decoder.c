@@ -485,6 +485,28 @@ Decoder *hornbook_open(const Model *model)
     return d;
 }
 
+/* Make a row begin with the first `length` positions of another. Returns 0, or -1 for a row outside
+ * the model or positions that are not cached: then nothing has changed. */
+int hornbook_copy(Decoder *d, int32_t source, int32_t row, int32_t length)
+{
+    const Model *m = &d->model;
+    if (source < 0 || source >= m->rows || row < 0 || row >= m->rows || length < 0 ||
+        length > d->cached[source])
+        return -1;
+    size_t head = (size_t)d->positions * d->head_width, heads = (size_t)m->n_layer * m->n_head;
+    for (size_t each = 0; source != row && each < heads; each++) {
+        size_t layer = each / m->n_head * m->rows, number = each % m->n_head;
+        size_t from = ((layer + source) * m->n_head + number) * head;
+        size_t to = ((layer + row) * m->n_head + number) * head;
+        for (int i = 0; i < d->head_width; i++)
+            memcpy(m->keys + to + (size_t)i * d->positions,
+                   m->keys + from + (size_t)i * d->positions, length * sizeof(float));
+        memcpy(m->values + to, m->values + from, (size_t)length * d->head_width * sizeof(float));
+    }
+    d->cached[row] = length;
+    return 0;
+}
+
 /* Forward passes over the new tokens of some rows, each with a length and a start of its own.
  *
  * `tokens` holds length[0] tokens of row[0], then length[1] of row[1], and so on. Row i's stand at

@@ -56,4 +56,5 @@ def decoder_library() -> ctypes.CDLL:
     library.hornbook_decode.argtypes = [
         *[ctypes.c_void_p] * 5, *[ctypes.c_int32] * 2, ctypes.c_void_p
     ]  # fmt: skip
+    library.hornbook_copy.argtypes = [ctypes.c_void_p, *[ctypes.c_int32] * 3]
     return library
