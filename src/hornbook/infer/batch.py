@@ -166,7 +166,8 @@ class Batch:
     ) -> dict[int, int]:
         size = self.decoder.context_size
         p_RV = distributions(logits_RV, [each.as_row(size) for _, each in drawing])
-        tokens = draw(p_RV, [next(each.uniforms) for _, each in drawing])
+        # A scored prompt takes no random numbers, so that what follows it is the same unscored.
+        tokens = draw(p_RV, [0.0 if each.scored else next(each.uniforms) for _, each in drawing])
         drawn: dict[int, int] = {}
         for place, ((number, each), token) in enumerate(zip(drawing, tokens, strict=True)):
             if each.scored:
@@ -203,7 +204,7 @@ class Batch:
         """
         text = wanted.tokens[wanted.start : -1]
         best: tuple[int, bool, Generation | None] = (SHARED_TOKENS - 1, False, None)
-        for row, other in self._last.items():
+        for other in self._last.values():
             free = other.row in self._free
             until = other.read if free else len(other.tokens)
             shared = common_prefix(text, other.tokens[other.start : until])

@@ -50,11 +50,7 @@ class NativeMixture:
         rows: int = 1,
     ) -> None:
         check_weights(mixture_shapes(schema, weights, ngram_model), weights)
-        network = {
-            name.removeprefix(NETWORK): array
-            for name, array in weights.items()
-            if name.startswith(NETWORK)
-        }
+        network = network_weights(weights)
         from_hidden, from_ngrams = np.split(weights["evidence.weight"], [schema.n_embd], axis=1)
         # The gate's product with the last hidden state is computed as more rows of the logits'
         # matrix, as if the vocabulary were longer.
@@ -165,6 +161,15 @@ class Text:
             self._lengths[1 : self.length + 1] = longer_S * (self.tokens[: self.length] == token)
             self.tokens[self.length] = token
             self.length += 1
+
+
+def network_weights(weights: Weights) -> dict[str, NDArray[np.float32]]:
+    """The GPT's own weights among those of a mixture, by the GPT's names."""
+    return {
+        name.removeprefix(NETWORK): array
+        for name, array in weights.items()
+        if name.startswith(NETWORK)
+    }
 
 
 def mixture_shapes(schema: Schema, weights: Weights, ngram_model: NGramModel) -> dict[str, Shape]:
