@@ -26,6 +26,7 @@ LAYERS = [
     {"interop"},
     {"report"},
     {"learn"},
+    {"serve"},
     {"cli"},
     {"__main__"},
 ]

@@ -87,7 +87,9 @@ def open_native(
     return Engine(decoder, tokenizer, why=why, remark=remark)
 
 
-def open_hidden_states(path: str | os.PathLike[str]) -> HiddenStates | None:
+def open_hidden_states(
+    path: str | os.PathLike[str], *, which: Literal["best", "last"] = "best"
+) -> HiddenStates | None:
     """The last hidden states of a run's GPT, or of the GPT of a mixture; None for other models.
 
     Raises: CheckpointError; NativeUnavailableError.
@@ -96,7 +98,7 @@ def open_hidden_states(path: str | os.PathLike[str]) -> HiddenStates | None:
     model = folder.settings().model
     if not model.spec.c_kernels:
         return None
-    weights = load_arrays(folder, "best").model
+    weights = load_arrays(folder, which).model
     if model.with_counts:
         weights = network_weights(weights)
     schema = Schema.of(model, load_tokenizer(folder.tokenizer).vocab_size)

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -38,7 +39,12 @@ from hornbook.serve.training import progress
 
 Found = TypeVar("Found")
 
-STATIC = {"playground.js": "text/javascript", "playground.css": "text/css"}
+# The page's files: their names, folders and types. Its style is the report card's.
+STATIC = {
+    "report.css": ("hornbook.report", "style.css", "text/css"),
+    "playground.css": ("hornbook.serve", "playground.css", "text/css"),
+    "playground.js": ("hornbook.serve", "playground.js", "text/javascript"),
+}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": what}
     for status, what in {
@@ -255,19 +261,20 @@ def add_facts(app: FastAPI, models: Models, metrics: Metrics) -> None:
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         """The page for people."""
-        return Response(static("playground.html"), media_type="text/html; charset=utf-8")
+        return static("hornbook.serve", "playground.html", "text/html; charset=utf-8")
 
-    for name, kind in STATIC.items():
-        app.add_api_route(
-            f"/{name}",
-            lambda name=name, kind=kind: Response(static(name), media_type=kind),
-            include_in_schema=False,
-        )
+    for name, file in STATIC.items():
+        app.add_route(f"/{name}", partial(serve_static, file), include_in_schema=False)
 
 
-def static(name: str) -> bytes:
-    """A file of the page."""
-    return (files("hornbook.serve") / name).read_bytes()
+async def serve_static(file: tuple[str, str, str], _request: HttpRequest) -> Response:
+    """A file of the page, as a route."""
+    return static(*file)
+
+
+def static(package: str, name: str, kind: str) -> Response:
+    """A file of a package."""
+    return Response((files(package) / name).read_bytes(), media_type=kind)
 
 
 def about(name: str, created: int) -> dict[str, object]:

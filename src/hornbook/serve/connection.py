@@ -9,10 +9,6 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEADER_SECONDS = 10.0
-# A client that takes nothing for so long is gone, or might as well be.
-WRITE_SECONDS = 30.0
-MOST_CONNECTIONS = 500
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 0\r\n"
     b"Connection: close\r\n\r\n"
@@ -22,6 +18,11 @@ FULL = (
 class Connection(H11Protocol):
     """A connection that is closed when its client is too slow, or one too many."""
 
+    header_seconds = 10.0
+    # A client that takes nothing for so long is gone, or might as well be.
+    write_seconds = 30.0
+    most_connections = 500
+
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self._waiting: TimerHandle | None = None
@@ -30,7 +31,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Transport) -> None:
         """Begin to wait for a request."""
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
+        if len(self.connections) > self.most_connections:
             transport.write(FULL)
             transport.close()
         else:
@@ -57,7 +58,7 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         """Begin to wait for a client that reads more slowly than it is written to."""
         super().pause_writing()
-        self._writing = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+        self._writing = self.loop.call_later(self.write_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Stop waiting: it has read."""
@@ -66,7 +67,7 @@ class Connection(H11Protocol):
 
     def _wait_for_request(self) -> None:
         cancelled(self._waiting)
-        self._waiting = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+        self._waiting = self.loop.call_later(self.header_seconds, self.transport.abort)
 
 
 def cancelled(timer: TimerHandle | None) -> None:

@@ -17,9 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hornbook.serve.errors import ApiError
 
 MOST_BODY_BYTES = 1 << 20
-BODY_SECONDS = 30.0
 # What may be had without a key: whether the server is there, and the page's own files.
-OPEN_PATHS = frozenset({"/", "/health", "/playground.js", "/playground.css"})
+OPEN_PATHS = frozenset({"/", "/health", "/report.css", "/playground.css", "/playground.js"})
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' "
     "data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -61,6 +60,8 @@ class Seen:
 class Guard:
     """ASGI middleware that checks a request against the rules, reads its body, and logs it."""
 
+    body_seconds = 30.0
+
     def __init__(self, app: ASGIApp, rules: Rules, log: Callable[[Seen], None]) -> None:
         self._app = app
         self._rules = rules
@@ -99,7 +100,7 @@ class Guard:
                     return
             self._check_key(scope, headers)
             self._check_type(scope, headers)
-            body = await read_body(headers, receive)
+            body = await read_body(headers, receive, self.body_seconds)
             await self._app(scope, replay(body, receive), send_guarded)
         except ApiError as error:
             if not seen.status:
@@ -173,7 +174,7 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
     return found
 
 
-async def read_body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+async def read_body(headers: Mapping[bytes, bytes], receive: Receive, seconds: float) -> bytes:
     """The whole body of a request.
 
     Raises: ApiError when it is too large, whatever its Content-Length, or comes too slowly.
@@ -188,7 +189,7 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         raise too_large
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -201,7 +202,7 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
     except TimeoutError:
         raise ApiError(
             408,
-            f"expected the whole body within {BODY_SECONDS:.0f} seconds",
+            f"expected the whole body within {seconds:g} seconds",
             headers={"Connection": "close"},
         ) from None
 

@@ -36,6 +36,7 @@ const at = (id) => document.getElementById(id);
 let words = WORDS.en;
 let running = null;
 let sampledWeights = "";
+let watching = 0;
 
 function speak(language) {
   words = WORDS[language];
@@ -150,6 +151,7 @@ async function sample(model) {
 
 /* The chart of the chosen run: again and again while it is trained. */
 async function watch() {
+  const mine = ++watching;
   const model = at("model").value;
   let finished = true;
   if (model) {
@@ -173,7 +175,7 @@ async function watch() {
       at("status").textContent = error.message;
     }
   }
-  if (!finished) setTimeout(watch, POLL_MS);
+  if (!finished && mine === watching) setTimeout(watch, POLL_MS);
 }
 
 async function open() {

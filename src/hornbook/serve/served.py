@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,11 @@ class ServedModel:
         return self.folder.result.exists()
 
     @property
+    def which(self) -> Literal["best", "last"]:
+        """Which weights are served: the best, or the last while there may be better ones."""
+        return "best" if self.finished else "last"
+
+    @property
     def workers(self) -> list[Worker]:
         """The worker and those that finish what they began."""
         return [*self.retired, *([self._worker] if self._worker else [])]
@@ -89,9 +95,8 @@ class ServedModel:
         if found == self.weights:
             return
         try:
-            which = "best" if self.finished else "last"
             engine = await asyncio.to_thread(
-                open_engine, self.folder.path, which=which, rows=MOST_ROWS
+                open_engine, self.folder.path, which=self.which, rows=MOST_ROWS
             )
         except CheckpointError:
             if self.finished or self._worker is not None:
@@ -131,7 +136,9 @@ class ServedModel:
         worker = self.worker
         async with self._embedding:  # the hidden states are those of one text at a time
             if self._hidden is None:
-                self._hidden = await asyncio.to_thread(open_hidden_states, self.folder.path)
+                self._hidden = await asyncio.to_thread(
+                    open_hidden_states, self.folder.path, which=self.which
+                )
             hidden = self._hidden
             if hidden is None:
                 raise ApiError(

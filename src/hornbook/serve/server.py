@@ -147,21 +147,8 @@ async def run(
     models = Models(runs, options.queue)
     try:
         await models.open()
-        app = create_app(models, metrics, lambda message: log.event("model", message))
         port = listening.getsockname()[1]
-        guarded = Guard(app, rules_of(options, port), log.request)
-        config = uvicorn.Config(
-            guarded,
-            http=Connection,
-            ws="none",
-            loop="asyncio",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=max(1, round(options.drain)),
-        )
+        config = configure(models, options, port, log, metrics)
         logger = logging.getLogger("uvicorn.error")
         logger.addHandler(LogHandler(log))
         logger.propagate = False
@@ -174,6 +161,31 @@ async def run(
     finally:
         await models.close()
     return 0 if server.forced_by is None else 128 + server.forced_by
+
+
+def configure(
+    models: Models,
+    options: Options,
+    port: int,
+    log: Log,
+    metrics: Metrics,
+    *,
+    connection: type[Connection] = Connection,
+) -> uvicorn.Config:
+    """uvicorn's settings for serving these models."""
+    app = create_app(models, metrics, lambda message: log.event("model", message))
+    return uvicorn.Config(
+        Guard(app, rules_of(options, port), log.request),
+        http=connection,
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(options.drain)),
+    )
 
 
 def rules_of(options: Options, port: int) -> Rules:
@@ -220,6 +232,7 @@ def listen(host: str, port: int) -> socket.socket:
         # Else a port that was served a moment ago stays in use for a minute.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
+        made.listen(1024)  # who connects while the models are opened waits
     except OSError as error:
         raise ConfigError(
             f"cannot serve at {host}:{port}: {error.strerror or error}; --port 0 takes a free port"
