@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from serving import Local
 
-schema = schemathesis.pytest.from_fixture("described")
 FEW = settings(
     max_examples=15,
     deadline=None,
@@ -21,18 +20,20 @@ FEW = settings(
 )
 
 
-@pytest.fixture
-def described(local: Local) -> schemathesis.BaseSchema:
-    """The server's own description of its API."""
-    return schemathesis.openapi.from_url(f"{local.url}/openapi.json")
+def test_no_request_of_the_schema_is_a_failure_of_ours(local: Local) -> None:
+    described = schemathesis.openapi.from_url(f"{local.url}/openapi.json")
+    operations = [found.ok() for found in described.get_all_operations()]
+    assert len(operations) > 8
+    for operation in operations:
 
+        @given(case=operation.as_strategy())
+        @FEW
+        def check(case: schemathesis.Case) -> None:
+            if isinstance(case.body, dict) and "model" in case.body:
+                case.body["model"] = "gpt"
+            assert case.call().status_code < 500
 
-@schema.parametrize()
-@FEW
-def test_no_request_of_the_schema_is_a_failure_of_ours(case: schemathesis.Case) -> None:
-    if isinstance(case.body, dict) and "model" in case.body:
-        case.body["model"] = "gpt"
-    assert case.call().status_code < 500
+        check()
 
 
 opened: list[str] | None = None
@@ -59,6 +60,12 @@ def noting() -> Iterator[list[str]]:
         opened = None
 
 
+def outside(local: Local, paths: list[str]) -> list[str]:
+    """The paths that lie in none of the runs: the runs' own are looked at for newer weights."""
+    runs = [f"{model.folder.path}/" for model in local.models]
+    return [path for path in paths if not path.startswith(tuple(runs))]
+
+
 HOSTILE = ["..", "../gpt", "/etc/passwd", "gpt/../../gpt", "./gpt", "gpt/", "gpt\0", "%2e%2e",
            "..%2f..", "\\..\\gpt", "ｇｐｔ", "gpt\u200b", "GPT", "~", "file:///etc/passwd",
            "link"]  # fmt: skip
@@ -83,7 +90,7 @@ def test_a_models_name_opens_nothing(local: Local, audited: None, name: str) -> 
             local.get(f"/{path}"),
         ]
     assert all(400 <= answer.status < 500 for answer in answers), answers
-    assert not [each for each in found if not each.startswith("/proc")]
+    assert not outside(local, found)
 
 
 def test_a_path_leads_nowhere_but_to_a_route(local: Local, audited: None) -> None:
@@ -92,7 +99,7 @@ def test_a_path_leads_nowhere_but_to_a_route(local: Local, audited: None) -> Non
                  "/training/%2e%2e%2fgpt"):  # fmt: skip
         with noting() as found:
             assert local.get(path).status == 404, path
-        assert not found
+        assert not outside(local, found)
     with noting() as found:
         assert local.get("/report.css").status == 200
-    assert [Path(each).name for each in found] == ["style.css"], "the hook sees what is opened"
+    assert "style.css" in [Path(each).name for each in outside(local, found)], "the hook works"
