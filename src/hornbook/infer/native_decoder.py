@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hornbook import cores
 from hornbook.errors import CheckpointError
-from hornbook.infer.decoder import outside
+from hornbook.infer.decoder import MOST_ROWS, outside
 from hornbook.kernels import NativeUnavailableError, decoder_library
 from hornbook.kernels.decoder import PackedLayer, PackedMatrix, PackedModel
 from hornbook.models.schema import BLOCKS, Schema, Shape
@@ -116,6 +116,10 @@ class NativeDecoder:
         small = parameters <= LARGEST_EXACT_PARAMETERS
         self.precision = ("float32" if small else "bfloat16") if precision == "auto" else precision
         self.threads = threads or choose_threads(parameters)
+        self._lanes_worth_threads = 1
+        if not threads and self.threads == 1:  # a small model: its crowds are worth more
+            self.threads = choose_threads(parameters * min(rows, MOST_ROWS))
+            self._lanes_worth_threads = -(-2 * PARAMETERS_WORTH_A_THREAD // parameters)
         self.context_size = context_size
         self.vocab_size = schema.vocab_size
         self.rows = rows
@@ -221,7 +225,7 @@ class NativeDecoder:
             self._pointer(cosines), self._pointer(sines),
             self._pointer(pad(weights["norm.weight"], padded_C)),
             ctypes.addressof(layer_array),
-            self._matrix(weights["logits.weight"]),
+            self._matrix(weights["logits.weight"]), self._lanes_worth_threads,
             self._zeros(cached), self._zeros(cached),
         )  # fmt: skip
 

@@ -57,7 +57,8 @@ typedef struct {
     const float *norm;
     const Layer *layers;
     Matrix logits;
-    float *keys, *values; /* [n_layer, rows, H, Dp, context, padded] and [..., context, padded, Dp] */
+    int32_t lanes_worth_threads; /* a pass of fewer lanes runs on the caller's thread alone */
+    float *keys, *values; /* [n_layer, rows, H, blocks, Dp, 64] and [..., context, padded, Dp] */
 } Model;
 
 typedef struct Decoder Decoder;
@@ -75,6 +76,7 @@ struct Decoder {
     Model model;
     int width, head_width, attention_width, qkv_width, mlp_width, positions; /* all padded */
     int32_t *cached; /* [rows] positions of each row whose keys and values are in the cache */
+    int active; /* threads of the current pass: one, or all */
     int lanes; /* of the current pass, with each lane's row, position, and address for its logits */
     int32_t rows[LANES], positions_of[LANES];
     float *logits[LANES]; /* NULL where they are not requested */
@@ -122,8 +124,10 @@ static void advance(Decoder *d, atomic_uint *counter)
 
 static void barrier(Decoder *d)
 {
+    if (d->active == 1)
+        return;
     unsigned round = atomic_load(&d->round);
-    if (atomic_fetch_add(&d->arrived, 1) + 1 < (unsigned)d->model.threads) {
+    if (atomic_fetch_add(&d->arrived, 1) + 1 < (unsigned)d->active) {
         await(d, &d->round, round);
     } else {
         atomic_store(&d->arrived, 0);
@@ -255,7 +259,9 @@ static void cache_head(Decoder *d, int layer, int lane, int head)
     size_t offset = cache_offset(d, layer, lane, head);
     for (int i = 0; i < wide; i++) {
         query[i] *= scale;
-        m->keys[offset + (size_t)i * d->positions + position] = key[i]; /* positions adjacent */
+        /* In blocks of 64 adjacent positions: a row of all positions would be as far from the next
+         * as a page or more is long, and 64 rows would fall into the same few sets of the cache. */
+        m->keys[offset + (size_t)(position & ~63) * wide + i * 64 + (position & 63)] = key[i];
         m->values[offset + (size_t)position * wide + i] = value[i];
     }
 }
@@ -277,7 +283,7 @@ static void attend(Decoder *d, int layer, int lane, int head, float *scores)
         floats sum[4] = {0};
         for (int i = 0; i < wide; i++)
             for (int j = 0; j < 4; j++)
-                sum[j] += query[i] * *(const floats *)(keys + (size_t)i * d->positions + s + 16 * j);
+                sum[j] += query[i] * *(const floats *)(keys + (size_t)s * wide + i * 64 + 16 * j);
         for (int j = 0; j < 4; j++)
             *(floats *)(scores + s + 16 * j) = sum[j];
     }
@@ -312,8 +318,8 @@ static void attend(Decoder *d, int layer, int lane, int head, float *scores)
 
 /* This thread's share of `count` items. */
 #define EACH(item, count)                                                                          \
-    for (int item = (int)((int64_t)(count) * me->number / d->model.threads),                       \
-             item##_end = (int)((int64_t)(count) * (me->number + 1) / d->model.threads);           \
+    for (int item = (int)((int64_t)(count) * me->number / d->active),                              \
+             item##_end = (int)((int64_t)(count) * (me->number + 1) / d->active);                  \
          item < item##_end; item++)
 
 /* Add a product to the residual stream. */
@@ -498,10 +504,9 @@ int hornbook_copy(Decoder *d, int32_t source, int32_t row, int32_t length)
         size_t layer = each / m->n_head * m->rows, number = each % m->n_head;
         size_t from = ((layer + source) * m->n_head + number) * head;
         size_t to = ((layer + row) * m->n_head + number) * head;
-        for (int i = 0; i < d->head_width; i++)
-            memcpy(m->keys + to + (size_t)i * d->positions,
-                   m->keys + from + (size_t)i * d->positions, length * sizeof(float));
-        memcpy(m->values + to, m->values + from, (size_t)length * d->head_width * sizeof(float));
+        size_t size = (((size_t)length + 63) & ~(size_t)63) * d->head_width * sizeof(float);
+        memcpy(m->keys + to, m->keys + from, size);
+        memcpy(m->values + to, m->values + from, size);
     }
     d->cached[row] = length;
     return 0;
@@ -552,7 +557,9 @@ int hornbook_decode(Decoder *d, const int32_t *tokens, const int32_t *row, const
             step = last ? 0 : step + 1;
             at += last;
         }
-        advance(d, &d->pass);
+        d->active = d->lanes < d->model.lanes_worth_threads ? 1 : d->model.threads;
+        if (d->active > 1)
+            advance(d, &d->pass);
         forward(d, &d->workers[0]);
     }
     return 0;

@@ -41,6 +41,7 @@ class PackedModel(ctypes.Structure):
         ("epsilon", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("embedding", "cosines", "sines", "norm", "layers")),
         ("logits", PackedMatrix),
+        ("lanes_worth_threads", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("keys", "values")),
     )
 
