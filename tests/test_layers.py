@@ -28,6 +28,7 @@ LAYERS = [
     {"learn"},
     {"page"},
     {"lens"},
+    {"serve"},
     {"cli"},
     {"__main__"},
 ]

@@ -129,6 +129,36 @@ def test_seeded_text_does_not_depend_on_how_many_are_written() -> None:
         assert tuple(drawn[number] for number in numbers) == expected
 
 
+def test_a_shared_beginning_is_read_once_and_changes_no_bit() -> None:
+    model = small_gpt()
+    beginning = texts(model, 1)[0].tolist() * 5
+    prompts = [[*beginning, end] for end in range(6)]
+    alone = [list(itertools.islice(tokens(decoder(model), prompt, seed=1), 80))
+             for prompt in prompts]  # fmt: skip
+
+    class Reading(NativeDecoder):
+        read = 0
+
+        def forward(self, tokens: object, rows: object, starts: object) -> np.ndarray:
+            self.read += sum(map(len, tokens))
+            return super().forward(tokens, rows, starts)
+
+    schema = Schema.of(model.config, model.vocab_size)
+    reading = Reading(schema, weights(model), context_size=model.context_size, rows=4)
+    batch = Batch(reading)
+    found = {batch.add(prompt, seed=1, max_new_tokens=80): [] for prompt in prompts}
+    while len(batch):
+        for number, token in batch.step().items():
+            found[number].append(token)
+    assert list(found.values()) == alone
+    # Two wait for rows that have just ended, and take over what stands in them.
+    assert reading.read == len(beginning) + 6 * 80
+    with pytest.raises(IndexError):
+        reading.copy(0, 9, 1)
+    with pytest.raises(IndexError):
+        reading.copy(0, 1, READ_AT_ONCE + 1)
+
+
 def test_bfloat16_weights_are_rounded_weights_and_no_more() -> None:
     model = small_gpt(vocab_size=70, config=SHAPES["nothing a multiple of anything"])
     idx = texts(model, 2)

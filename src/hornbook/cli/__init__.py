@@ -37,6 +37,7 @@ for command, summary in {
     "page": "Write a page that runs a model in a browser and shows how it thinks.",
     "trace": "Show which parts of a text are copied from the training text, and from where.",
     "export": "Export a run for transformers, llama.cpp, Ollama and onnxruntime.",
+    "serve": "Serve models to programs that speak OpenAI's API, and by a page.",
     "verify": "Check every file of a run.",
     "ladder": "Train every rung from a bigram to a GPT, and compare them.",
     "explain": "Show how an idea works, in figures.",

@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -25,11 +25,18 @@ Index = Annotated[int, Meta(ge=0, le=2**62)]
 Rate = Annotated[float, Meta(ge=0, le=10)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Beta = Annotated[float, Meta(ge=0, lt=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
 
 # The least context length of a model that reads past its block (see `ModelConfig.context_size`).
 READ_AT_ONCE = 4096
 
-NOT_SETTINGS = {"HORNBOOK_DATA_DIR", "HORNBOOK_CACHE_DIR", "HORNBOOK_DEBUG"}
+NOT_SETTINGS = {
+    "HORNBOOK_API_KEY",
+    "HORNBOOK_CACHE_DIR",
+    "HORNBOOK_DATA_DIR",
+    "HORNBOOK_DEBUG",
+}
 
 
 @cache
@@ -221,6 +228,20 @@ class SamplingConfig(Section):
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     min_p: Share = 0.0
     repetition_penalty: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    logit_bias: dict[Index, Bias] = field(default_factory=dict)
+
+    @cached_property
+    def changes_logits(self) -> bool:
+        """Whether logits are changed before they are scaled: by a bias or a penalty."""
+        penalties = self.presence_penalty or self.frequency_penalty
+        return bool(self.repetition_penalty != 1 or penalties or self.logit_bias)
+
+    @cached_property
+    def cuts(self) -> bool:
+        """Whether unlikely tokens are dropped."""
+        return self.top_k > 0 or self.min_p > 0 or self.top_p < 1
 
 
 @dataclass(frozen=True, kw_only=True)

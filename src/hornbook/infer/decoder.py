@@ -36,6 +36,13 @@ class Decoder(Protocol):
         """
         ...
 
+    def copy(self, source: int, row: int, length: int) -> None:
+        """Make a row begin with what another row has read: its first `length` positions.
+
+        Raises: IndexError for a row outside the model, or positions that have not been read.
+        """
+        ...
+
 
 def outside(
     decoder: Decoder, tokens: Sequence[Sequence[int]], rows: Sequence[int], starts: Sequence[int]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hornbook import cores
 from hornbook.errors import CheckpointError
-from hornbook.infer.decoder import outside
+from hornbook.infer.decoder import MOST_ROWS, outside
 from hornbook.kernels import NativeUnavailableError, decoder_library
 from hornbook.kernels.decoder import PackedLayer, PackedMatrix, PackedModel
 from hornbook.models.schema import BLOCKS, Schema, Shape
@@ -116,6 +116,10 @@ class NativeDecoder:
         small = parameters <= LARGEST_EXACT_PARAMETERS
         self.precision = ("float32" if small else "bfloat16") if precision == "auto" else precision
         self.threads = threads or choose_threads(parameters)
+        self._lanes_worth_threads = 1
+        if not threads and self.threads == 1:  # a small model: its crowds are worth more
+            self.threads = choose_threads(parameters * min(rows, MOST_ROWS))
+            self._lanes_worth_threads = -(-2 * PARAMETERS_WORTH_A_THREAD // parameters)
         self.context_size = context_size
         self.vocab_size = schema.vocab_size
         self.rows = rows
@@ -147,6 +151,23 @@ class NativeDecoder:
         logits_RTV = np.empty((R, T, self.vocab_size), np.float32)
         self._decode(tokens_RT.tolist(), range(R), [0] * R, logits_RTV, every=True)
         return logits_RTV
+
+    def forward_each(self, tokens: Sequence[int], start: int) -> Floats:
+        """Logits after each of the new tokens of row 0: [T,V].
+
+        Raises: IndexError as `forward`.
+        """
+        logits_TV = np.empty((len(tokens), self.vocab_size), np.float32)
+        self._decode([tokens], [0], [start], logits_TV, every=True)
+        return logits_TV
+
+    def copy(self, source: int, row: int, length: int) -> None:
+        """Make a row begin with another's first `length` positions; see `Decoder`.
+
+        Raises: IndexError for a row outside the model, or positions that have not been read.
+        """
+        if self._library.hornbook_copy(self._handle, source, row, length):
+            raise outside(self, (), (source, row), (length,))
 
     def _decode(
         self, tokens: Sequence[Sequence[int]], rows: Sequence[int], starts: Sequence[int],
@@ -204,7 +225,7 @@ class NativeDecoder:
             self._pointer(cosines), self._pointer(sines),
             self._pointer(pad(weights["norm.weight"], padded_C)),
             ctypes.addressof(layer_array),
-            self._matrix(weights["logits.weight"]),
+            self._matrix(weights["logits.weight"]), self._lanes_worth_threads,
             self._zeros(cached), self._zeros(cached),
         )  # fmt: skip
 

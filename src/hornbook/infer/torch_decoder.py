@@ -82,6 +82,17 @@ class TorchDecoder:
                 self._model.train()
         return torch.stack(logits_RV).float().cpu().numpy()
 
+    def copy(self, source: int, row: int, length: int) -> None:
+        """Make a row begin with another's first `length` positions; see `Decoder`.
+
+        Raises: IndexError for a row outside the model, or positions that have not been read.
+        """
+        if not 0 <= row < self.rows or not 0 <= length <= len(self._texts.get(source, ())):
+            raise outside(self, (), (source, row), (length,))
+        self._texts[row] = self._texts[source][:length]
+        if source in self._caches:
+            self._caches[row] = self._caches[source].copy(length)
+
     def _forward_row(self, tokens: list[int], row: int, start: int) -> torch.Tensor:
         model = self._model
         text = self._texts.setdefault(row, [])

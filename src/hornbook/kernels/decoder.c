@@ -55,7 +55,8 @@ typedef struct {
     const float *norm;
     const Layer *layers;
     Matrix logits;
-    float *keys, *values; /* [n_layer, rows, H, Dp, context, padded] and [..., context, padded, Dp] */
+    int32_t lanes_worth_threads; /* a pass of fewer lanes runs on the caller's thread alone */
+    float *keys, *values; /* [n_layer, rows, H, blocks, Dp, 64] and [..., context, padded, Dp] */
 } Model;
 
 typedef struct Decoder Decoder;
@@ -73,6 +74,7 @@ struct Decoder {
     Model model;
     int width, head_width, attention_width, qkv_width, mlp_width, positions; /* all padded */
     int32_t *cached; /* [rows] positions of each row whose keys and values are in the cache */
+    int active; /* threads of the current pass: one, or all */
     int lanes; /* of the current pass, with each lane's row, position, and address for its logits */
     int32_t rows[LANES], positions_of[LANES];
     float *logits[LANES]; /* NULL where they are not requested */
@@ -120,8 +122,10 @@ static void advance(Decoder *d, atomic_uint *counter)
 
 static void barrier(Decoder *d)
 {
+    if (d->active == 1)
+        return;
     unsigned round = atomic_load(&d->round);
-    if (atomic_fetch_add(&d->arrived, 1) + 1 < (unsigned)d->model.threads) {
+    if (atomic_fetch_add(&d->arrived, 1) + 1 < (unsigned)d->active) {
         await(d, &d->round, round);
     } else {
         atomic_store(&d->arrived, 0);
@@ -261,7 +265,9 @@ static void cache_head(Decoder *d, int layer, int lane, int head)
     size_t offset = cache_offset(d, layer, lane, head);
     for (int i = 0; i < wide; i++) {
         query[i] *= scale;
-        m->keys[offset + (size_t)i * d->positions + position] = key[i]; /* positions adjacent */
+        /* In blocks of 64 adjacent positions: a row of all positions would be as far from the next
+         * as a page or more is long, and 64 rows would fall into the same few sets of the cache. */
+        m->keys[offset + (size_t)(position & ~63) * wide + i * 64 + (position & 63)] = key[i];
         m->values[offset + (size_t)position * wide + i] = value[i];
     }
 }
@@ -280,10 +286,11 @@ static void attend(Decoder *d, int layer, int lane, int head, float *scores)
     float *mixed = d->mixed + (size_t)lane * d->attention_width + head * wide;
 
     for (int s = begin; s < padded; s += 4 * WIDE) {
+        const float *block = keys + (size_t)(s & ~63) * wide;
         floats sum[4] = {0};
         for (int i = 0; i < wide; i++)
             for (int j = 0; j < 4; j++)
-                sum[j] += query[i] * *(const floats *)(keys + (size_t)i * d->positions + s + WIDE * j);
+                sum[j] += query[i] * *(const floats *)(block + i * 64 + (s & 63) + WIDE * j);
         for (int j = 0; j < 4; j++)
             *(floats *)(scores + s + WIDE * j) = sum[j];
     }
@@ -318,8 +325,8 @@ static void attend(Decoder *d, int layer, int lane, int head, float *scores)
 
 /* This thread's share of `count` items. */
 #define EACH(item, count)                                                                          \
-    for (int item = (int)((int64_t)(count) * me->number / d->model.threads),                       \
-             item##_end = (int)((int64_t)(count) * (me->number + 1) / d->model.threads);           \
+    for (int item = (int)((int64_t)(count) * me->number / d->active),                              \
+             item##_end = (int)((int64_t)(count) * (me->number + 1) / d->active);                  \
          item < item##_end; item++)
 
 /* Add a product to the residual stream. */
@@ -491,6 +498,27 @@ Decoder *hornbook_open(const Model *model)
     return d;
 }
 
+/* Make a row begin with the first `length` positions of another. Returns 0, or -1 for a row outside
+ * the model or positions that are not cached: then nothing has changed. */
+int hornbook_copy(Decoder *d, int32_t source, int32_t row, int32_t length)
+{
+    const Model *m = &d->model;
+    if (source < 0 || source >= m->rows || row < 0 || row >= m->rows || length < 0 ||
+        length > d->cached[source])
+        return -1;
+    size_t head = (size_t)d->positions * d->head_width, heads = (size_t)m->n_layer * m->n_head;
+    for (size_t each = 0; source != row && each < heads; each++) {
+        size_t layer = each / m->n_head * m->rows, number = each % m->n_head;
+        size_t from = ((layer + source) * m->n_head + number) * head;
+        size_t to = ((layer + row) * m->n_head + number) * head;
+        size_t size = (((size_t)length + 63) & ~(size_t)63) * d->head_width * sizeof(float);
+        memcpy(m->keys + to, m->keys + from, size);
+        memcpy(m->values + to, m->values + from, size);
+    }
+    d->cached[row] = length;
+    return 0;
+}
+
 /* Forward passes over the new tokens of some rows, each with a length and a start of its own.
  *
  * `tokens` holds length[0] tokens of row[0], then length[1] of row[1], and so on. Row i's stand at
@@ -536,7 +564,9 @@ int hornbook_decode(Decoder *d, const int32_t *tokens, const int32_t *row, const
             step = last ? 0 : step + 1;
             at += last;
         }
-        advance(d, &d->pass);
+        d->active = d->lanes < d->model.lanes_worth_threads ? 1 : d->model.threads;
+        if (d->active > 1)
+            advance(d, &d->pass);
         forward(d, &d->workers[0]);
     }
     return 0;

@@ -42,6 +42,7 @@ class PackedModel(ctypes.Structure):
         ("epsilon", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("embedding", "cosines", "sines", "norm", "layers")),
         ("logits", PackedMatrix),
+        ("lanes_worth_threads", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("keys", "values")),
     )
 
@@ -57,4 +58,5 @@ def decoder_library() -> ctypes.CDLL:
     library.hornbook_decode.argtypes = [
         *[ctypes.c_void_p] * 5, *[ctypes.c_int32] * 2, ctypes.c_void_p
     ]  # fmt: skip
+    library.hornbook_copy.argtypes = [ctypes.c_void_p, *[ctypes.c_int32] * 3]
     return library

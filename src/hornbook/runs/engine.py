@@ -10,8 +10,9 @@ from hornbook.config import Config
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.infer.decoder import MOST_ROWS
 from hornbook.infer.engine import Engine
+from hornbook.infer.hidden_states import HiddenStates
 from hornbook.infer.native_decoder import NativeDecoder, Precision, Weights, cache_bytes
-from hornbook.infer.native_mixture import NativeMixture
+from hornbook.infer.native_mixture import NativeMixture, network_weights
 from hornbook.kernels import NativeUnavailableError
 from hornbook.models.schema import Schema
 from hornbook.runs.folder import RunFolder, open_run, run_text
@@ -84,6 +85,24 @@ def open_native(
     why = f"in C, weights in {decoder.precision}, threads: {decoder.threads}"
     remark = "" if weights != "int8" else cost_of(weights, folder, config, tokenizer, arrays)
     return Engine(decoder, tokenizer, why=why, remark=remark)
+
+
+def open_hidden_states(
+    path: str | os.PathLike[str], *, which: Literal["best", "last"] = "best"
+) -> HiddenStates | None:
+    """The last hidden states of a run's GPT, or of the GPT of a mixture; None for other models.
+
+    Raises: CheckpointError; NativeUnavailableError.
+    """
+    folder = open_run(path)
+    model = folder.settings().model
+    if not model.spec.c_kernels:
+        return None
+    weights = load_arrays(folder, which).model
+    if model.with_counts:
+        weights = network_weights(weights)
+    schema = Schema.of(model, load_tokenizer(folder.tokenizer).vocab_size)
+    return HiddenStates(schema, weights, context_size=model.context_size)
 
 
 def cost_of(
