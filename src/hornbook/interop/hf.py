@@ -12,8 +12,8 @@ import numpy as np
 
 from hornbook.interop import gpt2
 from hornbook.interop.check import WINDOW, Engine, loss_in_blocks
-from hornbook.interop.names import names_of
 from hornbook.models.gpt import GPT
+from hornbook.pretrained.names import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,6 +4,9 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
+
+import torch
 
 from hornbook.config import Family
 from hornbook.eval.baselines import Baselines, Floats, count_baselines, spread
@@ -44,6 +47,8 @@ class Result:
     energy_joules: float | None = None
     finished: bool = True
     steps_why: str = ""
+    # Of a model that began as another: where from, and the losses before and after.
+    pretrained: dict[str, Any] | None = None
 
     @property
     def planned_steps(self) -> int:
@@ -119,6 +124,7 @@ class Result:
             "split": self.split.as_dict() | {"new_nats_per_char": self.new_nats_per_char},
             "diagnosis": asdict(self.diagnosis),
             "skipped_files": [asdict(each) for each in self.corpus.skipped],
+            **({"pretrained": self.pretrained} if self.pretrained else {}),
         }
 
 
@@ -137,7 +143,7 @@ def revisit(
     rows = list(folder.metrics_rows())
     kept = kept_figures(folder)
     peak, energy = kept.get("peak_memory_mib"), kept.get("energy_joules")
-    why = kept.get("steps_why")
+    why, started = kept.get("steps_why"), kept.get("pretrained")
     return measure(
         trained,
         corpus,
@@ -148,6 +154,7 @@ def revisit(
         energy_joules=energy if isinstance(energy, (int, float)) else None,
         finished=bool(kept),
         steps_why=why if isinstance(why, str) else "",
+        pretrained=started if isinstance(started, dict) else None,
     )
 
 
@@ -173,6 +180,7 @@ def measure(
     energy_joules: float | None = None,
     finished: bool = True,
     steps_why: str = "",
+    pretrained: dict[str, Any] | None = None,
 ) -> Result:
     """Measure a model's exact loss at every token of the validation part, and generate a sample.
 
@@ -180,6 +188,9 @@ def measure(
     tokens, where they are known already.
     """
     size, tokens = trained.config.model.context_size, spread(dataset.validation, MOST_EVALUATED)
+    if trained.config.model.pretrained and trained.config.train.precision == "bfloat16":
+        # As in training: a large model in float32 would take several times as long.
+        trained.model.compute_dtype = torch.bfloat16
     nats = losses(trained.model, tokens, block_size=size)
     return Result(
         trained=trained,
@@ -197,6 +208,7 @@ def measure(
         energy_joules=energy_joules,
         finished=finished,
         steps_why=steps_why,
+        pretrained=pretrained,
     )
 
 

@@ -1,6 +1,7 @@
 """The end of a run: its best weights are measured, and its figures saved."""
 
 import json
+from dataclasses import replace
 
 from hornbook.eval.baselines import Baselines
 from hornbook.runs.load import load
@@ -37,6 +38,8 @@ def conclude(
     """
     folder = trainer.folder
     with trainer.lock:
+        # All is saved, and a large model is about to be loaded beside the trained one.
+        trainer.state.optimizers.forget()
         result = measure(
             load(folder.path, device=trainer.machine.device.value),
             trainer.corpus,
@@ -49,6 +52,8 @@ def conclude(
             energy_joules=energy_joules,
             steps_why=steps_why(trainer),
         )
+        if trainer.start:
+            result = replace(result, pretrained=trainer.start.compared(result))
         write_atomically(folder.sample, (result.sample + "\n").encode())
         write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
     return result
