@@ -204,3 +204,23 @@ def test_dropped_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="n_kv_head = 3"):
         Config().override(n_kv_head=3)
     assert SMALL.context_length is None
+
+
+@pytest.mark.parametrize("kind", ["llama3", "qwen3"])
+def test_a_tuned_model_goes_back_and_begins_again(
+    kind: str, text_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The export is checked in transformers before it gets its name."""
+    folder = foreign.save(foreign.make(kind), tmp_path / kind)
+    run, out = tmp_path / "run", tmp_path / "exported"
+    assert train(text_path, "--from", folder, "--steps", 2, "--lora", 2, "--out", run) == 0
+    assert hornbook_command(["export", str(run), "--to", "hf", "--out", str(out)]) == 0
+    assert hornbook_command(["export", str(run), "--to", "gguf", "--out", str(tmp_path / "g")]) == 2
+    capsys.readouterr()
+    assert (out / "chat_template.jinja").read_text(encoding="utf-8") == foreign.TEMPLATE
+    again, tuned = open_source(str(out)), hb.load(run)
+    model = GPT(tuned.config.model, again.tokenizer.vocab_size)
+    again.load_into(model)
+    for name, weight in tuned.model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight), name
+    assert again.tokenizer == tuned.tokenizer

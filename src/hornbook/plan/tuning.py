@@ -98,6 +98,7 @@ def with_weights(request: Request, text: Text, machine: Machine) -> tuple[Config
         ways = [None]
     available = memory.available_bytes() if machine.device.value == "cpu" else None
     comfortable = min(available or COMFORTABLE_BYTES, COMFORTABLE_BYTES)
+    config, why = base, ""
     for rank in ways:
         found = [
             chosen(request, base, lora_rank=rank, recompute=recompute, **(rates if rank else {}))
@@ -111,7 +112,7 @@ def with_weights(request: Request, text: Text, machine: Machine) -> tuple[Config
             for config in found:
                 if peak(config, text, machine) <= most:
                     return config, why
-    return found[-1], f"{why}, and even so memory may not be enough"
+    return config, f"{why}, and even so memory may not be enough"
 
 
 def chosen(request: Request, config: Config, **values: object) -> Config:

@@ -84,7 +84,7 @@ def expect(where: str, found: Mapping[str, Any], name: str, value: object) -> No
         raise SourceError(f"{where}: {name} = {str(found[name])[:40]!r}: expected {value!r}")
 
 
-def scaling_of(where: str, rotary: Mapping[str, Any], longest: int) -> list[float] | None:
+def scaling_of(where: str, rotary: Mapping[str, Any], longest: int) -> tuple[float, ...] | None:
     """The scaling of rotary positions. Raises: SourceError for another kind than Llama 3's."""
     kind = rotary.get("rope_type") or rotary.get("type") or "default"
     if kind == "default":
@@ -99,7 +99,7 @@ def scaling_of(where: str, rotary: Mapping[str, Any], longest: int) -> list[floa
         raise SourceError(f"{where}: rotary positions of the kind llama3 without their factors")
     length = rotary.get("original_max_position_embeddings", longest)
     original = bounded(where, "original_max_position_embeddings", length, 2**40)
-    return [*map(float, factors), original]
+    return (*map(float, factors), original)
 
 
 def window_of(where: str, found: Mapping[str, Any]) -> int | None:
