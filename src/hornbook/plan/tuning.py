@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from hornbook.plan.costs import Text
     from hornbook.plan.machine import Machine
 
-# AdamW's rates for all weights of a model, and for LoRA's factors, as measured with SmolLM2-135M
-# (docs/experiments.md, "Fine-tuning").
+# AdamW's usual rates for all weights of a model, and for LoRA's factors; not tuned here.
 RATE, LORA_RATE, LORA_RANK = 5e-5, 5e-4, 16
 MOST_EPOCHS = 4
 # A busy laptop should be left able to do other things.
