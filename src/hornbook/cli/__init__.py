@@ -30,6 +30,7 @@ app = App(
 for command, summary in {
     "train": "Train a model on a text.",
     "sample": "Generate text with a trained model.",
+    "chat": "Talk with a model that began as one to talk with.",
     "eval": "Measure a trained model's exact loss.",
     "report": "Write a run's report card again, or compare runs.",
     "trace": "Show which parts of a text are copied from the training text, and from where.",

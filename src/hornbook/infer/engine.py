@@ -53,7 +53,7 @@ class Engine:
 
     def stream(
         self,
-        prompt: str = "",
+        prompt: str | Sequence[int] = "",
         *,
         max_new_tokens: int = 500,
         stop: Sequence[str] = (),
@@ -63,11 +63,13 @@ class Engine:
         """The text that follows a prompt, in pieces; the prompt is not repeated.
 
         It ends after `max_new_tokens`, or before the first of the `stop` strings. An empty prompt
-        stands for the end of a line. `sampling` takes the fields of SamplingConfig.
+        stands for the end of a line, and tokens are taken as they are. `sampling` takes the fields
+        of SamplingConfig.
         Raises: UnknownCharacterError for a prompt outside the vocabulary; ConfigError.
         """
-        prompt, _ = self.tokenizer.fit(prompt)
-        tokens = self.tokenizer.encode(prompt) or [start_token(self.tokenizer)]
+        if isinstance(prompt, str):
+            prompt = self.tokenizer.encode(self.tokenizer.fit(prompt)[0])
+        tokens = prompt or [start_token(self.tokenizer)]
         number = self._batch.add(tokens, SamplingConfig(**sampling), seed, max_new_tokens)
         stream = Stream(self._batch, number, Text(self.tokenizer, stop), self.step)
         self._streams[number] = stream
