@@ -65,10 +65,13 @@ def rendered(template: str, messages: Sequence[Message]) -> str:
         raise TemplateError(message)
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = refuse
     try:
         return environment.from_string(template).render(
-            messages=list(messages), add_generation_prompt=True, bos_token="", eos_token=""
+            messages=list(messages),
+            add_generation_prompt=True,
+            bos_token="",
+            eos_token="",
+            raise_exception=refuse,
         )
     # Of somebody's program any error may come.
     except Exception as error:  # noqa: BLE001
