@@ -22,6 +22,7 @@ LAYERS = [
     {"eval"},
     {"plan"},
     {"runs"},
+    {"pretrained"},
     {"training"},
     {"interop"},
     {"report"},

@@ -69,7 +69,9 @@ def passes(block: Block, config: ModelConfig, dtype: torch.dtype, rows: int) -> 
     if config.dropout:
         torch.manual_seed(2)
         mask = random_bytes(2, *shape, device=x.device)
-    cos, sin = rotary_angles(torch.arange(config.block_size), config.head_width, 10_000.0)
+    cos, sin = rotary_angles(
+        torch.arange(config.block_size), config.n_embd // config.n_head, 10_000.0
+    )
     x.requires_grad_()
     y = block(x, cos, sin, None, mask)
     assert y.dtype == dtype
@@ -239,7 +241,7 @@ def test_gradients_of_gradients_are_refused() -> None:
     config = SHAPES["heads of half a panel"]
     block = random_block(config)
     block.kernels = in_c(torch.float32)
-    cos, sin = rotary_angles(torch.arange(8), config.head_width, 10_000.0)
+    cos, sin = rotary_angles(torch.arange(8), config.n_embd // config.n_head, 10_000.0)
     x = torch.randn(1, 8, 64, requires_grad=True)
     (slope,) = torch.autograd.grad(block(x, cos, sin).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):

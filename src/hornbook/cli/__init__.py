@@ -32,6 +32,7 @@ for command, summary in {
     "train": "Train a model on a text.",
     "sample": "Generate text with a trained model.",
     "look": "Look inside a trained model while it reads a text.",
+    "chat": "Talk with a model that began as one to talk with.",
     "eval": "Measure a trained model's exact loss.",
     "report": "Write a run's report card again, or compare runs.",
     "page": "Write a page that runs a model in a browser and shows how it thinks.",

@@ -19,6 +19,7 @@ from hornbook.errors import command, display_path
 from hornbook.infer.sample import Sample
 from hornbook.report import Card
 from hornbook.report.words import WHICH, duration, shown, split_remarks, uncertainty
+from hornbook.runs.result import Result
 from hornbook.training import StepMetrics, Trainer
 
 REFRESH_SECONDS = 0.25
@@ -99,6 +100,8 @@ class Display:
             self.log(f"compile   {chosen.compile.value}: {chosen.compile.why}")
         for name, choice in (("device", chosen.device), ("precision", chosen.precision)):
             self.log(f"{name:<9} {choice.value}: {choice.why}")
+        for sentence in trainer.start.sentences() if trainer.start else ():
+            self.log(f"from      {sentence}")
         if state.step:
             self.log(f"resumed   at step {state.step:,}")
         self.log(f"run       {trainer.folder.path}\n")
@@ -235,6 +238,8 @@ def show_card(card: Card, out: Console) -> None:
         out.print("To try next:")
     for advice in result.diagnosis.advice:
         out.print(f"  - {escape(advice)}")
+    if result.pretrained:
+        out.print(escape(before_and_after(result)))
     memory = f", {result.peak_memory_mib:,.0f} MiB peak memory" if result.peak_memory_mib else ""
     spent = duration(result.seconds)
     if result.diagnosis.verdict == "counted":
@@ -247,6 +252,16 @@ def show_card(card: Card, out: Console) -> None:
     if abs(result.steps - result.planned_steps) > 0.1 * result.planned_steps:
         why = result.steps_why or "the run has not ended"
         out.print(f"{result.planned_steps:,} steps were planned: {escape(why)}.\n")
+
+
+def before_and_after(result: Result) -> str:
+    """What fine-tuning gained on the text, and what it cost on a general one."""
+    found, loss = result.pretrained or {}, result.evaluation.nats_per_char
+    gained = f"before training, {found['val_nats_per_char']:.4f} nats/char; now {loss:.4f}."
+    before, after = found.get("general_nats_per_char"), found.get("general_nats_per_char_after")
+    if before is None or after is None:
+        return gained
+    return f"{gained} On {found['general']}, {before:.4f} before and {after:.4f} now."
 
 
 def readable(sample: Sample) -> Text:

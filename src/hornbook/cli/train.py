@@ -39,6 +39,8 @@ def run(
     *corpus: CorpusArguments,
     out: Path | None = None,
     resume: Path | None = None,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
+    lora: Annotated[Whole | None, Parameter(name="--lora")] = None,
     preset: str | None = None,
     model: str | None = None,
     order: Whole | None = None,
@@ -70,6 +72,10 @@ def run(
         out: The run folder to make. The default is runs/CORPUS-N.
         resume: Continue the run in this folder with its own settings. A higher --steps trains
             longer than was planned.
+        from_: Begin with a trained model and go on with this text: a run, a folder in Hugging
+            Face's format, a GGUF file, OWNER/MODEL on the Hub, or smollm2.
+        lora: With --from: train factors of this rank beside each matrix, instead of all weights.
+            A plan for minutes chooses.
         preset: The settings to start from: laptop (two minutes on two cores), quick (twenty
             seconds), or a rung of the ladder by its name, as --model takes it.
         model: A rung of the ladder, with its own settings: bigram, average, head, heads,
@@ -106,6 +112,8 @@ def run(
         "patience": patience,
         "keep_last": keep_last,
         "seed": seed,
+        "pretrained": from_,
+        "lora_rank": lora,
         "tokenizer": tokenizer,
     } | reading.given()
     given = {name: value for name, value in flags.items() if value is not None}
@@ -125,12 +133,22 @@ def run(
         )
     if strict and resume is None:
         raise ConfigError("--strict compares a run's machine with this one: it needs --resume RUN")
+    if from_ is not None and (preset is not None or model is not None):
+        raise ConfigError("--from says which model it is, so --preset and --model cannot be given")
     request = requested(preset, model, config, parse_all(assignments), given)
+    if request.config.model.pretrained is None and request.config.model.lora_rank is not None:
+        raise ConfigError("--lora trains a part of a model that is there: it needs --from MODEL")
 
     # Only now: a wrong setting should not wait for torch.
     from hornbook.kernels import compile_ahead
 
-    if request.config.model.spec.c_kernels:
+    source = None
+    if resume is None and request.config.model.pretrained is not None:
+        from hornbook.pretrained.find import open_source
+
+        source = open_source(request.config.model.pretrained)
+        request = source.under(request)
+    elif request.config.model.spec.c_kernels:
         compile_ahead()
     from hornbook import plan
     from hornbook import training as engine
@@ -149,9 +167,10 @@ def run(
         data = request.config.data
         found = read_texts(corpus if len(corpus) > 1 else (data.corpus,), data)
         if dry_run:
-            show_plan(plan.dry_run(request, found, started=STARTED), found, json=json)
+            known = source.tokenizer if source else None
+            show_plan(plan.dry_run(request, found, known, started=STARTED), found, json=json)
             return
-        trainer = engine.begin(request, out=out, corpus=found, started=STARTED)
+        trainer = engine.begin(request, out=out, corpus=found, source=source, started=STARTED)
     follow(trainer, display, json=json, page=page, resumed=resume is not None)
 
 

@@ -27,6 +27,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Beta = Annotated[float, Meta(ge=0, lt=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
+Factor = Annotated[float, Meta(gt=0, le=1e6)]
 
 # The least context length of a model that reads past its block (see `ModelConfig.context_size`).
 READ_AT_ONCE = 4096
@@ -86,7 +87,8 @@ class DataConfig(Section):
     encoding: str | None = None
     # One field of JSON Lines, CSV or Parquet as the text, with U+001E between the documents.
     field: str | None = None
-    tokenizer: Literal["char", "byte", "bpe"] = "char"
+    # "pretrained" is that of the model that training begins from.
+    tokenizer: Literal["char", "byte", "bpe", "pretrained"] = "char"
     bpe_vocab_size: Annotated[int, Meta(ge=256, le=2**20)] = 1024
     validation_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     # "lf" reads CRLF and CR as LF; "nfc" composes characters, "nfd" decomposes them.
@@ -118,6 +120,22 @@ class ModelConfig(Section):
     n_embd: Count = 128
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     tie_embeddings: bool = False
+    # Where the first weights come from: a run, a folder, a GGUF file or a name on the Hub.
+    pretrained: str | None = None
+    # The rank of LoRA's factors, which are trained in place of the matrices of blocks.
+    lora_rank: Annotated[int, Meta(ge=1, le=4096)] | None = None
+    # What a network from elsewhere has of its own. What is not given follows from the sizes above,
+    # and a GPT without `context_length` reads past its block through windows.
+    context_length: Count | None = None
+    n_kv_head: Count | None = None
+    head_width: Count | None = None
+    mlp_width: Count | None = None
+    sliding_window: Count | None = None
+    norm_epsilon: Annotated[float, Meta(gt=0, le=1)] | None = None
+    query_key_norm: bool = True
+    rotary_base: Annotated[float, Meta(ge=1, le=1e12)] | None = None
+    # Factor, low and high frequency factor, and the context length before scaling (Llama 3).
+    rotary_scaling: tuple[Factor, Factor, Factor, Count] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -163,12 +181,9 @@ class ModelConfig(Section):
         Each layer then sees `block_size` tokens back (docs/experiments.md, "Context length at
         evaluation").
         """
+        if self.context_length is not None:
+            return max(self.block_size, self.context_length)
         return max(self.block_size, READ_AT_ONCE) if self.spec.windows else self.block_size
-
-    @property
-    def head_width(self) -> int:
-        """Width of one attention head."""
-        return self.n_embd // self.n_head
 
     def parameter_count(self, vocab_size: int) -> int:
         """The parameters of the network, without building it; n-grams beside it have none."""
@@ -217,6 +232,8 @@ class TrainConfig(Section):
     compile: Literal["auto", "on", "off", "c"] = "auto"
     threads: Annotated[int, Meta(ge=0, le=4096)] = 0
     deterministic: bool = True
+    # Keep only what enters each block, and compute the rest again in the backward pass.
+    recompute: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

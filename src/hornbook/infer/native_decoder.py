@@ -103,9 +103,10 @@ class NativeDecoder:
         threads: int = 0,
     ) -> None:
         check_weights(schema.weights(most_layers(schema, weights)), weights)
-        if schema.n_kv_head != schema.n_head or not schema.query_key_norm:
+        if schema.n_kv_head != schema.n_head or not schema.query_key_norm or schema.rotary_scaling:
             raise NativeUnavailableError(
-                "decoder.c needs a key-value head for each head, and normalised queries and keys"
+                "decoder.c needs a key-value head for each head, normalised queries and keys, and "
+                "rotary positions without scaling"
             )
         if cache_bytes(schema, context_size) * rows > MOST_CACHE_BYTES:
             raise NativeUnavailableError(

@@ -15,6 +15,7 @@ from hornbook.kernels.runtime import eagerly
 from hornbook.models.gpt import GPT
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.mixture import GPTWithCounts
+from hornbook.models.stack import StackModel
 
 if TYPE_CHECKING:
     from hornbook.models.kv_cache import KeyValueCache
@@ -26,7 +27,8 @@ def fastest_decoder(model: LanguageModel, *, rows: int = 1) -> Decoder:
     Models with forward hooks run in PyTorch, as do subclasses, which may compute something else.
     """
     hooked = any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
-    if not hooked and (type(model) is GPT or type(model) is GPTWithCounts):
+    alone = not any(getattr(part, "lora", None) for part in model.modules())
+    if alone and not hooked and (type(model) is GPT or type(model) is GPTWithCounts):
         schema = model.schema if isinstance(model, GPT) else model.network.schema
         weights = {
             name: tensor.detach().float().cpu().numpy()
@@ -97,7 +99,7 @@ class TorchDecoder:
         model = self._model
         text = self._texts.setdefault(row, [])
         text[start:] = tokens
-        if self._cached and isinstance(model, GPT | GPTWithCounts):
+        if self._cached and isinstance(model, StackModel | GPTWithCounts):
             if row not in self._caches:
                 self._caches[row] = model.new_cache()
             self._caches[row].truncate(start)

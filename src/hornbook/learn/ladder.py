@@ -48,8 +48,9 @@ def ideas() -> dict[str, str]:
 
     The bottom one is no branch: a branch is compared with the rung below it.
     """
-    bottom = next(name for name in MODELS if not spec_of(name).branch)
-    names = [bottom, *(name for name in MODELS if name != bottom)]
+    rungs = [name for name in MODELS if spec_of(name).rung]
+    bottom = next(name for name in rungs if not spec_of(name).branch)
+    names = [bottom, *(name for name in rungs if name != bottom)]
     return {name: spec_of(name).idea for name in names} | {LARGE: LARGE_IDEA}
 
 

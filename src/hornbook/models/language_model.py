@@ -57,6 +57,12 @@ class LanguageModel(nn.Module):
         _, loss = self(batch.inputs, batch.targets)
         return loss
 
+    def token_losses(self, idx_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """The cross-entropy of each target, in nats: two of [B,T] -> [B,T]."""
+        logits, _ = self(idx_BT)
+        nats = F.cross_entropy(logits.float().flatten(0, 1), targets_BT.flatten(), reduction="none")
+        return nats.view(targets_BT.shape)
+
     @torch.no_grad()
     def generate(self, idx: Tensor, max_new_tokens: int) -> Tensor:
         """Append sampled tokens one at a time, rereading the context each time: [B,T] -> [B,T+n].

@@ -21,6 +21,7 @@ from hornbook.kernels.library import shared_library
 from hornbook.kernels.recipe import DECODER, TRAINING
 from hornbook.kernels.runtime import default_threads
 from hornbook.kernels.training import TrainingKernels, misfit, training_kernels
+from hornbook.models.schema import Schema
 
 # Compiling the default model's block takes 15-23 s on two cores and saves 40% of each step after
 # (14,100 tokens/s eager, 25,400 compiled): won back in about 200 steps of 4,096 tokens.
@@ -123,7 +124,10 @@ def obstacle_to_c(config: Config, device: str, precision: str) -> str:
         return f"the C kernels were not measured to train faster on {kind.name} processors"
     if not config.model.spec.c_kernels:
         return f"the C kernels run the blocks of a gpt, and model = {config.model.model!r}"
-    if obstacle := misfit(config.model.n_embd, config.model.head_width):
+    schema = Schema.of(config.model, vocab_size=1)
+    if not schema.is_ours or config.model.lora_rank:
+        return "the C kernels train all weights of hornbook's own shape of a GPT, and this differs"
+    if obstacle := misfit(schema.n_embd, schema.head_width):
         return obstacle
     try:
         training_kernels(precision)

@@ -43,6 +43,8 @@ def open_engine(
     why = f"the {config.model.kind} model runs in PyTorch"
     if config.model.spec.c_kernels and weights == "int8" and config.model.with_counts:
         why = "int8's cost in loss is not measured for a network with n-grams"
+    elif config.model.lora_rank is not None:
+        why = "the factors of LoRA are merged by PyTorch"
     elif config.model.spec.c_kernels:
         try:
             return open_native(folder, config, which, weights, rows)

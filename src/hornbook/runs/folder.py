@@ -319,6 +319,19 @@ def steps_never_saved(folder: RunFolder) -> int:
     )
 
 
+def runs_on(corpus_sha256: str, parent: Path = Path("runs")) -> Iterator[tuple[str, float]]:
+    """The finished runs from scratch on a text, and their losses in nats per character."""
+    for path in sorted(parent.glob("*/result.json")):
+        folder = RunFolder(path.parent)
+        try:
+            facts, loss = folder.environment_facts(), read_json(path).get("val_nats_per_char")
+        except (CheckpointError, OSError, ValueError, AttributeError):
+            continue  # somebody else's folder
+        own = facts.get("corpus_sha256") == corpus_sha256 and not facts.get("pretrained")
+        if own and isinstance(loss, float):
+            yield str(folder.path), loss
+
+
 def new_run_path(corpus_name: str, parent: Path = Path("runs")) -> Path:
     """The first free ``runs/<corpus>-<n>``; a name cannot lead out of `parent`."""
     name = re.sub(r"[^\w.-]+", "-", corpus_name).strip(".-")[:50] or "text"

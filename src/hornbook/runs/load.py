@@ -145,6 +145,7 @@ def load(
 
     from hornbook.kernels import NativeUnavailableError
     from hornbook.kernels.waiting import yield_when_busy
+    from hornbook.models.lora import merge
     from hornbook.models.registry import build, use_ngram_kernels
 
     folder = open_run(path)
@@ -157,6 +158,8 @@ def load(
     yield_when_busy(torch.get_num_threads())
     model = build(config.model, tokenizer.vocab_size, counted)
     load_weights(model, found.tensors["model"], folder)
+    if config.model.lora_rank is not None:
+        merge(model)
     with suppress(NativeUnavailableError):
         use_ngram_kernels(model)
     return TrainedModel(model.eval().to(device), tokenizer, config, found.step, folder)

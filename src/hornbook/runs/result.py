@@ -4,6 +4,9 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
+
+import torch
 
 from hornbook.config import Family
 from hornbook.eval.baselines import Baselines, Floats, count_baselines, spread
@@ -47,6 +50,8 @@ class Result:
     energy_joules: float | None = None
     finished: bool = True
     steps_why: str = ""
+    # Of a model that began as another: where from, and the losses before and after.
+    pretrained: dict[str, Any] | None = None
 
     @property
     def planned_steps(self) -> int:
@@ -125,6 +130,7 @@ class Result:
             "diagnosis": asdict(self.diagnosis),
             "sample": asdict(self.sample),
             "skipped_files": [asdict(each) for each in self.corpus.skipped],
+            **({"pretrained": self.pretrained} if self.pretrained else {}),
         }
 
 
@@ -143,7 +149,7 @@ def revisit(
     rows = list(folder.metrics_rows())
     kept = kept_figures(folder)
     peak, energy = kept.get("peak_memory_mib"), kept.get("energy_joules")
-    why = kept.get("steps_why")
+    why, started = kept.get("steps_why"), kept.get("pretrained")
     return measure(
         trained,
         corpus,
@@ -154,6 +160,7 @@ def revisit(
         energy_joules=energy if isinstance(energy, (int, float)) else None,
         finished=bool(kept),
         steps_why=why if isinstance(why, str) else "",
+        pretrained=started if isinstance(started, dict) else None,
     )
 
 
@@ -180,6 +187,7 @@ def measure(
     finished: bool = True,
     steps_why: str = "",
     dynamic_seconds: float | None = None,
+    pretrained: dict[str, Any] | None = None,
 ) -> Result:
     """Measure a model's exact loss at every token of the validation part, and generate a sample.
 
@@ -188,6 +196,9 @@ def measure(
     and tokens, where they are known already.
     """
     size, tokens = trained.config.model.context_size, spread(dataset.validation, MOST_EVALUATED)
+    if trained.config.model.pretrained and trained.config.train.precision == "bfloat16":
+        # As in training: a large model in float32 would take several times as long.
+        trained.model.compute_dtype = torch.bfloat16
     nats = losses(trained.model, tokens, block_size=size)
     return Result(
         trained=trained,
@@ -211,6 +222,7 @@ def measure(
         energy_joules=energy_joules,
         finished=finished,
         steps_why=steps_why,
+        pretrained=pretrained,
     )
 
 

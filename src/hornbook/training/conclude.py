@@ -1,6 +1,7 @@
 """The end of a run: its best weights are measured, and its figures saved."""
 
 import json
+from dataclasses import replace
 
 from hornbook.eval.baselines import Baselines
 from hornbook.plan.costs import DYNAMIC_SHARE
@@ -47,6 +48,8 @@ def conclude(
     """
     folder = trainer.folder
     with trainer.lock:
+        # All is saved, and a large model is about to be loaded beside the trained one.
+        trainer.state.optimizers.forget()
         result = measure(
             load(folder.path, device=trainer.machine.device.value),
             trainer.corpus,
@@ -60,6 +63,8 @@ def conclude(
             steps_why=steps_why(trainer),
             dynamic_seconds=dynamic_seconds(trainer),
         )
+        if trainer.start:
+            result = replace(result, pretrained=trainer.start.compared(result))
         write_atomically(folder.sample, f"{result.sample}\n".encode("utf-8", "replace"))
         write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
     return result
