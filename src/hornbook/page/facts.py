@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hornbook import __version__
-from hornbook.infer.engine import first_line
+from hornbook.infer.sample import first_line
 from hornbook.infer.text import start_token
 from hornbook.models.schema import Schema
 from hornbook.page.kept import Kept
