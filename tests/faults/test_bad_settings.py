@@ -10,7 +10,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -44,6 +45,11 @@ def literals(hint: Any) -> tuple[str, ...]:
 def edges(name: str) -> Iterator[tuple[Any, bool]]:
     """Values at the edges of a field's type, each with whether it lies within."""
     hint = hint_of(name)
+    if get_origin(hint) in (Union, UnionType) and str not in get_args(hint):
+        (hint,) = (each for each in get_args(hint) if each is not type(None))
+    if get_origin(hint) in (tuple, dict):  # of an imported model: read from its own files
+        yield from ((wrong, False) for wrong in (0, True, "x", 1.5))
+        return
     if choices := tuple(MODELS) if name == "model" else literals(hint):
         yield from ((choice, True) for choice in choices)
         yield from ((wrong, False) for wrong in ("", choices[0].upper(), 0))
