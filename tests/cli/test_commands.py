@@ -72,7 +72,8 @@ def test_the_run_folder_holds_what_it_should(place: Path) -> None:
     run = place / "runs" / "hamlet-1"
     assert {path.name for path in run.iterdir()} == {
         "config.toml", "metrics.jsonl", "environment.json", "tokenizer.json", "checkpoints",
-        "sample.txt", "result.json", "report.html", "report.md", "report.json", "run.json",
+        "sample.txt", "result.json", "page.html", "report.html", "report.md", "report.json",
+        "run.json",
         ".lock",
     }  # fmt: skip
     assert len(run.joinpath("metrics.jsonl").read_text().splitlines()) == 30

@@ -204,6 +204,7 @@ class Decoding(OnArm):
         self.hornbook_open = partial(self.opened)
         self.hornbook_close = partial(int)
         self.hornbook_decode = partial(self.decode)
+        self.hornbook_copy = partial(int)
 
     def opened(self, model: object) -> int:
         self.model = model._obj
