@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from commands import environment
+from commands import environment, hornbook
 
 import hornbook as hb
 from hornbook.kernels import compiler
@@ -24,21 +24,6 @@ TINY = (
     "--set", "n_head=2",
     "--set", "eval_interval=10", "--set", "sample_tokens=10",
 )  # fmt: skip
-
-
-def hornbook(
-    *arguments: str | Path, cwd: Path, stdin: bytes | None = None, **more: str
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "hornbook", *map(str, arguments)],
-        cwd=cwd,
-        input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
-        capture_output=True,
-        env=environment(cwd, **more),
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -2,33 +2,17 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import environment
+from commands import hornbook
 from small import small_config
 
 import hornbook as hb
 from hornbook.cli import run as command
 
 TEXT = "to be, or not to be: that is the question. 나의 책\n" * 60
-
-
-def hornbook(
-    *arguments: str | Path, cwd: Path, stdin: bytes = b"", **more: str
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "hornbook", *map(str, arguments)],
-        cwd=cwd,
-        input=stdin,
-        capture_output=True,
-        env=environment(cwd, **more),
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")

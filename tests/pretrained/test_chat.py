@@ -1,15 +1,18 @@
 """Chats: the tokens that transformers makes of a conversation, and a command that answers."""
 
 import io
+import json
 from pathlib import Path
 
 import foreign
 import pytest
+from serving import events, serving
 
 from hornbook.cli import run as hornbook_command
 from hornbook.errors import HornbookError
 from hornbook.pretrained.chat import chat_tokens
 from hornbook.pretrained.find import open_source
+from hornbook.runs.engine import open_engine
 
 pytest.importorskip("transformers")
 MESSAGES = [
@@ -53,7 +56,32 @@ def test_a_message_cannot_end_itself_and_a_template_cannot_escape(llama: Path) -
         assert "\n" not in str(caught.value)
 
 
-def test_the_command_answers_each_line(
+def assert_the_server_chats(run: Path) -> None:
+    with serving([run]) as server:
+        asked = {"model": "run", "messages": MESSAGES, "max_tokens": 5, "temperature": 0}
+        whole = server.post("/v1/chat/completions", asked)
+        assert whole.status == 200, whole.body
+        (choice,) = whole.json["choices"]
+        engine = open_engine(run)
+        ids = chat_tokens(foreign.TEMPLATE, MESSAGES, engine.tokenizer)
+        stop = tuple(foreign.SPECIAL)
+        expected = engine.generate(ids, max_new_tokens=5, temperature=0, stop=stop)
+        assert choice["message"] == {"role": "assistant", "content": expected}
+        assert whole.json["usage"]["prompt_tokens"] == len(ids)
+        parts = events(server.post("/v1/chat/completions", asked | {"stream": True}).body)
+        streamed = "".join(each["choices"][0]["delta"]["content"] for each in parts)
+        assert streamed == expected
+        facts = run / "environment.json"
+        kept = facts.read_text(encoding="utf-8")
+        refusing = json.loads(kept) | {"chat_template": "{{ raise_exception('only users') }}"}
+        facts.write_text(json.dumps(refusing), encoding="utf-8")
+        refused = server.post("/v1/chat/completions", asked)
+        assert refused.status == 400
+        assert "only users" in refused.message
+        facts.write_text(kept, encoding="utf-8")
+
+
+def test_the_command_and_the_server_answer(
     llama: Path, text_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -65,6 +93,7 @@ def test_the_command_answers_each_line(
     capsys.readouterr()
     monkeypatch.setattr("sys.stdin", io.StringIO("to be\n\nor not\n"))
     assert hornbook_command(["chat", str(run), "--max-new-tokens", "5"]) == 0
+    assert_the_server_chats(run)
     assert capsys.readouterr().out.count("\n") >= 2
     plain = tmp_path / "plain"
     assert hornbook_command(

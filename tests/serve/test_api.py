@@ -9,8 +9,6 @@ import pytest
 from serving import Local, events
 
 import hornbook as hb
-from hornbook.serve.chat import conversation
-from hornbook.serve.requests import Message
 
 
 def text_of(local: Local, **request: object) -> str:
@@ -142,8 +140,6 @@ def test_a_model_that_was_not_tuned_to_chat_says_so(local: Local) -> None:
     assert answer.status == 400
     assert "was not tuned to chat" in answer.message
     assert "/v1/completions" in answer.message
-    asked = [Message(role="user", content="hello")]
-    assert conversation(lambda found: (found[0].content, ["\n"]), "x", asked) == ("hello", ["\n"])
 
 
 def test_responses_hold_plain_text(local: Local) -> None:

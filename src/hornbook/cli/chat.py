@@ -31,10 +31,9 @@ def run(
         seed: The seed of the first answer; each further answer takes the next one.
     """
     from hornbook.errors import ConfigError, command
-    from hornbook.pretrained.chat import chat_template, chat_tokens
+    from hornbook.pretrained.chat import chat_stops, chat_template, chat_tokens
     from hornbook.runs.engine import open_engine
     from hornbook.runs.folder import open_run
-    from hornbook.text.tokenizer.pretrained import PretrainedTokenizer
 
     template = chat_template(open_run(run))
     if template is None:
@@ -44,7 +43,7 @@ def run(
         )
     engine = open_engine(run)
     tokenizer = engine.tokenizer
-    stop = tuple(tokenizer.special) if isinstance(tokenizer, PretrainedTokenizer) else ()
+    stop = chat_stops(tokenizer)
     first = [{"role": "system", "content": system}] if system else []
     messages = list(first)
     shown = printable if sys.stdout.isatty() else str

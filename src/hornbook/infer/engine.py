@@ -57,7 +57,7 @@ class Engine:
         prompt, _ = self.tokenizer.fit(prompt, unknown)
         return self.tokenizer.encode(prompt) or [start_token(self.tokenizer)]
 
-    def generate(self, prompt: str = "", **settings: Any) -> str:
+    def generate(self, prompt: str | Sequence[int] = "", **settings: Any) -> str:
         """The text that follows a prompt; `settings` are those of `stream`."""
         return "".join(self.stream(prompt, **settings))
 

@@ -45,7 +45,7 @@ class Anatomy(ABC):
 
     def without_head(self, layer: int, head: int) -> RemovableHandle:
         """A hook that makes one head's result zero."""
-        raise NotImplementedError
+        raise NotImplementedError  # `without` refuses heads that a model does not have
 
     def mlps(self) -> list[nn.Module]:
         """The MLP of each layer, or none."""

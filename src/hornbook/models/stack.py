@@ -34,12 +34,12 @@ class StackModel(LanguageModel):
 
     def hidden(self, idx_BT: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """The residual stream after the last block, normalised: [B,T] -> [B,T,C]."""
-        raise NotImplementedError
+        raise NotImplementedError  # each subclass has its own; nn.Module is no abstract class
 
     @property
     def cache_shape(self) -> tuple[int, int]:
         """Key-value heads and the width of each."""
-        raise NotImplementedError
+        raise NotImplementedError  # as above
 
     def new_cache(self, batch_size: int = 1) -> KeyValueCache:
         """An empty key-value cache for decoding `batch_size` texts together."""

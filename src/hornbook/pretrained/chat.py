@@ -54,6 +54,11 @@ def chat_tokens(template: str, messages: Sequence[Message], tokenizer: Tokenizer
     return ids
 
 
+def chat_stops(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The strings that end an answer: all special tokens, which no answer contains."""
+    return tuple(tokenizer.special) if isinstance(tokenizer, PretrainedTokenizer) else ()
+
+
 def rendered(template: str, messages: Sequence[Message]) -> str:
     """What a template makes of messages, ready for an answer. Raises: SourceError, ConfigError."""
     if not find_spec("jinja2"):

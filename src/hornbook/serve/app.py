@@ -21,8 +21,6 @@ from starlette.types import Receive, Scope, Send
 from hornbook import __version__
 from hornbook.errors import HornbookError, UnknownCharacterError
 from hornbook.kernels import NativeUnavailableError
-from hornbook.runs.folder import RunFolder
-from hornbook.serve.chat import Template, chat_template
 from hornbook.serve.completions import ENCODE, Completion, complete, prompts_of, tokens_of
 from hornbook.serve.errors import ApiError
 from hornbook.serve.metrics import Metrics
@@ -75,7 +73,6 @@ def create_app(
     models: Models,
     metrics: Metrics,
     report: Callable[[str], None],
-    template: Callable[[RunFolder], Template | None] = chat_template,
 ) -> FastAPI:
     """The server's application; `report` gets what goes wrong behind the scenes."""
 
@@ -96,7 +93,7 @@ def create_app(
         redirect_slashes=False,
     )
     add_error_handlers(app)
-    add_api(app, models, template)
+    add_api(app, models)
     add_facts(app, models, metrics)
     return app
 
@@ -140,11 +137,11 @@ def described(error: RequestValidationError) -> ApiError:
     return ApiError(400, message[:500], param=where or None)
 
 
-def add_api(app: FastAPI, models: Models, template: Callable[[RunFolder], Template | None]) -> None:
+def add_api(app: FastAPI, models: Models) -> None:
     """The routes that run a model."""
 
     async def answer(request: CompletionRequest | ChatRequest, http: HttpRequest) -> Response:
-        completion = await complete(models.find(request.model), request, template)
+        completion = await complete(models.find(request.model), request)
         if request.stream:
             return Events(completion)
         try:
@@ -173,7 +170,7 @@ def add_api(app: FastAPI, models: Models, template: Callable[[RunFolder], Templa
             temperature=request.temperature,
             top_p=request.top_p,
         )
-        completion = await complete(models.find(request.model), asked, template)
+        completion = await complete(models.find(request.model), asked)
         pieces: list[str] = []
 
         async def text() -> str | None:

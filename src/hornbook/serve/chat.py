@@ -1,37 +1,37 @@
-"""How a conversation becomes a prompt: the one place that asks a run for its chat template."""
+"""How the messages of a request become a prompt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from hornbook.runs.folder import RunFolder
+from hornbook.pretrained.chat import chat_stops, chat_template, chat_tokens
+from hornbook.pretrained.source import SourceError
 from hornbook.serve.errors import ApiError
 from hornbook.serve.requests import Message
-
-# A conversation to the text that the model goes on from, and the strings that end its answer.
-Template = Callable[[Sequence[Message]], tuple[str, list[str]]]
-
-
-def chat_template(folder: RunFolder) -> Template | None:
-    """The chat template of a run; None for a model that was not tuned to chat.
-
-    No run has one in the formats up to 2. A format that does is read here.
-    """
-    del folder
-    return None
+from hornbook.serve.served import ServedModel
 
 
 def conversation(
-    template: Template | None, name: str, messages: Sequence[Message]
-) -> tuple[str, list[str]]:
-    """The prompt of a conversation with the model `name`, and what ends the answer.
+    model: ServedModel, messages: Sequence[Message]
+) -> tuple[list[int], tuple[str, ...]]:
+    """The tokens of a conversation, and the strings that end the model's answer.
 
-    Raises: ApiError for a model without a template.
+    Raises: ApiError for a model without a chat template, and for messages that it refuses.
     """
+    template = chat_template(model.folder)
     if template is None:
         raise ApiError(
             400,
-            f"{name} was not tuned to chat, so it has no chat template: it continues text; send "
-            "the text as `prompt` to /v1/completions",
+            f"{model.name} was not tuned to chat, so it has no chat template: it continues text; "
+            "send the text as `prompt` to /v1/completions",
             param="model",
             code="not_a_chat_model",
         )
-    return template(messages)
+    tokenizer = model.worker.engine.tokenizer
+    # OpenAI's newer name for "system", which no template knows.
+    said = [
+        {"role": "system" if each.role == "developer" else each.role, "content": each.content}
+        for each in messages
+    ]
+    try:
+        return chat_tokens(template, said, tokenizer), chat_stops(tokenizer)
+    except SourceError as error:
+        raise ApiError(400, str(error), param="messages") from None

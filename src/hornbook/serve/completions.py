@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,8 +12,7 @@ from fastapi.sse import format_sse_event
 from hornbook.errors import HornbookError
 from hornbook.infer.sampling import LogProbs
 from hornbook.infer.text import Text
-from hornbook.runs.folder import RunFolder
-from hornbook.serve.chat import Template, conversation
+from hornbook.serve.chat import conversation
 from hornbook.serve.errors import ApiError
 from hornbook.serve.requests import (
     MOST_PROMPT,
@@ -155,7 +154,6 @@ def event(found: dict[str, object]) -> bytes:
 async def complete(
     model: ServedModel,
     request: CompletionRequest | ChatRequest,
-    template: Callable[[RunFolder], Template | None],
 ) -> Completion:
     """Accept a request: its generations wait or run when this returns.
 
@@ -163,7 +161,7 @@ async def complete(
     """
     stops, echo, logprobs = request.stops(), False, None
     if isinstance(request, ChatRequest):
-        prompt, ends = conversation(template(model.folder), model.name, request.messages)
+        prompt, ends = conversation(model, request.messages)
         prompts: list[str | list[int]] = [prompt]
         stops, limit = [*stops, *ends], request.max_completion_tokens or request.max_tokens or 500
     else:
