@@ -17,7 +17,7 @@ from hornbook.text.sources import Source
 # The record separator of ASCII (and of RFC 7464) is one token of every tokenizer.
 SEPARATOR = "\x1e"
 _MISSING = object()
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)")
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _NO_TEXT = re.compile(r"[\0\x1e\ud800-\udfff]")
 
 
@@ -105,12 +105,12 @@ def lines_of(chunks: Iterable[str]) -> Iterator[str]:
     for chunk in chunks:
         text = ending + chunk
         ending = "\r" if text.endswith("\r") else ""  # a LF may follow
-        end, stop = 0, len(text) - len(ending)
-        for line in _LINE.finditer(text, 0, stop):
-            yield "".join([*held, line[0]])
+        start, stop = 0, len(text) - len(ending)
+        for found in _LINE_END.finditer(text, 0, stop):
+            yield "".join([*held, text[start : found.end()]])
             held.clear()
-            end = line.end()
-        held.append(text[end:stop])
+            start = found.end()
+        held.append(text[start:stop])
     if last := "".join([*held, ending]):
         yield last
 
