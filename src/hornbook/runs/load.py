@@ -97,15 +97,16 @@ class TrainedModel:
         tokens: Tokens,
         *,
         frozen: Floats | None = None,
+        max_positions: int | None = None,
         seconds: float | None = None,
     ) -> Evaluation:
         """The loss on tokens that follow the training text, of a copy that learns as it reads.
 
-        Of more than fit into `seconds` it is an estimate, a better one with the `frozen` model's
-        loss at each token but the first; see `eval.dynamic`.
+        Of more than `max_positions`, or than fit into `seconds`, it is an estimate, a better one
+        with the `frozen` model's loss at each token but the first; see `eval.dynamic`.
         Raises: DataError for an empty text.
         """
-        from hornbook.eval.dynamic import copied, evaluate_dynamically
+        from hornbook.eval.dynamic import MOST_EVALUATED, copied, evaluate_dynamically
         from hornbook.plan.machine import choose_to_learn
         from hornbook.plan.prepare import prepare
 
@@ -113,7 +114,8 @@ class TrainedModel:
         prepare(learner, choose_to_learn(self.config, self.model.device.type))
         return evaluate_dynamically(
             learner, self.config.model, self.tokenizer, train, tokens,
-            frozen=frozen, seconds=seconds,
+            frozen=frozen, max_positions=min(max_positions or MOST_EVALUATED, MOST_EVALUATED),
+            seconds=seconds,
         )  # fmt: skip
 
     def evaluate_tokens(self, tokens: Tokens, *, max_positions: int | None = None) -> Evaluation:

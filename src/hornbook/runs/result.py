@@ -192,14 +192,18 @@ def measure(
     """Measure a model's exact loss at every token of the validation part, and generate a sample.
 
     Of a large part the loss is an estimate, and so is that of the model learning as it reads where
-    it would take more than `dynamic_seconds`. `baselines` and `split` are those of the same text
-    and tokens, where they are known already.
+    it would take more than `dynamic_seconds` or more tokens than training read. `baselines` and
+    `split` are those of the same text and tokens, where they are known already.
     """
     size, tokens = trained.config.model.context_size, spread(dataset.validation, MOST_EVALUATED)
     if trained.config.model.pretrained and trained.config.train.precision == "bfloat16":
         # As in training: a large model in float32 would take several times as long.
         trained.model.compute_dtype = torch.bfloat16
     nats = losses(trained.model, tokens, block_size=size)
+    # No more than training has read: a short run, or a rung of a ladder, would take longer to
+    # measure than to train. Counting alone is quick.
+    read = steps * trained.config.tokens_per_step
+    most = None if trained.config.model.family == "counts" else max(1, read)
     return Result(
         trained=trained,
         corpus=corpus,
@@ -216,6 +220,7 @@ def measure(
             dataset.train,
             dataset.validation,
             frozen=nats if tokens is dataset.validation else None,
+            max_positions=most,
             seconds=dynamic_seconds,
         ),
         peak_memory_mib=peak_memory_mib,
