@@ -102,6 +102,14 @@ def test_top_p_keeps_the_fewest_that_reach_p(logits: list[float], share: float) 
     assert mass - whole[p > 0].min() <= share + 1e-9
 
 
+@given(logits=logit_lists, share=st.floats(0, 1e-300, exclude_min=True))
+@settings(deadline=None)
+def test_the_least_top_p_keeps_the_likeliest(logits: list[float], share: float) -> None:
+    p = probabilities(logits, SamplingConfig(top_p=share, top_k=3))
+    assert (p > 0).sum() == 1
+    assert p[np.argmax(probabilities(logits, SamplingConfig()))] == 1
+
+
 @given(logits=logit_lists, floor=st.floats(0, 1))
 @settings(deadline=None)
 def test_min_p_drops_what_is_far_below_the_likeliest(logits: list[float], floor: float) -> None:

@@ -63,9 +63,12 @@ def noting() -> Iterator[list[str]]:
 
 
 def outside(local: Local, paths: list[str]) -> list[str]:
-    """The paths that lie in none of the runs: the runs' own are looked at for newer weights."""
-    runs = [f"{model.folder.path}/" for model in local.models]
-    return [path for path in paths if not path.startswith(tuple(runs))]
+    """The paths that nothing but a request can have opened.
+
+    The runs are looked at for newer weights, and this process for threads that wait for a core.
+    """
+    own = ["/proc/self/task", *(f"{model.folder.path}/" for model in local.models)]
+    return [path for path in paths if not path.startswith(tuple(own))]
 
 
 HOSTILE = ["..", "../gpt", "/etc/passwd", "gpt/../../gpt", "./gpt", "gpt/", "gpt\0", "%2e%2e",

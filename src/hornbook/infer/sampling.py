@@ -103,9 +103,12 @@ def cut_off(p_RV: Floats, samplings: Sequence[SamplingConfig]) -> Floats:
     kept_RV = np.arange(V) < top_k_R1
     kept_RV &= sorted_RV >= min_p_R1 * sorted_RV[:, :1]
     sorted_RV *= kept_RV
-    # A token is kept while the mass before it is less than top_p: the first always is.
+    # A token is kept while the mass before it is less than top_p. The first always is, also where
+    # top_p is so small that the product is 0.
     before_RV = sorted_RV.cumsum(axis=1) - sorted_RV
-    kept_RV &= (before_RV < top_p_R1 * sorted_RV.sum(axis=1, keepdims=True)) | (top_p_R1 >= 1)
+    enough_RV = before_RV >= top_p_R1 * sorted_RV.sum(axis=1, keepdims=True)
+    enough_RV[:, 0] = False
+    kept_RV &= ~enough_RV | (top_p_R1 >= 1)
     count_R = kept_RV.sum(axis=1)
     least_R1 = np.take_along_axis(sorted_RV, count_R[:, None] - 1, axis=1)
     stays_RV = p_RV >= least_R1
