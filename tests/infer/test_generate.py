@@ -110,6 +110,20 @@ def test_the_least_top_p_keeps_the_likeliest(logits: list[float], share: float) 
     assert p[np.argmax(probabilities(logits, SamplingConfig()))] == 1
 
 
+@given(
+    logits=logit_lists,
+    penalty=st.sampled_from([5e-324, 1e-310, 1000.0]),
+    temperature=st.sampled_from([5e-324, 1.0, 1000.0]),
+)
+@settings(deadline=None)
+def test_extreme_settings_leave_a_distribution(
+    logits: list[float], penalty: float, temperature: float
+) -> None:
+    sampling = SamplingConfig(repetition_penalty=penalty, temperature=temperature, top_p=0.5)
+    p = probabilities(logits, sampling, [0])
+    assert p.sum() == pytest.approx(1)
+
+
 @given(logits=logit_lists, floor=st.floats(0, 1))
 @settings(deadline=None)
 def test_min_p_drops_what_is_far_below_the_likeliest(logits: list[float], floor: float) -> None:

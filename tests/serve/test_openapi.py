@@ -103,7 +103,7 @@ def test_a_models_name_opens_nothing(local: Local, audited: None, name: str) -> 
 def test_a_path_leads_nowhere_but_to_a_route(local: Local, audited: None) -> None:
     for path in ("/../report.css", "/%2e%2e/report.css", "//report.css", "/report.css/..",
                  "/playground.js%00", "/..%2fserve%2fapp.py", "/app.py", "/v1/models/..%2f..",
-                 "/training/%2e%2e%2fgpt"):  # fmt: skip
+                 "/training/%2e%2e%2fgpt", "/%0a", "/health%0A", "/report.css%0A"):  # fmt: skip
         with noting() as found:
             assert local.get(path).status == 404, path
         assert not outside(local, found)

@@ -16,6 +16,8 @@ from hornbook.errors import CheckpointError
 Floats = NDArray[np.float64]
 # Random numbers that a generation takes from its generator at once: a call takes longer than one.
 UNIFORMS = 64
+# Larger ones would be infinite in a difference.
+LARGEST_LOGIT = 1e300
 
 
 class Row(NamedTuple):
@@ -59,9 +61,11 @@ def distributions(logits_RV: ArrayLike, rows: Sequence[Row]) -> Floats:
         elif sampling.cuts:
             cut.append(number)
         temperature_R.append(sampling.temperature or 1.0)
-    # The maximum is subtracted first, so that a tiny temperature gives no infinities.
+    # The maximum is subtracted first: a tiny temperature then gives infinities only below 0, whose
+    # probability is 0.
     p_RV = score_RV - score_RV.max(axis=1, keepdims=True)
-    p_RV /= np.array(temperature_R)[:, None]
+    with np.errstate(over="ignore"):
+        p_RV /= np.array(temperature_R)[:, None]
     np.exp(p_RV, out=p_RV)
     p_RV /= p_RV.sum(axis=1, keepdims=True)
     if cut:
@@ -81,7 +85,9 @@ def penalise(score_V: Floats, row: Row) -> None:
     if sampling.repetition_penalty != 1 and len(row.context) > 0:
         seen = np.array(sorted(set(row.context)))
         score, penalty = score_V[seen], sampling.repetition_penalty
-        score_V[seen] = np.where(score > 0, score / penalty, score * penalty)
+        with np.errstate(over="ignore"):  # by a penalty near 0
+            score = np.where(score > 0, score / penalty, score * penalty)
+        score_V[seen] = score.clip(-LARGEST_LOGIT, LARGEST_LOGIT)
     if (sampling.presence_penalty or sampling.frequency_penalty) and len(row.generated) > 0:
         for token, times in Counter(row.generated).items():
             score_V[token] -= sampling.presence_penalty + times * sampling.frequency_penalty

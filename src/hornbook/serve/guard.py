@@ -99,7 +99,7 @@ class Guard:
                     await send_guarded({"type": "http.response.body", "body": b""})
                     return
             self._check_key(scope, headers)
-            self._check_type(scope, headers)
+            self._check_form(scope, headers)
             body = await read_body(headers, receive, self.body_seconds)
             await self._app(scope, replay(body, receive), send_guarded)
         except ApiError as error:
@@ -153,7 +153,10 @@ class Guard:
             )
 
     @staticmethod
-    def _check_type(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+    def _check_form(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+        # The pattern of a route ends with `$`, which would take a line end after the path.
+        if "\n" in scope["path"]:
+            raise ApiError(404, "there is no such path")
         if scope["method"] != "POST":
             return
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
