@@ -3,7 +3,6 @@
 import asyncio
 import http.client
 import json
-import os
 import re
 import signal
 import socket
@@ -172,11 +171,10 @@ class Process(Client):
 def process(runs: Sequence[Path], cwd: Path, *options: str, **variables: str) -> Iterator[Process]:
     """Start `hornbook serve` on a free port, and end it with the block."""
     command = [sys.executable, "-m", "hornbook", "serve", *map(str, runs)]
-    cache = {"HORNBOOK_CACHE_DIR": os.environ["HORNBOOK_CACHE_DIR"]}
     with subprocess.Popen(
         [*command, "--port", "0", "--json-logs", *options],
         cwd=cwd,
-        env=environment(cwd, **(cache | variables)),
+        env=environment(cwd, **variables),
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
