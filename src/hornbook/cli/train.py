@@ -106,6 +106,7 @@ def run(
         "corpus": "-" if len(corpus) > 1 else "".join(corpus) or None,
         "order": order,
         "with_counts": with_counts or None,
+        "with_mixer": with_counts or None,
         "minutes": minutes,
         "steps": steps,
         "patience": patience,
@@ -240,7 +241,9 @@ def requested(
     request = Request().layer({"preset": own if preset is None else preset_values(preset)})
     if named or file is not None:
         # Which says by itself whether there are n-grams beside its network.
-        request = request.layer({"preset": {"with_counts": request.config.model.with_counts}})
+        model_ = request.config.model
+        own_ = {"with_counts": model_.with_counts, "with_mixer": model_.with_mixer}
+        request = request.layer({"preset": own_})
     if file is not None:
         request = request.read(file)
         kept = file.parent / request.config.data.corpus  # a run's own copy of its text

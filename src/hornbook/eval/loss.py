@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from hornbook.kernels.runtime import eagerly
 from hornbook.models.language_model import LanguageModel
@@ -83,11 +82,7 @@ def losses(
                 length = min(block_size, total - batch[0])
                 index = np.asarray(batch)[:, None] + np.arange(length + 1)
                 window = torch.from_numpy(tokens[index].astype(np.int64)).to(model.device)
-                logits, _ = model(window[:, :-1])
-                nats = functional.cross_entropy(
-                    logits.float().flatten(0, 1), window[:, 1:].flatten(), reduction="none"
-                ).view(len(batch), length)
-                for start, row in zip(batch, nats, strict=True):
+                for start, row in zip(batch, model.nats(window), strict=True):
                     scored.append(row if start == 0 else row[block_size - stride :])
     finally:
         model.train(was_training)

@@ -148,6 +148,15 @@ class NativeDecoder:
         self._decode(tokens_RT.tolist(), range(R), [0] * R, logits_RTV, every=True)
         return logits_RTV
 
+    def forward_each(self, tokens: Sequence[int], row: int, start: int) -> Floats:
+        """Logits after each new token of one row, [T,V].
+
+        Raises: IndexError as `forward`.
+        """
+        logits_TV = np.empty((len(tokens), self.vocab_size), np.float32)
+        self._decode([tokens], [row], [start], logits_TV, every=True)
+        return logits_TV
+
     def _decode(
         self, tokens: Sequence[Sequence[int]], rows: Sequence[int], starts: Sequence[int],
         logits: Floats, *, every: bool,

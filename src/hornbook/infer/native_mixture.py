@@ -100,6 +100,21 @@ class NativeMixture:
             mixed.append(self._mix(logits, text))
         return np.array(mixed, np.float32)
 
+    def forward_each(self, tokens: Sequence[int], row: int, start: int) -> NDArray[np.float32]:
+        """Logits after each new token of one row, [T,V].
+
+        Raises: IndexError as `forward`.
+        """
+        if max(tokens, default=0) >= self.vocab_size:
+            raise outside(self, [tokens], [row], [start])
+        network_TV = self._network.forward_each(tokens, row, start).astype(np.float64)
+        text = self._texts[row]
+        mixed: list[Floats] = []
+        for t, token in enumerate(tokens):
+            text.extend([token], start + t)
+            mixed.append(self._mix(network_TV[t], text))
+        return np.array(mixed, np.float32)
+
     def _mix(self, network: Floats, text: "Text") -> Floats:
         """`models.mixture.GPTWithCounts.join` for one position."""
         backoff_N = self._chains.backoff(text.chain)

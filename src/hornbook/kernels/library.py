@@ -45,6 +45,7 @@ class Sources:
 
 DECODER = Sources(("decoder.c", "vectors.h"))
 NGRAMS = Sources(("ngrams.c", "threads.h"))
+MIXER = Sources(("mixer.c", "vectors.h"))
 # How many numbers a word of 32 bits holds.
 PACKED = {"float32": 1, "bfloat16": 2}
 

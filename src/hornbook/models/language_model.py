@@ -58,6 +58,16 @@ class LanguageModel(nn.Module):
         return loss
 
     @torch.no_grad()
+    def nats(self, window_BT: Tensor) -> Tensor:
+        """-ln p of each token but the first, from those before it: [B,T] -> [B,T-1]."""
+        logits_BTV, _ = self(window_BT[:, :-1])
+        targets = window_BT[:, 1:]
+        found = F.cross_entropy(
+            logits_BTV.float().flatten(0, 1), targets.flatten(), reduction="none"
+        )
+        return found.view(targets.shape)
+
+    @torch.no_grad()
     def generate(self, idx: Tensor, max_new_tokens: int) -> Tensor:
         """Append sampled tokens one at a time, rereading the context each time: [B,T] -> [B,T+n].
 

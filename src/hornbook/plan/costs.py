@@ -15,6 +15,7 @@ TIMING_SHARE = 0.03
 CONCLUDING_SECONDS = 2.9
 COUNTING_SECONDS_A_TOKEN = 1.6e-6
 JOINT_COUNTING_SECONDS_A_TOKEN, BASELINES_SECONDS_A_TOKEN = 3.2e-6, 0.4e-6
+MIXING_SECONDS_A_TOKEN, MIXING_SECONDS_A_TOKEN_AND_ENTRY = 1e-5, 5e-9
 COUNTING_SHARE, COUNTING_BYTES, FEWEST_COUNTED = 0.4, 800_000_000, 10_000
 
 
@@ -51,6 +52,15 @@ def joining_of(compile_: str) -> Joining:
     return JOINING_BY_C if compile_ == "c" else JOINING_BY_TORCH
 
 
+def mixing_seconds(config: Config, text: Text) -> float:
+    """How long the mixer learns after the last step, and reads the validation text."""
+    if not config.model.held_out(text.train_tokens):
+        return 0.0
+    read = counted_tokens(config, text) + min(text.validation_tokens, MOST_EVALUATED)
+    # Every node's network probability is a sum over the vocabulary.
+    return read * (MIXING_SECONDS_A_TOKEN + text.vocab_size * MIXING_SECONDS_A_TOKEN_AND_ENTRY)
+
+
 def counted_tokens(config: Config, text: Text) -> int:
     """How many tokens of a text n-grams are counted on."""
     return min(text.train_tokens, config.model.counted_tokens)
@@ -73,7 +83,8 @@ def concluding_seconds(config: Config, text: Text, token_seconds: float = 0.0) -
         reading += joining.read + text.vocab_size * joining.read_and_entry
     a_token = BASELINES_SECONDS_A_TOKEN if model.with_counts else COUNTING_SECONDS_A_TOKEN
     evaluated = min(text.validation_tokens, MOST_EVALUATED) * reading
-    return CONCLUDING_SECONDS + counted_tokens(config, text) * a_token + evaluated
+    counting = counted_tokens(config, text) * a_token
+    return CONCLUDING_SECONDS + counting + evaluated + mixing_seconds(config, text)
 
 
 def count_within(config: Config, text: Text, seconds: float) -> Config:
