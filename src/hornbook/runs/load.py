@@ -185,6 +185,11 @@ def load_counts(folder: RunFolder, tokenizer: Tokenizer) -> NGramModel:
     return counted
 
 
+def mixer_path(folder: RunFolder, step: int) -> Path:
+    """Where the mixer stands that was learned beside the weights of a step."""
+    return folder.checkpoints / f"mixer-{step:08d}"
+
+
 def save_mixer(folder: RunFolder, step: int, mixer: Mixer, disk: Disk = DISK) -> None:
     """Save a mixer beside the weights of a step that it was learned with.
 
@@ -204,7 +209,7 @@ def load_mixer(folder: RunFolder, tokenizer: Tokenizer, step: int) -> Mixer | No
     Without a C compiler there is none, with a warning.
     Raises: CheckpointError when it is damaged, or not of this tokenizer.
     """
-    path = folder.checkpoints / f"mixer-{step:08d}"
+    path = mixer_path(folder, step)
     if not path.exists():
         return None
     from hornbook.kernels import NativeUnavailableError

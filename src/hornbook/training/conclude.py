@@ -1,12 +1,9 @@
 """The end of a run: its best weights are measured, and its figures saved."""
 
 import json
-import warnings
 
 from hornbook.eval.baselines import Baselines
-from hornbook.kernels import NativeUnavailableError
-from hornbook.models.mixing import Mixing
-from hornbook.runs.load import NoMixerWarning, load, save_mixer
+from hornbook.runs.load import load
 from hornbook.runs.result import Result, measure, peak_memory_mib
 from hornbook.storage.disk import write_atomically
 from hornbook.training.trainer import Trainer
@@ -30,22 +27,6 @@ def steps_why(trainer: Trainer) -> str:
     )
 
 
-def mix(trainer: Trainer) -> None:
-    """Learn the mixer beside the best weights, and save it; none without a C compiler."""
-    folder, dataset, model = trainer.folder, trainer.dataset, trainer.config.model
-    held_out = model.held_out(len(dataset.train))
-    if not held_out:
-        return
-    trained = load(folder.path, device=trainer.machine.device.value, mixed=False)
-    tokens = dataset.train[-model.counted_tokens :]
-    try:
-        mixing = Mixing.learn(trained.model, trained.tokenizer, tokens, held_out)
-    except NativeUnavailableError as error:
-        warnings.warn(f"no mixer was learned: {error}", NoMixerWarning, stacklevel=3)
-        return
-    save_mixer(folder, trained.step, mixing.mixer, trainer.disk)
-
-
 def conclude(
     trainer: Trainer, baselines: Baselines | None = None, *, energy_joules: float | None = None
 ) -> Result:
@@ -56,7 +37,6 @@ def conclude(
     """
     folder = trainer.folder
     with trainer.lock:
-        mix(trainer)
         result = measure(
             load(folder.path, device=trainer.machine.device.value),
             trainer.corpus,
