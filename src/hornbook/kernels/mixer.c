@@ -28,7 +28,8 @@ enum {
     LENGTHS = 48, /* of matches, in steps */
     LONGEST = 400, /* tokens of a match */
     BINS = 33, STAGE_CONTEXTS = 4096, MOST_NODES = 4096, MOST_TOKENS = 1024,
-    ORDERS = 12, DEEPEST = 64,
+    ORDERS = 12,
+    DEEPEST = 50, /* levels of the code tree: the product of their probabilities is above 1e-300 */
     FOLLOWERS_BITS = 16,
     RECALLED = 4096, /* tokens whose words and lines a direct reader goes on from */
 };
@@ -602,7 +603,7 @@ int hornbook_mixer_read(Reader *reader, const int32_t *tokens, int64_t n, const 
                 find_buckets(reader, (uint32_t)model->bucket[node], i ? found : NULL, found);
             nodes[i].bit = path[i] & 1;
             float p = predict(reader, nodes + i, node, found, network);
-            sum -= log(nodes[i].bit ? p : 1 - p);
+            sum -= log(nodes[i].bit ? p : 1 - (double)p);
         }
         Bucket *buckets[CONTEXTS];
         for (int i = 0; i < deep; i++) {
@@ -624,7 +625,7 @@ void hornbook_mixer_distribution(Reader *reader, const float *logits, float *log
     const float *network = logits ? by_node(reader, logits) : NULL;
     const Bucket **found = (const Bucket **)reader->found;
     Node at;
-    reader->mass[0] = 0;
+    reader->mass[0] = 1;
     for (int32_t node = 0; node < model->vocab_size - 1; node++) {
         const Bucket **here = found + (size_t)model->bucket[node] * CONTEXTS;
         if (!model->slot[node]) {
@@ -635,9 +636,9 @@ void hornbook_mixer_distribution(Reader *reader, const float *logits, float *log
         float p = predict(reader, &at, node, here, network);
         for (int bit = 0; bit < 2; bit++) {
             int32_t child = model->child[bit * (model->vocab_size - 1) + node];
-            double mass = reader->mass[node] + log(bit ? p : 1 - p);
+            double mass = reader->mass[node] * (bit ? p : 1 - (double)p);
             if (child < 0)
-                log_p[~child] = (float)mass;
+                log_p[~child] = (float)log(mass);
             else
                 reader->mass[child] = mass;
         }

@@ -34,6 +34,8 @@ OTHER, LETTERS, LINE_END, NEW_WORD = range(4)
 FEWEST_BITS, MOST_BITS = 10, 23
 LINE_BYTES = 64
 FORMAT = 1
+# Levels of a code tree, as in mixer.c: Huffman needs 44 for the most tokens that it may learn.
+DEEPEST = 50
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ class Mixer:
             and kind_V.max() <= NEW_WORD
             and 0 <= folded_V.min() <= folded_V.max() < V
             and (not len(text) or 0 <= text.min() <= text.max() < V)
-            and int(np.diff(tree.first).max()) <= 64
+            and int(np.diff(tree.first).max()) <= DEEPEST
         ):
             raise CheckpointError("not a mixer of this version: its sizes are out of range")
         library, model = mixer_library(), made.described()
