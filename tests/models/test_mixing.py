@@ -180,5 +180,8 @@ def test_by_command(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert list(Path(out, "checkpoints").glob("mixer-*"))
     assert hornbook_command(["verify", out]) == 0
     assert "a mixer of" in capsys.readouterr().out
+    without = [*asked, "--set", "with_mixer=false", "--set", "block_size=16", "--out", out + "2"]
+    assert hornbook_command(without) == 0
+    assert not list(Path(out + "2", "checkpoints").glob("mixer-*"))
     with pytest.raises(ConfigError, match="with_mixer"):
         Config().override(model="bigram", with_mixer=True)

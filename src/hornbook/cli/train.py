@@ -106,7 +106,6 @@ def run(
         "corpus": "-" if len(corpus) > 1 else "".join(corpus) or None,
         "order": order,
         "with_counts": with_counts or None,
-        "with_mixer": with_counts or None,
         "minutes": minutes,
         "steps": steps,
         "patience": patience,
@@ -244,6 +243,8 @@ def requested(
         model_ = request.config.model
         own_ = {"with_counts": model_.with_counts, "with_mixer": model_.with_mixer}
         request = request.layer({"preset": own_})
+    if flags.get("with_counts") and request.config.model.spec.joins_counts:
+        request = request.layer({"preset": {"with_mixer": True}})  # which --set may leave out
     if file is not None:
         request = request.read(file)
         kept = file.parent / request.config.data.corpus  # a run's own copy of its text
