@@ -4,7 +4,7 @@ Each is compared with nanoGPT's recipe in the same run.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 
@@ -85,12 +85,19 @@ def settings(recipe: Recipe) -> Config:
 def our_speed(recipe: Recipe, way: str, *, runs: int) -> tuple[float, float]:
     """Tokens a second of training hornbook's GPT at a peer's shape, and FLOPs a token."""
     config = settings(recipe).override(compile=way)
+    seconds = median_seconds(stepper(config), runs)
+    flops = Schema.of(config.model, VOCABULARY).training_flops(recipe.block_size)
+    return recipe.batch_size * recipe.block_size / seconds, flops
+
+
+def stepper(config: Config) -> Callable[[], None]:
+    """One step of training on random tokens, of a new model."""
     chosen = machine.choose(config)
     runtime.keep_freed_memory()
     model = GPT(config.model, VOCABULARY)
     prepare(model, chosen)
     optimizers = Optimizers(model, config.optimizer, chosen.kernels)
-    idx = torch.randint(VOCABULARY, (recipe.batch_size, recipe.block_size))
+    idx = torch.randint(VOCABULARY, (config.train.batch_size, config.model.block_size))
 
     def step() -> None:
         _, loss = model(idx, idx)
@@ -98,10 +105,7 @@ def our_speed(recipe: Recipe, way: str, *, runs: int) -> tuple[float, float]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizers.step(1e-6)
 
-    seconds = median_seconds(step, runs)
-    return idx.numel() / seconds, Schema.of(config.model, VOCABULARY).training_flops(
-        recipe.block_size
-    )
+    return step
 
 
 def peer_speed(recipe: Recipe, *, compiled: bool, runs: int) -> float:

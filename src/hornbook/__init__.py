@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hornbook.config import preset as preset
     from hornbook.errors import HornbookError as HornbookError
     from hornbook.eval.loss import evaluate as evaluate
+    from hornbook.lens.model import load as load
     from hornbook.models.attention import Head as Head
     from hornbook.models.attention import HeadLanguageModel as HeadLanguageModel
     from hornbook.models.attention import HeadsLanguageModel as HeadsLanguageModel
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from hornbook.models.transformer import LayerNormLanguageModel as LayerNormLanguageModel
     from hornbook.models.transformer import ResidualLanguageModel as ResidualLanguageModel
     from hornbook.report.tracing import trace as trace
-    from hornbook.runs.load import load as load
     from hornbook.text.batches import batch as batch
     from hornbook.text.batches import get_batch as get_batch
     from hornbook.text.corpus import load_text as load_text
@@ -66,7 +66,7 @@ HOMES = {
         "models.transformer": "Block FeedForward FeedForwardLanguageModel LayerNormLanguageModel "
         "ResidualLanguageModel",
         "report.tracing": "trace",
-        "runs.load": "load",
+        "lens.model": "load",
         "text.batches": "batch get_batch",
         "text.corpus": "load_text",
         "text.tokenizer": "BPETokenizer ByteTokenizer CharTokenizer load_tokenizer",

@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 
+from hornbook.cli import run as command
 from hornbook.cli.bench import Subject
 
 ROOT = Path(__file__).parents[2]
@@ -33,3 +34,24 @@ def test_every_benchmark_has_a_short_form(subject: str, data_dir: Path, tmp_path
     assert all(row["ours"] > 0 for row in rows)
     assert any(row["peer"] or row["ceiling"] for row in rows)
     assert all(row["ratio"] > 0 for row in rows if row["peer"])
+
+
+def test_a_paq8px_that_fails_or_is_missing_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (ROOT / "benchmarks").is_dir():
+        pytest.skip("the benchmarks are only in a clone")
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.predict import paq8px_size
+
+    program = tmp_path / "paq8px"
+    program.write_text('#!/bin/sh\nhead -c 7 "$2" > "$2.paq8px216"\n', encoding="utf-8")
+    program.chmod(0o755)
+    assert paq8px_size(program, b"to be, or not to be") == 7
+    program.write_text("#!/bin/sh\nexit 3\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="status 3"):
+        paq8px_size(program, b"to be")
+    assert command(["bench", "predict", "--paq8px", str(tmp_path / "none")]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert command(["bench", "startup", "--seeds", "2"]) == 2
+    assert "only hornbook bench predict" in capsys.readouterr().err

@@ -16,14 +16,16 @@ from commands import environment
 from rich.console import Console
 
 import hornbook as hb
+from hornbook import cli, report
 from hornbook import training as engine
 from hornbook.cli.console import plain, printable
-from hornbook.cli.display import continued
+from hornbook.cli.display import readable
 from hornbook.cli.terminal import print_table
 from hornbook.errors import CheckpointError, DataError, command, quoted
-from hornbook.infer.engine import first_line
+from hornbook.infer.sample import Sample, first_line
 from hornbook.storage.disk import Disk
 from hornbook.text.corpus import join, read_corpus
+from hornbook.training.conclude import conclude
 
 # Letters that no encoding but UTF-8 has all of, and what a terminal would obey: ESC, BEL.
 TEXT = "café “to be” or — 가나 \x1b[31mnot\x07 to be\n    indented\n\n" * 80
@@ -157,7 +159,7 @@ def test_a_terminal_gets_no_control_characters_of_the_text(place: Path) -> None:
     assert "\x07" in exact
     shown = terminal_output(*sample, cwd=place).decode().replace("\r\n", "\n")
     assert shown == printable(exact)
-    assert continued("line\n", "\x1b[31m\x07x\n").plain == "[line]\n\ufffd[31m\ufffdx"
+    assert readable(Sample("line\n", "\x1b[31m\x07x\n")).plain == "[line]\n\ufffd[31m\ufffdx"
 
 
 @pytest.mark.parametrize(
@@ -209,6 +211,67 @@ def test_resuming_is_not_offered_where_there_is_no_run(place: Path) -> None:
     assert b"--resume" not in other.stderr
     ours = hornbook("train", "text.txt", *TINY, "--out", "my run", cwd=place)
     assert b"hornbook train --resume 'my run'" in ours.stderr
+
+
+def test_a_narrow_ladder_and_comparison_keep_their_losses(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At 40 columns and fewer, and with a width that is not known."""
+    monkeypatch.chdir(place)
+
+    def table(*arguments: str, width: str, until: str) -> str:
+        monkeypatch.setenv("COLUMNS", width)
+        assert cli.run(arguments) == 0
+        found = capsys.readouterr().out.split(until)[0]
+        assert "…" not in found
+        return found
+
+    ladder = ("ladder", "text.txt", "--rungs", "bigram,average", "--steps", "4", "--out", "tower")
+    wide = table(*ladder, "--seeds", "2", width="200", until="Loss: nats")
+    losses = re.findall(r"(?m)^(bigram|average) .*?(\d\.\d{3} ± \d\.\d{3})", wide)
+    assert [name for name, _ in losses] == ["bigram", "average"]
+    runs = ("tower/bigram-1337", "tower/average-1337", "my run")
+    for width in ("40", "24", "0"):
+        narrow = table(*ladder, "--seeds", "2", width=width, until="Loss: nats")
+        compared = table("report", *runs, width=width, until="The comparison is in")
+        for run in runs:
+            figures = json.loads((place / run / "report.json").read_text())
+            losses.append((Path(run).name, f"{figures['val_nats_per_char']:.4f}"))
+        for name, loss in losses:
+            assert re.search(rf"(?m)^{name} .*{re.escape(loss)}", narrow + compared), width
+        rows = [line for line in (narrow + compared).splitlines()[3:] if line]
+        assert width == "0" or max(map(len, rows)) <= int(width)
+
+
+def test_a_ladder_reads_its_text_as_train_does(place: Path) -> None:
+    rows = (json.dumps({"text": f"to be\r\nor é not {i}"}) + "\n" for i in range(60))
+    (place / "rows.jsonl").write_bytes("".join(rows).encode("utf-16"))
+    read = ("--field", "text", "--newlines", "lf", "--normalize", "nfd", "--encoding", "utf-16")
+    short = ("--rungs", "bigram", "--steps", "2", "--json")
+    # A copy of standard input is kept, and read in the same way.
+    data = (place / "rows.jsonl").read_bytes()
+    done = hornbook("ladder", "-", *short, *read, "--out", "rows", stdin=data, cwd=place)
+    assert done.returncode == 0, done.stderr.decode()
+    assert (
+        hornbook("train", "rows.jsonl", *TINY, *read, "--out", "alone", cwd=place).returncode == 0
+    )
+    for name in ("rows/bigram-1337", "alone"):
+        alphabet = hb.load(place / name).tokenizer.token_bytes()
+        assert "\N{COMBINING ACUTE ACCENT}".encode() in alphabet
+        assert b"\r" not in alphabet
+        assert b"{" not in alphabet
+    texts = [
+        json.loads((place / name / "environment.json").read_text())["corpus_sha256"]
+        for name in ("rows/bigram-1337", "alone")
+    ]
+    assert texts[0] == texts[1]
+    again = hornbook("ladder", "-", *short, *read, "--out", "rows", stdin=data, cwd=place)
+    assert b"already trained" in again.stderr
+    remarked = hornbook("ladder", "rows.jsonl", *short, "--field", "text", cwd=place)
+    assert b"line ends: 60 CRLF" in remarked.stderr
+    wrong = hornbook("ladder", "rows.jsonl", *short, "--newlines", "crlf", cwd=place)
+    assert wrong.returncode == 2
+    assert b"expected one of keep, lf" in wrong.stderr
 
 
 def test_eval_names_no_options_of_train(place: Path) -> None:
@@ -321,5 +384,24 @@ def test_samples_follow_a_line_of_the_validation_part(tmp_path: Path) -> None:
     evaluated = [each for each in engine.steps(trainer) if each.val_loss is not None]
     assert [each.prompt for each in evaluated] == [prompt, prompt]
     assert all(each.sample for each in evaluated)
-    line = prompt.rstrip("\n")
-    assert continued(prompt, "goes on\n").plain == f"[{line}]\ngoes on"
+    shown = f"[{prompt.rstrip()}]\n"
+    assert readable(Sample(prompt, "goes on\n")).plain == f"{shown}goes on"
+
+    card = report.write(report.examine(conclude(trainer)))
+    folder = trainer.folder
+    figures = json.loads(folder.result.read_text())["sample"]
+    assert figures["prompt"] == prompt
+    assert len(figures["text"]) == 500
+    assert figures["text"] == text_after(prompt, folder.path)
+    assert folder.sample.read_text() == shown + figures["text"] + "\n"
+    samples = json.loads((folder.path / "report.json").read_text())["samples"]
+    assert [each["prompt"] for each in samples] == [prompt] * 3
+    assert all(len(each["match_lengths"]) == len(each["text"]) for each in samples)
+    assert f"    {shown}" in (folder.path / "report.md").read_text()
+    assert (folder.path / "report.html").read_text().count(f">{shown}") == 3
+    assert card.result.sample == Sample(**figures)
+
+
+def text_after(prompt: str, run: Path) -> str:
+    """What `hornbook sample --temperature 0.8` prints after a prompt."""
+    return hb.load(run).generate(prompt, max_new_tokens=500, temperature=0.8)

@@ -12,6 +12,7 @@ from hornbook.config import (
     FIELDS,
     SECTIONS,
     Config,
+    Origin,
     Request,
     SamplingConfig,
     environment_settings,
@@ -48,9 +49,9 @@ def test_a_preset_survives_toml(name: str, tmp_path: Path) -> None:
         ({"dropout": float("nan")}, "dropout = nan: Expected `float` >= 0.0"),
         ({"learning_rate": -1}, "learning_rate = -1: Expected `float` >= 0.0"),
         ({"model": "gtp"}, "model = 'gtp': expected one of ngram, bigram, average, head, heads, "),
-        ({"model": "gtp"}, "layernorm, gpt; did you mean gpt?"),
+        ({"model": "gtp"}, "layernorm, gpt, gpt2; did you mean gpt?"),
         ({"tokenizer": "word"}, "tokenizer = 'word': expected one of char, byte, bpe"),
-        ({"tokenizer": "bte"}, "expected one of char, byte, bpe; did you mean byte?"),
+        ({"tokenizer": "bte"}, "expected one of char, byte, bpe, pretrained; did you mean byte?"),
         ({"compile": True}, "compile = True: expected one of auto, on, off, c"),
         ({"with_counts": True, "model": "head"}, "with_counts = true joins n-grams to a gpt, but"),
         ({"model": "heads", "n_embd": 30}, "n_embd = 30 does not split into n_head = 4 heads; a"),
@@ -192,6 +193,27 @@ def test_plain_settings_are_a_request_for_what_differs() -> None:
     timed = Request.of(Config().override(n_layer=6, steps=50, minutes=1))
     assert timed.requested("minutes")
     assert not timed.requested("steps"), "with minutes the time says how many"
+
+
+@pytest.mark.parametrize("origin", ["file", "environment", "set", "flag"])
+def test_no_minutes_are_refused_wherever_they_come_from(origin: Origin) -> None:
+    none = Request().layer({"preset": {"steps": 200}}).layer({origin: {"minutes": 0.0}})
+    with pytest.raises(ConfigError, match="minutes = 0 leaves no time to train"):
+        none.lasting(None)
+    with pytest.raises(ConfigError, match="minutes"):
+        none.layer({origin: {"steps": 5}} if origin != "file" else {}).lasting(2.0)
+    if origin != "flag":
+        assert none.layer({"flag": {"steps": 5}}).lasting(2.0).config.train.steps == 5
+    longer = none.layer({"flag": {"minutes": 3.0}}).lasting(2.0)
+    assert longer.config.train.minutes == 3
+
+
+def test_the_settings_of_a_run_say_how_long_it_trains(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    for values in ({"steps": 7}, {"steps": 7, "minutes": 2.0}):
+        path.write_text(Config().override(**values).to_toml(), encoding="utf-8")
+        train = Request().read(path).lasting(None).config.train
+        assert {"steps": train.steps, "minutes": train.minutes} == {"minutes": 0.0} | values
 
 
 def test_a_step_reads_every_token_of_its_batches() -> None:

@@ -121,6 +121,22 @@ def test_a_curve_of_less_than_two_evaluations_says_nothing(losses: tuple[float, 
     assert not found.advice
 
 
+def test_a_model_without_steps_is_counted() -> None:
+    points = [Point(1, 0.8, 1.5)]
+    config = hb.preset("ngram")
+    found = diagnose(
+        points, config, tokens_per_char=1.0, passes=3.0, loss=1.5, baselines=counted(1.5)
+    )
+    assert found.verdict == "counted"
+    assert "no training curve" in found.sentences[0]
+    assert "as good as 6-gram counts" in found.sentences[1]
+    worse = diagnose(
+        points, config, tokens_per_char=1.0, passes=3.0, loss=1.9, baselines=counted(1.5)
+    )
+    assert worse.sentences[0].startswith("Worse than 6-gram counts")
+    assert found.advice == ["a network beside the n-grams: --minutes 2 instead of --model ngram"]
+
+
 def test_a_curve_has_the_mean_training_loss_before_each_evaluation() -> None:
     rows = [
         {"step": step, "train_loss": float(step), "val_loss": 9.0 if step % 30 == 0 else None}

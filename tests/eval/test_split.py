@@ -122,7 +122,7 @@ def test_a_large_training_text_is_searched_at_its_end(monkeypatch: pytest.Monkey
     training = early + letters(2000, 3) + late
     found, _ = of_characters(early + late, training)
     assert found.share == 0.5
-    assert "in the last 1,000 characters of the training text" in found.sentence()
+    assert "in the last 1,000 tokens of the training text" in found.sentence()
 
 
 def test_the_loss_elsewhere_is_that_of_the_positions_not_copied() -> None:

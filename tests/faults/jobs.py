@@ -135,7 +135,7 @@ def made(step: int) -> Checkpoint:
 
 def overwriting(folder: Path, saved: Checkpoint, disk: Disk) -> None:
     """A save that many a script makes: new files over the old ones."""
-    contents = checkpoint.packed("step", saved)
+    contents = dict(checkpoint.packed("step", saved))
     for name, data in contents.items():
         disk.write(folder / "step-00000001" / name, data)
 

@@ -19,7 +19,7 @@ PHASES = {
         "hornbook.training.trainer:assemble",
     ],
     "training": ["hornbook.training.step:train_step"],
-    "evaluation": ["hornbook.eval.loss:estimate", "hornbook.training.loop:write_sample"],
+    "evaluation": ["hornbook.eval.loss:estimate", "hornbook.training.loop:sample_of"],
     "saving": ["hornbook.storage.checkpoint:save"],
     "conclusion": ["hornbook.training.conclude:conclude"],
 }

@@ -102,6 +102,28 @@ def test_top_p_keeps_the_fewest_that_reach_p(logits: list[float], share: float) 
     assert mass - whole[p > 0].min() <= share + 1e-9
 
 
+@given(logits=logit_lists, share=st.floats(0, 1e-300, exclude_min=True))
+@settings(deadline=None)
+def test_the_least_top_p_keeps_the_likeliest(logits: list[float], share: float) -> None:
+    p = probabilities(logits, SamplingConfig(top_p=share, top_k=3))
+    assert (p > 0).sum() == 1
+    assert p[np.argmax(probabilities(logits, SamplingConfig()))] == 1
+
+
+@given(
+    logits=logit_lists,
+    penalty=st.sampled_from([5e-324, 1e-310, 1000.0]),
+    temperature=st.sampled_from([5e-324, 1.0, 1000.0]),
+)
+@settings(deadline=None)
+def test_extreme_settings_leave_a_distribution(
+    logits: list[float], penalty: float, temperature: float
+) -> None:
+    sampling = SamplingConfig(repetition_penalty=penalty, temperature=temperature, top_p=0.5)
+    p = probabilities(logits, sampling, [0])
+    assert p.sum() == pytest.approx(1)
+
+
 @given(logits=logit_lists, floor=st.floats(0, 1))
 @settings(deadline=None)
 def test_min_p_drops_what_is_far_below_the_likeliest(logits: list[float], floor: float) -> None:
@@ -139,15 +161,11 @@ def test_repetition_penalty_makes_what_was_said_less_likely() -> None:
 
 
 def test_drawing_never_takes_what_has_no_probability() -> None:
-    class AlwaysHighest(np.random.Generator):
-        def random(self, *_arguments: object, **_settings: object) -> float:
-            return np.nextafter(1.0, 0.0)
-
-    highest = AlwaysHighest(np.random.PCG64())
-    assert draw(np.array([0.0, 0.3, 0.0, 0.7, 0.0]), highest) == 3
-    assert draw(np.full(1000, 1e-3), highest) == 999
+    highest = np.nextafter(1.0, 0.0)
+    assert draw(np.array([[0.0, 0.3, 0.0, 0.7, 0.0]]), [highest]) == [3]
+    assert draw(np.full((2, 1000), 1e-3), [highest, 0.0]) == [999, 0]
     with pytest.raises(CheckpointError, match="not numbers"):
-        draw(np.full(3, np.nan), highest)
+        draw(np.array([[1.0, 0.0], [np.nan, 0.0]]), [highest, highest])
 
 
 @given(
@@ -254,6 +272,10 @@ class Counting:
             assert len(new) > 0
             assert len(text) <= self.context_size
         return np.zeros((len(rows), self.vocab_size), np.float32)
+
+    def copy(self, source: int, row: int, length: int) -> None:
+        assert length <= len(self.texts[source])
+        self.texts[row] = self.texts[source][:length]
 
 
 def test_a_text_no_longer_wanted_takes_no_more_reading() -> None:

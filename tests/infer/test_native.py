@@ -20,10 +20,12 @@ from hornbook.config import READ_AT_ONCE, ModelConfig, SamplingConfig
 from hornbook.errors import CheckpointError
 from hornbook.infer import tokens
 from hornbook.infer.batch import Batch
-from hornbook.infer.native_decoder import NativeDecoder
+from hornbook.infer.native_decoder import KINDS, NativeDecoder
 from hornbook.infer.torch_decoder import TorchDecoder, fastest_decoder
-from hornbook.kernels import NativeUnavailableError, compiler
-from hornbook.kernels.library import DECODER, load
+from hornbook.kernels import NativeUnavailableError, compiler, processor
+from hornbook.kernels import decoder as kernels
+from hornbook.kernels.library import Library, load_compiled
+from hornbook.kernels.recipe import DECODER, Target
 from hornbook.models.schema import Schema
 from hornbook.storage.cache import DamagedCacheWarning
 
@@ -71,11 +73,32 @@ def test_its_logits_are_torchs(config: ModelConfig) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
+def load(kept: Path, found: str | None) -> Library:
+    return load_compiled(kept, found, DECODER, processor.target())
+
+
+@pytest.mark.parametrize("target", processor.runnable()[1:], ids=lambda each: each.name)
+def test_older_processors_get_the_same(
+    tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_gpt(vocab_size=70, config=SHAPES["nothing a multiple of anything"])
+    idx = texts(model, 7)
+    best = [decoder(model, kind, rows=7).forward_all(idx) for kind in KINDS]
+    library = load_compiled(tmp_path, compiler(), DECODER, target)
+    monkeypatch.setattr(kernels, "shared_library", lambda _: library)
+    for kind, expected in zip(KINDS, best, strict=True):
+        whole = decoder(model, kind, rows=7).forward_all(idx)
+        close = {"rtol": 1e-4, "atol": 1e-4 * float(np.abs(expected).max())}
+        np.testing.assert_allclose(whole, expected, **close)
+        alone = decoder(model, kind).forward_all(idx[3:4])  # one lane, two, and a group
+        np.testing.assert_array_equal(alone[0], whole[3])
+
+
 @shapes
 def test_a_row_is_the_same_to_the_bit_whatever_is_beside_it(config: ModelConfig) -> None:
     model = small_gpt(vocab_size=70, config=config)
     idx = texts(model, 7)
-    for precision in ("float32", "bfloat16", "int8"):
+    for precision in KINDS:
         whole = decoder(model, precision, rows=7).forward_all(idx)
         for threads, portion in ((1, 1), (2, 4), (3, 100)):
             alone = decoder(model, precision, rows=9, threads=threads)
@@ -104,6 +127,36 @@ def test_seeded_text_does_not_depend_on_how_many_are_written() -> None:
     for expected in zip(*alone, strict=True):
         drawn = batch.step()
         assert tuple(drawn[number] for number in numbers) == expected
+
+
+def test_a_shared_beginning_is_read_once_and_changes_no_bit() -> None:
+    model = small_gpt()
+    beginning = texts(model, 1)[0].tolist() * 5
+    prompts = [[*beginning, end] for end in range(6)]
+    alone = [list(itertools.islice(tokens(decoder(model), prompt, seed=1), 80))
+             for prompt in prompts]  # fmt: skip
+
+    class Reading(NativeDecoder):
+        read = 0
+
+        def forward(self, tokens: object, rows: object, starts: object) -> np.ndarray:
+            self.read += sum(map(len, tokens))
+            return super().forward(tokens, rows, starts)
+
+    schema = Schema.of(model.config, model.vocab_size)
+    reading = Reading(schema, weights(model), context_size=model.context_size, rows=4)
+    batch = Batch(reading)
+    found = {batch.add(prompt, seed=1, max_new_tokens=80): [] for prompt in prompts}
+    while len(batch):
+        for number, token in batch.step().items():
+            found[number].append(token)
+    assert list(found.values()) == alone
+    # Two wait for rows that have just ended, and take over what stands in them.
+    assert reading.read == len(beginning) + 6 * 80
+    with pytest.raises(IndexError):
+        reading.copy(0, 9, 1)
+    with pytest.raises(IndexError):
+        reading.copy(0, 1, READ_AT_ONCE + 1)
 
 
 def test_bfloat16_weights_are_rounded_weights_and_no_more() -> None:
@@ -213,27 +266,27 @@ def test_weights_of_another_shape_are_refused_by_name() -> None:
 
 
 def test_the_library_is_kept_and_made_again_when_damaged(tmp_path: Path) -> None:
-    load(tmp_path, compiler(), DECODER)
+    load(tmp_path, compiler())
     (folder,) = tmp_path.iterdir()
     sound = (folder / "library.so").read_bytes()
     made = (folder / "library.so").stat().st_mtime_ns
-    load(tmp_path, compiler(), DECODER)
+    load(tmp_path, compiler())
     assert (folder / "library.so").stat().st_mtime_ns == made
 
     (folder / "library.so").unlink()  # what is mapped into this process must stay as it is
     (folder / "library.so").write_bytes(sound[:-100] + bytes(100))
     with pytest.warns(DamagedCacheWarning):
-        load(tmp_path, compiler(), DECODER)
+        load(tmp_path, compiler())
     assert len((folder / "library.so").read_bytes()) == len(sound)
-    load(tmp_path, compiler(), DECODER)
+    load(tmp_path, compiler())
 
 
 def test_a_library_that_others_could_write_is_not_loaded(tmp_path: Path) -> None:
-    load(tmp_path / "kept", compiler(), DECODER)
+    load(tmp_path / "kept", compiler())
     assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o700
     (tmp_path / "kept").chmod(0o777)
     with pytest.raises(NativeUnavailableError, match="written by others"):
-        load(tmp_path / "kept", compiler(), DECODER)
+        load(tmp_path / "kept", compiler())
 
 
 def test_a_compiler_that_fails_says_so_in_a_line(tmp_path: Path) -> None:
@@ -241,13 +294,13 @@ def test_a_compiler_that_fails_says_so_in_a_line(tmp_path: Path) -> None:
     failing.write_text("#!/bin/sh\necho 'no such thing as -O3' >&2\nexit 1\n")
     failing.chmod(0o755)
     with pytest.raises(NativeUnavailableError, match="no such thing as -O3"):
-        load(tmp_path / "kept", str(failing), DECODER)
+        load(tmp_path / "kept", str(failing))
     assert not [*(tmp_path / "kept").iterdir()]
     with pytest.raises(NativeUnavailableError, match="no C compiler"):
-        load(tmp_path / "kept", None, DECODER)
+        load(tmp_path / "kept", None)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(NativeUnavailableError, match="cannot keep"):
-        load(tmp_path / "file", compiler(), DECODER)
+        load(tmp_path / "file", compiler())
 
 
 def test_what_is_compiled_ahead_is_there_for_who_asks(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.interop import onnx
 from hornbook.interop.check import logits, normalised
 from hornbook.interop.export import export
-from hornbook.interop.names import names_of
 from hornbook.interop.request import ExportError, Request
 from hornbook.models.schema import Schema
+from hornbook.pretrained.names import names_of
 from hornbook.runs.result import revisit
 from hornbook.storage.disk import Disk
 

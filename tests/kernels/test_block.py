@@ -2,7 +2,6 @@
 
 import copy
 import ctypes
-import platform
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +13,9 @@ from torch import Tensor
 import hornbook as hb
 from hornbook.config import Config, ModelConfig
 from hornbook.errors import ConfigError
-from hornbook.kernels.library import (
-    NativeUnavailableError,
-    Sources,
-    compiler,
-    load,
-    openmp,
-    training_kernels_pay,
-    training_sources,
-)
+from hornbook.kernels import processor
+from hornbook.kernels.library import NativeUnavailableError, load_compiled, openmp
+from hornbook.kernels.recipe import TRAINING, Target, compiler
 from hornbook.kernels.training import TrainingKernels, misfit, training_kernels
 from hornbook.models.gpt import Block, random_bytes, rotary_angles
 from hornbook.models.schema import Schema
@@ -76,7 +69,9 @@ def passes(block: Block, config: ModelConfig, dtype: torch.dtype, rows: int) -> 
     if config.dropout:
         torch.manual_seed(2)
         mask = random_bytes(2, *shape, device=x.device)
-    cos, sin = rotary_angles(torch.arange(config.block_size), config.head_width, 10_000.0)
+    cos, sin = rotary_angles(
+        torch.arange(config.block_size), config.n_embd // config.n_head, 10_000.0
+    )
     x.requires_grad_()
     y = block(x, cos, sin, None, mask)
     assert y.dtype == dtype
@@ -100,11 +95,10 @@ def test_both_passes_are_torchs(config: ModelConfig, dtype: torch.dtype, rows: i
         assert distance(found, expected) <= 1.3 * distance(by_torch, expected) + 5e-6
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX-512 is x86's")
-def test_a_processor_without_wide_vectors_gets_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", processor.runnable(), ids=lambda each: each.name)
+def test_older_processors_get_the_same(tmp_path: Path, target: Target) -> None:
     in_c(torch.float32)
-    narrow = Sources(training_sources("float32").files, ("-DPACK=1", "-mno-avx512f"))
-    library = load(tmp_path, compiler(), narrow)
+    library = load_compiled(tmp_path, compiler(), TRAINING["float32"], target).handle
     library.hornbook_kept_numbers.restype = ctypes.c_int64
     for config in SHAPES.values():
         fused, block = random_block(config), random_block(config)
@@ -240,14 +234,14 @@ def test_c_is_chosen_where_it_is_faster() -> None:
     asked = Config().override(compile="c", device="cpu", precision="float32")
     assert choose(asked).compile.value == "c"
     by_itself = choose(asked.override(compile="auto")).compile
-    assert (by_itself.value == "c") == training_kernels_pay()
+    assert (by_itself.value == "c") == processor.target().trains_faster
 
 
 def test_gradients_of_gradients_are_refused() -> None:
     config = SHAPES["heads of half a panel"]
     block = random_block(config)
     block.kernels = in_c(torch.float32)
-    cos, sin = rotary_angles(torch.arange(8), config.head_width, 10_000.0)
+    cos, sin = rotary_angles(torch.arange(8), config.n_embd // config.n_head, 10_000.0)
     x = torch.randn(1, 8, 64, requires_grad=True)
     (slope,) = torch.autograd.grad(block(x, cos, sin).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):

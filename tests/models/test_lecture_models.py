@@ -213,7 +213,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_writes(
 def test_heads_that_do_not_divide_the_width_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="multiple of 5"):
         ModelConfig(model=name, n_embd=32, n_head=5)
-    assert ModelConfig(model=name, n_embd=35, n_head=5).head_width == 7
+    assert ModelConfig(model=name, n_embd=35, n_head=5).n_head == 5
 
 
 def test_the_presets_are_the_lectures_settings() -> None:

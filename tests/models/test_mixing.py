@@ -13,6 +13,7 @@ from hornbook import training
 from hornbook.cli import run as hornbook_command
 from hornbook.config import Config
 from hornbook.errors import CheckpointError, ConfigError
+from hornbook.eval.dynamic import copied, learner_of
 from hornbook.infer.mixing_decoder import MixingDecoder
 from hornbook.infer.torch_decoder import TorchDecoder
 from hornbook.models.mixing import Continued, Mixing
@@ -91,7 +92,12 @@ def test_all_ways_to_read_say_the_same(run: Path) -> None:
     logits_BTV, _ = trained.model(window_BT[:, :-1])
     torch.testing.assert_close(logits_BTV.exp().sum(-1), torch.ones(2, 44), atol=1e-5, rtol=0)
     said = -logits_BTV.gather(2, window_BT[:, 1:, None])[..., 0]
-    torch.testing.assert_close(said.double(), trained.model.nats(window_BT), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        said.double(),
+        trained.model.token_losses(window_BT[:, :-1], window_BT[:, 1:]),
+        atol=1e-4,
+        rtol=0,
+    )
     assert isinstance(trained.model, Mixing)
     in_torch = MixingDecoder(TorchDecoder(trained.model.network), trained.model.mixer)
     for decoder in (trained.engine().decoder, in_torch, open_engine(run).decoder):
@@ -185,3 +191,42 @@ def test_by_command(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not list(Path(out + "2", "checkpoints").glob("mixer-*"))
     with pytest.raises(ConfigError, match="with_mixer"):
         Config().override(model="bigram", with_mixer=True)
+
+
+def test_dynamic_evaluation_learns_with_mixer_and_network(run: Path) -> None:
+    trained = hb.load(run)
+    data = trained.dataset()
+    tables = trained.model.mixer.lines.tobytes(), trained.model.mixer.weights.tobytes()
+    found, again = (trained.evaluate_dynamically(data.train, data.validation) for _ in range(2))
+    assert found == again
+    assert found.positions == len(data.validation)
+    fixed = Continued(trained.model, data.train).nats(data.validation).mean()
+    assert found.nats_per_token < min(fixed + 0.005, trained.evaluate().nats_per_token)
+    assert (trained.model.mixer.lines.tobytes(), trained.model.mixer.weights.tobytes()) == tables
+    part = trained.evaluate_dynamically(data.train, data.validation, max_positions=500)
+    assert part.positions < len(data.validation)
+    assert found.nats_per_token < part.nats_per_token + 0.02
+
+
+def test_a_prediction_that_learns_sees_no_later_token(run: Path) -> None:
+    trained = hb.load(run)
+    data, config = trained.dataset(), trained.config.model
+    later = data.validation.copy()
+    later[300:] = later[300:][::-1]
+
+    def nats(tokens: np.ndarray) -> np.ndarray:
+        learner = learner_of(copied(trained.model), config, data.train, len(tokens))
+        return np.concatenate([learner.nats(piece) for piece in np.split(tokens, [128, 256, 640])])
+
+    np.testing.assert_allclose(nats(later)[:256], nats(data.validation)[:256], rtol=1e-5)
+    np.testing.assert_allclose(nats(later)[256:300], nats(data.validation)[256:300], rtol=1e-3)
+
+
+def test_a_copied_row_is_the_row_that_it_was_copied_from(run: Path) -> None:
+    trained = hb.load(run)
+    decoder, tokens = trained.engine(rows=2).decoder, trained.dataset().validation.tolist()
+    whole = decoder.forward([tokens[:50]], [0], [0])[0]
+    decoder.copy(0, 1, 30)
+    assert (decoder.forward([tokens[30:50]], [1], [30])[0] == whole).all()
+    with pytest.raises(IndexError):
+        decoder.copy(0, 1, 51)

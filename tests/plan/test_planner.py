@@ -65,7 +65,7 @@ def test_every_machine_and_text_gets_a_plan_that_fits(
     if costs.concluding_seconds(Config(), text) + costs.SHORTEST_SECONDS > 60 * minutes * 0.9:
         return
     try:
-        config = planned(60 * minutes, flops=flops, text=text)
+        config = planned(60 * minutes, flops=flops, text=text, minutes=minutes)
     except ConfigError:
         # Not one step of the smallest shape fits beside its evaluation.
         small = Config().override(n_layer=2, n_head=2, n_embd=64)

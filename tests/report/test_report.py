@@ -14,6 +14,7 @@ from math import log
 from pathlib import Path
 
 import numpy as np
+import pyppmd
 import pytest
 import torch
 
@@ -27,13 +28,14 @@ from hornbook.report.compression import (
     TRAINING_BYTES,
     VALIDATION_BYTES,
     compress_all,
+    ppmd_size,
 )
 from hornbook.report.confidence import interval
 from hornbook.report.context import loss_by_context
 from hornbook.report.markup import visible
 from hornbook.runs.folder import RunFolder
 from hornbook.runs.result import revisit
-from hornbook.training import begin, steps
+from hornbook.training import begin, resume, steps
 from hornbook.training.conclude import conclude
 from hornbook.training.pace import Pace
 
@@ -179,12 +181,26 @@ def test_compressors_use_the_training_text() -> None:
     train = "".join(draw.choices(string.ascii_lowercase, k=40_000))
     primed = {each.name: each for each in compress_all(train, train[10_000:14_000])}
     unprimed = {each.name: each for each in compress_all(train[:5000], train[10_000:14_000])}
-    assert set(primed) == {"xz", "bz2", "zstd", "brotli"}
+    assert set(primed) == {"PPMd", "xz", "bz2", "zstd", "brotli"}
     for name, each in primed.items():
         assert unprimed[name].bits_per_char > log(26, 2)  # the entropy of uniform letters
         if name != "bz2":  # which sorts and does not copy
             assert each.bits_per_char < 0.2
     assert primed["bz2"].bits_per_char < unprimed["bz2"].bits_per_char
+
+
+def test_ppmds_one_pass_is_the_difference_of_two_sizes() -> None:
+    draw = random.Random(0)
+    words = ["".join(draw.choices(string.ascii_lowercase, k=5)) for _ in range(300)]
+    text = " ".join(draw.choices(words, k=9000)).encode()
+    before, after = text[:45_000], text[45_000:]
+
+    def size(data: bytes) -> int:
+        stream = pyppmd.Ppmd7Encoder(6, 1 << 24)
+        return len(stream.encode(data)) + len(stream.flush())
+
+    difference = size(text) - size(before)
+    assert abs(ppmd_size(before, after, 6, 1 << 24) - difference) <= 8
 
 
 def test_compressors_cut_a_large_text_between_characters() -> None:
@@ -333,6 +349,40 @@ def test_a_changing_plan_is_made_again_step_by_step(place: Path) -> None:
         for path in (place / "wavering", again)
     ]
     assert rates[0] == rates[1]
+
+
+def test_an_extended_run_is_made_again_with_the_same_best(place: Path) -> None:
+    """On random letters its best weights are those of step 12, where it had ended."""
+    text = place / "random.txt"
+    text.write_text("".join(random.Random(2).choices(string.ascii_lowercase, k=1500)))
+    run = place / "extended"
+    settings = {**SMALL, "corpus": str(text), "steps": 12, "batch_size": 32}
+    settings |= {"eval_interval": 50, "checkpoint_interval": 50}
+    list(steps(begin(hb.preset("quick").override(**settings), out=run)))
+    trainer = resume(run, steps=60)
+    list(steps(trainer))
+    made = report.write(report.examine(conclude(trainer)))
+    assert made.result.step == 12
+    assert "replanned=0:12,12e:60" in made.origin.command
+    again = made_again(run)
+    assert_same_weights(run, again)
+    losses = [[row["val_loss"] for row in RunFolder(each).metrics_rows()] for each in (run, again)]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_whose_time_was_up_is_made_again_with_its_steps(place: Path) -> None:
+    class Stopped(Pace):
+        def steps(self, step: int, total: int, eval_interval: int) -> int:
+            return 13 if step == 13 else total
+
+    settings = {"corpus": str(place / "hostile.txt"), **SMALL}
+    trainer = begin(hb.preset("quick").override(**settings), out=place / "stopped")
+    trainer.pace = Stopped(1.0)
+    list(steps(trainer))
+    made = report.write(report.examine(conclude(trainer)))
+    assert "--steps 13 " in made.origin.command
+    assert "replanned=0:24,13:13" in made.origin.command
+    assert_same_weights(place / "stopped", made_again(place / "stopped"))
 
 
 def test_a_run_limited_by_minutes_is_made_again(place: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from hornbook.config import DataConfig
 from hornbook.errors import DataError
+from hornbook.text import fields
 from hornbook.text.corpus import read_corpus
 from hornbook.text.dataset import prepare, read_text
 from hornbook.text.fields import SEPARATOR
@@ -42,6 +44,9 @@ def table(documents: list[str], delimiter: str = ",") -> str:
         table(DOCUMENTS).encode("utf-8-sig"),
         table(DOCUMENTS, "\t").encode(),
         table(DOCUMENTS, ";").encode(),
+        table(DOCUMENTS).replace("\r\n", "\r").encode(),
+        table(DOCUMENTS).replace("\r\n", "\n").encode(),
+        lines(DOCUMENTS).replace("\n", "\r").encode(),
         gzip.compress(lines(DOCUMENTS).encode(), mtime=0),
     ],
 )
@@ -52,6 +57,15 @@ def test_a_field_is_its_documents(data: bytes, tmp_path: Path) -> None:
     assert corpus.characters == len(corpus.text)
     starts = np.cumsum([len(text) + 1 for text in DOCUMENTS])[:-1]
     assert corpus.boundaries == tuple(starts)
+
+
+@settings(deadline=None)
+@given(
+    pieces=st.lists(st.text("ab\r\n\u2028\x1c", max_size=4), max_size=12),
+)
+def test_lines_end_in_lf_crlf_or_cr_wherever_the_text_is_cut(pieces: list[str]) -> None:
+    expected = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", "".join(pieces))
+    assert list(fields.lines_of(pieces)) == expected
 
 
 def test_parquet_is_read_with_pyarrow_and_asks_for_it_without(tmp_path: Path) -> None:

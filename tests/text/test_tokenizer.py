@@ -367,7 +367,7 @@ HOSTILE = {
     "unhashable type": ('{"model": {"type": []}}', "expected"),
     "other model": (changed("bpe", "model", "type", value="Unigram"), "Unigram"),
     "normalizer": (changed("char", "normalizer", value={"type": "Lowercase"}), "normalizer"),
-    "added token": (changed("char", "added_tokens", value=[{"id": 9}]), "added_tokens"),
+    "added token": (changed("char", "added_tokens", value=[{"id": 9}]), "added tokens"),
     "dropout": (changed("bpe", "model", "dropout", value=0.5), "dropout"),
     "long value": (changed("bpe", "decoder", value="x" * 10_000), "xxx..."),
     "huge id": (changed("char", "model", "vocab", value={"a": 10**15}), "code point"),

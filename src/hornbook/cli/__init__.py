@@ -6,6 +6,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
@@ -30,10 +31,14 @@ app = App(
 for command, summary in {
     "train": "Train a model on a text.",
     "sample": "Generate text with a trained model.",
+    "look": "Look inside a trained model while it reads a text.",
+    "chat": "Talk with a model that began as one to talk with.",
     "eval": "Measure a trained model's exact loss.",
     "report": "Write a run's report card again, or compare runs.",
+    "page": "Write a page that runs a model in a browser and shows how it thinks.",
     "trace": "Show which parts of a text are copied from the training text, and from where.",
     "export": "Export a run for transformers, llama.cpp, Ollama and onnxruntime.",
+    "serve": "Serve models to programs that speak OpenAI's API, and by a page.",
     "verify": "Check every file of a run.",
     "ladder": "Train every rung from a bigram to a GPT, and compare them.",
     "explain": "Show how an idea works, in figures.",
@@ -134,8 +139,9 @@ def resend_signal(unraisable: "sys.UnraisableHookArgs") -> None:
         earlier_hooks[-1](unraisable)
         return
     handle_signals()
-    # From another thread: raised here, it would be dropped again.
-    threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+    # From another thread: raised here, it would be dropped again. Windows' os.kill ends a process.
+    send = signal.raise_signal if os.name == "nt" else partial(os.kill, os.getpid())
+    threading.Timer(0.01, send, (number,)).start()
 
 
 def exit_on_signal(number: int, _frame: object) -> NoReturn:

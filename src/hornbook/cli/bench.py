@@ -8,13 +8,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 import hornbook
 from hornbook.cli.console import log, output
 from hornbook.cli.terminal import print_json, table
 from hornbook.errors import ConfigError
 
-Subject = Literal["train", "sample", "text", "trace", "startup", "minutes", "busy"]
+Subject = Literal[
+    "train",
+    "sample",
+    "text",
+    "trace",
+    "startup",
+    "minutes",
+    "busy",
+    "predict",
+    "processors",
+    "page",
+]
 ROOT = Path(hornbook.__file__).parents[2]
 
 
@@ -24,6 +36,9 @@ def run(
     *,
     short: Annotated[bool, Parameter(negative="")] = False,
     write: Annotated[bool, Parameter(negative="")] = False,
+    seeds: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    minutes: Annotated[list[float] | None, Parameter(negative="")] = None,
+    paq8px: Path | None = None,
     json: bool = False,
 ) -> None:
     """Measure hornbook on this machine, and compare it with a peer and the hardware limit.
@@ -32,12 +47,22 @@ def run(
     second program distorts the figures many times over.
 
     Args:
-        subject: What to measure: train, sample, text, trace, startup, minutes (takes 30 minutes)
-            or busy (25 minutes); by default all seven.
+        subject: What to measure: train, sample, text, trace, startup, page, processors (AVX2),
+            minutes (takes 30 minutes), busy (25 minutes) or predict (45 minutes); by default all.
         short: Only check that the benchmark works, in seconds: the figures mean little.
         write: Write the tables, with machine, commit and date, to benchmarks/RESULTS.md.
+        seeds: Of predict: how many models of each kind are trained. The default is 3.
+        minutes: Of predict: how long each is trained. The default is 2; may be given several times.
+        paq8px: Of predict: a paq8px program to compare with. It takes minutes a text.
         json: Print one JSON object instead of tables.
     """
+    given = {"seeds": seeds, "minutes": minutes, "paq8px": paq8px}
+    options = {name: value for name, value in given.items() if value is not None}
+    if options and subject != "predict":
+        names = ", ".join(f"--{name}" for name in options)
+        raise ConfigError(f"{names}: only hornbook bench predict reads this")
+    if paq8px is not None and not paq8px.is_file():
+        raise ConfigError(f"--paq8px {paq8px}: no such file; give the path of the program")
     if not (ROOT / "benchmarks" / "table.py").is_file():
         raise ConfigError(
             "hornbook bench needs the repository, which contains the programs to compare with: run "
@@ -47,7 +72,7 @@ def run(
     found: dict[str, list[Any]] = {}
     for name in [subject] if subject else get_args(Subject):
         log(f"measuring {name} ...")
-        found[name] = importlib.import_module(f"benchmarks.{name}").measure(short=short)
+        found[name] = importlib.import_module(f"benchmarks.{name}").measure(short=short, **options)
     if json:
         print_json(
             {k: [r._asdict() | {"ratio": r.ratio} for r in rows] for k, rows in found.items()}
@@ -56,7 +81,8 @@ def run(
         for name, rows in found.items():
             show(name, rows)
     if write:
-        record(found)
+        asked = [f" --{name} {each}" for name, value in options.items() for each in listed(value)]
+        record(found, "".join(asked))
 
 
 def show(name: str, rows: Iterable[Any]) -> None:
@@ -80,7 +106,14 @@ def cells(row: Any) -> tuple[str, ...]:
     )
 
 
-def record(found: dict[str, list[Any]]) -> None:
+def listed(value: object) -> list[object]:
+    """An option's values, one or several; of a program only the name."""
+    if isinstance(value, Path):
+        return [value.name]
+    return value if isinstance(value, list) else [value]
+
+
+def record(found: dict[str, list[Any]], options: str) -> None:
     """Write the tables to benchmarks/RESULTS.md; the other tables there stay."""
     from hornbook.plan.machine import describe, source_commit
 
@@ -89,10 +122,10 @@ def record(found: dict[str, list[Any]]) -> None:
     if path.exists():
         for part in path.read_text(encoding="utf-8").split("\n## ")[1:]:
             sections[part.partition("\n")[0]] = part.partition("\n")[2].strip()
-    facts = describe()
+    facts, today = describe(), f"{datetime.now(UTC):%Y-%m-%d}"
     for name, rows in found.items():
         lines = [
-            f"`hornbook bench {name}`, {datetime.now(UTC):%Y-%m-%d}, commit {source_commit()}: "
+            f"`hornbook bench {name}{options}`, {today}, commit {source_commit()}: "
             f"{facts['processor']}, {facts['cores']} cores ({facts['cpu_capability']}), torch "
             f"{facts['torch']}.",
             "",

@@ -11,7 +11,8 @@ from rich.markup import escape
 from hornbook.errors import for_terminal
 
 # For output that is not UTF-8; other characters are escaped there.
-PLAIN = {"█": "#", "±": "+/-", "…": "...", "–": "-", "—": "-", "·": "-", "→": "->", "×": "x"}
+PLAIN = {"░": ".", "▒": "+", "▓": "%", "█": "#"}
+PLAIN |= {"±": "+/-", "…": "...", "–": "-", "—": "-", "·": "-", "→": "->", "×": "x"}
 PLAIN |= {"“": '"', "”": '"', "‘": "'", "’": "'", "\ufffd": "?"}
 
 

@@ -16,10 +16,10 @@ from rich.text import Text
 from hornbook.cli.console import is_utf8, note, output, printable
 from hornbook.cli.terminal import print_table
 from hornbook.errors import command, display_path
-from hornbook.infer.engine import first_line, generate_sample
+from hornbook.infer.sample import Sample
 from hornbook.report import Card
-from hornbook.report.words import duration, shown, split_remarks, uncertainty
-from hornbook.runs.result import SAMPLE_TOKENS
+from hornbook.report.words import WHICH, duration, shown, split_remarks, uncertainty
+from hornbook.runs.result import Result
 from hornbook.training import StepMetrics, Trainer
 
 REFRESH_SECONDS = 0.25
@@ -38,7 +38,7 @@ class Display:
         self.live: Live | None = None
         self.trainer: Trainer | None = None
         self.curve: list[tuple[int, float, float]] = []
-        self.sample, self.prompt = "", ""
+        self.sample: Sample | None = None
         self.smoothed_loss = 0.0
         self.val_loss: float | None = None
         self.started = 0.0
@@ -100,6 +100,8 @@ class Display:
             self.log(f"compile   {chosen.compile.value}: {chosen.compile.why}")
         for name, choice in (("device", chosen.device), ("precision", chosen.precision)):
             self.log(f"{name:<9} {choice.value}: {choice.why}")
+        for sentence in trainer.start.sentences() if trainer.start else ():
+            self.log(f"from      {sentence}")
         if state.step:
             self.log(f"resumed   at step {state.step:,}")
         self.log(f"run       {trainer.folder.path}\n")
@@ -116,7 +118,7 @@ class Display:
         self.smoothed_loss += 0.1 * (metrics.train_loss - self.smoothed_loss)
         if metrics.val_loss is not None:
             self.val_loss = metrics.val_loss
-            self.sample, self.prompt = metrics.sample or "", metrics.prompt or ""
+            self.sample = Sample(metrics.prompt or "", metrics.sample or "")
             self.curve.append((metrics.step, self.smoothed_loss, metrics.val_loss))
         if self.quiet:
             return
@@ -150,9 +152,8 @@ class Display:
             parts.append(Text.from_ansi(self.plot()))
         if self.sample:
             rows = max(4, self.console.height - CURVE_HEIGHT - 12)
-            text = continued(self.prompt, self.sample)
-            lines = text.wrap(self.console, max(1, width - 4))
-            title = f"sample at step {self.curve[-1][0]:,}{AFTER if self.prompt else ''}"
+            lines = readable(self.sample).wrap(self.console, max(1, width - 4))
+            title = f"sample at step {self.curve[-1][0]:,}{AFTER if self.sample.prompt else ''}"
             parts.append(
                 Panel(Text("\n").join(lines[:rows]), title=title, title_align="left", width=width)
             )
@@ -178,19 +179,23 @@ class Display:
         """Print a summary of the report card, a sample, and commands to try next."""
         out = output()
         show_card(card, out)
-        result, tokenizer = card.result, card.result.trained.tokenizer
-        prompt = first_line(tokenizer, result.dataset.validation)
-        sample = generate_sample(
-            result.trained.model, tokenizer, max_new_tokens=SAMPLE_TOKENS, prompt=prompt
-        )
-        title = f"a sample{AFTER if prompt else ''}"
-        text = continued(prompt, sample)
+        result = card.result
+        title = f"a sample{AFTER if result.sample.prompt else ''}"
+        text = readable(result.sample)
         out.print(Panel(text, title=title, title_align="left", width=min(80, out.width)))
         run = result.folder.path
-        place, card_place = (escape(display_path(path)) for path in (run, run / "report.html"))
-        out.print(f"The run is in {place}, its report card in {card_place}. Next:", soft_wrap=True)
+        place, card_place, page = (
+            escape(display_path(path)) for path in (run, run / "report.html", result.folder.page)
+        )
+        see = (
+            f" To see through it, open {page} in a browser." if result.folder.page.is_file() else ""
+        )
+        out.print(
+            f"The run is in {place}, its report card in {card_place}.{see} Next:", soft_wrap=True
+        )
+        word = prompt_from(f"{result.sample.text} {result.sample.prompt}")
         for line in (
-            command("sample", run, "--prompt", prompt_from(f"{result.sample} {prompt}")),
+            command("sample", run, "--prompt", word),
             command("eval", run),
             command("train", "YOUR_TEXT.txt"),
         ):
@@ -220,6 +225,7 @@ def show_card(card: Card, out: Console) -> None:
     print_table(
         out, headings, rows, numbers=losses, unbroken=("kind", " "), drop=(4, 1, 3), best=ours
     )
+    out.print(f"{WHICH}\n")
     out.print(
         f"{card.nats_per_char:.4f} nats/char ({uncertainty(card)}); perplexity "
         f"{card.perplexity:.2f} per character.\n"
@@ -232,25 +238,36 @@ def show_card(card: Card, out: Console) -> None:
         out.print("To try next:")
     for advice in result.diagnosis.advice:
         out.print(f"  - {escape(advice)}")
+    if result.pretrained:
+        out.print(escape(before_and_after(result)))
     memory = f", {result.peak_memory_mib:,.0f} MiB peak memory" if result.peak_memory_mib else ""
     spent = duration(result.seconds)
-    out.print(
-        f"\n{result.steps:,} steps, {result.tokens:,} tokens, {spent} of training"
-        f"{memory}; best at step {result.step:,}.\n"
-    )
+    if result.diagnosis.verdict == "counted":
+        out.print(f"\n{result.baselines.counted_tokens:,} tokens counted{memory}.\n")
+    else:
+        out.print(
+            f"\n{result.steps:,} steps, {result.tokens:,} tokens, {spent} of training"
+            f"{memory}; best at step {result.step:,}.\n"
+        )
     if abs(result.steps - result.planned_steps) > 0.1 * result.planned_steps:
         why = result.steps_why or "the run has not ended"
         out.print(f"{result.planned_steps:,} steps were planned: {escape(why)}.\n")
 
 
-def continued(prompt: str, sample: str) -> Text:
+def before_and_after(result: Result) -> str:
+    """What fine-tuning gained on the text, and what it cost on a general one."""
+    found, loss = result.pretrained or {}, result.evaluation.nats_per_char
+    gained = f"before training, {found['val_nats_per_char']:.4f} nats/char; now {loss:.4f}."
+    before, after = found.get("general_nats_per_char"), found.get("general_nats_per_char_after")
+    if before is None or after is None:
+        return gained
+    return f"{gained} On {found['general']}, {before:.4f} before and {after:.4f} now."
+
+
+def readable(sample: Sample) -> Text:
     """A sample after its prompt, which stands in brackets; without control characters."""
-    if not prompt:
-        return Text(printable(sample.strip("\n")))
-    line = prompt.rstrip("\r\n")
-    return Text.assemble(
-        (f"[{printable(line)}]", "dim"), printable(prompt[len(line) :] + sample.rstrip("\n"))
-    )
+    prompt, text = printable(sample.bracketed), printable(sample.text).rstrip("\n")
+    return Text.assemble((prompt, "dim"), text) if prompt else Text(text.lstrip("\n"))
 
 
 def prompt_from(sample: str) -> str:

@@ -4,10 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from cyclopts import Parameter
 from rich.markup import escape
 
 from hornbook.cli.console import note, output
-from hornbook.cli.terminal import TEXT, CorpusArgument, fit_text, print_json, read, table
+from hornbook.cli.terminal import TEXT, CorpusArgument, fit_text, print_json, table
 from hornbook.errors import ConfigError, DataError, HornbookError, display_path
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def run(
     encoding: str | None = None,
     field: str | None = None,
     text: Annotated[str | None, TEXT] = None,
+    dynamic: Annotated[bool, Parameter(negative="")] = False,
     json: bool = False,
 ) -> None:
     """Measure a trained model's exact loss: the mean over every position of a text.
@@ -38,12 +40,17 @@ def run(
         encoding: The text's encoding, if it is not UTF-8; auto finds it for each file.
         field: Read one field of JSON Lines, CSV or Parquet.
         text: Where the run's own text is now, if it was moved since.
+        dynamic: Measure also a copy of the model that learns as it reads, as a compressor does:
+            each position is predicted from the training text and all text before it. The run is not
+            changed.
         json: Print one JSON object instead of a table.
     """
+    from hornbook.cli.texts import read
     from hornbook.eval.baselines import spread
     from hornbook.eval.loss import MOST_EVALUATED
     from hornbook.eval.split import find_copied
     from hornbook.runs.load import load
+    from hornbook.runs.result import DYNAMIC_FIGURES
     from hornbook.text.dataset import formed
 
     if corpus is not None and text is not None:
@@ -60,6 +67,10 @@ def run(
         tokens, name = trained.tokenizer.encode_array(words), other.source
         skipped = other.skipped
     found = trained.evaluate_tokens(tokens)
+    learning = None
+    if dynamic:
+        before = own or trained.dataset()  # raises, where the run's text cannot be read
+        learning = trained.evaluate_dynamically(before.train, tokens)
     copied = None
     if own is not None:
         copied = find_copied(trained.tokenizer, spread(tokens, MOST_EVALUATED), own.train)
@@ -68,7 +79,11 @@ def run(
     if json:
         files = [asdict(each) for each in skipped]
         share = copied and copied.share
-        print_json({**found.as_dict(), "copied_share": share, "skipped_files": files})
+        figures = found.as_dict()
+        if learning:
+            adapted = learning.as_dict()
+            figures |= {f"dynamic_{name}": adapted[name] for name in DYNAMIC_FIGURES}
+        print_json({**figures, "copied_share": share, "skipped_files": files})
         return
     console = output()
     on = escape(f"{display_path(run)}, step {trained.step}, on {display_path(name)}")
@@ -80,10 +95,16 @@ def run(
         ("bits per character", found.bits_per_char),
         ("bits per byte", found.bits_per_byte),
         ("nats per character, sliding window", found.sliding_nats_per_char),
+        ("nats per character, learning as it reads", learning and learning.nats_per_char),
     ):
         if value is not None:
             losses.add_row(label, f"{value:.4f}")
     console.print(losses)
+    if learning and learning.standard_error is not None:
+        console.print(
+            f"learning as it reads: {learning.positions:,} evenly spaced positions, standard error "
+            f"{learning.standard_error:.4f}"
+        )
 
 
 def own_text(trained: "TrainedModel") -> "Dataset | None":

@@ -10,7 +10,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 
 from hornbook.cli.console import is_utf8, note, output, printable
-from hornbook.cli.terminal import CorpusArguments, Whole, print_json, print_table, read_all
+from hornbook.cli.terminal import CorpusArguments, Whole, print_json, print_table
+from hornbook.cli.texts import AS_IT_IS, TextOptions, read_texts
+from hornbook.config import DataConfig, parse_all
 
 if TYPE_CHECKING:
     from hornbook.learn.ladder import Ladder, Plan, Rung
@@ -28,6 +30,7 @@ def run(
     quick: bool = False,
     seeds: Whole = 1,
     rungs: str = "",
+    reading: TextOptions = AS_IT_IS,
     out: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -57,11 +60,13 @@ def run(
     from hornbook.learn import ladder
 
     names = [name.strip() for name in rungs.split(",") if name.strip()]
-    text = read_all(corpus or ("python-docs",), None, None)
+    data = DataConfig(**parse_all(reading.given()))
+    text = read_texts(corpus or (data.corpus,), data)
     if minutes:
         note("timing a step of each rung ...")
     plan = ladder.plan(
-        "-" if len(corpus) > 1 else "".join(corpus) or "python-docs",
+        "-" if len(corpus) > 1 else "".join(corpus) or data.corpus,
+        reading=data,
         text=text,
         rungs=names,
         steps=steps,

@@ -5,22 +5,17 @@ import os
 import sys
 import time
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter, Token
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
 from hornbook.cli.console import is_utf8, note
 from hornbook.text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:  # `sample` reads no text
-    from hornbook.text.corpus import Corpus
-
 # As the settings have it; numpy's generators take no more.
 MOST = 2**62
-LARGE_CHARACTERS = 50_000_000
 # When the command began, on time.monotonic's clock: Python itself takes 0.2 s to start.
 STARTED = time.monotonic() - 0.2
 
@@ -56,42 +51,6 @@ CorpusArgument = Annotated[str | None, Parameter(allow_leading_hyphen=True, conv
 TEXT = Parameter(name="--text", allow_leading_hyphen=True)
 CorpusArguments = Annotated[str, Parameter(allow_leading_hyphen=True, converter=text_name)]
 FreeText = Annotated[str, Parameter(allow_leading_hyphen=True)]
-
-
-def read(corpus: str, encoding: str | None, field: str | None = None) -> "Corpus":
-    """Read a text; prints its notes, and a progress bar while it is downloaded, on stderr."""
-    from hornbook.text.corpus import read_corpus
-
-    console = Console(stderr=True)
-    bar = Progress(TextColumn("downloading"), BarColumn(), DownloadColumn(), console=console)
-    task = bar.add_task("", total=None)
-
-    def show(done: int, total: int | None) -> None:
-        # The first byte starts the bar: most texts are on disk already and need none.
-        bar.start()
-        bar.update(task, completed=done, total=total)
-
-    try:
-        found = read_corpus(corpus, encoding=encoding, field=field, on_progress=show)
-    finally:
-        if bar.live.is_started:
-            bar.stop()
-    for message in found.notes:
-        note(message)
-    if found.characters > LARGE_CHARACTERS:
-        note(
-            f"{found.characters:,} characters: preparing their tokens takes a while the first time;"
-            " if it is stopped, the next attempt continues from there"
-        )
-    return found
-
-
-def read_all(corpora: Sequence[str], encoding: str | None, field: str | None) -> "Corpus":
-    """Read texts as one, in their order, each as `read` does."""
-    from hornbook.text.corpus import join
-
-    texts = [read(each, encoding, field) for each in corpora]
-    return texts[0] if len(texts) == 1 else join(texts)
 
 
 def print_json(figures: object, *, indent: int | None = None, ascii_only: bool = True) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hornbook.cli.console import note, output, printable
-from hornbook.cli.terminal import TEXT, CorpusArgument, Natural, print_json, read
+from hornbook.cli.terminal import TEXT, CorpusArgument, Natural, print_json
 from hornbook.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def run(
     checkpoint: Literal["best", "last"] = "best",
     at_least: Natural = 20,
     encoding: str | None = None,
+    field: str | None = None,
     moved: Annotated[str | None, TEXT] = None,
     json: bool = False,
 ) -> None:
@@ -53,9 +54,11 @@ def run(
         checkpoint: Which weights to use: those with the lowest validation loss, or the last.
         at_least: List passages of this many characters or more.
         encoding: The encoding of the text to trace, if it is not UTF-8.
+        field: Trace one field of JSON Lines, CSV or Parquet.
         moved: Where the run's own text is now, if it was moved since.
         json: Print one JSON object with every passage and its offsets in characters.
     """
+    from hornbook.cli.texts import read
     from hornbook.report.tracing import trace
     from hornbook.runs.load import load
 
@@ -63,7 +66,7 @@ def run(
         raise ConfigError("give either a text or --samples, not both")
     found = trace(
         run if moved is None else load(run, which=checkpoint, text=moved),
-        None if text is None else read(text, encoding).text,
+        None if text is None else read(text, encoding, field).text,
         samples=3 if samples is None else samples,
         max_new_tokens=max_new_tokens,
         temperature=temperature,

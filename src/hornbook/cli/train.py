@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from hornbook.cli.console import log, note
-from hornbook.cli.terminal import STARTED, TEXT, CorpusArguments, Whole, print_json, read_all
+from hornbook.cli.terminal import STARTED, TEXT, CorpusArguments, Whole, print_json
+from hornbook.cli.texts import AS_IT_IS, TextOptions, read_texts
 from hornbook.config import (
     MODELS,
     ModelConfig,
@@ -27,6 +28,7 @@ from hornbook.errors import ConfigError, HornbookError, command, display_path
 if TYPE_CHECKING:
     from hornbook.cli.display import Display
     from hornbook.plan import Plan
+    from hornbook.runs.result import Result
     from hornbook.text.corpus import Corpus
     from hornbook.training import Trainer
 
@@ -37,6 +39,8 @@ def run(
     *corpus: CorpusArguments,
     out: Path | None = None,
     resume: Path | None = None,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
+    lora: Annotated[Whole | None, Parameter(name="--lora")] = None,
     preset: str | None = None,
     model: str | None = None,
     order: Whole | None = None,
@@ -49,12 +53,10 @@ def run(
     keep_last: Whole | None = None,
     seed: Whole | None = None,
     tokenizer: str | None = None,
-    encoding: str | None = None,
-    field: str | None = None,
-    newlines: str | None = None,
-    normalize: str | None = None,
+    reading: TextOptions = AS_IT_IS,
     text: Annotated[str | None, TEXT] = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
+    page: bool = True,
     json: bool = False,
     strict: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False,
@@ -70,6 +72,10 @@ def run(
         out: The run folder to make. The default is runs/CORPUS-N.
         resume: Continue the run in this folder with its own settings. A higher --steps trains
             longer than was planned.
+        from_: Begin with a trained model and go on with this text: a run, a folder in Hugging
+            Face's format, a GGUF file, OWNER/MODEL on the Hub, or smollm2.
+        lora: With --from: train factors of this rank beside each matrix, instead of all weights.
+            A plan for minutes chooses.
         preset: The settings to start from: laptop (two minutes on two cores), quick (twenty
             seconds), or a rung of the ladder by its name, as --model takes it.
         model: A rung of the ladder, with its own settings: bigram, average, head, heads,
@@ -89,14 +95,9 @@ def run(
         keep_last: How many of the last checkpoints to keep, beside the best. The default is 1.
         seed: The seed of everything random.
         tokenizer: What a token is: char, byte, or bpe.
-        encoding: The text's encoding, if it is not UTF-8. auto finds it for each file;
-            utf-8:replace puts U+FFFD in the place of bytes that are not UTF-8.
-        field: Read one field of JSON Lines, CSV or Parquet: its texts, with U+001E between them.
-        newlines: keep reads line ends as they are; lf makes CRLF and CR one LF.
-        normalize: nfc composes characters (é is one), nfd decomposes them (e and an accent), none
-            reads them as they are.
         text: With --resume: where the run's text is now, if it was moved since.
         dry_run: Print what would be trained and why, without training.
+        page: Write the run's page, which runs the model in a browser (see hornbook page).
         json: Print one JSON object on stdout at the end, and nothing else.
         strict: With --resume: refuse to continue on a machine that may compute other bits.
         quiet: Print only the result.
@@ -111,12 +112,10 @@ def run(
         "patience": patience,
         "keep_last": keep_last,
         "seed": seed,
+        "pretrained": from_,
+        "lora_rank": lora,
         "tokenizer": tokenizer,
-        "encoding": encoding,
-        "field": field,
-        "newlines": newlines,
-        "normalize": normalize,
-    }
+    } | reading.given()
     given = {name: value for name, value in flags.items() if value is not None}
     others = {"config": config, "out": out, "preset": preset, "model": model}
     named = {*given, *assignments, *(name for name, value in others.items() if value is not None)}
@@ -134,18 +133,26 @@ def run(
         )
     if strict and resume is None:
         raise ConfigError("--strict compares a run's machine with this one: it needs --resume RUN")
+    if from_ is not None and (preset is not None or model is not None):
+        raise ConfigError("--from says which model it is, so --preset and --model cannot be given")
     request = requested(preset, model, config, parse_all(assignments), given)
+    if request.config.model.pretrained is None and request.config.model.lora_rank is not None:
+        raise ConfigError("--lora trains a part of a model that is there: it needs --from MODEL")
 
     # Only now: a wrong setting should not wait for torch.
     from hornbook.kernels import compile_ahead
 
-    if request.config.model.spec.c_kernels:
+    source = None
+    if resume is None and request.config.model.pretrained is not None:
+        from hornbook.pretrained.find import open_source
+
+        source = open_source(request.config.model.pretrained)
+        request = source.under(request)
+    elif request.config.model.spec.c_kernels:
         compile_ahead()
     from hornbook import plan
     from hornbook import training as engine
     from hornbook.cli.display import Display
-    from hornbook.text.dataset import formed
-    from hornbook.text.forms import remarks
 
     display = Display(quiet=quiet)
     if resume is not None:
@@ -158,20 +165,19 @@ def run(
             )
     else:
         data = request.config.data
-        names = corpus if len(corpus) > 1 else (data.corpus,)
-        found = read_all(names, data.encoding, data.field)
-        for remark in remarks(found.chunks(), newlines=data.newlines, normalize=data.normalize):
-            note(remark)
-        found = formed(found, data)
+        found = read_texts(corpus if len(corpus) > 1 else (data.corpus,), data)
         if dry_run:
-            show_plan(plan.dry_run(request, found, started=STARTED), found, json=json)
+            known = source.tokenizer if source else None
+            show_plan(plan.dry_run(request, found, known, started=STARTED), found, json=json)
             return
-        trainer = engine.begin(request, out=out, corpus=found, started=STARTED)
-    follow(trainer, display, json=json, resumed=resume is not None)
+        trainer = engine.begin(request, out=out, corpus=found, source=source, started=STARTED)
+    follow(trainer, display, json=json, page=page, resumed=resume is not None)
 
 
-def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool) -> None:
-    """Train to the end, showing each step, then the report card; print where a stopped run is."""
+def follow(
+    trainer: "Trainer", display: "Display", *, json: bool, page: bool, resumed: bool
+) -> None:
+    """Train to the end, showing each step, then page and report card; print where a run stopped."""
     from hornbook import report
     from hornbook import training as engine
     from hornbook.training.conclude import conclude
@@ -189,6 +195,8 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
                     energy.read()
             result = conclude(trainer, energy_joules=None if resumed else energy.read())
             finite = math.isfinite(result.evaluation.nats_per_char)
+            if page and finite:
+                write_page(result)
             card = report.write(report.examine(result)) if finite else None
     except (KeyboardInterrupt, SystemExit):
         log(f"stopped at step {trainer.state.step} of {trainer.state.steps}, saved; go on with:")
@@ -206,6 +214,16 @@ def follow(trainer: "Trainer", display: "Display", *, json: bool, resumed: bool)
             "validation loss: infinite (inf), because the model gives probability zero to "
             "something in the text; so there is no report card\n"
         )
+
+
+def write_page(result: "Result") -> None:
+    """Write a run's page; a run without one is complete, so that an error is only a note."""
+    from hornbook.page import write
+
+    try:
+        write(result.trained, dataset=result.dataset)
+    except HornbookError as error:
+        note(f"no page was written: {error}")
 
 
 def show_plan(planned: "Plan", found: "Corpus", *, json: bool) -> None:
@@ -258,27 +276,4 @@ def requested(
             f"--model {model} is at odds with model = {request.config.model.model!r} from "
             "--preset, --config, --set or HORNBOOK_MODEL; give one of them"
         )
-    return with_duration(request, default=None if named or file is not None else DEFAULT_MINUTES)
-
-
-# Of minutes and steps the one with the stronger origin says how long to train.
-STRENGTH = {"environment": 1, "set": 1, "flag": 2}
-
-
-def with_duration(request: Request, *, default: float | None) -> Request:
-    """Minutes or steps, not both; `default` minutes where neither is given.
-
-    Raises: ConfigError when both are given alike.
-    """
-    minutes, steps = (
-        STRENGTH.get(request.origins.get(name, "default"), 0) for name in ("minutes", "steps")
-    )
-    if minutes > max(steps, STRENGTH["set"]) and not request.config.train.minutes:
-        raise ConfigError("--minutes 0 leaves no time to train: give more, or give --steps")
-    if minutes and minutes == steps:
-        raise ConfigError("minutes and steps both say how long to train; give one of them")
-    if steps > minutes:
-        return request.layer({"default": {"minutes": 0.0}})
-    if minutes:  # a plan sets the steps
-        return request.layer({"default": {"steps": request.config.train.steps}})
-    return request if default is None else request.layer({"default": {"minutes": default}})
+    return request.lasting(None if named or file is not None else DEFAULT_MINUTES)

@@ -11,6 +11,9 @@ from hornbook.errors import ConfigError
 
 Origin = Literal["default", "preset", "file", "environment", "set", "flag"]
 
+# Of minutes and steps the one with the stronger origin says how long to train.
+STRENGTH: dict[Origin, int] = {"environment": 1, "set": 1, "flag": 2}
+
 
 @dataclass(frozen=True)
 class Request:
@@ -54,6 +57,27 @@ class Request:
                 _, key = locate(name)
                 values[key], origins[key] = value, origin
         return dataclasses.replace(self, config=self.config.override(**values), origins=origins)
+
+    def lasting(self, default: float | None) -> Self:
+        """A copy with minutes or steps, not both; `default` minutes where neither is requested.
+
+        Raises: ConfigError when both are requested alike, or no time.
+        """
+        minutes, steps = (
+            STRENGTH.get(self.origins.get(name, "default"), 0) for name in ("minutes", "steps")
+        )
+        # A run's own config.toml has both: minutes = 0 for one that was given steps.
+        by_file = {self.origins.get(name) for name in ("minutes", "steps")} == {"file"}
+        no_time = self.requested("minutes") and not self.config.train.minutes
+        if no_time and minutes >= steps and not by_file:
+            raise ConfigError("minutes = 0 leaves no time to train: give more, or give steps")
+        if minutes and minutes == steps:
+            raise ConfigError("minutes and steps both say how long to train; give one of them")
+        if steps > minutes:
+            return self.layer({"default": {"minutes": 0.0}})
+        if minutes:  # a plan sets the steps
+            return self.layer({"default": {"steps": self.config.train.steps}})
+        return self if default is None else self.layer({"default": {"minutes": default}})
 
     def read(self, path: str | os.PathLike[str]) -> Self:
         """A copy with the values of a TOML file laid over it.

@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -25,13 +25,21 @@ Index = Annotated[int, Meta(ge=0, le=2**62)]
 Rate = Annotated[float, Meta(ge=0, le=10)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Beta = Annotated[float, Meta(ge=0, lt=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+Factor = Annotated[float, Meta(gt=0, le=1e6)]
 
 # The least context length of a model that reads past its block (see `ModelConfig.context_size`).
 READ_AT_ONCE = 4096
 # Tokens that a mixer needs at least, and holds out from the network at most.
 FEWEST_MIXED, MOST_HELD_OUT = 10_000, 50_000
 
-NOT_SETTINGS = {"HORNBOOK_DATA_DIR", "HORNBOOK_CACHE_DIR", "HORNBOOK_DEBUG"}
+NOT_SETTINGS = {
+    "HORNBOOK_API_KEY",
+    "HORNBOOK_CACHE_DIR",
+    "HORNBOOK_DATA_DIR",
+    "HORNBOOK_DEBUG",
+}
 
 
 @cache
@@ -81,7 +89,8 @@ class DataConfig(Section):
     encoding: str | None = None
     # One field of JSON Lines, CSV or Parquet as the text, with U+001E between the documents.
     field: str | None = None
-    tokenizer: Literal["char", "byte", "bpe"] = "char"
+    # "pretrained" is that of the model that training begins from.
+    tokenizer: Literal["char", "byte", "bpe", "pretrained"] = "char"
     bpe_vocab_size: Annotated[int, Meta(ge=256, le=2**20)] = 1024
     validation_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     # "lf" reads CRLF and CR as LF; "nfc" composes characters, "nfd" decomposes them.
@@ -116,6 +125,22 @@ class ModelConfig(Section):
     n_embd: Count = 128
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     tie_embeddings: bool = False
+    # Where the first weights come from: a run, a folder, a GGUF file or a name on the Hub.
+    pretrained: str | None = None
+    # The rank of LoRA's factors, which are trained in place of the matrices of blocks.
+    lora_rank: Annotated[int, Meta(ge=1, le=4096)] | None = None
+    # What a network from elsewhere has of its own. What is not given follows from the sizes above,
+    # and a GPT without `context_length` reads past its block through windows.
+    context_length: Count | None = None
+    n_kv_head: Count | None = None
+    head_width: Count | None = None
+    mlp_width: Count | None = None
+    sliding_window: Count | None = None
+    norm_epsilon: Annotated[float, Meta(gt=0, le=1)] | None = None
+    query_key_norm: bool = True
+    rotary_base: Annotated[float, Meta(ge=1, le=1e12)] | None = None
+    # Factor, low and high frequency factor, and the context length before scaling (Llama 3).
+    rotary_scaling: tuple[Factor, Factor, Factor, Count] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,12 +192,9 @@ class ModelConfig(Section):
         Each layer then sees `block_size` tokens back (docs/experiments.md, "Context length at
         evaluation").
         """
+        if self.context_length is not None:
+            return max(self.block_size, self.context_length)
         return max(self.block_size, READ_AT_ONCE) if self.spec.windows else self.block_size
-
-    @property
-    def head_width(self) -> int:
-        """Width of one attention head."""
-        return self.n_embd // self.n_head
 
     def held_out(self, n_tokens: int) -> int:
         """How many tokens, of so many, are left to the mixer: it learns there to trust the network.
@@ -211,9 +233,10 @@ class TrainConfig(Section):
     minutes: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     steps: Count = 420
     # How many steps were planned after which step, where that changed: 0:420,4:512. The learning
-    # rate follows it; the command on a report card has it, to make a run again.
+    # rate follows it; the command on a report card has it, to make a run again. 420e:840 says that
+    # the run had ended at step 420, with an evaluation, and was extended.
     replanned: Annotated[
-        str, Meta(pattern=r"^(\d{1,9}:[1-9]\d{0,9}(,\d{1,9}:[1-9]\d{0,9})*)?$")
+        str, Meta(pattern=r"^(\d{1,9}e?:[1-9]\d{0,9}(,\d{1,9}e?:[1-9]\d{0,9})*)?$")
     ] = ""
     batch_size: Count = 32
     gradient_accumulation: Count = 1
@@ -229,6 +252,8 @@ class TrainConfig(Section):
     compile: Literal["auto", "on", "off", "c"] = "auto"
     threads: Annotated[int, Meta(ge=0, le=4096)] = 0
     deterministic: bool = True
+    # Keep only what enters each block, and compute the rest again in the backward pass.
+    recompute: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +265,20 @@ class SamplingConfig(Section):
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     min_p: Share = 0.0
     repetition_penalty: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    logit_bias: dict[Index, Bias] = field(default_factory=dict)
+
+    @cached_property
+    def changes_logits(self) -> bool:
+        """Whether logits are changed before they are scaled: by a bias or a penalty."""
+        penalties = self.presence_penalty or self.frequency_penalty
+        return bool(self.repetition_penalty != 1 or penalties or self.logit_bias)
+
+    @cached_property
+    def cuts(self) -> bool:
+        """Whether unlikely tokens are dropped."""
+        return self.top_k > 0 or self.min_p > 0 or self.top_p < 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ MODELS = {
     "residual": "hornbook.models.transformer",
     "layernorm": "hornbook.models.transformer",
     "gpt": "hornbook.models.gpt_spec",
+    "gpt2": "hornbook.models.gpt2",
 }
 
 
@@ -43,6 +44,7 @@ class ModelSpec:
     check: Callable[[ModelConfig], None] = lambda _: None
     preset: Mapping[str, Any] = field(default_factory=dict)
     ladder: Mapping[str, Any] = field(default_factory=dict)  # settings on the ladder, over `preset`
+    rung: bool = True  # whether it is on the ladder
     branch: bool = False  # on the ladder no other model is compared with it
     joins_counts: bool = False  # n-grams can be joined to it
     windows: bool = False  # it reads past its block, through windows as long as that

@@ -1,23 +1,25 @@
 """The baselines of a run: the loss that n-grams of its text reach without a network."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hornbook.config import ModelConfig
+from hornbook.config import Config, ModelConfig
 from hornbook.errors import DataError
 from hornbook.eval.loss import MOST_EVALUATED, per_char
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel
 from hornbook.ngram.model import NGramModel
-from hornbook.ngram.tuning import tune
+from hornbook.ngram.tuning import choose, tune
 from hornbook.text.arrays import Tokens
-from hornbook.text.dataset import Dataset
+from hornbook.text.corpus import Corpus
+from hornbook.text.dataset import Dataset, prepare
 
 # On tiny Shakespeare order 10 is 0.001 nats better.
 LONGEST_NGRAM = 8
+COUNTED_CHARACTERS = 1_000_000
 
 Floats = NDArray[np.float64]
 
@@ -97,6 +99,20 @@ def count_baselines(model: LanguageModel, config: ModelConfig, dataset: Dataset)
         counted_tokens=len(train),
         ngram_nats=by_token,
     )
+
+
+def character_ngrams(corpus: Corpus, config: Config) -> float:
+    """The loss in nats per character of the best n-grams of a text's characters.
+
+    For a model with other tokens, whose own n-grams are poorer than those of characters. Of a large
+    text they count the last COUNTED_CHARACTERS.
+    """
+    characters = replace(config.data, tokenizer="char")
+    dataset = prepare(corpus, characters)
+    train, size = dataset.train[-COUNTED_CHARACTERS:], dataset.tokenizer.vocab_size
+    ngrams = choose(train, size, order=0).count(train, size)
+    validation = spread(dataset.validation, COUNTED_CHARACTERS // 10)
+    return -float(ngrams.log_probs(validation[1:], context=validation[:1]).mean())
 
 
 def spread(tokens: Tokens, most: int, stretches: int = 100) -> Tokens:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from hornbook.config import Config
 from hornbook.eval.baselines import Baselines
 
-Verdict = Literal["still learning", "done", "overfit", "too short to tell"]
+Verdict = Literal["still learning", "done", "overfit", "too short to tell", "counted"]
 
 # The mean of this many batches stands for the training loss at an evaluation: a single batch of
 # the default model scatters by 0.03 nats, twenty by under 0.01.
@@ -23,6 +23,9 @@ SMALL_GAP = 0.05
 # A gap so wide needs no curve to be called memorised, and one so small is no difference.
 MEMORISED_GAP = 0.5
 AS_GOOD = 0.0005
+
+COUNTED = "Counted: the n-grams were counted once, so there are no steps and no training curve."
+AFTER_COUNTING = "a network beside the n-grams: --minutes 2 instead of --model ngram"
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ def verdict_on(
     baselines: Baselines | None,
 ) -> Diagnosis:
     """The verdict on a run's curve alone; the baselines say what chance is."""
+    if config.model.spec.counted:
+        return Diagnosis("counted", sentences=[COUNTED], advice=[AFTER_COUNTING])
     if not points:
         return too_short(0)
     top, last = best(points), points[-1]

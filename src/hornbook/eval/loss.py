@@ -82,7 +82,8 @@ def losses(
                 length = min(block_size, total - batch[0])
                 index = np.asarray(batch)[:, None] + np.arange(length + 1)
                 window = torch.from_numpy(tokens[index].astype(np.int64)).to(model.device)
-                for start, row in zip(batch, model.nats(window), strict=True):
+                nats = model.token_losses(window[:, :-1], window[:, 1:])
+                for start, row in zip(batch, nats, strict=True):
                     scored.append(row if start == 0 else row[block_size - stride :])
     finally:
         model.train(was_training)

@@ -3,8 +3,10 @@
 A copied passage is predicted from memory, so the loss on it is not that of new text.
 """
 
+import codecs
+import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +15,10 @@ from numpy.typing import NDArray
 
 from hornbook.eval.baselines import spread
 from hornbook.eval.loss import MOST_EVALUATED, lengths
-from hornbook.ngram.suffix_array import SuffixArray
+from hornbook.ngram.window_hashes import copied_characters
 from hornbook.text.corpus import Corpus
 from hornbook.text.dataset import Dataset, Reader, Tokens
-from hornbook.text.forms import unified
+from hornbook.text.forms import code_points, reformed
 from hornbook.text.tokenizer import Tokenizer
 
 Mask = NDArray[np.bool_]
@@ -25,9 +27,10 @@ Mask = NDArray[np.bool_]
 RUN = 50
 # From this share on a loss is no longer that of new text, and a warning says so.
 WARNING_SHARE = 0.05
-# How much of a training part's end is searched: 0.15 s and 20 MB per million characters.
-MOST_SEARCHED = 8_000_000
+# How many tokens of a training part's end are searched: 0.06 s a million, whatever the text.
+MOST_SEARCHED = 100_000_000
 NAMED = 20
+PIECE = 1 << 18  # tokens
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Copied:
 
     characters: int
     copied_characters: int
-    searched: int | None  # how many characters of the training text, where not all
+    searched: int | None  # how many tokens of the training text, where not all
     mask: Mask = field(repr=False, compare=False)
 
     @property
@@ -54,7 +57,7 @@ class Copied:
 
     def sentence(self, text: str = "the validation text") -> str:
         """The share in words."""
-        part = f"last {self.searched:,} characters of the " if self.searched else ""
+        part = f"last {self.searched:,} tokens of the " if self.searched else ""
         return (
             f"{self.share:.1%} of {text} stands verbatim in the {part}training text (runs of {RUN} "
             "characters and more)"
@@ -121,7 +124,7 @@ class Split:
             "copied_share": self.copied.share,
             "copied_characters": self.copied.copied_characters,
             "characters": self.copied.characters,
-            "searched_characters": self.copied.searched,
+            "searched_tokens": self.copied.searched,
             "duplicate_files": self.duplicates,
             "tokens_only_in_validation": self.only_validation,
             "positions_only_in_validation": self.only_validation_positions,
@@ -164,26 +167,34 @@ def same_files(corpus: Corpus) -> tuple[tuple[str, ...], ...]:
     Raises: DataError if a file has changed.
     """
     files = corpus.files()
-    if len(files) < 2 or corpus.characters > MOST_SEARCHED:
+    if len(files) < 2:
         return ()
-    reader, groups = Reader(corpus), defaultdict[int, list[str]](list)
+    reader, groups = Reader(corpus), defaultdict[bytes, list[str]](list)
     ends = [start for start, _ in files[1:]] + [corpus.characters]
     for (start, name), end in zip(files, ends, strict=True):
-        groups[hash(unified("".join(reader.between(start, end)))[0].strip())].append(name)
+        groups[hash_of(reader.between(start, end))].append(name)
     return tuple(tuple(names) for names in groups.values() if len(names) > 1)
+
+
+def hash_of(chunks: Iterable[str]) -> bytes:
+    """A hash of a text that leaves out its line ends, Unicode form, and white space at its ends."""
+    digest, held, begun = hashlib.sha256(), "", False
+    for chunk in reformed(chunks, newlines="lf", normalize="nfc"):
+        text = held + chunk if begun else chunk.lstrip()
+        words = text.rstrip()
+        held, begun = text[len(words) :], begun or bool(words)
+        digest.update(words.encode())
+    return digest.digest()
 
 
 def find_copied(tokenizer: Tokenizer, tokens: Tokens, train: Tokens) -> Copied:
     """Find what of a text's tokens stands verbatim in a training part.
 
-    Of a large training part the last MOST_SEARCHED characters are searched.
+    Of a very large training part the last MOST_SEARCHED tokens are searched.
     """
     whole = spelled(tokenizer, tokens)
-    training = text_of(tokenizer, train[-MOST_SEARCHED:])
-    partly = len(train) > MOST_SEARCHED or len(training) > MOST_SEARCHED
-    index = SuffixArray.build(training[-MOST_SEARCHED:])
-    copied = index.match_lengths(whole.text, RUN) > 0
-    searched = MOST_SEARCHED if partly else None
+    copied = copied_characters(whole.text, pieces(tokenizer, train[-MOST_SEARCHED:]), RUN)
+    searched = MOST_SEARCHED if len(train) > MOST_SEARCHED else None
     return Copied(len(whole.text), int(copied.sum()), searched, whole.on_tokens(copied))
 
 
@@ -205,15 +216,17 @@ class Spelled:
 def spelled(tokenizer: Tokenizer, tokens: Tokens) -> Spelled:
     """The text that tokens spell."""
     sizes = np.array([len(name) for name in tokenizer.token_bytes()])[tokens]
-    return Spelled(text_of(tokenizer, tokens), sizes)
+    return Spelled("".join(pieces(tokenizer, tokens)), sizes)
 
 
-def text_of(tokenizer: Tokenizer, tokens: Tokens) -> str:
-    """The same without the lengths, in pieces: a list of a million Python objects is 8 MB."""
-    names, data = tokenizer.token_bytes(), bytearray()
-    for start in range(0, len(tokens), 1 << 20):
-        data += b"".join([names[each] for each in tokens[start : start + (1 << 20)].tolist()])
-    return data.decode(errors="surrogateescape")
+def pieces(tokenizer: Tokenizer, tokens: Tokens) -> Iterator[str]:
+    """The same without the lengths: a list of a million Python objects is 8 MB."""
+    names = tokenizer.token_bytes()
+    utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    for start in range(0, len(tokens), PIECE):
+        part = tokens[start : start + PIECE].tolist()
+        yield utf8.decode(b"".join(map(names.__getitem__, part)))
+    yield utf8.decode(b"", final=True)
 
 
 def all_within(mask: Mask, widths: NDArray[np.int64]) -> Mask:
@@ -221,8 +234,3 @@ def all_within(mask: Mask, widths: NDArray[np.int64]) -> Mask:
     sums = np.concatenate([[0], np.cumsum(mask)])
     ends = np.cumsum(widths)
     return sums[ends] - sums[ends - widths] == widths
-
-
-def code_points(text: str) -> NDArray[np.uint32]:
-    """The code points of a text, lone surrogates included."""
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from hornbook.config import SamplingConfig
 from hornbook.infer.decoder import Decoder
-from hornbook.infer.sampling import draw, probabilities
+from hornbook.infer.sampling import LogProbs, Row, distributions, draw, log_probs, uniforms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from hornbook.models.language_model import LanguageModel
+
+
+# New tokens that a step reads of prompts. More would make the generations beside them wait: a step
+# that reads so many beside 64 rows takes three passes of decoder.c.
+PREFILL_TOKENS = 128
+# A shorter beginning that two texts share is read again sooner than it is copied.
+SHARED_TOKENS = 16
 
 
 @dataclass(slots=True, eq=False)
@@ -25,12 +33,22 @@ class Generation:
     """
 
     tokens: list[int]
+    prompt_length: int
     sampling: SamplingConfig
-    generator: np.random.Generator
-    start: int
-    read: int
+    uniforms: Iterator[float]
     end: float  # the number of tokens, prompt included, at which it is finished
+    start: int = 0
+    read: int = 0
     row: int = -1
+    top_logprobs: int | None = None  # how many log-probabilities are wanted beside a token's own
+    scored: list[int] = field(default_factory=list)  # the rest of the prompt, last token first
+
+    def as_row(self, context_size: int) -> Row:
+        """What the next token depends on."""
+        sampling = self.sampling
+        if not sampling.changes_logits:
+            return Row(sampling)
+        return Row(sampling, self.tokens[-context_size:], self.tokens[self.prompt_length :])
 
 
 class Batch:
@@ -40,13 +58,18 @@ class Batch:
     reads up to `context_size` tokens. When these are full it drops the older half and reads the
     newer half again: it always sees at least half a context, and only one token in
     context_size / 2 costs more than one position's work.
+
+    Prompts are read in pieces, PREFILL_TOKENS a step. A beginning that another text has read, one
+    that is running or the last of a free row, is copied and not read again.
     """
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
+        self.logprobs: dict[int, LogProbs] = {}
         self._free = list(range(decoder.rows))[::-1]
         self._running: dict[int, Generation] = {}
         self._waiting: dict[int, Generation] = {}
+        self._last: dict[int, Generation] = {}  # the last that had each row
         self._added = 0
 
     def __len__(self) -> int:
@@ -57,24 +80,41 @@ class Batch:
         """Whether a generation is unfinished."""
         return number in self._running or number in self._waiting
 
+    @property
+    def waiting(self) -> int:
+        """The number of generations without a row."""
+        return len(self._waiting)
+
     def add(
         self,
         prompt: Sequence[int],
         sampling: SamplingConfig | None = None,
         seed: int = 0,
         max_new_tokens: int | None = None,
+        *,
+        top_logprobs: int | None = None,
+        scored: bool = False,
     ) -> int:
-        """Add a generation after a prompt of at least one token; its number."""
+        """Add a generation after a prompt of at least one token; its number.
+
+        With `top_logprobs`, each token's log-probabilities are in `logprobs` after its step. A
+        `scored` prompt is read token by token, and `step` returns its tokens but the first as if
+        they had been drawn.
+        """
         number, self._added = self._added, self._added + 1
-        if max_new_tokens is None or max_new_tokens > 0:
-            start = max(0, len(prompt) - self.decoder.context_size)
+        start = max(0, len(prompt) - self.decoder.context_size)
+        rest = list(prompt[:0:-1]) if scored else []
+        if max_new_tokens is None or max_new_tokens > 0 or rest:
             self._waiting[number] = Generation(
-                tokens=list(prompt),
+                tokens=list(prompt[:1] if scored else prompt),
+                prompt_length=len(prompt),
                 sampling=sampling or SamplingConfig(),
-                generator=np.random.Generator(np.random.Philox(seed)),
-                start=start,
-                read=start,
+                uniforms=uniforms(seed),
                 end=float("inf") if max_new_tokens is None else len(prompt) + max_new_tokens,
+                start=0 if scored else start,
+                read=0 if scored else start,
+                top_logprobs=top_logprobs,
+                scored=rest,
             )
         return number
 
@@ -85,39 +125,110 @@ class Batch:
             self._free.append(generation.row)
 
     def step(self) -> dict[int, int]:
-        """Draw one token for every generation that has a row: tokens by the generation's number.
+        """Draw a token for every generation that has read its prompt: tokens by its number.
 
         Raises: CheckpointError for a model whose probabilities are not numbers.
         """
-        while self._waiting and self._free:
-            number = next(iter(self._waiting))
-            self._running[number] = self._waiting.pop(number)
-            self._running[number].row = self._free.pop()
-        if not self._running:
+        self.logprobs = {}
+        if self._waiting and self._free:
+            self._give_rows()
+        drawing: list[tuple[int, Generation]] = []
+        reading: list[Generation] = []
+        new: list[list[int]] = []
+        left = PREFILL_TOKENS
+        for number, each in self._running.items():
+            length = len(each.tokens) - each.read
+            if length == 1:
+                new.append(each.tokens[-1:])
+                drawing.append((number, each))
+            elif left:
+                piece = each.tokens[each.read : each.read + left]
+                left -= len(piece)
+                new.append(piece)
+                if len(piece) == length:
+                    drawing.append((number, each))
+            else:
+                continue
+            reading.append(each)
+        if not reading:
             return {}
-        running = self._running.values()
         logits_RV = self.decoder.forward(
-            [each.tokens[each.read :] for each in running],
-            [each.row for each in running],
-            [each.read - each.start for each in running],
+            new, [each.row for each in reading], [each.read - each.start for each in reading]
         )
+        for each, piece in zip(reading, new, strict=True):
+            each.read += len(piece)
+        if len(drawing) < len(reading):
+            logits_RV = logits_RV[[each.read == len(each.tokens) for each in reading]]
+        return self._draw(drawing, logits_RV) if drawing else {}
+
+    def _draw(
+        self, drawing: list[tuple[int, Generation]], logits_RV: NDArray[np.float32]
+    ) -> dict[int, int]:
         size = self.decoder.context_size
+        p_RV = distributions(logits_RV, [each.as_row(size) for _, each in drawing])
+        # A scored prompt takes no random numbers, so that what follows it is the same unscored.
+        tokens = draw(p_RV, [0.0 if each.scored else next(each.uniforms) for _, each in drawing])
         drawn: dict[int, int] = {}
-        finished: list[int] = []
-        for (number, each), logits_V in zip(self._running.items(), logits_RV, strict=True):
-            tokens, sampling = each.tokens, each.sampling
-            context = () if sampling.repetition_penalty == 1 else tokens[-size:]
-            token = draw(probabilities(logits_V, sampling, context), each.generator)
-            each.read = len(tokens)
+        for place, ((number, each), token) in enumerate(zip(drawing, tokens, strict=True)):
+            if each.scored:
+                token = each.scored.pop()  # noqa: PLW2901
+            if each.top_logprobs is not None:
+                self.logprobs[number] = log_probs(logits_RV[place], token, each.top_logprobs)
             if each.read - each.start == size:
                 each.start = each.read = each.read + 1 - max(1, size // 2)
-            tokens.append(token)
+            each.tokens.append(token)
             drawn[number] = token
-            if len(tokens) >= each.end:
-                finished.append(number)
-        for number in finished:
-            self.remove(number)
+            if len(each.tokens) >= each.end:
+                self.remove(number)
         return drawn
+
+    def _give_rows(self) -> None:
+        """Give the free rows to those that wait, each with what has been read of its prompt."""
+        for number in list(self._waiting):
+            if not self._free:
+                return
+            each = self._waiting[number]
+            row, source, shared = self._nearest(each)
+            if source is not None and shared > source.read - source.start:
+                continue  # another is reading the same just now
+            if source is not None and source.row != row:
+                self.decoder.copy(source.row, row, shared)
+            self._free.remove(row)
+            self._running[number] = self._last[row] = self._waiting.pop(number)
+            each.row, each.read = row, each.start + shared
+
+    def _nearest(self, wanted: Generation) -> tuple[int, Generation | None, int]:
+        """A free row for a text, the text that shares most of its beginning, and how much.
+
+        The last token must be read in any case: it gives the logits.
+        """
+        text = wanted.tokens[wanted.start : -1]
+        best: tuple[int, bool, Generation | None] = (SHARED_TOKENS - 1, False, None)
+        for other in self._last.values():
+            free = other.row in self._free
+            until = other.read if free else len(other.tokens)
+            shared = common_prefix(text, other.tokens[other.start : until])
+            if (shared, free) > best[:2]:  # in a free row nothing has to be copied
+                best = (shared, free, other)
+        shared, free, source = best
+        if source is None:
+            unused = (row for row in reversed(self._free) if row not in self._last)
+            return next(unused, self._free[0]), None, 0
+        return source.row if free else self._free[0], source, shared
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    same, different = 0, min(len(first), len(second)) + 1
+    if different == 1 or first[0] != second[0]:
+        return 0
+    while different - same > 1:
+        middle = (same + different) // 2
+        if first[same:middle] == second[same:middle]:
+            same = middle
+        else:
+            different = middle
+    return same
 
 
 def tokens(
@@ -141,4 +252,4 @@ def tokens(
     batch = Batch(source)
     number = batch.add(prompt, sampling, seed)
     while True:
-        yield batch.step()[number]
+        yield from (token for each, token in batch.step().items() if each == number)

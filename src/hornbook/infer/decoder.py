@@ -36,6 +36,13 @@ class Decoder(Protocol):
         """
         ...
 
+    def copy(self, source: int, row: int, length: int) -> None:
+        """Make a row begin with what another row has read: its first `length` positions.
+
+        Raises: IndexError for a row outside the model, or positions that have not been read.
+        """
+        ...
+
 
 class EachDecoder(Decoder, Protocol):
     """A decoder that also gives the logits inside a prompt, which a mixer learns from."""

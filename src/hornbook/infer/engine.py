@@ -13,12 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hornbook.infer.decoder import Decoder
+    from hornbook.infer.sampling import LogProbs
     from hornbook.models.language_model import LanguageModel
-    from hornbook.text.arrays import Tokens
     from hornbook.text.tokenizer import Tokenizer
-
-SAMPLE_TEMPERATURE = 0.8
-PROMPT_CHARACTERS, PROMPT_SEARCH = 80, 4000
 
 
 class Engine:
@@ -47,29 +44,54 @@ class Engine:
 
         return cls(fastest_decoder(model, rows=rows), tokenizer)
 
-    def generate(self, prompt: str = "", **settings: Any) -> str:
+    @property
+    def waiting(self) -> int:
+        """The number of streams that have no row of the decoder yet."""
+        return self._batch.waiting
+
+    def encode(self, prompt: str, unknown: str = "error") -> list[int]:
+        """The tokens of a prompt; an empty one stands for the end of a line.
+
+        Raises: UnknownCharacterError for a prompt outside the vocabulary.
+        """
+        prompt, _ = self.tokenizer.fit(prompt, unknown)
+        return self.tokenizer.encode(prompt) or [start_token(self.tokenizer)]
+
+    def generate(self, prompt: str | Sequence[int] = "", **settings: Any) -> str:
         """The text that follows a prompt; `settings` are those of `stream`."""
         return "".join(self.stream(prompt, **settings))
 
     def stream(
         self,
-        prompt: str = "",
+        prompt: str | Sequence[int] = "",
         *,
         max_new_tokens: int = 500,
         stop: Sequence[str] = (),
         seed: int = 0,
+        top_logprobs: int | None = None,
+        scored: bool = False,
         **sampling: Any,
     ) -> Stream:
         """The text that follows a prompt, in pieces; the prompt is not repeated.
 
         It ends after `max_new_tokens`, or before the first of the `stop` strings. An empty prompt
-        stands for the end of a line. `sampling` takes the fields of SamplingConfig.
+        stands for the end of a line. `sampling` takes the fields of SamplingConfig. With
+        `top_logprobs` the stream keeps each token's log-probability, and those of so many of the
+        most likely; with `scored`, those of the prompt's tokens as well.
         Raises: UnknownCharacterError for a prompt outside the vocabulary; ConfigError.
         """
-        prompt, _ = self.tokenizer.fit(prompt)
-        tokens = self.tokenizer.encode(prompt) or [start_token(self.tokenizer)]
-        number = self._batch.add(tokens, SamplingConfig(**sampling), seed, max_new_tokens)
-        stream = Stream(self._batch, number, Text(self.tokenizer, stop), self.step)
+        tokens = self.encode(prompt) if isinstance(prompt, str) else prompt
+        number = self._batch.add(
+            tokens,
+            SamplingConfig(**sampling),
+            seed,
+            max_new_tokens,
+            top_logprobs=top_logprobs,
+            scored=scored,
+        )
+        text = Text(self.tokenizer, stop)
+        unread = len(tokens) - 1 if scored else 0
+        stream = Stream(self._batch, number, text, self.step, unread)
         self._streams[number] = stream
         return stream
 
@@ -91,8 +113,13 @@ class Engine:
         """
         for number, token in self._batch.step().items():
             stream = self._streams.get(number)
-            if stream is None or stream.push(token):
+            if stream is None or stream.push(token, self._batch.logprobs.get(number)):
                 self._batch.remove(number)
+
+    def clear(self) -> None:
+        """End every stream."""
+        for stream in list(self._streams.values()):
+            stream.close()
 
 
 class Stream:
@@ -101,12 +128,17 @@ class Stream:
     `next` steps the engine until there is text. A server steps the engine itself and calls `take`.
     """
 
-    def __init__(self, batch: Batch, number: int, text: Text, step: Callable[[], None]) -> None:
+    def __init__(
+        self, batch: Batch, number: int, text: Text, step: Callable[[], None], unread: int = 0
+    ) -> None:
         self._batch = batch
         self._number = number
         self._text = text
         self._step = step
         self._ready = ""
+        self._unread = unread  # tokens of a scored prompt that are still to come
+        self.drawn = 0
+        self.scores: list[tuple[int, LogProbs]] = []
 
     def __iter__(self) -> Self:
         return self
@@ -123,8 +155,19 @@ class Stream:
         """Whether no more tokens will be drawn."""
         return self._number not in self._batch
 
-    def push(self, token: int) -> bool:
+    @property
+    def stopped(self) -> bool:
+        """Whether it ended at a stop string."""
+        return self._text.stopped
+
+    def push(self, token: int, logprobs: LogProbs | None = None) -> bool:
         """Add a token; whether a stop string has come."""
+        if logprobs is not None:
+            self.scores.append((token, logprobs))
+        if self._unread:
+            self._unread -= 1
+            return False
+        self.drawn += 1
         self._ready += self._text.push(token)
         return self._text.stopped
 
@@ -136,28 +179,3 @@ class Stream:
     def close(self) -> None:
         """End the generation."""
         self._batch.remove(self._number)
-
-
-def first_line(tokenizer: Tokenizer, tokens: Tokens) -> str:
-    """The first whole line of a text that is not blank, with its end: a prompt for samples.
-
-    Of a longer line it is the first PROMPT_CHARACTERS.
-    """
-    lines = tokenizer.decode(tokens[:PROMPT_SEARCH].tolist()).splitlines(keepends=True)
-    # The first may be the rest of a line that the split has cut.
-    line = next((line for line in (*lines[1:], *lines) if line.strip()), "")
-    return line[:PROMPT_CHARACTERS]
-
-
-def generate_sample(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    *,
-    max_new_tokens: int,
-    temperature: float = SAMPLE_TEMPERATURE,
-    seed: int = 0,
-    prompt: str = "",
-) -> str:
-    """A sample of a model, as runs keep it: what `hornbook sample --temperature 0.8` prints."""
-    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    return Engine.of(model, tokenizer).generate(prompt, **settings)

@@ -56,6 +56,20 @@ class MixingDecoder:
             mixed_RV.append(text.reader.log_probs(text.logits_V))
         return np.array(mixed_RV)
 
+    def copy(self, source: int, row: int, length: int) -> None:
+        """Make a row begin with another's first `length` positions; see `Decoder`.
+
+        They are read again: what a reader learned after them cannot be taken back.
+        Raises: IndexError for a row outside the model, or positions that have not been read.
+        """
+        text = self._texts.get(source)
+        if not 0 <= row < self.rows or text is None or not 0 <= length <= len(text.tokens):
+            raise outside(self, (), (source, row), (length,))
+        if length:
+            self._read(text.tokens[:length], row, 0)
+        else:
+            self._texts.pop(row, None)
+
     def _read(self, new: list[int], row: int, start: int) -> "_Text":
         text = self._texts.get(row)
         if text and start != len(text.tokens):

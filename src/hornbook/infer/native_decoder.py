@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hornbook import cores
 from hornbook.errors import CheckpointError
-from hornbook.infer.decoder import outside
+from hornbook.infer.decoder import MOST_ROWS, outside
 from hornbook.kernels import NativeUnavailableError, decoder_library
 from hornbook.kernels.decoder import PackedLayer, PackedMatrix, PackedModel
 from hornbook.models.schema import BLOCKS, Schema, Shape
@@ -103,9 +103,10 @@ class NativeDecoder:
         threads: int = 0,
     ) -> None:
         check_weights(schema.weights(most_layers(schema, weights)), weights)
-        if schema.n_kv_head != schema.n_head or not schema.query_key_norm:
+        if schema.n_kv_head != schema.n_head or not schema.query_key_norm or schema.rotary_scaling:
             raise NativeUnavailableError(
-                "decoder.c needs a key-value head for each head, and normalised queries and keys"
+                "decoder.c needs a key-value head for each head, normalised queries and keys, and "
+                "rotary positions without scaling"
             )
         if cache_bytes(schema, context_size) * rows > MOST_CACHE_BYTES:
             raise NativeUnavailableError(
@@ -116,6 +117,10 @@ class NativeDecoder:
         small = parameters <= LARGEST_EXACT_PARAMETERS
         self.precision = ("float32" if small else "bfloat16") if precision == "auto" else precision
         self.threads = threads or choose_threads(parameters)
+        self._lanes_worth_threads = 1
+        if not threads and self.threads == 1:  # a small model: its crowds are worth more
+            self.threads = choose_threads(parameters * min(rows, MOST_ROWS))
+            self._lanes_worth_threads = -(-2 * PARAMETERS_WORTH_A_THREAD // parameters)
         self.context_size = context_size
         self.vocab_size = schema.vocab_size
         self.rows = rows
@@ -156,6 +161,14 @@ class NativeDecoder:
         logits_TV = np.empty((len(tokens), self.vocab_size), np.float32)
         self._decode([tokens], [row], [start], logits_TV, every=True)
         return logits_TV
+
+    def copy(self, source: int, row: int, length: int) -> None:
+        """Make a row begin with another's first `length` positions; see `Decoder`.
+
+        Raises: IndexError for a row outside the model, or positions that have not been read.
+        """
+        if self._library.hornbook_copy(self._handle, source, row, length):
+            raise outside(self, (), (source, row), (length,))
 
     def _decode(
         self, tokens: Sequence[Sequence[int]], rows: Sequence[int], starts: Sequence[int],
@@ -213,7 +226,7 @@ class NativeDecoder:
             self._pointer(cosines), self._pointer(sines),
             self._pointer(pad(weights["norm.weight"], padded_C)),
             ctypes.addressof(layer_array),
-            self._matrix(weights["logits.weight"]),
+            self._matrix(weights["logits.weight"]), self._lanes_worth_threads,
             self._zeros(cached), self._zeros(cached),
         )  # fmt: skip
 

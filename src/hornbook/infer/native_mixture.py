@@ -50,11 +50,7 @@ class NativeMixture:
         rows: int = 1,
     ) -> None:
         check_weights(mixture_shapes(schema, weights, ngram_model), weights)
-        network = {
-            name.removeprefix(NETWORK): array
-            for name, array in weights.items()
-            if name.startswith(NETWORK)
-        }
+        network = network_weights(weights)
         from_hidden, from_ngrams = np.split(weights["evidence.weight"], [schema.n_embd], axis=1)
         # The gate's product with the last hidden state is computed as more rows of the logits'
         # matrix, as if the vocabulary were longer.
@@ -115,6 +111,14 @@ class NativeMixture:
             mixed.append(self._mix(network_TV[t], text))
         return np.array(mixed, np.float32)
 
+    def copy(self, source: int, row: int, length: int) -> None:
+        """Make a row begin with another's first `length` positions; see `Decoder`.
+
+        Raises: IndexError for a row outside the model, or positions that have not been read.
+        """
+        self._network.copy(source, row, length)
+        self._texts[row].extend(self._texts[source].tokens[:length].tolist(), 0)
+
     def _mix(self, network: Floats, text: "Text") -> Floats:
         """`models.mixture.GPTWithCounts.join` for one position."""
         backoff_N = self._chains.backoff(text.chain)
@@ -172,6 +176,15 @@ class Text:
             self._lengths[1 : self.length + 1] = longer_S * (self.tokens[: self.length] == token)
             self.tokens[self.length] = token
             self.length += 1
+
+
+def network_weights(weights: Weights) -> dict[str, NDArray[np.float32]]:
+    """The GPT's own weights among those of a mixture, by the GPT's names."""
+    return {
+        name.removeprefix(NETWORK): array
+        for name, array in weights.items()
+        if name.startswith(NETWORK)
+    }
 
 
 def mixture_shapes(schema: Schema, weights: Weights, ngram_model: NGramModel) -> dict[str, Shape]:

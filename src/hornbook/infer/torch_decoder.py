@@ -17,6 +17,7 @@ from hornbook.models.gpt import GPT
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.mixing import Mixing
 from hornbook.models.mixture import GPTWithCounts
+from hornbook.models.stack import StackModel
 
 if TYPE_CHECKING:
     from hornbook.models.kv_cache import KeyValueCache
@@ -35,7 +36,8 @@ def fastest_decoder(model: LanguageModel, *, rows: int = 1) -> Decoder:
 def decoder_of_network(model: LanguageModel, *, rows: int) -> EachDecoder:
     """`fastest_decoder`, of a model without a mixer."""
     hooked = any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
-    if not hooked and (type(model) is GPT or type(model) is GPTWithCounts):
+    alone = not any(getattr(part, "lora", None) for part in model.modules())
+    if alone and not hooked and (type(model) is GPT or type(model) is GPTWithCounts):
         schema = model.schema if isinstance(model, GPT) else model.network.schema
         weights = {
             name: tensor.detach().float().cpu().numpy()
@@ -97,11 +99,22 @@ class TorchDecoder:
             [self.forward([[token]], [row], [start + t]) for t, token in enumerate(tokens)]
         )
 
+    def copy(self, source: int, row: int, length: int) -> None:
+        """Make a row begin with another's first `length` positions; see `Decoder`.
+
+        Raises: IndexError for a row outside the model, or positions that have not been read.
+        """
+        if not 0 <= row < self.rows or not 0 <= length <= len(self._texts.get(source, ())):
+            raise outside(self, (), (source, row), (length,))
+        self._texts[row] = self._texts[source][:length]
+        if source in self._caches:
+            self._caches[row] = self._caches[source].copy(length)
+
     def _forward_row(self, tokens: list[int], row: int, start: int) -> torch.Tensor:
         model = self._model
         text = self._texts.setdefault(row, [])
         text[start:] = tokens
-        if self._cached and isinstance(model, GPT | GPTWithCounts):
+        if self._cached and isinstance(model, StackModel | GPTWithCounts):
             if row not in self._caches:
                 self._caches[row] = model.new_cache()
             self._caches[row].truncate(start)

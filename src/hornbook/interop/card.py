@@ -60,8 +60,7 @@ tags: [hornbook]
 
 # {name}
 
-A language model trained from scratch on one text with hornbook {__version__}. It continues texts of
-that kind; it does not answer questions.
+{origin(trained)}
 {"" if licence else UNLICENSED}
 | | |
 | --- | --- |
@@ -75,6 +74,22 @@ that kind; it does not answer questions.
 
 {USES[to].format(name=quoted(name), folder=json.dumps(folder), prompt=prompt)}
 """.encode()
+
+
+def origin(trained: TrainedModel) -> str:
+    """What the model was made from, in a sentence or two."""
+    began = trained.folder.environment_facts().get("pretrained")
+    if isinstance(began, dict):
+        # Its name alone: a path may be nobody's business.
+        name = display_path(str(began.get("name")).rstrip("/").rpartition("/")[2])
+        return (
+            f"{name}, fine-tuned on one text with hornbook {__version__}. The licence of the model "
+            "that it began as applies to it too."
+        )
+    return (
+        f"A language model trained from scratch on one text with hornbook {__version__}. It "
+        "continues texts of\nthat kind; it does not answer questions."
+    )
 
 
 def figures(trained: TrainedModel) -> list[tuple[str, str]]:

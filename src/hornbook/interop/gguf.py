@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from hornbook.interop.check import WINDOW, Engine, gpt_of, loss_in_blocks
-from hornbook.interop.names import OUTSIDE, names_of
 from hornbook.interop.request import ExportError
+from hornbook.pretrained.names import OUTSIDE, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

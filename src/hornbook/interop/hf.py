@@ -12,8 +12,8 @@ import numpy as np
 
 from hornbook.interop import gpt2
 from hornbook.interop.check import WINDOW, Engine, loss_in_blocks
-from hornbook.interop.names import names_of
 from hornbook.models.gpt import GPT
+from hornbook.pretrained.names import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,9 @@ def settings(trained: TrainedModel) -> dict[str, bytes]:
     config: dict[str, Any]
     # No token ends a text here, so a length must; a table of positions ends, and rotations do not.
     length = 500 if isinstance(model, GPT) else max(1, block_size - 1)
-    if isinstance(model, GPT):
+    if isinstance(model, GPT) and model.config.context_length is not None:
+        config = imported_config(model.schema, model.context_size)
+    elif isinstance(model, GPT):
         config = qwen3_config(model.schema, block_size)
     else:
         config = gpt2.widened(trained)[0]
@@ -64,7 +66,9 @@ def settings(trained: TrainedModel) -> dict[str, bytes]:
         "tokenizer_config.json": tokenizer_config,
         "generation_config.json": generation_config,
     }
+    template = trained.folder.environment_facts().get("chat_template")
     return {
+        **({"chat_template.jinja": template.encode()} if isinstance(template, str) else {}),
         **{name: json.dumps(each, indent=2).encode() for name, each in documents.items()},
         "tokenizer.json": trained.tokenizer.to_json().encode(),
     }
@@ -108,6 +112,31 @@ def qwen3_config(schema: Schema, block_size: int) -> dict[str, Any]:
     }
 
 
+def imported_config(schema: Schema, context_size: int) -> dict[str, Any]:
+    """The settings of a Llama or a Qwen3 that came from elsewhere: no windows of a block."""
+    config = qwen3_config(schema, context_size)
+    rotary: dict[str, Any] = {"rope_type": "default", "rope_theta": schema.rotary_base}
+    if schema.rotary_scaling is not None:
+        factor, low, high, length = schema.rotary_scaling
+        rotary |= {
+            "rope_type": "llama3", "factor": factor, "low_freq_factor": low,
+            "high_freq_factor": high, "original_max_position_embeddings": length,
+        }  # fmt: skip
+    windowed = schema.window is not None
+    config |= {
+        "rope_parameters": rotary,
+        "use_sliding_window": windowed,
+        "layer_types": ["sliding_attention" if windowed else "full_attention"] * schema.n_layer,
+    }
+    if not schema.query_key_norm:
+        config |= {
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "mlp_bias": False
+        }  # fmt: skip
+        for name in ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types"):
+            del config[name]
+    return config
+
+
 def renamed(model: GPT) -> dict[str, Tensor]:
     """The weights under Qwen3's names; a tied table once."""
     weights = model.state_dict()
@@ -116,7 +145,7 @@ def renamed(model: GPT) -> dict[str, Tensor]:
 
 def notes(trained: TrainedModel, _: Request, text: Text) -> list[str]:
     """What engines will give that read a Qwen3 without its windows."""
-    if not isinstance(trained.model, GPT):
+    if not isinstance(trained.model, GPT) or trained.config.model.context_length is not None:
         return []
     size, loss = trained.model.block_size, loss_in_blocks(trained, text)
     return [

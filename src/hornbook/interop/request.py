@@ -85,5 +85,10 @@ class Request:
                 f"--to {self.to} has no form of the model {model.model}; it has one of "
                 f"{' and '.join(models)}"
             )
+        if model.context_length is not None and self.to != "hf":
+            raise ConfigError(
+                f"--to {self.to} knows hornbook's own shape of a GPT, and this run began with "
+                "another: --to hf writes it, and llama.cpp's converter makes a GGUF of that"
+            )
         if not find_spec(self.format.writer):
             raise ConfigError(f"--to {self.to} needs the package {self.format.writer}: {INSTALL}")

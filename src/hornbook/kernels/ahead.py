@@ -1,28 +1,22 @@
-"""Compiles what a training will need in the background, while torch is imported."""
+"""Loads what a training will need in the background, while torch is imported."""
 
 import threading
 from contextlib import suppress
 
-from hornbook.kernels.library import (
-    DECODER,
-    NGRAMS,
-    NativeUnavailableError,
-    processor_has,
-    shared_library,
-    training_kernels_pay,
-    training_sources,
-)
+from hornbook.kernels import processor
+from hornbook.kernels.library import NativeUnavailableError, shared_library
+from hornbook.kernels.recipe import DECODER, MIXER, NGRAMS, TRAINING
 
 
 def compile_ahead() -> None:
-    """Start compiling all kernels; whoever asks for one then waits for it.
+    """Start loading all kernels, or compiling them; whoever asks for one then waits for it.
 
-    It takes 3 s of one core, once on a machine, which importing torch leaves free.
+    Compiling takes 3 s of one core, once on a machine, which importing torch leaves free.
     """
-    wanted = [NGRAMS, DECODER]
-    if training_kernels_pay():
-        precision = "bfloat16" if processor_has("avx512_bf16") else "float32"
-        wanted.insert(0, training_sources(precision))
+    wanted = [NGRAMS, DECODER, MIXER]
+    if processor.target().trains_faster:
+        precision = "bfloat16" if processor.multiplies_bfloat16() else "float32"
+        wanted.insert(0, TRAINING[precision])
 
     def compile_all() -> None:
         for sources in wanted:

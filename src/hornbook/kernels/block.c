@@ -6,7 +6,7 @@
  * Each thread sums those for itself; at the end they are added in order. So the same number of
  * threads gives the same bits. A share is processed in groups of whole rows.
  *
- * Names: C width, H heads, D head width, F MLP width, T length of a row, padded to 32 where it says
+ * Names: C width, H heads, D head width, F MLP width, T length of a row, padded to QUERIES where it says
  * Tp; a number is bfloat16 or float32 (see products.h).
  */
 #include "products.h"
@@ -15,6 +15,9 @@
 /* Tokens processed together: few enough for the L2 cache, and so many that adding to the weights'
  * gradients costs little beside computing them. 64 to 512 made no difference. */
 enum { GROUP_TOKENS = 256 };
+
+/* Queries of a head whose attention is computed together, a multiple of PANEL. */
+enum { QUERIES = 32 };
 
 /* In the order of Block.parameters(), as their gradients are. */
 enum { ATTENTION_NORM, QUERY, KEY, VALUE, OUTPUT, QUERY_NORM, KEY_NORM,
@@ -79,10 +82,10 @@ static void pack_forward(const Run *run, int share, const float *const *matrices
         for (int n = 0; n < PANEL; n++) {
             int place = panel * PANEL + n;
             const float *row = matrices[place / outputs] + (size_t)(place % outputs) * inputs;
-            for (int k = 0; k < inputs; k += 16) {
-                union { number numbers[16]; word words[16 / PACK]; } part;
+            for (int k = 0; k < inputs; k += WIDE) {
+                union { number numbers[WIDE]; word words[WIDE / PACK]; } part;
                 store(part.numbers, *(const floats *)(row + k));
-                for (int i = 0; i < 16 / PACK; i++)
+                for (int i = 0; i < WIDE / PACK; i++)
                     at[(size_t)(k / PACK + i) * PANEL + n] = part.words[i];
             }
         }
@@ -100,7 +103,7 @@ static void pack_backward(const Run *run, int share, const float *const *matrice
             int place = k * PACK;
             const float *row = matrices[place / outputs] +
                                (size_t)(place % outputs) * inputs + panel * PANEL;
-            for (int n = 0; n < PANEL; n += 16)
+            for (int n = 0; n < PANEL; n += WIDE)
                 *(words *)(at + (size_t)k * PANEL + n) = paired(
                     *(const floats *)(row + n), *(const floats *)(row + (PACK - 1) * inputs + n));
         }
@@ -126,7 +129,7 @@ static void pack_for_backward(void *run, int share) { pack_all(run, share, pack_
 static float inverse_root_mean_square(const float *x, int width, float epsilon)
 {
     floats squares = {0};
-    for (int i = 0; i < width; i += 16)
+    for (int i = 0; i < width; i += WIDE)
         squares += *(const floats *)(x + i) * *(const floats *)(x + i);
     return 1.0f / sqrtf(total(squares) / width + epsilon);
 }
@@ -136,13 +139,13 @@ static void normalise_backward(const float *x, const float *gain, int width, flo
                                float *d_gain)
 {
     floats sums = {0};
-    for (int i = 0; i < width; i += 16) {
+    for (int i = 0; i < width; i += WIDE) {
         floats xs = *(const floats *)(x + i), ds = *(floats *)(dy + i);
         *(floats *)(d_gain + i) += ds * xs * scale;
         sums += ds * *(const floats *)(gain + i) * xs;
     }
     float along = total(sums) / width * scale * scale;
-    for (int i = 0; i < width; i += 16)
+    for (int i = 0; i < width; i += WIDE)
         *(floats *)(dy + i) = (*(floats *)(dy + i) * *(const floats *)(gain + i) -
                                *(const floats *)(x + i) * along) * scale;
 }
@@ -152,10 +155,10 @@ static void normalise(const Run *run, int rows, const number *from, const float 
 {
     float x[run->C];
     for (int row = 0; row < rows; row++, from += run->C, to += run->C) {
-        for (int i = 0; i < run->C; i += 16)
+        for (int i = 0; i < run->C; i += WIDE)
             *(floats *)(x + i) = load(from + i);
         float scale = inverse_root_mean_square(x, run->C, run->block->epsilon);
-        for (int i = 0; i < run->C; i += 16)
+        for (int i = 0; i < run->C; i += WIDE)
             store(to + i, *(floats *)(x + i) * scale * *(const floats *)(gain + i));
     }
 }
@@ -168,7 +171,7 @@ static void ready(const Run *run, const number *from, const float *gain, float s
     int D = run->D, half = D / 2;
     float x[D], y[D];
     for (int t = 0; t < run->Tp; t++, from += 3 * run->C, to += D) {
-        for (int i = 0; i < D; i += 16)
+        for (int i = 0; i < D; i += WIDE)
             *(floats *)(x + i) = load(from + i);
         float by = scale * inverse_root_mean_square(x, D, run->block->epsilon);
         for (int i = 0; i < D; i++)
@@ -180,7 +183,7 @@ static void ready(const Run *run, const number *from, const float *gain, float s
             y[i] = x[i] * cosines[i] - x[i + half] * sines[i];
             y[i + half] = x[i + half] * cosines[i] + x[i] * sines[i];
         }
-        for (int i = 0; i < D; i += 16)
+        for (int i = 0; i < D; i += WIDE)
             store(to + i, *(floats *)(y + i));
     }
 }
@@ -199,11 +202,11 @@ static void ready_backward(const Run *run, const number *from, const float *gain
             dx[i] = (dy[i] * cosines[i] + dy[i + half] * sines[i]) * scale;
             dx[i + half] = (dy[i + half] * cosines[i] - dy[i] * sines[i]) * scale;
         }
-        for (int i = 0; i < D; i += 16)
+        for (int i = 0; i < D; i += WIDE)
             *(floats *)(x + i) = load(from + i);
         float by = inverse_root_mean_square(x, D, run->block->epsilon);
         normalise_backward(x, gain, D, by, dx, d_gain);
-        for (int i = 0; i < D; i += 16)
+        for (int i = 0; i < D; i += WIDE)
             store(to + i, *(floats *)(dx + i));
     }
 }
@@ -211,22 +214,22 @@ static void ready_backward(const Run *run, const number *from, const float *gain
 /* Softmax of the first `seen` scores; the rest up to `columns` is zero. Stored as numbers too. */
 static void softmax(float *scores, int seen, int columns, number *weights)
 {
-    for (int s = seen; s < (seen + 15 & ~15); s++)
+    for (int s = seen; s < (seen + WIDE - 1) / WIDE * WIDE; s++)
         scores[s] = scores[0];
     floats highest = *(floats *)scores;
-    for (int s = 16; s < seen; s += 16) {
+    for (int s = WIDE; s < seen; s += WIDE) {
         floats part = *(floats *)(scores + s);
         highest = choose(part > highest, part, highest);
     }
     float most = largest(highest);
-    for (int s = 0; s < seen; s += 16)
+    for (int s = 0; s < seen; s += WIDE)
         *(floats *)(scores + s) = exponential(*(floats *)(scores + s) - most);
     memset(scores + seen, 0, (columns - seen) * sizeof(float));
     floats sums = {0};
-    for (int s = 0; s < seen; s += 16)
+    for (int s = 0; s < seen; s += WIDE)
         sums += *(floats *)(scores + s);
     float share = 1.0f / total(sums);
-    for (int s = 0; s < columns; s += 16) {
+    for (int s = 0; s < columns; s += WIDE) {
         *(floats *)(scores + s) *= share;
         store(weights + s, *(floats *)(scores + s));
     }
@@ -235,10 +238,10 @@ static void softmax(float *scores, int seen, int columns, number *weights)
 /* Scores and weights of 32 queries from `begin` on, over all visible positions. */
 static void look_back(const Run *run, Room *room, int begin)
 {
-    int D = run->D, columns = begin + PANEL;
-    product(SET, PANEL, columns, D / PACK, lying(room->query + (size_t)begin * D, D),
+    int D = run->D, columns = begin + QUERIES;
+    product(SET, QUERIES, columns, D / PACK, lying(room->query + (size_t)begin * D, D),
             panels(room->key_turned, D / PACK), room->scores, run->Tp);
-    for (int i = 0; i < PANEL; i++)
+    for (int i = 0; i < QUERIES; i++)
         softmax(room->scores + (size_t)i * run->Tp, begin + i + 1, columns,
                 room->weights + (size_t)i * run->Tp);
 }
@@ -257,9 +260,9 @@ static void attend(const Run *run, Room *room, const number *qkv, number *mixed)
     int D = run->D, Tp = run->Tp;
     prepare_head(run, room, qkv);
     pair_rows(qkv + 2 * run->C, 3 * run->C, Tp, D, room->value_panels);
-    for (int begin = 0; begin < Tp; begin += PANEL) {
+    for (int begin = 0; begin < Tp; begin += QUERIES) {
         look_back(run, room, begin);
-        product(ROUND, PANEL, D, (begin + PANEL) / PACK, lying(room->weights, Tp),
+        product(ROUND, QUERIES, D, (begin + QUERIES) / PACK, lying(room->weights, Tp),
                 panels(room->value_panels, Tp / PACK), mixed + (size_t)begin * run->C, run->C);
     }
 }
@@ -268,7 +271,7 @@ static void attend(const Run *run, Room *room, const number *qkv, number *mixed)
 static void attend_backward(const Run *run, Room *room, const number *qkv, const number *d_mixed,
                             number *d_qkv)
 {
-    int C = run->C, D = run->D, Tp = run->Tp, deep = Tp / PACK, tile = PANEL / PACK;
+    int C = run->C, D = run->D, Tp = run->Tp, deep = Tp / PACK, tile = QUERIES / PACK;
     const float *const *weights = run->block->weights;
     float *of_query_norm = room->gradients + C + 4 * (size_t)C * C, *of_key_norm = of_query_norm + D;
     prepare_head(run, room, qkv);
@@ -278,26 +281,26 @@ static void attend_backward(const Run *run, Room *room, const number *qkv, const
     pair_rows(d_mixed, C, Tp, D, room->mixed_panels);
     memset(room->d_key, 0, (size_t)Tp * D * sizeof(float));
     memset(room->d_value, 0, (size_t)Tp * D * sizeof(float));
-    for (int begin = 0; begin < Tp; begin += PANEL) {
-        int columns = begin + PANEL;
+    for (int begin = 0; begin < Tp; begin += QUERIES) {
+        int columns = begin + QUERIES;
         size_t at = (size_t)begin / PACK * PANEL; /* where these queries begin in a panel */
         look_back(run, room, begin);
-        product(SET, PANEL, columns, D / PACK, lying(d_mixed + (size_t)begin * C, C),
+        product(SET, QUERIES, columns, D / PACK, lying(d_mixed + (size_t)begin * C, C),
                 panels(room->value_turned, D / PACK), room->d_scores, Tp);
-        for (int i = 0; i < PANEL; i++) {
+        for (int i = 0; i < QUERIES; i++) {
             float *weight = room->scores + (size_t)i * Tp, *slope = room->d_scores + (size_t)i * Tp;
             floats sums = {0};
-            for (int s = 0; s < columns; s += 16)
+            for (int s = 0; s < columns; s += WIDE)
                 sums += *(floats *)(weight + s) * *(floats *)(slope + s);
             float mean = total(sums);
-            for (int s = 0; s < columns; s += 16)
+            for (int s = 0; s < columns; s += WIDE)
                 store(room->slopes + (size_t)i * Tp + s,
                       *(floats *)(weight + s) * (*(floats *)(slope + s) - mean));
         }
-        product(SET, PANEL, D, columns / PACK, lying(room->slopes, Tp),
+        product(SET, QUERIES, D, columns / PACK, lying(room->slopes, Tp),
                 panels(room->key_panels, deep), room->d_query + (size_t)begin * D, D);
-        pair_rows(room->weights, Tp, PANEL, columns, room->weight_panels);
-        pair_rows(room->slopes, Tp, PANEL, columns, room->slope_panels);
+        pair_rows(room->weights, Tp, QUERIES, columns, room->weight_panels);
+        pair_rows(room->slopes, Tp, QUERIES, columns, room->slope_panels);
         product(ADD, columns, D, tile, turned(room->weight_panels, tile),
                 panels(room->mixed_panels + at, deep), room->d_value, D);
         product(ADD, columns, D, tile, turned(room->slope_panels, tile),
@@ -307,16 +310,16 @@ static void attend_backward(const Run *run, Room *room, const number *qkv, const
                    of_query_norm);
     ready_backward(run, qkv + C, weights[KEY_NORM], 1.0f, room->d_key, d_qkv + C, of_key_norm);
     for (int t = 0; t < Tp; t++)
-        for (int i = 0; i < D; i += 16)
+        for (int i = 0; i < D; i += WIDE)
             store(d_qkv + (size_t)t * 3 * C + 2 * C + i, *(floats *)(room->d_value + t * D + i));
 }
 
 /* ---- the residual stream ---- */
 
-/* Dropout of sixteen outputs of a half. */
+/* Dropout of a vector of outputs of a half. */
 INLINE floats left_by_dropout(const Block *block, const int8_t *mask, floats found)
 {
-    typedef int8_t bytes __attribute__((vector_size(16), aligned(1), may_alias));
+    typedef int8_t bytes __attribute__((vector_size(WIDE), aligned(1), may_alias));
     ints drawn = __builtin_convertvector(*(const bytes *)mask, ints);
     floats none = {0};
     return choose(drawn >= block->dropped - 128, found * (256.0f / (256 - block->dropped)), none);
@@ -347,7 +350,7 @@ static void add_found(const Run *run, int first, int rows, int half, const numbe
         if (at < 0 && out)
             continue;
         number *to = out ? y + at : y + (size_t)row * C;
-        for (int i = 0; i < C; i += 16) {
+        for (int i = 0; i < C; i += WIDE) {
             floats more = *(const floats *)(found + i);
             if (mask && at >= 0)
                 more = left_by_dropout(run->block, mask + at + i, more);
@@ -395,7 +398,7 @@ static void forward_group(const Run *run, Room *room, int first, int texts)
     product(ROUND, rows, 2 * F, C / PACK, lying(room->normal, C), panels(run->gate_up, C / PACK),
             gate_up, 2 * F);
     for (int row = 0; row < rows; row++)
-        for (int i = 0; i < F; i += 16) {
+        for (int i = 0; i < F; i += WIDE) {
             floats gate = load(gate_up + (size_t)row * 2 * F + i);
             floats up = load(gate_up + (size_t)row * 2 * F + F + i);
             store(room->hidden + (size_t)row * F + i, gate / (1.0f + exponential(-gate)) * up);
@@ -414,7 +417,7 @@ static void found_backward(const Run *run, Room *room, int first, int rows, int 
     const int8_t *mask = mask_of(run, half);
     for (int row = 0; row < rows; row++) {
         int64_t at = place(run, first, row);
-        for (int i = 0; i < C; i += 16) {
+        for (int i = 0; i < C; i += WIDE) {
             floats found = *(floats *)(room->stream + (size_t)row * C + i);
             if (mask && at >= 0)
                 found = left_by_dropout(run->block, mask + at + i, found);
@@ -432,11 +435,11 @@ static void stream_backward(const Run *run, Room *room, int rows, const number *
     float wide[C];
     for (int row = 0; row < rows; row++) {
         float *dy = room->sum + (size_t)row * C;
-        for (int i = 0; i < C; i += 16)
+        for (int i = 0; i < C; i += WIDE)
             *(floats *)(wide + i) = load(x + (size_t)row * C + i);
         float scale = inverse_root_mean_square(wide, C, run->block->epsilon);
         normalise_backward(wide, gain, C, scale, dy, d_gain);
-        for (int i = 0; i < C; i += 16)
+        for (int i = 0; i < C; i += WIDE)
             *(floats *)(room->stream + (size_t)row * C + i) += *(floats *)(dy + i);
     }
 }
@@ -456,7 +459,7 @@ static void backward_group(const Run *run, Room *room, int first, int texts, int
     const number *gate_up = run->kept_gate_up + (size_t)first * Tp * 2 * F;
 
     take_rows(run, first, rows, block->dy, room->found);
-    for (size_t i = 0; i < (size_t)rows * C; i += 16)
+    for (size_t i = 0; i < (size_t)rows * C; i += WIDE)
         *(floats *)(room->stream + i) = load(room->found + i);
 
     /* the MLP */
@@ -464,7 +467,7 @@ static void backward_group(const Run *run, Room *room, int first, int texts, int
     product(ROUND, rows, F, C / PACK, lying(room->found, C), panels(run->down, C / PACK),
             room->hidden, F);
     for (int row = 0; row < rows; row++)
-        for (int i = 0; i < F; i += 16) {
+        for (int i = 0; i < F; i += WIDE) {
             floats gate = load(gate_up + (size_t)row * 2 * F + i);
             floats up = load(gate_up + (size_t)row * 2 * F + F + i);
             number *hidden = room->hidden + (size_t)row * F + i;
@@ -511,7 +514,7 @@ static void backward_group(const Run *run, Room *room, int first, int texts, int
     for (int row = 0; row < rows; row++) {
         int64_t at = place(run, first, row);
         if (at >= 0)
-            for (int i = 0; i < C; i += 16)
+            for (int i = 0; i < C; i += WIDE)
                 store(block->dx + at + i, *(floats *)(room->stream + (size_t)row * C + i));
     }
 }
@@ -548,11 +551,11 @@ static void backward_share(void *argument, int share)
 static void add_gradients(void *argument, int share)
 {
     const Run *run = argument;
-    PART(line, (int)(run->gradient_numbers / 16)) {
-        floats sum = *(floats *)(run->rooms[0].gradients + (size_t)line * 16);
+    PART(line, (int)(run->gradient_numbers / WIDE)) {
+        floats sum = *(floats *)(run->rooms[0].gradients + (size_t)line * WIDE);
         for (int other = 1; other < run->shares; other++)
-            sum += *(floats *)(run->rooms[other].gradients + (size_t)line * 16);
-        *(floats *)(run->rooms[0].gradients + (size_t)line * 16) = sum;
+            sum += *(floats *)(run->rooms[other].gradients + (size_t)line * WIDE);
+        *(floats *)(run->rooms[0].gradients + (size_t)line * WIDE) = sum;
     }
 }
 
@@ -576,8 +579,8 @@ static size_t furnish(const Run *run, Room *room, char *memory, float *gradients
     room->key = NUMBERS(Tp * D);
     room->key_turned = WORDS(Tp * D / PACK);
     room->value_panels = WORDS(Tp * D / PACK);
-    room->scores = FLOATS(PANEL * Tp);
-    room->weights = NUMBERS(PANEL * Tp);
+    room->scores = FLOATS(QUERIES * Tp);
+    room->weights = NUMBERS(QUERIES * Tp);
     if (!backward)
         return used;
     room->mixed = NUMBERS(rows * C);
@@ -591,10 +594,10 @@ static size_t furnish(const Run *run, Room *room, char *memory, float *gradients
     room->key_panels = WORDS(Tp * D / PACK);
     room->value_turned = WORDS(Tp * D / PACK);
     room->mixed_panels = WORDS(Tp * D / PACK);
-    room->slopes = NUMBERS(PANEL * Tp);
-    room->weight_panels = WORDS(PANEL * Tp / PACK);
-    room->slope_panels = WORDS(PANEL * Tp / PACK);
-    room->d_scores = FLOATS(PANEL * Tp);
+    room->slopes = NUMBERS(QUERIES * Tp);
+    room->weight_panels = WORDS(QUERIES * Tp / PACK);
+    room->slope_panels = WORDS(QUERIES * Tp / PACK);
+    room->d_scores = FLOATS(QUERIES * Tp);
     room->d_query = FLOATS(Tp * D);
     room->d_key = FLOATS(Tp * D);
     room->d_value = FLOATS(Tp * D);
@@ -606,7 +609,7 @@ static Run begin(const Block *block)
 {
     Run run = {.block = block, .C = block->width, .H = block->n_head, .D = block->head_width,
                .F = block->mlp_width, .T = block->length};
-    run.Tp = (run.T + PANEL - 1) / PANEL * PANEL;
+    run.Tp = (run.T + QUERIES - 1) / QUERIES * QUERIES;
     run.shares = block->threads < block->rows ? block->threads : block->rows;
     int most = (block->rows + run.shares - 1) / run.shares;
     run.group = GROUP_TOKENS / run.Tp < 1 ? 1 : GROUP_TOKENS / run.Tp;

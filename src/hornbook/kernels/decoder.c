@@ -29,12 +29,10 @@ enum { PANEL = 64, LANES = 64, FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
 
 /* Lanes that share one fetch of weights: 6 x 4 sums, 4 weights and an input take 29 of AVX-512's 32
  * registers (68 GFLOP/s on one core where torch's matrix product reaches 86; with 4 lanes 56 to
- * 66). */
-#ifdef __AVX512F__
-enum { GROUP = 6 };
-#else
-enum { GROUP = 1 };
-#endif
+ * 66). 2 x 4 sums take 13 of 16; on NEON 4 x 4, as in products.h.
+ *
+ * Slices. Vector j of slice s of a panel has the outputs from 16 j + WIDE s on, in each format. */
+enum { GROUP = WIDE == 16 ? 6 : REGISTERS == 32 ? 4 : 2, SLICES = 16 / WIDE };
 
 typedef struct {
     const void *panels;
@@ -57,7 +55,8 @@ typedef struct {
     const float *norm;
     const Layer *layers;
     Matrix logits;
-    float *keys, *values; /* [n_layer, rows, H, Dp, context, padded] and [..., context, padded, Dp] */
+    int32_t lanes_worth_threads; /* a pass of fewer lanes runs on the caller's thread alone */
+    float *keys, *values; /* [n_layer, rows, H, blocks, Dp, 64] and [..., context, padded, Dp] */
 } Model;
 
 typedef struct Decoder Decoder;
@@ -75,6 +74,7 @@ struct Decoder {
     Model model;
     int width, head_width, attention_width, qkv_width, mlp_width, positions; /* all padded */
     int32_t *cached; /* [rows] positions of each row whose keys and values are in the cache */
+    int active; /* threads of the current pass: one, or all */
     int lanes; /* of the current pass, with each lane's row, position, and address for its logits */
     int32_t rows[LANES], positions_of[LANES];
     float *logits[LANES]; /* NULL where they are not requested */
@@ -122,8 +122,10 @@ static void advance(Decoder *d, atomic_uint *counter)
 
 static void barrier(Decoder *d)
 {
+    if (d->active == 1)
+        return;
     unsigned round = atomic_load(&d->round);
-    if (atomic_fetch_add(&d->arrived, 1) + 1 < (unsigned)d->model.threads) {
+    if (atomic_fetch_add(&d->arrived, 1) + 1 < (unsigned)d->active) {
         await(d, &d->round, round);
     } else {
         atomic_store(&d->arrived, 0);
@@ -133,22 +135,24 @@ static void barrier(Decoder *d)
 
 /* ---- products ---- */
 
-/* The weights of 64 outputs for one input. */
-INLINE void unpack(const int kind, const void *panel, int input, floats w[4])
+/* The weights of a slice's outputs for one input. */
+INLINE void unpack(const int kind, const void *panel, int slice, int input, floats w[4])
 {
+    int first = slice * WIDE;
     if (kind == FLOAT32) {
-        const float *from = (const float *)panel + (size_t)input * PANEL;
+        const float *from = (const float *)panel + (size_t)input * PANEL + first;
         for (int j = 0; j < 4; j++)
             w[j] = *(const floats *)(from + 16 * j);
     } else if (kind == BFLOAT16) { /* the upper half of a float32 */
-        const uint32_t *from = (const uint32_t *)panel + (size_t)input * (PANEL / 2);
+        const uint32_t *from = (const uint32_t *)panel + (size_t)input * (PANEL / 2) + first;
         for (int j = 0; j < 2; j++) {
             words pair = *(const words *)(from + 16 * j);
             w[2 * j] = (floats)(pair << 16);
             w[2 * j + 1] = (floats)(pair & 0xffff0000u);
         }
     } else {
-        words four = *(const words *)((const uint32_t *)panel + (size_t)input * (PANEL / 4));
+        const uint32_t *from = (const uint32_t *)panel + (size_t)input * (PANEL / 4) + first;
+        words four = *(const words *)from;
         for (int j = 0; j < 4; j++)
             w[j] = __builtin_convertvector((ints)(four << (24 - 8 * j)) >> 24, floats);
     }
@@ -158,17 +162,23 @@ INLINE void unpack(const int kind, const void *panel, int input, floats w[4])
 INLINE void multiply(const int kind, const int lanes, const void *panel, int inputs,
                      const float *x, int stride, float *y)
 {
-    floats sum[GROUP > 2 ? GROUP : 2][4] = {0};
-    for (int i = 0; i < inputs; i++) {
-        floats w[4];
-        unpack(kind, panel, i, w);
+    /* One lane has registers for two slices, and reads its weights from farther away. */
+    const int together = lanes == 1 && SLICES > 1 ? 2 : 1;
+    for (int slice = 0; slice < SLICES; slice += together) {
+        floats sum[GROUP][2][4] = {0};
+        for (int i = 0; i < inputs; i++)
+            for (int s = 0; s < together; s++) {
+                floats w[4];
+                unpack(kind, panel, slice + s, i, w);
+                for (int lane = 0; lane < lanes; lane++)
+                    for (int j = 0; j < 4; j++)
+                        sum[lane][s][j] += w[j] * x[lane * stride + i];
+            }
         for (int lane = 0; lane < lanes; lane++)
-            for (int j = 0; j < 4; j++)
-                sum[lane][j] += w[j] * x[lane * stride + i];
+            for (int s = 0; s < together; s++)
+                for (int j = 0; j < 4; j++)
+                    *(floats *)(y + lane * PANEL + 16 * j + (slice + s) * WIDE) = sum[lane][s][j];
     }
-    for (int lane = 0; lane < lanes; lane++)
-        for (int j = 0; j < 4; j++)
-            *(floats *)(y + lane * PANEL + 16 * j) = sum[lane][j];
 }
 
 /* `multiply` for any number of lanes. The constants let the compiler keep all sums in registers. */
@@ -211,12 +221,12 @@ static void rms_norm(const float *x, const float *gain, int width, int padded, f
                      float *y)
 {
     floats squares = {0};
-    for (int i = 0; i < padded; i += 16) {
+    for (int i = 0; i < padded; i += WIDE) {
         floats part = *(const floats *)(x + i);
         squares += part * part;
     }
     float scale = 1.0f / sqrtf(total(squares) / width + epsilon);
-    for (int i = 0; i < padded; i += 16)
+    for (int i = 0; i < padded; i += WIDE)
         *(floats *)(y + i) = *(const floats *)(x + i) * scale * *(const floats *)(gain + i);
 }
 
@@ -255,7 +265,9 @@ static void cache_head(Decoder *d, int layer, int lane, int head)
     size_t offset = cache_offset(d, layer, lane, head);
     for (int i = 0; i < wide; i++) {
         query[i] *= scale;
-        m->keys[offset + (size_t)i * d->positions + position] = key[i]; /* positions adjacent */
+        /* In blocks of 64 adjacent positions: a row of all positions would be as far from the next
+         * as a page or more is long, and 64 rows would fall into the same few sets of the cache. */
+        m->keys[offset + (size_t)(position & ~63) * wide + i * 64 + (position & 63)] = key[i];
         m->values[offset + (size_t)position * wide + i] = value[i];
     }
 }
@@ -273,33 +285,34 @@ static void attend(Decoder *d, int layer, int lane, int head, float *scores)
     const float *values = d->model.values + cache_offset(d, layer, lane, head);
     float *mixed = d->mixed + (size_t)lane * d->attention_width + head * wide;
 
-    for (int s = begin; s < padded; s += 64) {
+    for (int s = begin; s < padded; s += 4 * WIDE) {
+        const float *block = keys + (size_t)(s & ~63) * wide;
         floats sum[4] = {0};
         for (int i = 0; i < wide; i++)
             for (int j = 0; j < 4; j++)
-                sum[j] += query[i] * *(const floats *)(keys + (size_t)i * d->positions + s + 16 * j);
+                sum[j] += query[i] * *(const floats *)(block + i * 64 + (s & 63) + WIDE * j);
         for (int j = 0; j < 4; j++)
-            *(floats *)(scores + s + 16 * j) = sum[j];
+            *(floats *)(scores + s + WIDE * j) = sum[j];
     }
     for (int s = begin; s < first; s++)
         scores[s] = scores[first];
     for (int s = length; s < padded; s++)
         scores[s] = scores[first];
     floats highest = *(floats *)(scores + begin);
-    for (int s = begin + 16; s < padded; s += 16) {
+    for (int s = begin + WIDE; s < padded; s += WIDE) {
         floats part = *(floats *)(scores + s);
         highest = choose(part > highest, part, highest);
     }
     float most = largest(highest);
-    for (int s = begin; s < padded; s += 16)
+    for (int s = begin; s < padded; s += WIDE)
         *(floats *)(scores + s) = exponential(*(const floats *)(scores + s) - most);
     memset(scores + begin, 0, (first - begin) * sizeof(float));
     memset(scores + length, 0, (padded - length) * sizeof(float));
     floats sums = {0};
-    for (int s = begin; s < padded; s += 16)
+    for (int s = begin; s < padded; s += WIDE)
         sums += *(const floats *)(scores + s);
     float share = 1.0f / total(sums);
-    for (int i = 0; i < wide; i += 16) {
+    for (int i = 0; i < wide; i += WIDE) {
         floats sum[4] = {0};
         for (int s = begin; s < length; s += 4) /* the last few may have weight zero */
             for (int j = 0; j < 4; j++)
@@ -312,8 +325,8 @@ static void attend(Decoder *d, int layer, int lane, int head, float *scores)
 
 /* This thread's share of `count` items. */
 #define EACH(item, count)                                                                          \
-    for (int item = (int)((int64_t)(count) * me->number / d->model.threads),                       \
-             item##_end = (int)((int64_t)(count) * (me->number + 1) / d->model.threads);           \
+    for (int item = (int)((int64_t)(count) * me->number / d->active),                              \
+             item##_end = (int)((int64_t)(count) * (me->number + 1) / d->active);                  \
          item < item##_end; item++)
 
 /* Add a product to the residual stream. */
@@ -322,7 +335,7 @@ static void add_product(Decoder *d, Worker *me, const Matrix *matrix, const floa
     EACH(panel, matrix->count) {
         product(d, matrix, panel, d->lanes, x, stride, me->product);
         for (int lane = 0; lane < d->lanes; lane++)
-            for (int i = 0; i < PANEL; i += 16)
+            for (int i = 0; i < PANEL; i += WIDE)
                 *(floats *)(d->stream + (size_t)lane * d->width + panel * PANEL + i) +=
                     *(floats *)(me->product + lane * PANEL + i);
     }
@@ -368,7 +381,7 @@ static void mlp(Decoder *d, Worker *me, int layer)
         product(d, &weights->gate, panel, lanes, me->normal, d->width, gate);
         product(d, &weights->up, panel, lanes, me->normal, d->width, up);
         for (int lane = 0; lane < lanes; lane++)
-            for (int i = lane * PANEL; i < (lane + 1) * PANEL; i += 16) {
+            for (int i = lane * PANEL; i < (lane + 1) * PANEL; i += WIDE) {
                 floats g = *(floats *)(gate + i), u = *(floats *)(up + i);
                 *(floats *)(d->hidden + (size_t)lane * d->mlp_width + panel * PANEL +
                             (i - lane * PANEL)) = g / (1.0f + exponential(-g)) * u;
@@ -485,6 +498,27 @@ Decoder *hornbook_open(const Model *model)
     return d;
 }
 
+/* Make a row begin with the first `length` positions of another. Returns 0, or -1 for a row outside
+ * the model or positions that are not cached: then nothing has changed. */
+int hornbook_copy(Decoder *d, int32_t source, int32_t row, int32_t length)
+{
+    const Model *m = &d->model;
+    if (source < 0 || source >= m->rows || row < 0 || row >= m->rows || length < 0 ||
+        length > d->cached[source])
+        return -1;
+    size_t head = (size_t)d->positions * d->head_width, heads = (size_t)m->n_layer * m->n_head;
+    for (size_t each = 0; source != row && each < heads; each++) {
+        size_t layer = each / m->n_head * m->rows, number = each % m->n_head;
+        size_t from = ((layer + source) * m->n_head + number) * head;
+        size_t to = ((layer + row) * m->n_head + number) * head;
+        size_t size = (((size_t)length + 63) & ~(size_t)63) * d->head_width * sizeof(float);
+        memcpy(m->keys + to, m->keys + from, size);
+        memcpy(m->values + to, m->values + from, size);
+    }
+    d->cached[row] = length;
+    return 0;
+}
+
 /* Forward passes over the new tokens of some rows, each with a length and a start of its own.
  *
  * `tokens` holds length[0] tokens of row[0], then length[1] of row[1], and so on. Row i's stand at
@@ -530,7 +564,9 @@ int hornbook_decode(Decoder *d, const int32_t *tokens, const int32_t *row, const
             step = last ? 0 : step + 1;
             at += last;
         }
-        advance(d, &d->pass);
+        d->active = d->lanes < d->model.lanes_worth_threads ? 1 : d->model.threads;
+        if (d->active > 1)
+            advance(d, &d->pass);
         forward(d, &d->workers[0]);
     }
     return 0;

@@ -5,7 +5,8 @@ The structures hold addresses. `infer.native_decoder` packs the weights and call
 
 import ctypes
 
-from hornbook.kernels.library import DECODER, shared_library
+from hornbook.kernels.library import shared_library
+from hornbook.kernels.recipe import DECODER
 
 
 class PackedMatrix(ctypes.Structure):
@@ -41,6 +42,7 @@ class PackedModel(ctypes.Structure):
         ("epsilon", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("embedding", "cosines", "sines", "norm", "layers")),
         ("logits", PackedMatrix),
+        ("lanes_worth_threads", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("keys", "values")),
     )
 
@@ -50,10 +52,11 @@ def decoder_library() -> ctypes.CDLL:
 
     Raises: NativeUnavailableError with the reason in one line.
     """
-    library = shared_library(DECODER)
+    library = shared_library(DECODER).handle
     library.hornbook_open.restype = ctypes.c_void_p
     library.hornbook_close.argtypes = [ctypes.c_void_p]
     library.hornbook_decode.argtypes = [
         *[ctypes.c_void_p] * 5, *[ctypes.c_int32] * 2, ctypes.c_void_p
     ]  # fmt: skip
+    library.hornbook_copy.argtypes = [ctypes.c_void_p, *[ctypes.c_int32] * 3]
     return library

@@ -1,115 +1,129 @@
-"""C files as a loaded library: compiled with the C compiler that is there, and kept.
+"""C files as a loaded library: built into the wheel, or compiled on first use and kept.
 
+    kernels/built/    <target>/<library>.so, manifest.json      in an installed wheel
     <cache>/native/<key>/    library.so, its sources, manifest.json
 
-The key is a hash of all that the library depends on: sources, flags, compiler, processor. The
-library is loaded only when it has the SHA-256 of the manifest and nobody else can write there.
+A library of the wheel is loaded when it has the SHA-256 of the manifest and was made from the
+sources that stand beside it. The key in the cache is a hash of all that a library depends on:
+sources, flags, compiler; it is loaded only when nobody else can write there.
 """
 
 import ctypes
 import hashlib
+import json
 import os
 import platform
-import shutil
 import subprocess
-import sys
 import threading
-from dataclasses import dataclass
+import warnings
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
-from hornbook.errors import HornbookError
+from hornbook.errors import HornbookError, HornbookWarning
+from hornbook.kernels import processor
+from hornbook.kernels.recipe import HERE, Sources, Target, command, compiler, fingerprint
 from hornbook.storage import cache
 
 COMPILE_SECONDS = 120.0
 ONE_AT_A_TIME = threading.Lock()
+BUILT = HERE / "built"
 
 
 class NativeUnavailableError(HornbookError):
     """What is written in C cannot be had here; torch does it instead."""
 
 
-@dataclass(frozen=True)
-class Sources:
-    """C files that make a library, the headers among them, and what they are compiled with."""
+class DamagedKernelsWarning(HornbookWarning):
+    """A library that came with hornbook is damaged, or of another version."""
 
-    files: tuple[str, ...]
-    definitions: tuple[str, ...] = ()
-
-    def contents(self) -> dict[str, bytes]:
-        """Each file's bytes."""
-        folder = files("hornbook.kernels")
-        return {name: folder.joinpath(name).read_bytes() for name in self.files}
+    label = "warning"
 
 
-DECODER = Sources(("decoder.c", "vectors.h"))
-NGRAMS = Sources(("ngrams.c", "threads.h"))
-MIXER = Sources(("mixer.c", "vectors.h"))
-# How many numbers a word of 32 bits holds.
-PACKED = {"float32": 1, "bfloat16": 2}
+class Library(NamedTuple):
+    """A loaded library: for which kind of processor, and where it came from."""
 
-
-def training_sources(precision: str) -> Sources:
-    """The kernels of a training step in this precision."""
-    files_ = ("block.c", "muon.c", "products.h", "threads.h", "vectors.h")
-    return Sources(files_, (f"-DPACK={PACKED[precision]}",))
-
-
-def training_kernels_pay() -> bool:
-    """Whether the C kernels train faster than PyTorch on this processor: with AVX-512 alone.
-
-    Without it gcc keeps the sums of products in memory, and a step takes 4 times as long as
-    PyTorch's (docs/experiments.md).
-    """
-    return processor_has("avx512f")
-
-
-def compiler() -> str | None:
-    """The C compiler: $CC, or the first of cc, gcc and clang on the path; None without one."""
-    wanted = os.environ.get("CC")
-    names = [wanted] if wanted is not None else ["cc", "gcc", "clang"]
-    return next(filter(None, map(shutil.which, names)), None)
-
-
-def flags() -> list[str]:
-    """What all is compiled with: for this very processor, with strict IEEE arithmetic."""
-    arm = platform.machine().lower() in ("arm64", "aarch64")
-    target = "-mcpu=native" if arm else "-march=native"
-    return ["-std=gnu11", "-O3", target, "-fno-math-errno", "-shared", "-fPIC", "-pthread"]
+    handle: ctypes.CDLL
+    target: str
+    origin: str
 
 
 @lru_cache
-def shared_library(sources: Sources) -> ctypes.CDLL:
-    """The library of this machine, kept in the cache folder.
+def shared_library(sources: Sources) -> Library:
+    """The library for this processor: the wheel's, or one kept in the cache folder.
 
     Raises: NativeUnavailableError with the reason in one line.
     """
+    if sources.precision == "bfloat16" and not processor.multiplies_bfloat16():
+        raise NativeUnavailableError("this CPU has no bfloat16 instructions that the C kernels use")
+    target = processor.target()
     with ONE_AT_A_TIME:
-        return load(cache.cache_folder() / "native", compiler(), sources)
+        if found := load_built(BUILT, sources, target):
+            return found
+        return load_compiled(cache.cache_folder() / "native", compiler(), sources, target)
 
 
-def load(kept: Path, found: str | None, sources: Sources) -> ctypes.CDLL:
+def load_built(folder: Path, sources: Sources, target: Target) -> Library | None:
+    """The library that was built into the wheel; None where there is none that can be used.
+
+    A damaged one is reported in a warning.
+    """
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return None
+    name = f"{target.name}/{sources.name}.so"
+    try:
+        described = json.loads(manifest.read_text(encoding="utf-8"))
+        entry = described["libraries"].get(name)
+        if entry is None:
+            return None
+        if entry["fingerprint"] != fingerprint(sources, target):
+            damage = "is of another version of hornbook"
+        elif entry["sha256"] != hashlib.sha256((folder / name).read_bytes()).hexdigest():
+            damage = "is not what was built"
+        else:
+            origin = f"built into the wheel by {described['compiler']}"
+            return Library(ctypes.CDLL(str(folder / name)), target.name, origin)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        damage = "cannot be read"
+    warnings.warn(
+        f"{folder / name} {damage}, so it is not used; reinstall hornbook",
+        DamagedKernelsWarning,
+        stacklevel=3,
+    )
+    return None
+
+
+def load_compiled(kept: Path, found: str | None, sources: Sources, target: Target) -> Library:
     """The library from a folder of kept ones; compiled if need be, which takes a second or two.
 
     Raises: NativeUnavailableError with the reason in one line.
     """
-    if os.name != "posix":
-        raise NativeUnavailableError(f"hornbook's C needs POSIX threads; this is {sys.platform}")
     if found is None:
-        raise NativeUnavailableError("found no C compiler (cc, gcc or clang)")
+        raise NativeUnavailableError(
+            f"this installation has no C kernels for {target.name} processors, and found no C "
+            "compiler (cc, gcc or clang)"
+        )
     try:
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if kept.stat().st_uid != os.getuid() or kept.stat().st_mode & 0o022:
+        if written_by_others(kept):
             raise NativeUnavailableError(
                 f"{kept} can be written by others, so nothing is loaded from it; remove it"
             )
-        folder = kept / key(sources, found)
+        folder = kept / key(sources, target, found)
         if not cache.is_sound(folder):
-            build(sources, found, folder)
-        return ctypes.CDLL(str(folder / "library.so"))
+            build(sources, target, found, folder)
+        handle = ctypes.CDLL(str(folder / "library.so"))
     except OSError as error:
         raise NativeUnavailableError(f"cannot keep or load hornbook's C: {error}") from None
+    return Library(handle, target.name, f"compiled on first use by {found}")
+
+
+def written_by_others(folder: Path) -> bool:
+    """Whether other users may write to a folder, by POSIX permissions; Windows has none."""
+    owner = getattr(os, "getuid", None)
+    facts = folder.stat()
+    return owner is not None and (facts.st_uid != owner() or bool(facts.st_mode & 0o022))
 
 
 def openmp() -> int:
@@ -124,35 +138,18 @@ def openmp() -> int:
     return ctypes.cast(parallel, ctypes.c_void_p).value or 0
 
 
-def key(sources: Sources, found: str) -> str:
-    """A name for the library of these sources, compiler and processor.
+def key(sources: Sources, target: Target, found: str) -> str:
+    """A name for the library of these sources, target and compiler.
 
     A compiler goes by its file's size and time: asking it for its version would take a process.
     """
     binary = Path(found).resolve()
     stat = binary.stat()
     compiled_by = f"{binary} {stat.st_size} {stat.st_mtime_ns}"
-    facts = [compiled_by, *flags(), *sources.definitions, platform.machine()]
-    made_of = [*sources.contents().values(), "\n".join([*facts, *processor_features()]).encode()]
-    return hashlib.sha256(b"\0".join(made_of)).hexdigest()[:32]
+    return fingerprint(sources, target, compiled_by, platform.machine())
 
 
-def processor_features() -> list[str]:
-    """What tells processors apart that share a cache folder over a network."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return [platform.processor()]
-    wanted = ("model name", "flags", "Features", "CPU part")
-    return sorted({line for line in lines if line.startswith(wanted)})
-
-
-def processor_has(feature: str) -> bool:
-    """Whether the processor names this among its features, as /proc/cpuinfo lists them."""
-    return any(feature in line.split() for line in processor_features())
-
-
-def build(sources: Sources, found: str, folder: Path) -> None:
+def build(sources: Sources, target: Target, found: str, folder: Path) -> None:
     """Compile into a folder of the cache.
 
     Raises: NativeUnavailableError with the compiler's first complaint; OSError.
@@ -160,14 +157,13 @@ def build(sources: Sources, found: str, folder: Path) -> None:
     with cache.fill(folder) as place:
         for name, contents in sources.contents().items():
             (place / name).write_bytes(contents)
-        compiled = [name for name in sources.files if name.endswith(".c")]
-        command = [found, *flags(), *sources.definitions, *compiled, "-o", "library.so", "-lm"]
         try:
             done = subprocess.run(  # noqa: S603 (the user's own compiler)
-                command, cwd=place, capture_output=True, timeout=COMPILE_SECONDS, check=False
-            )
+                command(found, sources, target, "library.so"),
+                cwd=place, capture_output=True, timeout=COMPILE_SECONDS, check=False,
+            )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise NativeUnavailableError(f"{found} took over {COMPILE_SECONDS:.0f} s") from None
         if done.returncode:
             complaint = done.stderr.decode(errors="replace").strip().partition("\n")[0]
-            raise NativeUnavailableError(f"{found} failed on {compiled[0]}: {complaint}")
+            raise NativeUnavailableError(f"{found} failed on {sources.files[0]}: {complaint}")

@@ -3,7 +3,8 @@
 import ctypes
 from functools import lru_cache
 
-from hornbook.kernels.library import MIXER, shared_library
+from hornbook.kernels.library import shared_library
+from hornbook.kernels.recipe import MIXER
 
 # mixer.c's places and columns are 32 bits.
 MOST_TOKENS = 2**31 - 2**20
@@ -28,7 +29,7 @@ def mixer_library() -> ctypes.CDLL:
 
     Raises: NativeUnavailableError with the reason in one line.
     """
-    library = shared_library(MIXER)
+    library = shared_library(MIXER).handle
     pointer, reader = ctypes.POINTER(Model), ctypes.c_void_p
     for name, result, *arguments in (
         ("floats", ctypes.c_int64, pointer),

@@ -71,12 +71,12 @@ static void iterate(const Step *step, const Room *room, int rows, int columns)
     int side = rows < columns ? rows : columns, deep = side / PACK;
     size_t square = (size_t)side * side, all = (size_t)rows * columns;
     gram(room, rows, columns, side);
-    for (size_t i = 0; i < square; i += 16)
+    for (size_t i = 0; i < square; i += WIDE)
         store(room->gram + i, *(floats *)(room->grams + i));
     pair_rows(room->gram, side, side, side, room->square_panels);
     symmetric_product(side, deep, lying(room->gram, side), panels(room->square_panels, deep),
                       room->product);
-    for (size_t i = 0; i < square; i += 16)
+    for (size_t i = 0; i < square; i += WIDE)
         store(room->polynomial + i, step->cubic * *(floats *)(room->grams + i) +
                                         step->quintic * *(floats *)(room->product + i));
     if (rows > columns) {
@@ -88,7 +88,7 @@ static void iterate(const Step *step, const Room *room, int rows, int columns)
         product(SET, rows, columns, deep, lying(room->polynomial, side),
                 panels(room->x_panels, deep), room->product, columns);
     }
-    for (size_t i = 0; i < all; i += 16)
+    for (size_t i = 0; i < all; i += WIDE)
         store(room->x + i, step->linear * load(room->x + i) + *(floats *)(room->product + i));
 }
 
@@ -97,7 +97,7 @@ static void move(const Step *step, const Room *room, const Matrix *matrix)
     int rows = matrix->rows, columns = matrix->columns;
     size_t all = (size_t)rows * columns;
     floats squares = {0};
-    for (size_t i = 0; i < all; i += 16) {
+    for (size_t i = 0; i < all; i += WIDE) {
         floats gradient = *(const floats *)(matrix->gradient + i);
         floats *momentum = (floats *)(matrix->momentum + i);
         *momentum += (gradient - *momentum) * (1.0f - step->momentum);
@@ -105,12 +105,12 @@ static void move(const Step *step, const Room *room, const Matrix *matrix)
         squares += load(room->x + i) * load(room->x + i);
     }
     float norm = sqrtf(total(squares)), shrink = 1.0f / (norm > step->epsilon ? norm : step->epsilon);
-    for (size_t i = 0; i < all; i += 16)
+    for (size_t i = 0; i < all; i += WIDE)
         store(room->x + i, load(room->x + i) * shrink);
     for (int i = 0; i < step->iterations; i++)
         iterate(step, room, rows, columns);
     float rate = step->rate * (rows > columns ? sqrtf((float)rows / columns) : 1.0f);
-    for (size_t i = 0; i < all; i += 16) {
+    for (size_t i = 0; i < all; i += WIDE) {
         floats *weight = (floats *)(matrix->weight + i);
         *weight = *weight * step->kept - rate * load(room->x + i);
     }

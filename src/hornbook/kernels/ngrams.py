@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import torch
 from torch.autograd.function import Function, once_differentiable
 
-from hornbook.kernels.library import NGRAMS, openmp, shared_library
+from hornbook.kernels.library import openmp, shared_library
+from hornbook.kernels.recipe import NGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,11 +73,11 @@ class NGramKernels(NamedTuple):
 
 @lru_cache
 def ngram_kernels() -> NGramKernels:
-    """The kernels, compiled where they are not yet.
+    """The kernels, compiled where none came with hornbook.
 
     Raises: NativeUnavailableError with the reason in one line.
     """
-    return NGramKernels(shared_library(NGRAMS), openmp())
+    return NGramKernels(shared_library(NGRAMS).handle, openmp())
 
 
 def lookup(

@@ -3,8 +3,8 @@
  * Words. With PACK = 2 numbers are bfloat16, two in a word of 32 bits, for processors that multiply
  * them so; with PACK = 1 they are float32. All sums are float32.
  *
- * Panels. In a product left @ right, right is cut into panels of 32 columns: 32 adjacent words for each
- * word of depth. `pair_rows` (depth along rows) and `turn` (along columns) make them.
+ * Panels. In a product left @ right, right is cut into panels of PANEL columns: as many adjacent words
+ * for each word of depth. `pair_rows` (depth along rows) and `turn` (along columns) make them.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -14,15 +14,28 @@
 typedef uint32_t word;
 
 #if PACK == 2
-#ifndef __AVX512BF16__
+typedef uint16_t number;
+typedef uint16_t halves __attribute__((vector_size(2 * WIDE), aligned(2), may_alias));
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+INLINE halves rounded(floats x) { return (halves)_mm512_cvtneps_pbh((__m512)x); }
+INLINE floats multiply_add(floats sum, word a, words b)
+{
+    return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)a), (__m512bh)b);
+}
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#include <arm_neon.h>
+INLINE halves rounded(floats x) { return (halves)vcvt_bf16_f32((float32x4_t)x); }
+INLINE floats multiply_add(floats sum, word a, words b)
+{
+    return (floats)vbfdotq_f32((float32x4_t)sum, (bfloat16x8_t)vdupq_n_u32(a), (bfloat16x8_t)b);
+}
+#else
 #error "this processor multiplies no bfloat16"
 #endif
-#include <immintrin.h>
-typedef uint16_t number;
-typedef uint16_t halves __attribute__((vector_size(32), aligned(2), may_alias));
 
 INLINE words widened(halves x) { return __builtin_convertvector(x, words); }
-INLINE halves rounded(floats x) { return (halves)_mm512_cvtneps_pbh((__m512)x); }
 INLINE floats load(const number *x) { return (floats)(widened(*(const halves *)x) << 16); }
 INLINE void store(number *y, floats x) { *(halves *)y = rounded(x); }
 INLINE words paired(floats even, floats odd)
@@ -32,10 +45,6 @@ INLINE words paired(floats even, floats odd)
 INLINE words pair(const number *even, const number *odd)
 {
     return widened(*(const halves *)even) | widened(*(const halves *)odd) << 16;
-}
-INLINE floats multiply_add(floats sum, word a, words b)
-{
-    return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)a), (__m512bh)b);
 }
 #else
 typedef float number;
@@ -55,15 +64,17 @@ INLINE floats multiply_add(floats sum, word a, words b)
 }
 #endif
 
-enum { PANEL = 32, LINE = 64 }; /* columns; bytes of a cache line */
-
-/* Sums kept in registers: 8 x 2 vectors of AVX-512's 32 registers reach its peak; elsewhere 4 x 1
- * vectors are 8 registers of 16. */
-#ifdef __AVX512F__
+/* Sums kept in registers, beside a row of the right side's vectors and one number of the left's: 8 x 2
+ * vectors reach AVX-512's peak, and 6 x 2, which take 15 of 16 registers, 97% of AVX2's. On NEON 4 x 4
+ * take 24 of 32: gcc loads all rows' numbers first, and with 6 x 4 sums it has none left. */
+#if WIDE == 16
 enum { TILE_ROWS = 8, TILE_VECTORS = 2 };
+#elif REGISTERS == 32
+enum { TILE_ROWS = 4, TILE_VECTORS = 4 };
 #else
-enum { TILE_ROWS = 4, TILE_VECTORS = 1 };
+enum { TILE_ROWS = 6, TILE_VECTORS = 2 };
 #endif
+enum { PANEL = WIDE * TILE_VECTORS, LINE = 64 }; /* columns of a tile; bytes of a cache line */
 
 /* The next piece of memory; without memory it only counts how much is needed. */
 static void *take(char *memory, size_t *used, size_t bytes)
@@ -78,7 +89,7 @@ static void *take(char *memory, size_t *used, size_t bytes)
 
 typedef struct {
     const word *at;
-    size_t panel, row, step; /* from 32 rows to the next, row to row, and word to word in depth */
+    size_t panel, row, step; /* from PANEL rows to the next, row to row, and word to word in depth */
 } Left;
 
 typedef struct {
@@ -95,7 +106,7 @@ INLINE void tile(const int rows, const int vectors, int how, int depth, const wo
     for (int k = 0; k < depth; k++) {
         words w[TILE_VECTORS];
         for (int j = 0; j < vectors; j++)
-            w[j] = *(const words *)(b + (size_t)k * PANEL + 16 * j);
+            w[j] = *(const words *)(b + (size_t)k * PANEL + WIDE * j);
         for (int i = 0; i < rows; i++)
             for (int j = 0; j < vectors; j++)
                 sum[i][j] = multiply_add(sum[i][j], a[i * row + k * step], w[j]);
@@ -103,12 +114,18 @@ INLINE void tile(const int rows, const int vectors, int how, int depth, const wo
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < vectors; j++) {
             if (how == ROUND) {
-                store((number *)c + i * stride + 16 * j, sum[i][j]);
+                store((number *)c + i * stride + WIDE * j, sum[i][j]);
             } else {
-                floats *to = (floats *)((float *)c + i * stride + 16 * j);
+                floats *to = (floats *)((float *)c + i * stride + WIDE * j);
                 *to = sum[i][j] + (how == ADD ? *to : (floats){0});
             }
         }
+}
+
+/* How many of the remaining rows, a multiple of 8 at first, a tile takes: 16 are 6 + 6 + 4. */
+INLINE int tile_rows(int rest)
+{
+    return TILE_ROWS != 6 || (rest >= 6 && rest != 8) ? TILE_ROWS : 4;
 }
 
 /* c[rows, columns] = left @ right, `depth` words deep; rows in 8s, columns in 16s. With `lower` the
@@ -117,15 +134,20 @@ INLINE void multiply(int lower, int how, int rows, int columns, int depth, Left 
                      void *c, size_t stride)
 {
     size_t size = how == ROUND ? sizeof(number) : sizeof(float);
-    for (int n = 0; n < columns; n += 16 * TILE_VECTORS) {
-        const word *b = right.at + (n / PANEL) * right.panel + n % PANEL;
-        for (int m = lower ? n : 0; m < rows; m += TILE_ROWS) {
+    int goes_on = left.panel == PANEL * left.row; /* a tile may lie in two panels */
+    for (int n = 0; n < columns; n += PANEL) {
+        const word *b = right.at + (n / PANEL) * right.panel;
+        for (int m = lower ? n : 0, high; m < rows; m += high) {
             const word *a = left.at + (m / PANEL) * left.panel + (m % PANEL) * left.row;
             void *to = (char *)c + (m * stride + n) * size;
-            if (TILE_VECTORS == 1 || columns - n < 16 * TILE_VECTORS)
+            int end = goes_on || rows - m < PANEL - m % PANEL ? rows : m - m % PANEL + PANEL;
+            high = tile_rows(end - m);
+            if (PANEL > 16 && columns - n < PANEL)
                 tile(TILE_ROWS, 1, how, depth, a, left.row, left.step, b, to, stride);
-            else
+            else if (high == TILE_ROWS)
                 tile(TILE_ROWS, TILE_VECTORS, how, depth, a, left.row, left.step, b, to, stride);
+            else
+                tile(4, TILE_VECTORS, how, depth, a, left.row, left.step, b, to, stride);
         }
     }
 }
@@ -140,11 +162,11 @@ static void product(int how, int rows, int columns, int depth, Left left, Right 
 INLINE void symmetric_product(int side, int depth, Left left, Right right, float *c)
 {
     multiply(1, SET, side, side, depth, left, right, c, side);
-    for (int m = 16; m < side; m += 16)
-        for (int n = 0; n < m; n += 16)
-            for (int i = 0; i < 16; i++) {
+    for (int m = WIDE; m < side; m += WIDE)
+        for (int n = 0; n < m; n += WIDE)
+            for (int i = 0; i < WIDE; i++) {
                 floats row = *(floats *)(c + (size_t)(m + i) * side + n);
-                for (int j = 0; j < 16; j++)
+                for (int j = 0; j < WIDE; j++)
                     c[(size_t)(n + j) * side + m + i] = row[j];
             }
 }
@@ -173,7 +195,7 @@ static void pair_rows(const number *x, size_t stride, int rows, int columns, wor
     int depth = rows / PACK;
     for (int k = 0; k < depth; k++) {
         const number *even = x + (size_t)k * PACK * stride;
-        for (int n = 0; n < columns; n += 16)
+        for (int n = 0; n < columns; n += WIDE)
             *(words *)(to + ((size_t)(n / PANEL) * depth + k) * PANEL + n % PANEL) =
                 pair(even + n, even + (PACK - 1) * stride + n);
     }

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import torch
 from torch.autograd.function import Function, once_differentiable
 
-from hornbook.kernels.library import openmp, shared_library, training_sources
+from hornbook.kernels.library import openmp, shared_library
+from hornbook.kernels.recipe import TRAINING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,11 +91,11 @@ class TrainingKernels(NamedTuple):
 
 @lru_cache
 def training_kernels(precision: str) -> TrainingKernels:
-    """The kernels for float32 or bfloat16, compiled where they are not yet.
+    """The kernels for float32 or bfloat16, compiled where none came with hornbook.
 
     Raises: NativeUnavailableError with the reason in one line.
     """
-    library = shared_library(training_sources(precision))
+    library = shared_library(TRAINING[precision]).handle
     library.hornbook_kept_numbers.restype = ctypes.c_int64
     return TrainingKernels(library, openmp())
 

@@ -6,7 +6,7 @@ runs/ladder-shakespeare/   bigram-1337/ average-1337/ ...  ladder.json ladder.pn
 import json
 import shutil
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook import report, training
-from hornbook.config import MODELS, Config, preset, spec_of
+from hornbook.config import MODELS, Config, DataConfig, preset, spec_of
 from hornbook.errors import ConfigError
 from hornbook.eval.loss import losses
 from hornbook.learn import ladder_chart as chart
@@ -23,8 +23,8 @@ from hornbook.plan.timing import time_step
 from hornbook.runs.folder import RunFolder
 from hornbook.runs.load import load
 from hornbook.storage.disk import write_atomically
-from hornbook.text.corpus import Corpus, read_corpus
-from hornbook.text.dataset import prepare
+from hornbook.text.corpus import Corpus
+from hornbook.text.dataset import prepare, read_text
 from hornbook.training.conclude import conclude
 
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ def ideas() -> dict[str, str]:
 
     The bottom one is no branch: a branch is compared with the rung below it.
     """
-    bottom = next(name for name in MODELS if not spec_of(name).branch)
-    names = [bottom, *(name for name in MODELS if name != bottom)]
+    rungs = [name for name in MODELS if spec_of(name).rung]
+    bottom = next(name for name in rungs if not spec_of(name).branch)
+    names = [bottom, *(name for name in rungs if name != bottom)]
     return {name: spec_of(name).idea for name in names} | {LARGE: LARGE_IDEA}
 
 
@@ -93,6 +94,7 @@ class Plan:
 def plan(
     corpus: str = "python-docs",
     *,
+    reading: DataConfig | None = None,
     text: Corpus | None = None,
     rungs: Sequence[str] = (),
     steps: int | None = None,
@@ -105,8 +107,8 @@ def plan(
 
     `minutes` is the training time of the whole ladder, for each seed: each rung trains for an equal
     share of it, evaluations not counted. The large rung `lecture` takes part when it is named, or
-    when its share of the time allows 500 steps. `text` is what `corpus` names, if it has been read
-    already.
+    when its share of the time allows 500 steps. `reading` has the encoding, the field
+    and the forms in which `corpus` is read, and `text` is what it names, if it has been read.
     Raises: ConfigError, DataError.
     """
     known = ideas()
@@ -118,7 +120,8 @@ def plan(
     for name, value in (("steps", steps), ("minutes", minutes), ("seeds", seeds)):
         if value is not None and not 0 < value < 1e9:
             raise ConfigError(f"--{name} {value}: expected more than 0")
-    read = text or read_corpus(corpus)
+    data = replace(reading or DataConfig(), corpus=corpus)
+    read = text or read_text(data)
     # A folder for each budget: a quick look must not cost the runs of a long one.
     kind = (
         "-quick" if quick else f"-{minutes:g}min" if minutes else f"-{steps}steps" if steps else ""
@@ -128,9 +131,9 @@ def plan(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {folder}: {error.strerror}") from None
-    reference = training.lasting_reference(corpus, read, RunFolder(folder))
+    lasting = training.lasting_settings(data, read, RunFolder(folder))
     wanted = {
-        name: settings(name).override(corpus=reference)
+        name: settings(name).override(**lasting)
         for name in known
         if name in rungs or (not rungs and name != LARGE)
     }
@@ -157,7 +160,7 @@ def plan(
             Climb(
                 name,
                 settings(name).override(
-                    corpus=reference,
+                    **lasting,
                     seed=seed,
                     steps=count,
                     eval_interval=max(1, count // evaluations),
@@ -348,7 +351,7 @@ def measure(plan: Plan) -> Ladder:
                 stands_on=below[-1] if below else None,
                 worth=worth,
                 noise=noise,
-                sample=runs[0].sample.read_text(encoding="utf-8"),
+                sample=sample_of(runs[0]),
                 curve=mean_curve(runs),
             )
         )
@@ -367,6 +370,14 @@ def validation_losses(corpus: Corpus, folder: RunFolder) -> Floats:
     trained = load(folder.path, device=machine.choose_device().value)
     tokens = prepare(corpus, trained.config.data, trained.tokenizer).validation
     return losses(trained.model, tokens, block_size=trained.config.model.context_size)
+
+
+def sample_of(folder: RunFolder) -> str:
+    """What a run's model generated, without its prompt."""
+    figures = folder.figures()
+    if "sample" in figures:
+        return figures["sample"]["text"]
+    return folder.sample.read_text(encoding="utf-8")  # of a version whose samples had no prompt
 
 
 def step_down(upper: Sequence[Floats], lower: Sequence[Floats]) -> tuple[float, float]:

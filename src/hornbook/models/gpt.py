@@ -9,6 +9,7 @@ the number of positions attended to (S = T unless a cache holds earlier ones).
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,19 +18,34 @@ from torch import Tensor, nn
 from hornbook.config import ModelConfig
 from hornbook.kernels import training
 from hornbook.models.kv_cache import KeyValueCache, LayerCache
-from hornbook.models.language_model import LanguageModel, has_hooks
-from hornbook.models.schema import Schema
+from hornbook.models.language_model import has_hooks
+from hornbook.models.schema import RotaryScaling, Schema
+from hornbook.models.stack import StackModel
 
 
-def rotary_angles(positions_T: Tensor, head_width: int, base: float) -> tuple[Tensor, Tensor]:
+def rotary_angles(
+    positions_T: Tensor, head_width: int, base: float, scaling: RotaryScaling | None = None
+) -> tuple[Tensor, Tensor]:
     """Cosine and sine of each position's rotation, float32.
 
     Shapes: [T] -> two of [T,D], each half of D repeating the same D/2 frequencies.
     Source: Su et al. 2021, arXiv:2104.09864, in the half-split layout of GPT-NeoX and Qwen.
     """
     exponents = torch.arange(0, head_width, 2, device=positions_T.device) / head_width
-    angles_TD = torch.outer(positions_T.float(), base**-exponents).repeat(1, 2)
+    frequencies = base**-exponents if scaling is None else scaled(base**-exponents, scaling)
+    angles_TD = torch.outer(positions_T.float(), frequencies).repeat(1, 2)
     return angles_TD.cos(), angles_TD.sin()
+
+
+def scaled(frequencies: Tensor, scaling: RotaryScaling) -> Tensor:
+    """Slow rotations made slower by `factor`, fast ones kept, and those between interpolated.
+
+    Source: the rotary embeddings of Llama 3.1, "rope_type": "llama3".
+    """
+    turns = scaling.original_length * frequencies / (2 * math.pi)
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies * (kept + (1 - kept) / scaling.factor)
 
 
 def rotate(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
@@ -113,13 +129,19 @@ def in_windows(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, window: int) -> T
 
 
 class Linear(nn.Linear):
-    """A product in the activations' precision, with a float32 master weight and no bias."""
+    """A product in the activations' precision, with float32 master weights.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
+    `lora` adds a product of two factors, where that alone is trained (see `lora.adapt`).
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias)
+        self.lora: nn.Module | None = None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name)
-        return F.linear(input, self.weight.to(input.dtype))
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        y = F.linear(input, self.weight.to(input.dtype), bias)
+        return y if self.lora is None else y + self.lora(input)
 
 
 class RMSNorm(nn.Module):
@@ -253,7 +275,7 @@ class Block(nn.Module):
         return ours and not windowed and not has_hooks(self)
 
 
-class GPT(LanguageModel):
+class GPT(StackModel):
     """A stack of blocks between an embedding table and a table of logits.
 
     It is trained on blocks of `block_size` tokens, and reads longer texts through windows of that
@@ -289,31 +311,24 @@ class GPT(LanguageModel):
                 elif weight.ndim == 2:
                     nn.init.uniform_(weight, -bound, bound)
 
-    def new_cache(self, batch_size: int = 1) -> KeyValueCache:
-        """An empty key-value cache for decoding `batch_size` texts together."""
-        schema, device = self.schema, self.embedding.weight.device
-        shape = (batch_size, schema.n_kv_head, self.context_size, schema.head_width)
-        return KeyValueCache(schema.n_layer, shape, device, self.compute_dtype)
+    @property
+    def cache_shape(self) -> tuple[int, int]:
+        """Key-value heads and the width of each."""
+        return self.schema.n_kv_head, self.schema.head_width
 
     def hidden(self, idx_BT: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """The residual stream after the last block, normalised: [B,T] -> [B,T,C]."""
         past = 0 if cache is None else cache.length
         positions_T = torch.arange(past, past + idx_BT.size(1), device=idx_BT.device)
         schema = self.schema
-        cos_TD, sin_TD = rotary_angles(positions_T, schema.head_width, schema.rotary_base)
+        cos_TD, sin_TD = rotary_angles(
+            positions_T, schema.head_width, schema.rotary_base, schema.rotary_scaling
+        )
         x_BTC = self.embedding(idx_BT).to(self.compute_dtype)
         for layer, block in enumerate(self.blocks):
             mask = None
             if self.training and self.config.dropout:
                 mask = random_bytes(2, *x_BTC.shape, device=x_BTC.device)
-            x_BTC = block(x_BTC, cos_TD, sin_TD, cache and cache.layers[layer], mask)
+            run = partial(self.recomputed, block) if self.recompute else block
+            x_BTC = run(x_BTC, cos_TD, sin_TD, cache and cache.layers[layer], mask)
         return self.norm(x_BTC)
-
-    def next_logits(self, idx_BT: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """Logits of the token after the last one, float32: [B,T] -> [B,V]; fills the cache."""
-        return self.logits(self.hidden(idx_BT, cache)[:, -1]).float()
-
-    def forward(
-        self, idx_BT: Tensor, targets_BT: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        return self.logits_and_loss(self.logits(self.hidden(idx_BT)), targets_BT)

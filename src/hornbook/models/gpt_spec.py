@@ -25,7 +25,14 @@ def check(config: ModelConfig) -> None:
 
     Raises: ConfigError.
     """
-    if config.n_embd % (2 * config.n_head):
+    if config.n_kv_head and config.n_head % config.n_kv_head:
+        raise ConfigError(
+            f"n_head = {config.n_head} does not split into n_kv_head = {config.n_kv_head} groups"
+        )
+    if config.head_width:
+        if config.head_width % 2:
+            raise ConfigError(f"head_width = {config.head_width}: expected an even number")
+    elif config.n_embd % (2 * config.n_head):
         raise ConfigError(
             f"n_embd = {config.n_embd} does not split into n_head = {config.n_head} heads of even "
             f"width; a multiple of {2 * config.n_head} does"

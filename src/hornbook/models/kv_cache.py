@@ -1,5 +1,8 @@
 """The key-value cache: every layer's keys and values of the tokens read so far."""
 
+from copy import deepcopy
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -51,3 +54,9 @@ class KeyValueCache:
             self.text_BT = self.text_BT[:, :length] if length else None
         for layer in self.layers:
             layer.length = min(layer.length, length)
+
+    def copy(self, length: int) -> Self:
+        """A cache of the first `length` positions, whose buffers are its own."""
+        copied = deepcopy(self)
+        copied.truncate(length)
+        return copied

@@ -57,15 +57,11 @@ class LanguageModel(nn.Module):
         _, loss = self(batch.inputs, batch.targets)
         return loss
 
-    @torch.no_grad()
-    def nats(self, window_BT: Tensor) -> Tensor:
-        """-ln p of each token but the first, from those before it: [B,T] -> [B,T-1]."""
-        logits_BTV, _ = self(window_BT[:, :-1])
-        targets = window_BT[:, 1:]
-        found = F.cross_entropy(
-            logits_BTV.float().flatten(0, 1), targets.flatten(), reduction="none"
-        )
-        return found.view(targets.shape)
+    def token_losses(self, idx_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """The cross-entropy of each target, in nats: two of [B,T] -> [B,T]."""
+        logits, _ = self(idx_BT)
+        nats = F.cross_entropy(logits.float().flatten(0, 1), targets_BT.flatten(), reduction="none")
+        return nats.view(targets_BT.shape)
 
     @torch.no_grad()
     def generate(self, idx: Tensor, max_new_tokens: int) -> Tensor:

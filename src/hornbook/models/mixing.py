@@ -69,7 +69,7 @@ class Mixing(LanguageModel):
     def forward(
         self, idx_BT: Tensor, targets_BT: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """All probabilities at every position; `nats` computes those of the text's tokens."""
+        """All probabilities at every position; `token_losses` has those of the text's tokens."""
         logits_BTV, _ = self.network(idx_BT)
         logits = logits_BTV.detach().float().cpu().numpy()
 
@@ -85,17 +85,18 @@ class Mixing(LanguageModel):
         return self.logits_and_loss(torch.from_numpy(np.stack(rows)).to(idx_BT.device), targets_BT)
 
     @torch.no_grad()
-    def nats(self, window_BT: Tensor) -> Tensor:
-        """-ln p of each token but the first: [B,T] -> [B,T-1]."""
-        logits_BTV, _ = self.network(window_BT[:, :-1])
-        logits, tokens = logits_BTV.float().cpu().numpy(), window_BT.cpu().numpy()
+    def token_losses(self, idx_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """-ln p of each target, in nats; targets are the inputs' successors: [B,T] -> [B,T]."""
+        logits_BTV, _ = self.network(idx_BT)
+        logits = logits_BTV.float().cpu().numpy()
+        first, targets = idx_BT[:, :1].cpu().numpy(), targets_BT.cpu().numpy()
 
         def read(row: int, reader: Reader) -> NDArray[np.float64]:
             reader.reset()
-            reader.read(tokens[row, :1])
-            return reader.read(tokens[row, 1:], logits[row])
+            reader.read(first[row])
+            return reader.read(targets[row], logits[row])
 
-        return torch.from_numpy(np.stack(self._each_row(read, len(logits)))).to(window_BT.device)
+        return torch.from_numpy(np.stack(self._each_row(read, len(logits)))).to(idx_BT.device)
 
     def _each_row(self, read: Callable[[int, Reader], Array], n_rows: int) -> list[Array]:
         while len(self._readers) < n_rows:

@@ -11,8 +11,10 @@ from hornbook.errors import ConfigError
 from hornbook.kernels.ngrams import ngram_kernels
 from hornbook.models.context_counts import ContextCounts
 from hornbook.models.language_model import LanguageModel
+from hornbook.models.lora import adapt
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel
+from hornbook.models.stack import StackModel
 from hornbook.ngram.model import NGramModel
 
 
@@ -21,13 +23,17 @@ def build(config: ModelConfig, vocab_size: int, counted: NGramModel | None = Non
 
     Raises: ConfigError when it needs n-grams and none are given.
     """
-    network = config.spec.network
+    network = config.spec.network(config, vocab_size) if config.spec.network else None
+    if config.lora_rank is not None:
+        if not isinstance(network, StackModel):
+            raise ConfigError(f"lora_rank is for a gpt or a gpt2, and model = {config.model!r}")
+        adapt(network, config.lora_rank)
     if network and not config.with_counts:
-        return network(config, vocab_size)
+        return network
     if counted is None:
         raise ConfigError(f"a {config.kind} model needs n-grams: give build() an NGramModel")
     ngrams = NGramLanguageModel(counted, config.context_size)
-    return GPTWithCounts(network(config, vocab_size), ngrams) if network else ngrams
+    return GPTWithCounts(network, ngrams) if network else ngrams
 
 
 def use_ngram_kernels(model: torch.nn.Module) -> None:

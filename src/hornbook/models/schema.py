@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from hornbook.config import ModelConfig
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 Shape: TypeAlias = tuple[int, ...]
 
 BLOCKS = "blocks"
+
+
+class RotaryScaling(NamedTuple):
+    """Llama 3's slower rotations for longer contexts; see `gpt.rotary_frequencies`."""
+
+    factor: float
+    low_frequency_factor: float
+    high_frequency_factor: float
+    original_length: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,23 +44,33 @@ class Schema:
     mlp_width: int
     window: int | None = None
     rotary_base: float = 10_000.0
+    rotary_scaling: RotaryScaling | None = None
     epsilon: float = 1e-6
     query_key_norm: bool = True
     tied: bool = False
 
     @classmethod
     def of(cls, config: ModelConfig, vocab_size: int) -> Schema:
-        """The GPT that settings describe: Qwen3's shape, with a key-value head for each head."""
+        """The GPT that settings describe: Qwen3's shape, with a key-value head for each head.
+
+        Settings of a network from elsewhere say what differs.
+        """
+        scaling = config.rotary_scaling
+        windowed = config.context_length is None
         return cls(
             vocab_size=vocab_size,
             n_layer=config.n_layer,
             n_embd=config.n_embd,
             n_head=config.n_head,
-            n_kv_head=config.n_head,
-            head_width=config.n_embd // config.n_head,
+            n_kv_head=config.n_kv_head or config.n_head,
+            head_width=config.head_width or config.n_embd // config.n_head,
             # 8/3 of n_embd, so that three matrices cost what a plain MLP's two do; in 32s.
-            mlp_width=-(-8 * config.n_embd // 96) * 32,
-            window=config.block_size,
+            mlp_width=config.mlp_width or -(-8 * config.n_embd // 96) * 32,
+            window=config.block_size if windowed else config.sliding_window,
+            rotary_base=config.rotary_base or cls.rotary_base,
+            rotary_scaling=RotaryScaling(*scaling) if scaling else None,
+            epsilon=config.norm_epsilon or cls.epsilon,
+            query_key_norm=config.query_key_norm,
             tied=config.tie_embeddings,
         )
 

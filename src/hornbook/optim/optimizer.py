@@ -69,6 +69,8 @@ class AdamW:
     def step(self, scale: float = 1.0) -> None:
         """Update every parameter that has a gradient, at `scale` times the full rate."""
         moved = [each for each in self.parameters if each.grad is not None]
+        if not moved:
+            return
         for each in moved:
             if not self.state[each]:
                 self.state[each].update(
@@ -107,7 +109,9 @@ class Optimizers:
         self, model: LanguageModel, config: OptimizerConfig, kernels: TrainingKernels | None = None
     ) -> None:
         self.names: dict[Tensor, str] = {
-            parameter: name for name, parameter in model.named_parameters()
+            parameter: name
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
         }
         rate, decay, betas = config.learning_rate, config.weight_decay, (config.beta1, config.beta2)
         if config.optimizer == "adamw":
@@ -118,7 +122,8 @@ class Optimizers:
                 AdamW(level, lr=rate, betas=betas, decay=0.0),
             ]
             return
-        by_muon, tables = list(matrices(model).values()), embeddings(model)
+        by_muon = [each for each in matrices(model).values() if each in self.names]
+        tables = [each for each in embeddings(model) if each in self.names]
         taken = {*by_muon, *tables}
         others = [parameter for parameter in self.names if parameter not in taken]
         self.groups = [
@@ -140,6 +145,11 @@ class Optimizers:
             group.step(scale)
         for parameter in self.names:
             parameter.grad = None
+
+    def forget(self) -> None:
+        """Give the memory of all state back, once it is saved and no step will follow."""
+        for group in self.groups:
+            group.state = {parameter: {} for parameter in group.parameters}
 
     def tensors(self) -> dict[str, Tensor]:
         """All state as named tensors ("blocks.0.mlp.up.weight/momentum_buffer"), for saving."""

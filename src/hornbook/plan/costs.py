@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from hornbook.config import Config
+from hornbook.eval.dynamic import COUNTED_IN_ALL, FEWEST_BETWEEN, RECOUNTING_SECONDS_A_TOKEN
 from hornbook.eval.loss import MOST_EVALUATED
 from hornbook.plan.memory import Countable
 
@@ -10,12 +11,19 @@ from hornbook.plan.memory import Countable
 SHORTEST_SECONDS = 2.0
 # The share of the time that timing steps on this machine may take.
 TIMING_SHARE = 0.03
+# And that of the dynamic evaluation, which measures evenly spaced pieces where all do not fit.
+DYNAMIC_SHARE = 0.05
+# It reads every token twice, once to predict and once to learn it, the first with two blocks before
+# every 1,024 tokens: in tokens of training.
+DYNAMIC_READ = 3.0
 # After the last step, measured on two cores with tiny Shakespeare: the report card, and counting
 # the training text. Beside a network it is counted before the first step, six times over.
-CONCLUDING_SECONDS = 2.9
+CONCLUDING_SECONDS = 3.9
 COUNTING_SECONDS_A_TOKEN = 1.6e-6
 JOINT_COUNTING_SECONDS_A_TOKEN, BASELINES_SECONDS_A_TOKEN = 3.2e-6, 0.4e-6
 MIXING_SECONDS_A_TOKEN, MIXING_SECONDS_A_TOKEN_AND_ENTRY = 1e-5, 5e-9
+# The page, most of it to prune n-grams and to say how often each stood (a million characters).
+PAGE_SECONDS, PAGE_SECONDS_A_TOKEN = 0.4, 1.0e-6
 COUNTING_SHARE, COUNTING_BYTES, FEWEST_COUNTED = 0.4, 800_000_000, 10_000
 
 
@@ -57,8 +65,12 @@ def mixing_seconds(config: Config, text: Text) -> float:
     if not config.model.held_out(text.train_tokens):
         return 0.0
     read = counted_tokens(config, text) + min(text.validation_tokens, MOST_EVALUATED)
-    # Every node's network probability is a sum over the vocabulary.
-    return read * (MIXING_SECONDS_A_TOKEN + text.vocab_size * MIXING_SECONDS_A_TOKEN_AND_ENTRY)
+    return read * mixing_seconds_a_token(text.vocab_size)
+
+
+def mixing_seconds_a_token(vocab_size: int) -> float:
+    """How long a mixer takes to read a token: every node's network probability is a sum."""
+    return MIXING_SECONDS_A_TOKEN + vocab_size * MIXING_SECONDS_A_TOKEN_AND_ENTRY
 
 
 def counted_tokens(config: Config, text: Text) -> int:
@@ -81,10 +93,31 @@ def concluding_seconds(config: Config, text: Text, token_seconds: float = 0.0) -
     reading = joining.network_read * token_seconds
     if model.with_counts:
         reading += joining.read + text.vocab_size * joining.read_and_entry
-    a_token = BASELINES_SECONDS_A_TOKEN if model.with_counts else COUNTING_SECONDS_A_TOKEN
+    # N-grams beside a mixer have not counted all of the text, and the baselines count it anew.
+    counted = model.with_counts and not model.held_out(text.train_tokens)
+    a_token = BASELINES_SECONDS_A_TOKEN if counted else COUNTING_SECONDS_A_TOKEN
     evaluated = min(text.validation_tokens, MOST_EVALUATED) * reading
+    if model.reads_counts:
+        a_token += PAGE_SECONDS_A_TOKEN
+    fixed = CONCLUDING_SECONDS + PAGE_SECONDS + dynamic_seconds(config, text, token_seconds)
     counting = counted_tokens(config, text) * a_token
-    return CONCLUDING_SECONDS + counting + evaluated + mixing_seconds(config, text)
+    return fixed + counting + evaluated + mixing_seconds(config, text)
+
+
+def dynamic_seconds(config: Config, text: Text, token_seconds: float = 0.0) -> float:
+    """How long the dynamic evaluation takes: within `minutes`, at most its share of them."""
+    model, joining = config.model, joining_of(config.train.compile)
+    reading, counting = DYNAMIC_READ * token_seconds, 0.0
+    if model.with_counts:
+        reading += 2 * (joining.read + text.vocab_size * joining.read_and_entry)
+        counted = counted_tokens(config, text)
+        times = min(COUNTED_IN_ALL // counted, text.validation_tokens // FEWEST_BETWEEN)
+        counting = times * counted * RECOUNTING_SECONDS_A_TOKEN
+    if model.held_out(text.train_tokens):
+        reading += mixing_seconds_a_token(text.vocab_size)
+    seconds = counting + min(text.validation_tokens, MOST_EVALUATED) * reading
+    most = DYNAMIC_SHARE * 60 * config.train.minutes
+    return min(seconds, most) if most else seconds
 
 
 def count_within(config: Config, text: Text, seconds: float) -> Config:

@@ -16,9 +16,12 @@ from hornbook import __version__, cores
 from hornbook import kernels as native
 from hornbook.config import Config
 from hornbook.errors import ConfigError, HornbookWarning
-from hornbook.kernels.library import training_kernels_pay
+from hornbook.kernels import processor
+from hornbook.kernels.library import shared_library
+from hornbook.kernels.recipe import DECODER, TRAINING
 from hornbook.kernels.runtime import default_threads
 from hornbook.kernels.training import TrainingKernels, misfit, training_kernels
+from hornbook.models.schema import Schema
 
 # Compiling the default model's block takes 15-23 s on two cores and saves 40% of each step after
 # (14,100 tokens/s eager, 25,400 compiled): won back in about 200 steps of 4,096 tokens.
@@ -102,25 +105,29 @@ def choose_compile(config: Config, device: str, precision: str) -> Choice:
     if wanted != "auto":
         return Choice(wanted, "requested")
     if not no_c and (no_compiling or not multiplies_in_tiles(precision)):
-        return Choice("c", "C kernels: 1.5 to 2.5 times PyTorch's speed, compiled once in 2 s")
+        return Choice("c", f"C kernels: 1.5 to 2.5 times PyTorch's speed; {origin(precision)}")
     if device == "mps":
         return Choice("off", "torch.compile is not reliable on Apple GPUs yet")
     if no_compiling:
-        return Choice("off", f"{no_c}; training takes about 2 times as long without them")
+        slower = "; training takes about 2 times as long without them"
+        return Choice("off", no_c + slower * processor.target().trains_faster)
     if steps < STEPS_WORTH_COMPILING:
         return Choice("off", f"{steps} steps end before compiling (about 20 s) pays")
     return Choice("on", "two thirds of a step's time, after about 20 s")
 
 
 def obstacle_to_c(config: Config, device: str, precision: str) -> str:
-    """Why the C kernels cannot train this model here; empty where they can. Compiles them."""
+    """Why the C kernels cannot train this model here; empty where they can. May compile them."""
     if device != "cpu":
         return f"the C kernels are for CPUs, and this is {device}"
-    if config.train.compile != "c" and not training_kernels_pay():
-        return "the C kernels need AVX-512, which this CPU lacks"
+    if config.train.compile != "c" and not (kind := processor.target()).trains_faster:
+        return f"the C kernels were not measured to train faster on {kind.name} processors"
     if not config.model.spec.c_kernels:
         return f"the C kernels run the blocks of a gpt, and model = {config.model.model!r}"
-    if obstacle := misfit(config.model.n_embd, config.model.head_width):
+    schema = Schema.of(config.model, vocab_size=1)
+    if not schema.is_ours or config.model.lora_rank:
+        return "the C kernels train all weights of hornbook's own shape of a GPT, and this differs"
+    if obstacle := misfit(schema.n_embd, schema.head_width):
         return obstacle
     try:
         training_kernels(precision)
@@ -148,7 +155,14 @@ def choose_decoder() -> Choice:
         native.decoder_library()
     except native.NativeUnavailableError as error:
         return Choice("torch", f"{error}; PyTorch takes 6 to 30 times as long")
-    return Choice("C", f"compiled by {native.compiler()}")
+    library = shared_library(DECODER)
+    return Choice("C", f"{library.target} kernels, {library.origin}")
+
+
+def origin(precision: str) -> str:
+    """Which C kernels train, and where they came from."""
+    library = shared_library(TRAINING[precision])
+    return f"{library.target}, {library.origin}"
 
 
 @dataclass(frozen=True)
@@ -206,6 +220,16 @@ def choose_again(config: Config) -> Machine:
     with suppress(ConfigError):
         return choose(config)
     return choose(config.override(compile="auto"))
+
+
+def choose_to_learn(config: Config, device: str) -> Machine:
+    """How a trained model takes a few more steps on a device: with C kernels, or uncompiled."""
+    elsewhere = {} if device == config.train.device else {"precision": "auto"}
+    config = config.override(device=device, threads=0, **elsewhere)
+    if config.train.compile == "c":
+        with suppress(ConfigError):
+            return choose(config)
+    return choose(config.override(compile="off"))
 
 
 def describe() -> dict[str, str]:

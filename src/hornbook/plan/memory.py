@@ -16,8 +16,10 @@ from hornbook.eval.loss import EVAL_BATCH_LOGITS, EVAL_BATCH_TOKENS
 from hornbook.models.mixer import FEWEST_BITS, MOST_BITS
 from hornbook.models.ngram import N_PARTS
 from hornbook.models.schema import Schema
+from hornbook.models.stack import CHUNK_LOGITS, LARGE_VOCABULARY
 from hornbook.ngram.counting import checked_tokens, count_ngrams
 from hornbook.ngram.tuning import MAX_ORDER as LONGEST
+from hornbook.storage.tensors import PIECE_BYTES
 from hornbook.text.arrays import Tokens
 from hornbook.text.dataset import Dataset
 
@@ -102,7 +104,16 @@ def activation_bytes(config: Config, vocab_size: int) -> float:
         kept = number * (6 * wide + 2 * mlp_width) + (2 * wide if model.dropout else 0)
         return model.n_layer * kept + number * 8 * wide + 16 * (wide + vocab_size)
     inside = model.spec.activations(model) * (1.2 if model.dropout else 1.0)
-    return 4 * (inside + 4 * vocab_size)
+    if config.train.recompute:  # what enters each block, and the inside of one
+        inside = inside / model.n_layer + model.n_layer * wide
+    return 4 * (inside + (4 * vocab_size if vocab_size < LARGE_VOCABULARY else 4 * wide))
+
+
+def lora_parameters(model: ModelConfig, vocab_size: int) -> int:
+    """The parameters of LoRA's factors beside every matrix of the blocks."""
+    shapes = Schema.of(model, vocab_size).block().values()
+    sides = sum(sum(shape) for shape in shapes if len(shape) == 2)
+    return (model.lora_rank or 0) * model.n_layer * sides
 
 
 def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = None) -> int:
@@ -118,26 +129,35 @@ def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = No
     model, train, spec = config.model, config.train, config.model.spec
     if "auto" in (train.precision, train.compile):
         raise ValueError("only resolved settings have a size: precision or compile is auto")
-    count = model.parameter_count(vocab_size)
+    count = trained = model.parameter_count(vocab_size)
+    if model.lora_rank is not None:
+        trained = lora_parameters(model, vocab_size)
+        count += trained
     # Weights, gradients, and the optimizer's one or two numbers for each.
     muon = config.optimizer.optimizer == "muon" and spec.c_kernels
-    kept = (12 if muon else 16) * count
+    kept = 4 * count + (8 if muon else 12) * trained
     step = kept + train.batch_size * model.block_size * activation_bytes(config, vocab_size)
     # Muon works on all matrices of one shape at once, after the gradients are there.
     moving = 27 * count if muon and train.compile != "c" else 0
     if train.compile == "c":  # a layer's gradients for each thread, and what they work in
         layer = Schema.of(model, vocab_size).block_matrix_parameters
         step += 8 * layer * (train.threads or cores.usable().count)
-    # Weights and optimizer, and their bytes on the way to the disk.
-    saving = int(2.6 * kept)
+    if large := vocab_size >= LARGE_VOCABULARY:
+        step += 4 * 4 * CHUNK_LOGITS
+    # Weights and optimizer, and a piece of them on the way to the disk.
+    saving = kept + min(kept, 2 * PIECE_BYTES)
     rows = max(min(EVAL_BATCH_TOKENS, EVAL_BATCH_LOGITS // vocab_size), model.context_size)
     inside = 0 if spec.counted else 4 * model.n_embd + 2 * model.block_size
     if model.context_size > model.block_size:
         # Through windows: scores of two blocks' width, before the softmax and after it, and half as
         # much again.
         inside += 6 * model.n_head * model.block_size
+    if model.context_length is not None:  # scores of every pair of positions
+        inside += 3 * model.n_head * model.context_size
     # N-grams are read as distributions, several at a time.
-    evaluating = kept + 4 * rows * (inside + (9 if model.reads_counts else 3) * vocab_size)
+    logits = min(rows, CHUNK_LOGITS // vocab_size + 1) if large else rows
+    evaluating = kept + 4 * rows * inside
+    evaluating += 4 * logits * (9 if model.reads_counts else 3) * vocab_size
     counting, counts = countable.bytes(model) if countable and model.reads_counts else (0, 0)
     mixing = 0
     if countable and model.with_mixer:

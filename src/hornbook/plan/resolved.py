@@ -13,8 +13,10 @@ from hornbook.plan import memory
 from hornbook.plan.costs import Text
 from hornbook.plan.machine import Choice, Machine, choose
 from hornbook.plan.planner import Plan, plan, unplanned
+from hornbook.plan.tuning import plan_tuning
 from hornbook.text.corpus import Corpus
 from hornbook.text.dataset import Dataset, check_length, prepare
+from hornbook.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,15 @@ def resolve(
     return Resolved(config, machine, made)
 
 
-def dry_run(request: Request, corpus: Corpus, *, started: float) -> Plan:
-    """The plan that `resolve` would follow.
+def dry_run(
+    request: Request, corpus: Corpus, tokenizer: Tokenizer | None = None, *, started: float
+) -> Plan:
+    """The plan that `resolve` would follow; `tokenizer` is that of a model to begin from.
 
     Raises: ConfigError, DataError.
     """
     config, machine = request.config, choose(request.config)
-    dataset = prepare(corpus, config.data)
+    dataset = prepare(corpus, config.data, tokenizer)
     split = measure_split(corpus, dataset)
     made = plan_minutes(request, machine, dataset, started)
     return replace(made or unplanned(config, text_of(config, dataset)), split=split)
@@ -76,6 +80,9 @@ def plan_minutes(
     # What no plan may change must fit before a step of it is timed.
     if request.requested("block_size") or not config.model.spec.planned:
         check_length(dataset.train, config.model.block_size, "training")
+    if config.model.pretrained is not None:
+        left = started + 60 * config.train.minutes - time.monotonic()
+        return plan_tuning(request, text_of(config, dataset), machine, left)
 
     def planned(config: Config) -> Plan:
         smallest = config if request.requested("batch_size") else config.override(batch_size=1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from hornbook.eval.diagnosis import Point, curve
 from hornbook.eval.loss import losses as token_losses
-from hornbook.infer.engine import SAMPLE_TEMPERATURE, generate_sample
+from hornbook.infer.sample import SAMPLE_TEMPERATURE, Sample, generate_sample
 from hornbook.ngram.suffix_array import SuffixArray
 from hornbook.report import characters
 from hornbook.report.characters import CharacterLosses, Kind, Passage
@@ -41,12 +41,18 @@ class Predictor:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A generated text; `match_lengths` has the longest match around each character."""
+class TracedSample:
+    """A sample; `match_lengths` has the longest match around each of its text's characters."""
 
     temperature: float
-    text: str
+    sample: Sample
     match_lengths: list[int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The sample and its figures as in the JSON."""
+        figures = {"match_lengths": self.match_lengths}
+        shares = {"share_copied": shares_copied(self.match_lengths)}
+        return {"temperature": self.temperature, **asdict(self.sample), **figures, **shares}
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Card:
     kinds: list[Kind]
     passages: list[Passage]
     ordinary: Passage
-    samples: list[Sample]
+    samples: list[TracedSample]
     copied_in_real_text: dict[int, float]
     origin: Origin
     losses: CharacterLosses
@@ -96,10 +102,7 @@ class Card:
             "reach": None if self.context is None else asdict(self.context),
             "kinds_of_character": [asdict(kind) for kind in self.kinds],
             "most_surprising": [asdict(passage) for passage in self.passages],
-            "samples": [
-                asdict(sample) | {"share_copied": shares_copied(sample.match_lengths)}
-                for sample in self.samples
-            ],
+            "samples": [sample.as_dict() for sample in self.samples],
             "share_copied_in_real_text": self.copied_in_real_text,
             "made_from": asdict(self.origin),
         }
@@ -170,6 +173,9 @@ def predictors(result: Result, compressed: list[Compressed]) -> Iterator[Predict
         "knowing nothing": "all tokens equally likely",
     }
     yield Predictor("this model", result.kind, result.evaluation.nats_per_char)
+    yield Predictor(
+        "this model, dynamic", result.kind, result.dynamic.nats_per_char, measured_part(result)
+    )
     for name, nats in result.baselines.rows().items():
         kind = "chance" if name == "knowing nothing" else "counts"
         yield Predictor(name, kind, nats, notes.get(name, "the order that fits held-out text best"))
@@ -177,14 +183,24 @@ def predictors(result: Result, compressed: list[Compressed]) -> Iterator[Predict
         yield Predictor(each.name, "compressor", each.bits_per_char * log(2), each.settings)
 
 
-def generate_samples(result: Result, index: SuffixArray) -> Iterator[Sample]:
+def measured_part(result: Result) -> str:
+    """How the dynamic figure was measured."""
+    error = result.dynamic.standard_error
+    part = ""
+    if error is not None:
+        positions = result.dynamic.positions
+        part = f", in {positions:,} evenly spaced tokens (standard error {error:.4f})"
+    return f"it learns the validation text as it reads{part}"
+
+
+def generate_samples(result: Result, index: SuffixArray) -> Iterator[TracedSample]:
     """The run's own sample, and one at a lower and a higher temperature."""
-    model, tokenizer, length = result.trained.model, result.trained.tokenizer, OTHER_SAMPLE_TOKENS
-    texts = {SAMPLE_TEMPERATURE: result.sample}
+    model, dataset, length = result.trained.model, result.dataset, OTHER_SAMPLE_TOKENS
+    samples = {SAMPLE_TEMPERATURE: result.sample}
     for each in OTHER_TEMPERATURES:
-        texts[each] = generate_sample(model, tokenizer, temperature=each, max_new_tokens=length)
-    for temperature, text in texts.items():
-        yield Sample(temperature, text, index.match_lengths(text).tolist())
+        samples[each] = generate_sample(model, dataset, temperature=each, max_new_tokens=length)
+    for temperature, sample in samples.items():
+        yield TracedSample(temperature, sample, index.match_lengths(sample.text).tolist())
 
 
 def shares_copied(match_lengths: Sequence[int]) -> dict[int, float]:

@@ -30,6 +30,7 @@ class Row:
             "kind": card.result.kind,
             "corpus": card.origin.corpus,
             "val_nats_per_char": card.nats_per_char,
+            "val_dynamic_nats_per_char": card.result.dynamic.as_dict()["nats_per_char"],
             "val_nats_per_char_95": [card.confidence.low, card.confidence.high],
             "behind_best": None if behind is None else behind.mean,
             "behind_best_95": None if behind is None else [behind.low, behind.high],

@@ -45,6 +45,7 @@ def blocks(card: Card) -> Iterator[str]:
             for each in card.predictors
         ),
     )
+    yield f"{words.WHICH}\n"
     if card.context is not None:
         yield "## Loss by context length\n"
         yield f"{words.context_advice(card.context, result.trained.config.model.block_size)}\n"
@@ -73,9 +74,10 @@ def blocks(card: Card) -> Iterator[str]:
         yield quoted(passage.text)
     yield "## Generated text\n"
     yield f"{words.copying(card)}\n"
-    for sample in card.samples:
-        yield f"Temperature {sample.temperature:g}:\n"
-        yield quoted(sample.text)
+    yield f"{words.SAMPLES_FOLLOW}\n"
+    for traced in card.samples:
+        yield f"Temperature {traced.temperature:g}:\n"
+        yield quoted(str(traced.sample))
     yield "## How it was made\n"
     yield table(("", ""), ((name, plain(value)) for name, value in words.made_from(card)))
     yield "Command to reproduce it:\n"

@@ -16,9 +16,14 @@ def document(title: str, body: str) -> str:
     return Template((here / "page.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
         version=escape(__version__),
-        style=(here / "style.css").read_text(encoding="utf-8"),
+        style=stylesheet(),
         body=body,
     )
+
+
+def stylesheet() -> str:
+    """The style sheet of all pages: their colours, type and tables."""
+    return (files("hornbook.report") / "style.css").read_text(encoding="utf-8")
 
 
 # Control characters, lone surrogates and noncharacters.
@@ -31,9 +36,10 @@ def style_of(kind: str) -> str:
     return kind.replace(" ", "-")
 
 
-def coloured(text: str, shades: Sequence[int], prefix: str) -> str:
-    """Text in coloured spans; the number of a span's CSS class is its shade."""
-    return f'<div class="text" dir="auto">{"".join(spans(text, shades, prefix))}</div>'
+def coloured(text: str, shades: Sequence[int], prefix: str, before: str = "") -> str:
+    """Text in coloured spans, after a plain text; the number of a span's CSS class is its shade."""
+    parts = "".join(spans(text, shades, prefix))
+    return f'<div class="text" dir="auto">{visible(before)}{parts}</div>'
 
 
 def spans(text: str, shades: Sequence[int], prefix: str) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +74,7 @@ def trace(result: Result) -> Origin:
         alphabet=alphabet(seen),
         settings=settings_of(config),
         environment={str(key): str(value) for key, value in environment.items()},
-        command=command_for(config, result.folder.metrics_rows()),
+        command=command_for(config, list(result.folder.metrics_rows()), ended=result.finished),
     )
 
 
@@ -83,12 +83,18 @@ def settings_of(config: Config) -> dict[str, object]:
     return {name: getattr(getattr(config, section), name) for name, section in FIELDS.items()}
 
 
-def command_for(config: Config, rows: Iterable[Mapping[str, Any]] = ()) -> str:
+def command_for(
+    config: Config, rows: Sequence[Mapping[str, Any]] = (), *, ended: bool = False
+) -> str:
     """The shortest `hornbook train` command that gives the same weights, on such a machine.
 
     `rows` are the run's metrics: a run limited by time is made again by the steps that it took.
+    `ended` says that it takes no more.
     """
-    steps, replan = replanned(rows, config.train.steps)
+    train = config.train
+    # Patience stops a run again by itself; the time that was up does not.
+    cut = ended and len(rows) < train.steps and bool(train.minutes or not train.patience)
+    steps, replan = replanned(rows, train.steps, cut=cut)
     settings = settings_of(config.override(steps=steps, replanned=replan, minutes=0.0))
 
     def differences(name: str) -> dict[str, object]:

@@ -5,7 +5,7 @@ from html import escape
 from math import log
 
 from hornbook.report import words
-from hornbook.report.card import COPY_LENGTHS, Card, Sample, shares_copied
+from hornbook.report.card import COPY_LENGTHS, Card, TracedSample, shares_copied
 from hornbook.report.characters import Passage
 from hornbook.report.drawing import Line, bar, chart, legend, thinned
 from hornbook.report.markup import coloured, document, style_of, visible
@@ -56,6 +56,7 @@ def header(card: Card) -> str:
 <p class="eyebrow">Report card</p>
 <h1>{visible(card.name)}</h1>
 <p class="lede">{visible(words.lede(card))}</p>
+{page_link(card)}
 {unfinished}
 <div class="headline">
 <div><div class="big">{card.nats_per_char:.3f}</div>
@@ -67,6 +68,14 @@ def header(card: Card) -> str:
 <p class="verdict">{verdict} {details}</p>
 </header>
 """
+
+
+def page_link(card: Card) -> str:
+    """A link to the page that runs the model, where the run has one."""
+    page = card.result.folder.page
+    if not page.is_file():
+        return ""
+    return f'<p><a href="{page.name}">See through it</a>: this model in a page that runs it.</p>'
 
 
 def scale(card: Card) -> str:
@@ -83,7 +92,7 @@ def scale(card: Card) -> str:
     notes = "; ".join(f"{shown(each.name)}: {each.note}" for each in card.predictors if each.note)
     return f"""<h2>All predictors on one scale</h2>
 <p class="hint">All predict the same validation text; shorter is better. Compressors get the
-training text first; their loss is the bits that they then still need.</p>
+training text first; their loss is the bits that they then still need. {escape(words.WHICH)}</p>
 <table class="scale"><thead><tr><th></th><th></th>
 <th class="number">nats/char</th><th class="number optional">bits/char</th></tr></thead>
 <tbody>{rows}</tbody></table>
@@ -95,6 +104,8 @@ def training(card: Card) -> str:
     diagnosis = card.result.diagnosis
     advice = "".join(f"<li>{command_in(line)}</li>" for line in diagnosis.advice)
     advice = f'<h3>What to try next</h3><ul class="next">{advice}</ul>' if advice else ""
+    if diagnosis.verdict == "counted":
+        return advice
     if not card.points:
         return f"<h2>Loss during training</h2><p>There was no evaluation.</p>{advice}"
     per_char = card.result.tokens_per_char
@@ -107,7 +118,9 @@ def training(card: Card) -> str:
     levels = [
         (f"{each.name} {each.nats_per_char:.3f}", each.nats_per_char)
         for each in card.predictors
-        if each.kind == "counts" and each.name not in ("this model", "unigram counts")
+        if each.kind == "counts"
+        and not each.name.startswith("this model")
+        and each.name != "unigram counts"
     ]
     description = f"Loss by step; the best validation loss is at step {card.result.step}."
     drawn = chart(lines, levels, description=description, x_label="step")
@@ -202,19 +215,20 @@ def generated(card: Card) -> str:
     samples = "".join(sample_text(sample) for sample in card.samples)
     return f"""<h2>Generated text</h2>
 <p>{escape(words.copying(card))}</p>
-<p class="hint">Each character is coloured by the length of the longest stretch around it that
-occurs verbatim in the training text.</p>
+<p class="hint">{words.SAMPLES_FOLLOW} Each character is coloured by the length of the longest
+stretch around it that occurs verbatim in the training text.</p>
 <p class="shades">{shades}</p>
 {samples}"""
 
 
-def sample_text(sample: Sample) -> str:
+def sample_text(traced: TracedSample) -> str:
     """One sample, coloured by the length of its matches."""
-    lengths = [sum(n >= edge for edge in COPIED_CHARACTERS) for n in sample.match_lengths]
-    shares = shares_copied(sample.match_lengths)
+    lengths = [sum(n >= edge for edge in COPIED_CHARACTERS) for n in traced.match_lengths]
+    shares = shares_copied(traced.match_lengths)
     return (
-        f"<h3>Temperature {sample.temperature:g} <span>{shares[20]:.1%} in matches of 20+ "
-        f"characters, {shares[50]:.1%} of 50+</span></h3>{coloured(sample.text, lengths, 'c')}"
+        f"<h3>Temperature {traced.temperature:g} <span>{shares[20]:.1%} in matches of 20+ "
+        f"characters, {shares[50]:.1%} of 50+</span></h3>"
+        f"{coloured(traced.sample.text, lengths, 'c', traced.sample.bracketed)}"
     )
 
 

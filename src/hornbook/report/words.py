@@ -14,6 +14,9 @@ SHOWN = {
 }
 
 
+SAMPLES_FOLLOW = "Each sample follows the line in brackets, the first of the validation text."
+
+
 def shown(name: str) -> str:
     """A predictor or kind of the JSON by the name that people read."""
     return SHOWN.get(name, name)
@@ -45,6 +48,13 @@ def unfinished(card: Card) -> str:
         f"This run has not ended: {result.steps:,} of {result.trained.config.train.steps:,} steps "
         f"are done. The figures are those of its checkpoint at step {result.step:,}."
     )
+
+
+# Which rows of the scale can be compared.
+WHICH = (
+    "Compare the compressors, which learn the validation text as they read it, with this model, "
+    "dynamic, which does so too; this model and the n-grams are frozen after the training text."
+)
 
 
 def uncertainty(card: Card) -> str:
@@ -128,7 +138,10 @@ def made_from(card: Card) -> Iterator[tuple[str, str]]:
     planned = ""
     if result.finished and result.steps != result.planned_steps:
         planned = f"; {result.planned_steps:,} steps were planned: {result.steps_why}"
-    yield "training", f"{steps}; best at step {result.step:,}{planned}"
+    training = f"{steps}; best at step {result.step:,}{planned}"
+    if result.diagnosis.verdict == "counted":
+        training = f"{result.baselines.counted_tokens:,} tokens counted, no steps"
+    yield "training", training
     energy = "not available on this machine"
     if result.energy_joules is not None:
         energy = (

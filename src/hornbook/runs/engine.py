@@ -10,9 +10,10 @@ from hornbook.config import Config
 from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.infer.decoder import MOST_ROWS
 from hornbook.infer.engine import Engine
+from hornbook.infer.hidden_states import HiddenStates
 from hornbook.infer.mixing_decoder import MixingDecoder
 from hornbook.infer.native_decoder import NativeDecoder, Precision, Weights, cache_bytes
-from hornbook.infer.native_mixture import NativeMixture
+from hornbook.infer.native_mixture import NativeMixture, network_weights
 from hornbook.kernels import NativeUnavailableError
 from hornbook.models.schema import Schema
 from hornbook.runs.folder import RunFolder, open_run, run_text
@@ -43,6 +44,8 @@ def open_engine(
     why = f"the {config.model.kind} model runs in PyTorch"
     if config.model.spec.c_kernels and weights == "int8" and config.model.family != "network":
         why = "int8's cost in loss is not measured for a network with n-grams"
+    elif config.model.lora_rank is not None:
+        why = "the factors of LoRA are merged by PyTorch"
     elif config.model.spec.c_kernels:
         try:
             return open_native(folder, config, which, weights, rows)
@@ -88,6 +91,24 @@ def open_native(
     remark = "" if weights != "int8" else cost_of(weights, folder, config, tokenizer, arrays)
     mixed = MixingDecoder(decoder, mixer) if mixer else decoder
     return Engine(mixed, tokenizer, why=why, remark=remark)
+
+
+def open_hidden_states(
+    path: str | os.PathLike[str], *, which: Literal["best", "last"] = "best"
+) -> HiddenStates | None:
+    """The last hidden states of a run's GPT, or of the GPT of a mixture; None for other models.
+
+    Raises: CheckpointError; NativeUnavailableError.
+    """
+    folder = open_run(path)
+    model = folder.settings().model
+    if not model.spec.c_kernels:
+        return None
+    weights = load_arrays(folder, which).model
+    if model.with_counts:
+        weights = network_weights(weights)
+    schema = Schema.of(model, load_tokenizer(folder.tokenizer).vocab_size)
+    return HiddenStates(schema, weights, context_size=model.context_size)
 
 
 def cost_of(

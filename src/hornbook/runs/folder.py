@@ -1,8 +1,8 @@
 """The run folder: the files that a training run leaves.
 
 config.toml  environment.json  tokenizer.json  metrics.jsonl  checkpoints/  sample.txt  result.json
-report.html  report.md  report.json; run.json, the manifest of the first three; .lock, held by the
-process that trains the run; input.txt, where the text came on standard input
+report.html  report.md  report.json  page.html; run.json, the manifest of the first three; .lock,
+held by the process that trains the run; input.txt, where the text came on standard input
 """
 
 import json
@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -60,14 +60,22 @@ class MetricsRow(TypedDict):
     val_loss: Number | None
 
 
+class SampleFigures(TypedDict):
+    """A sample in `result.json`."""
+
+    prompt: str
+    text: str
+
+
 class Figures(TypedDict):
-    """The fields that `result.json` must have."""
+    """The fields that `result.json` must have; those of older runs have no sample."""
 
     steps: Whole
     tokens: Whole
     seconds: Number
     parameters: Whole
     baselines_nats_per_char: dict[str, Number]
+    sample: NotRequired[SampleFigures]
 
 
 def is_like(value: object, kind: type[Any]) -> bool:
@@ -105,6 +113,7 @@ class RunFolder:
     counts = Inside("checkpoints/counts-00000000")  # the n-gram model, where the run has one
     copies = Inside("copies")  # the index of the training text that `hornbook trace` builds
     sample = Inside("sample.txt")  # a sample of the finished model
+    page = Inside("page.html")  # the model in a page that runs it
     result = Inside("result.json")  # the finished run's figures, as `train --json` prints them
 
     @property
@@ -308,6 +317,19 @@ def steps_never_saved(folder: RunFolder) -> int:
         f"{folder.checkpoints}: the run's checkpoints are missing: {sign}; bring the folder back, "
         f"or train a new run with {command('train', '--config', folder.config)}"
     )
+
+
+def runs_on(corpus_sha256: str, parent: Path = Path("runs")) -> Iterator[tuple[str, float]]:
+    """The finished runs from scratch on a text, and their losses in nats per character."""
+    for path in sorted(parent.glob("*/result.json")):
+        folder = RunFolder(path.parent)
+        try:
+            facts, loss = folder.environment_facts(), read_json(path).get("val_nats_per_char")
+        except (CheckpointError, OSError, ValueError, AttributeError):
+            continue  # somebody else's folder
+        own = facts.get("corpus_sha256") == corpus_sha256 and not facts.get("pretrained")
+        if own and isinstance(loss, float):
+            yield str(folder.path), loss
 
 
 def new_run_path(corpus_name: str, parent: Path = Path("runs")) -> Path:

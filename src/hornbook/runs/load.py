@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from hornbook.config import Config, ModelConfig
+    from hornbook.eval.baselines import Floats
     from hornbook.eval.loss import Evaluation
     from hornbook.models.language_model import LanguageModel
     from hornbook.models.mixer import Mixer
@@ -98,6 +99,33 @@ class TrainedModel:
         fitted, _ = self.tokenizer.fit(formed_text(text, self.config.data))
         return self.evaluate_tokens(self.tokenizer.encode_array(fitted))
 
+    def evaluate_dynamically(
+        self,
+        train: Tokens,
+        tokens: Tokens,
+        *,
+        frozen: Floats | None = None,
+        max_positions: int | None = None,
+        seconds: float | None = None,
+    ) -> Evaluation:
+        """The loss on tokens that follow the training text, of a copy that learns as it reads.
+
+        Of more than `max_positions`, or than fit into `seconds`, it is an estimate, a better one
+        with the `frozen` model's loss at each token but the first; see `eval.dynamic`.
+        Raises: DataError for an empty text.
+        """
+        from hornbook.eval.dynamic import MOST_EVALUATED, copied, evaluate_dynamically
+        from hornbook.plan.machine import choose_to_learn
+        from hornbook.plan.prepare import prepare
+
+        learner = copied(self.model)
+        prepare(learner, choose_to_learn(self.config, self.model.device.type))
+        return evaluate_dynamically(
+            learner, self.config.model, self.tokenizer, train, tokens,
+            frozen=frozen, max_positions=min(max_positions or MOST_EVALUATED, MOST_EVALUATED),
+            seconds=seconds,
+        )  # fmt: skip
+
     def evaluate_tokens(self, tokens: Tokens, *, max_positions: int | None = None) -> Evaluation:
         """The loss on tokens of this model's tokenizer, exact up to `max_positions` of them."""
         from hornbook.eval.loss import evaluate
@@ -129,6 +157,7 @@ def load(
 
     from hornbook.kernels import NativeUnavailableError
     from hornbook.kernels.waiting import yield_when_busy
+    from hornbook.models.lora import merge
     from hornbook.models.registry import build, use_ngram_kernels
 
     folder = open_run(path)
@@ -141,6 +170,8 @@ def load(
     yield_when_busy(torch.get_num_threads())
     model = build(config.model, tokenizer.vocab_size, counted)
     load_weights(model, found.tensors["model"], folder)
+    if config.model.lora_rank is not None:
+        merge(model)
     with suppress(NativeUnavailableError):
         use_ngram_kernels(model)
     model = model.eval().to(device)

@@ -4,13 +4,16 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
+
+import torch
 
 from hornbook.config import Family
 from hornbook.eval.baselines import Baselines, Floats, count_baselines, spread
 from hornbook.eval.diagnosis import Diagnosis, curve, diagnose
 from hornbook.eval.loss import MOST_EVALUATED, Evaluation, losses, per_char, summarise
 from hornbook.eval.split import Split, measure_split
-from hornbook.infer.engine import generate_sample
+from hornbook.infer.sample import Sample, generate_sample
 from hornbook.runs.folder import RunFolder, run_text
 from hornbook.runs.load import TrainedModel, load
 from hornbook.storage.files import read_json
@@ -19,6 +22,8 @@ from hornbook.text.corpus import Corpus
 from hornbook.text.dataset import Dataset, prepare
 
 SAMPLE_TOKENS = 500
+# What a run's figures have of its dynamic evaluation.
+DYNAMIC_FIGURES = ("nats_per_char", "positions", "standard_error")
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,14 @@ class Result:
     nats: Floats
     baselines: Baselines
     split: Split
-    sample: str
+    sample: Sample
+    dynamic: Evaluation
     peak_memory_mib: float | None = None
     energy_joules: float | None = None
     finished: bool = True
     steps_why: str = ""
+    # Of a model that began as another: where from, and the losses before and after.
+    pretrained: dict[str, Any] | None = None
 
     @property
     def planned_steps(self) -> int:
@@ -99,6 +107,7 @@ class Result:
 
     def as_dict(self) -> dict[str, object]:
         """The figures as `train --json` prints them."""
+        dynamic = self.dynamic.as_dict()
         return {
             "run": str(self.folder.path),
             "kind": self.kind,
@@ -114,11 +123,14 @@ class Result:
             "peak_memory_mib": self.peak_memory_mib,
             "energy_joules": self.energy_joules,
             **{f"val_{name}": value for name, value in self.evaluation.as_dict().items()},
+            **{f"val_dynamic_{name}": dynamic[name] for name in DYNAMIC_FIGURES},
             "baselines_nats_per_char": self.baselines.as_dict(),
             "baselines_counted_tokens": self.baselines.counted_tokens,
             "split": self.split.as_dict() | {"new_nats_per_char": self.new_nats_per_char},
             "diagnosis": asdict(self.diagnosis),
+            "sample": asdict(self.sample),
             "skipped_files": [asdict(each) for each in self.corpus.skipped],
+            **({"pretrained": self.pretrained} if self.pretrained else {}),
         }
 
 
@@ -137,7 +149,7 @@ def revisit(
     rows = list(folder.metrics_rows())
     kept = kept_figures(folder)
     peak, energy = kept.get("peak_memory_mib"), kept.get("energy_joules")
-    why = kept.get("steps_why")
+    why, started = kept.get("steps_why"), kept.get("pretrained")
     return measure(
         trained,
         corpus,
@@ -148,6 +160,7 @@ def revisit(
         energy_joules=energy if isinstance(energy, (int, float)) else None,
         finished=bool(kept),
         steps_why=why if isinstance(why, str) else "",
+        pretrained=started if isinstance(started, dict) else None,
     )
 
 
@@ -173,14 +186,24 @@ def measure(
     energy_joules: float | None = None,
     finished: bool = True,
     steps_why: str = "",
+    dynamic_seconds: float | None = None,
+    pretrained: dict[str, Any] | None = None,
 ) -> Result:
     """Measure a model's exact loss at every token of the validation part, and generate a sample.
 
-    Of a large part the loss is an estimate. `baselines` and `split` are those of the same text and
-    tokens, where they are known already.
+    Of a large part the loss is an estimate, and so is that of the model learning as it reads where
+    it would take more than `dynamic_seconds` or more tokens than training read. `baselines` and
+    `split` are those of the same text and tokens, where they are known already.
     """
     size, tokens = trained.config.model.context_size, spread(dataset.validation, MOST_EVALUATED)
+    if trained.config.model.pretrained and trained.config.train.precision == "bfloat16":
+        # As in training: a large model in float32 would take several times as long.
+        trained.model.compute_dtype = torch.bfloat16
     nats = losses(trained.model, tokens, block_size=size)
+    # No more than training has read: a short run, or a rung of a ladder, would take longer to
+    # measure than to train. Counting alone is quick.
+    read = steps * trained.config.tokens_per_step
+    most = None if trained.config.model.family == "counts" else max(1, read)
     return Result(
         trained=trained,
         corpus=corpus,
@@ -192,11 +215,19 @@ def measure(
         nats=nats,
         baselines=baselines or count_baselines(trained.model, trained.config.model, dataset),
         split=split or measure_split(corpus, dataset),
-        sample=generate_sample(trained.model, trained.tokenizer, max_new_tokens=SAMPLE_TOKENS),
+        sample=generate_sample(trained.model, dataset, max_new_tokens=SAMPLE_TOKENS),
+        dynamic=trained.evaluate_dynamically(
+            dataset.train,
+            dataset.validation,
+            frozen=nats if tokens is dataset.validation else None,
+            max_positions=most,
+            seconds=dynamic_seconds,
+        ),
         peak_memory_mib=peak_memory_mib,
         energy_joules=energy_joules,
         finished=finished,
         steps_why=steps_why,
+        pretrained=pretrained,
     )
 
 

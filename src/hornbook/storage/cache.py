@@ -77,6 +77,8 @@ def fill(folder: Path) -> Iterator[Path]:
                 json.dump(manifest, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
+            if os.name == "nt":  # Windows removes nothing, and no folder of anything, that is open.
+                lock.close()
             (partial / LOCK).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)

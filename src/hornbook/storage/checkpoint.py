@@ -18,6 +18,7 @@ import re
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,10 +26,10 @@ from safetensors import SafetensorError
 
 from hornbook.errors import CheckpointError, HornbookWarning, reason
 from hornbook.storage.disk import DISK, UNFINISHED, Disk
-from hornbook.storage.files import map_regular, parse_json, read_json, read_regular
+from hornbook.storage.files import map_regular, open_regular, parse_json, read_json, read_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -76,20 +77,22 @@ def save(
     Raises: CheckpointError with the path if it cannot be written; the older ones are then intact.
     """
     final = folder / f"{kind}-{checkpoint.step:08d}"
-    contents: dict[str, bytes] = {} if is_sound(final) else packed(kind, checkpoint)
+    there = is_sound(final)
     try:
-        if contents:
-            write_folder(final, contents, disk)
-        else:  # Its writer may have been killed before the name was durable.
+        if there:  # Its writer may have been killed before the name was durable.
             disk.sync_folder(final.parent)
+        else:
+            write_folder(final, packed(kind, checkpoint), disk)
     except OSError as error:
+        size = sum(
+            each.nbytes for tensors in checkpoint.tensors.values() for each in tensors.values()
+        )
         raise CheckpointError(
-            f"{final}: cannot save the checkpoint's {sum(map(len, contents.values())):,} bytes: "
-            f"{reason(error)}; earlier checkpoints are intact. Free some space or choose another "
-            "folder with --out"
+            f"{final}: cannot save the checkpoint's {size:,} bytes: {reason(error)}; earlier "
+            "checkpoints are intact. Free some space or choose another folder with --out"
         ) from None
-    if contents:
-        read_verified(final, mapped)
+    if not there:
+        check_files(final)
     # Newer ones than this are damaged, or training would have continued from them.
     others = [path for path in folders(folder, kind) if path != final]
     newer = [path for path in others if step_of(path) > checkpoint.step]
@@ -99,31 +102,40 @@ def save(
     return final
 
 
-def packed(kind: str, checkpoint: Checkpoint) -> dict[str, bytes]:
-    """The bytes of each file of a checkpoint folder, the manifest last."""
-    import safetensors.torch
+def packed(kind: str, checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
+    """The files of a checkpoint folder in pieces, each with its file's name; the manifest last."""
+    from hornbook.storage.tensors import pieces
 
-    contents = {
-        f"{name}.safetensors": safetensors.torch.save(
-            {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        )
-        for name, tensors in checkpoint.tensors.items()
-    }
     state = {**checkpoint.state, "format": FORMAT, "kind": kind, "step": checkpoint.step}
-    contents["state.json"] = json.dumps(state).encode()
-    contents[MANIFEST] = json.dumps(manifest_of(contents), indent=1).encode()
-    return contents
+    files: dict[str, Iterable[bytes]] = {
+        f"{name}{SUFFIX}": pieces(tensors) for name, tensors in checkpoint.tensors.items()
+    }
+    files["state.json"] = [json.dumps(state).encode()]
+    manifest = {}
+    for name, parts in files.items():
+        size, digest = 0, hashlib.sha256()
+        for part in parts:
+            size += len(part)
+            digest.update(part)
+            yield name, part
+        manifest[name] = {"bytes": size, "sha256": digest.hexdigest()}
+    yield MANIFEST, json.dumps(manifest, indent=1).encode()
 
 
-def write_folder(final: Path, contents: dict[str, bytes], disk: Disk) -> None:
-    """Write a folder of files atomically and durably; replaces an existing one. Raises: OSError."""
+def write_folder(final: Path, contents: Iterable[tuple[str, bytes]], disk: Disk) -> None:
+    """Write a folder of files atomically and durably; replaces an existing one. Raises: OSError.
+
+    Pieces of one file come one after the other.
+    """
     temporary = final.with_name(f"{UNFINISHED}{final.name}")
     try:
         disk.make_folder(final.parent)
         disk.remove(temporary)
         disk.make_folder(temporary)
-        for name, data in contents.items():
-            disk.write(temporary / name, data)
+        for name, parts in groupby(contents, key=lambda each: each[0]):
+            for number, (_, data) in enumerate(parts):
+                write = disk.append if number else disk.write
+                write(temporary / name, data)
             disk.sync(temporary / name)
         disk.sync_folder(temporary)
         if final.exists():
@@ -296,6 +308,21 @@ def read_verified(path: Path, read_one: Callable[[Path, int], Data]) -> dict[str
         if hashlib.sha256(data).hexdigest() != sha256:
             raise CheckpointError(f"{file}: its SHA-256 is not the one recorded")
     return contents
+
+
+def check_files(path: Path) -> None:
+    """Check size and SHA-256 of each file of a folder, without holding any of them in memory.
+
+    Raises: CheckpointError with the file and the fault.
+    """
+    for file, (size, sha256) in read_manifest(path).items():
+        try:
+            with open_regular(file, size) as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{file}: {reason(error)}") from None
+        if digest != sha256:
+            raise CheckpointError(f"{file}: its SHA-256 is not the one recorded")
 
 
 def read_manifest(path: Path) -> dict[Path, tuple[int, str]]:

@@ -5,26 +5,40 @@ import os
 import socket
 import weakref
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from hornbook.errors import CheckpointError
 
 try:
     import fcntl
-except ImportError:  # Windows: no locks, two writers are possible.
+except ImportError:
     fcntl = None
+try:
+    windows: Any = import_module("msvcrt")
+except ImportError:
+    windows = None
 
 LOCK = ".lock"
-# Some network file systems have no locks; two writers are possible there too.
+# Some network file systems have no locks; two writers are possible there.
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
+# Windows locks bytes, and nobody else can read a locked one: this one is past the holder's name.
+FAR = 1 << 30
 
 
 def take(descriptor: int) -> None:
     """Lock an open file. Raises: OSError, ENOLCK on a system without locks."""
-    if fcntl is None:
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    elif windows is not None:
+        os.lseek(descriptor, FAR, os.SEEK_SET)
+        try:
+            windows.locking(descriptor, windows.LK_NBLCK, 1)
+        finally:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
         raise OSError(errno.ENOLCK, "no locks")
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class Lock:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from hornbook.errors import ConfigError, DataError, reason
 from hornbook.text.encodings import SAMPLE_BYTES, changed_line, damage, guess
-from hornbook.text.formats import DAMAGED, decompressed, not_text
+from hornbook.text.formats import DAMAGED, Compression, decompressed, not_text
 from hornbook.text.sources import Source
 
 AUTO = "auto"  # as an encoding: the likely one of each file
@@ -67,8 +67,6 @@ def decode(
             return data
 
         data = read(chunk_bytes)
-        if compression:
-            notes.append(f"decompressed ({compression})")
         if kind := not_text(data):
             raise NotTextError(f"{source.name} {kind}")
         marked = next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
@@ -106,6 +104,9 @@ def decode(
             replaced += text.count("\ufffd")
             bytes_before += len(data)
             data = following
+        if compression:
+            unchecked = ", without a checksum: damage may go unnoticed"
+            notes.append(f"decompressed ({compression.name}{unchecked * compression.unchecked()})")
     if errors and replaced:
         places = f"{replaced:,} place{'s' * (replaced > 1)}"
         notes.append(f"U+FFFD replaces what is not {encoding} in {places}")
@@ -132,13 +133,13 @@ def expect_encoding(encoding: str) -> None:
         ) from None
 
 
-def _read(stream: BinaryIO, size: int, source: Source, compression: str | None) -> bytes:
+def _read(stream: BinaryIO, size: int, source: Source, compression: Compression | None) -> bytes:
     try:
         return stream.read(size)
     except DAMAGED as error:
         if compression is None:
             raise DataError(f"cannot read {source.name}: {reason(error)}") from None
-        why = f"{source.name}: its {compression} data are damaged or cut off: {reason(error)}"
+        why = f"{source.name}: its {compression.name} data are damaged or cut off: {reason(error)}"
         raise NotTextError(why) from None
 
 

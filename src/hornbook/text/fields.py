@@ -17,6 +17,7 @@ from hornbook.text.sources import Source
 # The record separator of ASCII (and of RFC 7464) is one token of every tokenizer.
 SEPARATOR = "\x1e"
 _MISSING = object()
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _NO_TEXT = re.compile(r"[\0\x1e\ud800-\udfff]")
 
 
@@ -84,7 +85,7 @@ def _values(
         return
     chunks = decode(source, encoding, notes)
     first = next(chunks, "")
-    lines = _lines(chain([first], chunks))
+    lines = lines_of(chain([first], chunks))
     match first.lstrip()[:1]:
         case "[":
             yield from _of_objects(source.name, [(1, "".join(lines))], field)
@@ -94,17 +95,23 @@ def _values(
             yield from _of_table(source.name, lines, field)
 
 
-def _lines(chunks: Iterable[str]) -> Iterator[str]:
-    """Lines with their ends; only LF ends one, for JSON may hold the other characters that do."""
+def lines_of(chunks: Iterable[str]) -> Iterator[str]:
+    """Lines with their ends: LF, CRLF, or CR, which old spreadsheets write.
+
+    JSON has neither within a string, but may have the other characters that end lines elsewhere.
+    """
     held: list[str] = []
+    ending = ""
     for chunk in chunks:
-        *lines, rest = chunk.split("\n")
-        if lines:
-            lines[0] = "".join([*held, lines[0]])
+        text = ending + chunk
+        ending = "\r" if text.endswith("\r") else ""  # a LF may follow
+        start, stop = 0, len(text) - len(ending)
+        for found in _LINE_END.finditer(text, 0, stop):
+            yield "".join([*held, text[start : found.end()]])
             held.clear()
-        yield from (f"{line}\n" for line in lines)
-        held.append(rest)
-    if last := "".join(held):
+            start = found.end()
+        held.append(text[start:stop])
+    if last := "".join([*held, ending]):
         yield last
 
 

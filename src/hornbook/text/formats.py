@@ -6,7 +6,8 @@ import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
 from typing import Any, BinaryIO, cast
 
@@ -15,27 +16,41 @@ import zstandard
 from hornbook.storage.files import parse_json
 
 # What the readers below raise for damaged data.
+ZSTD = b"\x28\xb5\x2f\xfd"
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 
-def decompressed(file: BinaryIO) -> tuple[BinaryIO, str | None]:
-    """The stream of a file's content and the name of its compression, None if it has none."""
+@dataclass(frozen=True)
+class Compression:
+    """How a file is compressed; `unchecked` says, of what was read, whether it has no checksum."""
+
+    name: str
+    unchecked: Callable[[], bool] = lambda: False
+
+
+def decompressed(file: BinaryIO) -> tuple[BinaryIO, Compression | None]:
+    """The stream of a file's content, and how it is compressed, None if it is not."""
     head = file.read(10)
     file.seek(0)
     if head.startswith(b"\x1f\x8b\x08"):
-        return cast("BinaryIO", gzip.GzipFile(fileobj=file)), "gzip"
+        return cast("BinaryIO", gzip.GzipFile(fileobj=file)), Compression("gzip")
     if head.startswith(b"\xfd7zXZ\0"):
-        return cast("BinaryIO", lzma.LZMAFile(file)), "xz"
+        # The .xz file format 1.1.0, 2.1.1.2: the low bits are 0 for no check.
+        return cast("BinaryIO", lzma.LZMAFile(file)), Compression("xz", lambda: not head[7] & 15)
     if re.match(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", head):
-        return cast("BinaryIO", bz2.BZ2File(file)), "bzip2"
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
-        return cast("BinaryIO", BufferedReader(_Zstd(file))), "zstd"
+        return cast("BinaryIO", bz2.BZ2File(file)), Compression("bzip2")
+    if head.startswith(ZSTD):
+        frames = _Zstd(file)
+        stream = cast("BinaryIO", BufferedReader(frames))
+        return stream, Compression("zstd", lambda: frames.unchecked)
     return file, None
 
 
 class _Zstd(RawIOBase):
     """Frames of zstd, decompressed; the library's own reader takes a file cut off for a whole one.
 
+    `unchecked` says that a frame has no checksum. Of such a frame the library checks the length,
+    where it has that, so that damage of the same length may be read as another text.
     Raises: EOFError for a file that ends within a frame; ZstdError for damaged data.
     """
 
@@ -43,6 +58,7 @@ class _Zstd(RawIOBase):
         self.file = file
         self.frames = zstandard.ZstdDecompressor().decompressobj()
         self.ready, self.waiting = b"", b""
+        self.begins, self.unchecked = True, False
 
     def readable(self) -> bool:
         return True
@@ -55,7 +71,12 @@ class _Zstd(RawIOBase):
                     raise EOFError("the file ends within a frame")
                 return 0
             if self.frames.eof:
-                self.frames = zstandard.ZstdDecompressor().decompressobj()
+                self.frames, self.begins = zstandard.ZstdDecompressor().decompressobj(), True
+            if self.begins:
+                data += self.file.read(5 - len(data)) if len(data) < 5 else b""
+                # RFC 8878, 3.1.1.1.1: the byte after the magic number describes the frame.
+                self.unchecked |= data.startswith(ZSTD) and len(data) > 4 and not data[4] & 4
+                self.begins = False
             self.ready = self.frames.decompress(data)
             self.waiting = self.frames.unused_data
         size = min(len(buffer), len(self.ready))
@@ -144,6 +165,7 @@ def structure(text: str, name: str) -> str | None:
 
 def _structures(text: str, name: str) -> Iterator[tuple[str, str, str]]:
     """What a text looks like, what it holds beside its words, and what would take these out."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     for pattern, kind in _MARKUP:
         if re.match(pattern, text, re.IGNORECASE | re.DOTALL):
             yield kind, "its tags", _PANDOC

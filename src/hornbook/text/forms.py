@@ -65,14 +65,15 @@ def unified(text: str) -> tuple[str, NDArray[np.int64] | None]:
     widths = np.ones(sys.maxunicode + 1, np.int8)
     for character in {*text, *found}:
         widths[ord(character)] = len(unicodedata.normalize("NFD", character))
-    codes = _code_points(text)
-    before, after = widths[codes], widths[_code_points(found)]
+    codes = code_points(text)
+    before, after = widths[codes], widths[code_points(found)]
     before[:-1][(codes[:-1] == ord("\r")) & (codes[1:] == ord("\n"))] = 0
     starts, wanted = (np.concatenate([[0], np.cumsum(each)]) for each in (before, after))
     return found, starts.searchsorted(wanted)
 
 
-def _code_points(text: str) -> NDArray[np.uint32]:
+def code_points(text: str) -> NDArray[np.uint32]:
+    """The code points of a text, lone surrogates included."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 

@@ -3,4 +3,4 @@
 from hornbook.training.loop import steps, train
 from hornbook.training.state import StepMetrics
 from hornbook.training.step import train_step
-from hornbook.training.trainer import Trainer, begin, lasting_reference, resume
+from hornbook.training.trainer import Trainer, begin, lasting_settings, resume

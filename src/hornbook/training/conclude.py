@@ -1,11 +1,14 @@
 """The end of a run: its best weights are measured, and its figures saved."""
 
 import json
+from dataclasses import replace
 
 from hornbook.eval.baselines import Baselines
+from hornbook.plan.costs import DYNAMIC_SHARE
 from hornbook.runs.load import load
 from hornbook.runs.result import Result, measure, peak_memory_mib
 from hornbook.storage.disk import write_atomically
+from hornbook.training.pace import Replay
 from hornbook.training.trainer import Trainer
 
 
@@ -27,6 +30,14 @@ def steps_why(trainer: Trainer) -> str:
     )
 
 
+def dynamic_seconds(trainer: Trainer) -> float | None:
+    """The seconds for the dynamic evaluation of a run limited by time; None for any other."""
+    if trainer.pace is None or isinstance(trainer.pace, Replay):
+        return None
+    minutes = trainer.config.train.minutes
+    return DYNAMIC_SHARE * (60 * minutes or trainer.state.seconds)
+
+
 def conclude(
     trainer: Trainer, baselines: Baselines | None = None, *, energy_joules: float | None = None
 ) -> Result:
@@ -37,6 +48,8 @@ def conclude(
     """
     folder = trainer.folder
     with trainer.lock:
+        # All is saved, and a large model is about to be loaded beside the trained one.
+        trainer.state.optimizers.forget()
         result = measure(
             load(folder.path, device=trainer.machine.device.value),
             trainer.corpus,
@@ -48,7 +61,10 @@ def conclude(
             peak_memory_mib=peak_memory_mib(),
             energy_joules=energy_joules,
             steps_why=steps_why(trainer),
+            dynamic_seconds=dynamic_seconds(trainer),
         )
-        write_atomically(folder.sample, (result.sample + "\n").encode())
+        if trainer.start:
+            result = replace(result, pretrained=trainer.start.compared(result))
+        write_atomically(folder.sample, f"{result.sample}\n".encode("utf-8", "replace"))
         write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
     return result

@@ -8,7 +8,7 @@ from hornbook.config import Config
 from hornbook.errors import NonFiniteLossError
 from hornbook.eval.diagnosis import curve, evaluations_since_best
 from hornbook.eval.loss import estimate
-from hornbook.infer.engine import first_line, generate_sample
+from hornbook.infer.sample import Sample, generate_sample
 from hornbook.storage.disk import DISK, Disk
 from hornbook.training.mixing import learn_mixer
 from hornbook.training.state import StepMetrics, record, save_if_best, save_last
@@ -40,8 +40,6 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
     caller's) the state is saved, and `resume` continues with the very next step.
     Raises: NonFiniteLossError; CheckpointError when the disk refuses.
     """
-    # Not from an empty prompt: a model of an indented poem would write spaces without end.
-    prompt = first_line(trainer.dataset.tokenizer, trainer.dataset.validation)
     with trainer.lock:
         intervals, state = trainer.config.train, trainer.state
         # A resumed run's state is saved already, and at step 0 there is nothing to save.
@@ -53,7 +51,8 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
                     intervals, state = trainer.config.train, trainer.state
                     continue
                 finished = trainer.pace.clock() if trainer.pace else 0.0
-                at_end = state.step >= state.steps
+                ends = trainer.pace.ends if trainer.pace else ()
+                at_end = state.step >= state.steps or state.step in ends
                 if at_end or state.step % intervals.eval_interval == 0:
                     # Over the same blocks each time: it decides which weights are the best.
                     val_loss = estimate(
@@ -62,8 +61,10 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
                         block_size=trainer.config.model.context_size,
                         max_positions=intervals.eval_positions,
                     )
-                    sample = write_sample(trainer, prompt)
-                    metrics = replace(metrics, val_loss=val_loss, sample=sample, prompt=prompt)
+                    made = sample_of(trainer)
+                    metrics = replace(
+                        metrics, val_loss=val_loss, sample=made.text, prompt=made.prompt
+                    )
                     save_if_best(trainer, val_loss)
                 record(trainer, metrics)
                 if at_end or state.step % intervals.checkpoint_interval == 0:
@@ -107,12 +108,11 @@ def keep_pace(trainer: Trainer, metrics: StepMetrics) -> bool:
     return pace.far_off(state.steps, trainer.plan.config.train.steps) and begin_again(trainer)
 
 
-def write_sample(trainer: Trainer, prompt: str) -> str:
+def sample_of(trainer: Trainer) -> Sample:
     """A short sample of the present model; the training's random stream is not disturbed."""
     return generate_sample(
         trainer.state.model,
-        trainer.dataset.tokenizer,
+        trainer.dataset,
         max_new_tokens=trainer.config.train.sample_tokens,
         seed=trainer.config.train.seed,
-        prompt=prompt,
     )

@@ -3,7 +3,8 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from hornbook.cores import thread_seconds
@@ -18,14 +19,21 @@ FAR_OFF, STEPS_TO_DECIDE, TIME_TO_DECIDE = 0.5, 8, 0.4
 SECONDS_BEFORE = 3.0
 
 
+# After the step of a change: the run had ended there, and was evaluated, before it was extended.
+EVALUATED = "e"
+
+
 class Pace:
     """The number of steps that fit until `deadline`, in seconds on the given clock.
 
     It is computed anew at steps 4, 8, 16 and so on, after each evaluation, and at each of the last
     steps: the learning rate then follows the new total from its present value. What follows
     training takes `concluding_seconds` on an idle machine, and on a busy one as much longer as this
-    thread waits for a core (`waited`, in seconds). `slowdown` is that of the time before.
+    thread waits for a core (`waited`, in seconds). `slowdown` is that of the time before. `ends`
+    has the steps at which the run ended before it was extended.
     """
+
+    ends: frozenset[int] = frozenset()
 
     def __init__(
         self,
@@ -90,22 +98,31 @@ class Replay(Pace):
 
     def __init__(self, replanned: str) -> None:
         super().__init__(math.inf)
-        pairs = (pair.split(":") for pair in replanned.split(","))
-        self.planned = {int(step): int(steps) for step, steps in pairs}
+        pairs = [pair.split(":") for pair in replanned.split(",")]
+        self.planned = {int(step.rstrip(EVALUATED)): int(steps) for step, steps in pairs}
+        self.ends = frozenset(int(step[:-1]) for step, _ in pairs if step.endswith(EVALUATED))
 
     def steps(self, step: int, total: int, eval_interval: int) -> int:  # noqa: ARG002
         """How many steps there were to be in all, once `step` was done."""
         return self.planned.get(step, total)
 
 
-def replanned(rows: Iterable[Mapping[str, Any]], steps: int) -> tuple[int, str]:
+def replanned(
+    rows: Sequence[Mapping[str, Any]], steps: int, *, cut: bool = False
+) -> tuple[int, str]:
     """The settings `steps` and `replanned` that make the steps of a run again, from its metrics.
 
-    `steps` is what was planned last, where the rows do not have it.
+    `steps` is what was planned last, where the rows do not have it; `cut` says that the time was up
+    before. Where a run had ended and was extended, its evaluation there is repeated: it may have
+    found the best weights.
     """
     planned = [row.get("steps") or steps for row in rows]
-    if set(planned) <= {steps}:
+    if set(planned) <= {steps} and not cut:
         return steps, ""
     taken = len(planned)
-    changes = zip(range(taken + 1), [taken, *planned], [*planned, taken], strict=True)
-    return taken, ",".join(f"{step}:{now}" for step, before, now in changes if now != before)
+    changes: list[str] = []
+    for step, (before, now) in enumerate(pairwise([taken, *planned, taken])):
+        if now != before:
+            ended = 0 < step == before and rows[step - 1].get("val_loss") is not None
+            changes.append(f"{step}{EVALUATED * ended}:{now}")
+    return taken, ",".join(changes)

@@ -212,5 +212,5 @@ def save_last(trainer: Trainer) -> None:
 
 
 def state_dict(model: LanguageModel) -> dict[str, Tensor]:
-    """Copies of the weights by name; a tied table is saved under each of its names."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    """The weights by name, to be saved at once; a tied table stands under each of its names."""
+    return {name: value.detach() for name, value in model.state_dict().items()}

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from hornbook.config import Config, Request
+from hornbook.config import Config, DataConfig, Request
 from hornbook.cores import slowdown
 from hornbook.errors import CheckpointError, ConfigError, HornbookWarning, redacted
 from hornbook.eval.split import Split, measure_split
 from hornbook.kernels import runtime
 from hornbook.models.ngram import CrossFit
 from hornbook.models.registry import build
+from hornbook.models.stack import StackModel
 from hornbook.ngram.model import NGramModel
 from hornbook.ngram.tuning import choose
 from hornbook.optim.optimizer import Optimizers
@@ -24,6 +25,9 @@ from hornbook.plan import Plan, check_memory, counted_part, learned_part, machin
 from hornbook.plan.costs import counting_seconds
 from hornbook.plan.prepare import prepare as apply_choices
 from hornbook.plan.resolved import text_of
+from hornbook.pretrained.find import open_source
+from hornbook.pretrained.run_source import knowing
+from hornbook.pretrained.source import Source
 from hornbook.runs.folder import (
     FORMAT,
     RunFolder,
@@ -42,6 +46,7 @@ from hornbook.text.corpus import Corpus, path_reference
 from hornbook.text.dataset import Dataset, formed, prepare, read_text
 from hornbook.text.tokenizer import load_tokenizer
 from hornbook.training.pace import Pace, Replay
+from hornbook.training.start import Start, measured_start
 from hornbook.training.state import TrainState, restore
 
 
@@ -83,6 +88,7 @@ class Trainer:
     started: float = 0.0
     judged: bool = False  # whether its plan was far off is decided once
     planned_anew: bool = False
+    start: Start | None = None  # of a model that was not made from nothing
 
 
 def begin(
@@ -90,24 +96,30 @@ def begin(
     *,
     out: str | Path | None = None,
     corpus: Corpus | None = None,
+    source: Source | None = None,
     started: float | None = None,
     training_seconds: float | None = None,
     disk: Disk = DISK,
 ) -> Trainer:
     """Read the text, make the run folder, build the model: everything before the first step.
 
-    `corpus` is the text that the settings name, where it has been read already. With the setting
+    `corpus` is the text that the settings name, where it has been read already, and `source` the
+    model to begin from that the setting `pretrained` names. With the setting
     `minutes` the plan is for a run that ends so long after `started` (on the clock of
     time.monotonic; now, unless given), and keeps what was requested. With `training_seconds`
     only the number of steps follows the time, which excludes evaluations.
-    Raises: ConfigError, DataError.
+    Raises: ConfigError, DataError, SourceError.
     """
     started = time.monotonic() if started is None else started
     request = config if isinstance(config, Request) else Request.of(config or Config())
+    if request.config.model.pretrained is not None:
+        source = source or open_source(request.config.model.pretrained)
+        request = source.under(request)
     data = request.config.data
     corpus = formed(corpus, data) if corpus else read_text(data)
+    source = knowing(source, corpus) if source else None
     chosen = machine.choose(request.config)
-    dataset = prepare(corpus, data)
+    dataset = prepare(corpus, data, source.tokenizer if source else None)
     split = measure_split(corpus, dataset)
     resolved = resolve(request, chosen, dataset, started=started)
     config, chosen, plan = resolved.config, resolved.machine, resolved.plan
@@ -115,12 +127,12 @@ def begin(
     made = not folder.path.exists()
     lock = folder.create(disk)
     try:
-        several = data.corpus == "-" and len(corpus.parts) > 1
-        reference = lasting_reference(data.corpus, corpus, folder, disk)
-        encoding = None if several else data.encoding
-        config = config.override(corpus=reference, encoding=encoding)
+        config = config.override(**lasting_settings(data, corpus, folder, disk))
         trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
         trainer.split, trainer.request, trainer.started = split, request, started
+        if source:
+            source.load_into(trainer.state.model)
+            trainer.start = measured_start(trainer, source)
         contents = {folder.tokenizer: dataset.tokenizer.to_json().encode()}
         folder.establish(contents | described(trainer), disk)
     except Exception:
@@ -145,6 +157,7 @@ def described(trainer: Trainer) -> dict[Path, bytes]:
         "corpus_sha256": trainer.corpus.sha256,
         "data_fingerprint": trainer.dataset.fingerprint,
         "parameters": trainer.state.model.parameter_count,
+        **(trainer.start.recorded() if trainer.start else {}),
     }
     return {
         folder.environment: json.dumps(environment, indent=1).encode(),
@@ -174,6 +187,8 @@ def begin_again(trainer: Trainer) -> bool:
     stay as they are.
     """
     trainer.judged = True
+    if trainer.start:  # its shape is given, and its weights are loaded
+        return False
     request, before = trainer.request, trainer.config
     text = text_of(before, trainer.dataset)
     if request is None:
@@ -211,6 +226,23 @@ def begin_again(trainer: Trainer) -> bool:
     )
     warnings.warn(note, PlannedAnewWarning, stacklevel=3)
     return True
+
+
+def lasting_settings(
+    data: DataConfig, corpus: Corpus, folder: RunFolder, disk: Disk = DISK
+) -> dict[str, str | None]:
+    """The settings by which a run, or a ladder's folder, reads its text again later.
+
+    Several texts are kept joined, in UTF-8.
+    """
+    several = data.corpus == "-" and len(corpus.parts) > 1
+    return {
+        "corpus": lasting_reference(data.corpus, corpus, folder, disk),
+        "encoding": None if several else data.encoding,
+        "field": data.field,
+        "newlines": data.newlines,
+        "normalize": data.normalize,
+    }
 
 
 def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK) -> str:
@@ -284,6 +316,10 @@ def resume(
     check_memory(config, chosen, dataset)
     trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
     state = trainer.state
+    if config.model.pretrained is not None:
+        trainer.start = Start.of(folder.environment_facts())
+        if not saved:
+            knowing(open_source(config.model.pretrained), corpus).load_into(state.model)
     if saved:
         found = load_checkpoint(folder, "last")
         restore(trainer, found, strict=strict)
@@ -331,6 +367,9 @@ def assemble(
         model = build(config.model, dataset.tokenizer.vocab_size, ngram_model)
         random_state = torch.get_rng_state()
     apply_choices(model, chosen)
+    for part in model.modules():
+        if isinstance(part, StackModel):
+            part.recompute = config.train.recompute
     before = 0
     if cross_fit:
         apply_choices(cross_fit.models, chosen)

@@ -16,6 +16,7 @@ from hornbook.text.tokenizer.bpe import BPETokenizer as BPETokenizer
 from hornbook.text.tokenizer.bpe import ByteTokenizer as ByteTokenizer
 from hornbook.text.tokenizer.characters import CharTokenizer as CharTokenizer
 from hornbook.text.tokenizer.document import BYTE_ALPHABET, from_document
+from hornbook.text.tokenizer.pretrained import PretrainedTokenizer as PretrainedTokenizer
 
 KINDS: Final = ("char", "byte", "bpe")
 
@@ -32,7 +33,10 @@ def build_tokenizer(kind: str, text: str | Iterable[str], *, vocab_size: int = 1
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Read a ``tokenizer.json`` that hornbook wrote. Raises: DataError."""
+    """Read a run's ``tokenizer.json``: one of hornbook's own, or a pre-trained model's.
+
+    Only the latter have added tokens. Raises: DataError.
+    """
     try:
         document = read_json(path)
     except OSError as error:
@@ -40,10 +44,12 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     except ValueError:
         raise DataError(f"{path} is not JSON, so it is not a tokenizer.json") from None
     try:
+        if isinstance(document, dict) and document.get("added_tokens"):
+            return PretrainedTokenizer(document)
         vocab, merges = from_document(document)
         if merges is None:
             return CharTokenizer.from_vocab(vocab)
         is_byte = vocab == BYTE_ALPHABET and not merges
         return ByteTokenizer() if is_byte else BPETokenizer(vocab, merges)
     except DataError as error:
-        raise DataError(f"{path} is not a tokenizer that hornbook wrote: {error}") from None
+        raise DataError(f"{path} is not a tokenizer that hornbook knows: {error}") from None

@@ -16,8 +16,8 @@ from hornbook.text.tokenizer.unknown import check_no_surrogates
 if TYPE_CHECKING:
     import tokenizers
 
-_CHUNK_CHARACTERS = 1 << 14
-_BATCH_CHARACTERS = 1 << 20  # enough chunks for many cores; the library takes 150 B a token
+CHUNK_CHARACTERS = 1 << 14
+BATCH_CHARACTERS = 1 << 20  # enough chunks for many cores; the library takes 150 B a token
 _WORD_END = re.compile(r"(?<=\S)(?=[ \n])")
 
 
@@ -85,23 +85,23 @@ class BPETokenizer(Tokenizer):
             vocab_size=vocab_size, min_frequency=2, show_progress=False, initial_alphabet=alphabet
         )
         # The separator of documents stays a token of its own.
-        pieces = _split_after_words(chunks, _CHUNK_CHARACTERS)
+        pieces = split_after_words(chunks, CHUNK_CHARACTERS)
         words = (part for piece in pieces for part in piece.split("\x1e"))
         library.train_from_iterator(words, trainer)
         learned = json.loads(library.to_str())["model"]
         return cls(learned["vocab"], [(a, b) for a, b in learned["merges"]])
 
     def encode_array(self, text: str) -> IdArray:
-        if not _is_encodable(text):
+        if not is_encodable(text):
             raise self._unknown_character(text)
         dtype = np.min_scalar_type(self.vocab_size - 1)
-        pieces = list(_split_after_words([text], _CHUNK_CHARACTERS))
+        pieces = list(split_after_words([text], CHUNK_CHARACTERS))
         encodings = self._library.encode_batch_fast(pieces, add_special_tokens=False)
         parts = [np.array(encoding.ids, dtype) for encoding in encodings]
         return np.concatenate([np.empty(0, dtype), *parts])
 
     def _rechunk(self, chunks: Iterable[str]) -> Iterable[str]:
-        return _split_after_words(chunks, _BATCH_CHARACTERS)
+        return split_after_words(chunks, BATCH_CHARACTERS)
 
     def token_bytes(self) -> list[bytes]:
         return [bytes(BYTE_ALPHABET[c] for c in token) for token in self._vocab]
@@ -116,18 +116,21 @@ class BPETokenizer(Tokenizer):
         return LibraryTokenizer.from_str(self.to_json())
 
 
-def _split_after_words(chunks: Iterable[str], size: int) -> Iterator[str]:
+def split_after_words(
+    chunks: Iterable[str], size: int, word_end: re.Pattern[str] = _WORD_END
+) -> Iterator[str]:
     """Re-chunk a text at places where byte-level pre-tokenisation always splits: after a word.
 
     GPT-2's pattern never looks back, and a match that ends in a non-space ends there when white
     space follows. So the ids equal those of the whole text, at a fraction of the memory and on all
     cores. Pieces have ``size`` characters or a little more; the last can have any number.
+    ``word_end`` says where another pattern always splits.
     """
     rest, searched = "", 0
     for chunk in chunks:
         rest += chunk
         start = 0
-        while cut := _WORD_END.search(rest, max(start + size, searched)):
+        while cut := word_end.search(rest, max(start + size, searched)):
             yield rest[start : cut.start()]
             start = cut.start()
         rest = rest[start:]
@@ -138,12 +141,12 @@ def _split_after_words(chunks: Iterable[str], size: int) -> Iterator[str]:
 
 def _without_surrogates(chunks: Iterable[str]) -> Iterator[str]:
     for chunk in chunks:
-        if not _is_encodable(chunk):
+        if not is_encodable(chunk):
             check_no_surrogates(chunk)
         yield chunk
 
 
-def _is_encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
     """Whether a text has no half of a surrogate pair; encoding is the fastest test."""
     try:
         text.encode()

@@ -1,0 +1,191 @@
+"""What a page holds of a run, chosen to fit a size, with what that costs in loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from hornbook.errors import ConfigError, HornbookError, command
+from hornbook.eval.loss import losses, per_char
+from hornbook.kernels import NativeUnavailableError
+from hornbook.models.mixture import GPTWithCounts
+from hornbook.models.ngram import NGramLanguageModel
+from hornbook.models.registry import build, use_ngram_kernels
+from hornbook.ngram.counting import Integers
+from hornbook.ngram.model import NGramModel, shortest_useful_match
+from hornbook.page.facts import facts
+from hornbook.page.kept import Kept
+from hornbook.page.ngrams import (
+    BYTES_PER_NGRAM,
+    EXACT_BYTES_PER_NGRAM,
+    MOST_RANKED,
+    add_tables,
+    in_bytes,
+    occurrences,
+    prune,
+    selected,
+)
+from hornbook.page.packing import Array, Pack, Precision, rounded
+
+if TYPE_CHECKING:
+    from hornbook.models.language_model import LanguageModel
+    from hornbook.runs.load import TrainedModel
+    from hornbook.text.dataset import Dataset
+
+DEFAULT_BYTES = 6_000_000
+# Browsers read more, but slowly, and mail does not carry it.
+MOST_BYTES = 64_000_000
+# What a weight takes in the page, compressed and in base64 (measured on GPTs of 0.1 to 2 million
+# parameters).
+WEIGHT_BYTES: dict[Precision, float] = {"float32": 4.8, "bfloat16": 2.2, "int8": 1.25}
+# N-grams beside a network have at least this share of a page.
+NGRAM_SHARE = 0.4
+# Scripts, styles and the vocabulary.
+FIXED_BYTES = 200_000
+# The loss is measured on the first validation tokens: so many, and fewer of a large model, which
+# takes a second for a thousand tokens with ten million parameters.
+MEASURED_TOKENS, FEWEST_MEASURED, MEASURED_WORK = 8_192, 1_024, 1e10
+
+
+def gather(
+    trained: TrainedModel,
+    *,
+    size: int = DEFAULT_BYTES,
+    weights: Precision | Literal["auto"] = "auto",
+    network_only: bool = False,
+    dataset: Dataset | None = None,
+) -> tuple[dict[str, Any], bytes, Kept]:
+    """What the page's script reads: facts, numbers, and what was kept of the model.
+
+    `dataset` is the run's text, where it was read already.
+    Raises: ConfigError for a model that does not fit.
+    """
+    model = trained.model
+    counted = ngrams_of(model)
+    network = network_weights(model)
+    if network_only and not network:
+        raise ConfigError("--network-only: this model is n-grams and nothing else")
+    precision = precision_for(
+        network, size, weights, beside=counted is not None and not network_only
+    )
+    numbers = sum(array.size for array in network.values())
+    taken = numbers * WEIGHT_BYTES[precision]
+    if taken > MOST_BYTES:
+        raise ConfigError(
+            f"a page of {numbers:,} parameters would take {taken / 1e6:,.0f} MB, and browsers are "
+            f"slow above {MOST_BYTES / 1e6:.0f} MB; use {command('serve', trained.folder.path)}"
+        )
+    text = text_of(trained) if dataset is None else dataset
+    tables, exact, stood = None if network_only else counted, True, list[Integers]()
+    if tables is not None:
+        if text is not None and tables.n_grams <= MOST_RANKED:
+            counted_tokens = trained.config.model.counted_tokens
+            stood = occurrences(tables, np.asarray(text.train[-counted_tokens:]))
+        room = max(size - taken - FIXED_BYTES, 0.2 * size)
+        exact = tables.n_grams * EXACT_BYTES_PER_NGRAM <= room
+        if not exact and tables.n_grams * BYTES_PER_NGRAM > room:
+            chosen = prune(tables, int(room / BYTES_PER_NGRAM))
+            tables = selected(tables, chosen)
+            stood = [each[mask] for each, mask in zip(stood, chosen, strict=False)]
+        tables = tables if exact else in_bytes(tables)
+    if network_only:
+        beside = "network." if trained.config.model.with_counts else ""
+        network = {n.removeprefix(beside): a for n, a in network.items() if n.startswith(beside)}
+    pack = Pack()
+    pack.add_weights(network, precision)
+    if tables is not None:
+        add_tables(pack, tables, stood, exact=exact)
+    kept = Kept(
+        precision=precision,
+        n_grams=0 if tables is None else tables.n_grams,
+        all_n_grams=0 if counted is None else counted.n_grams,
+        exact_n_grams=exact,
+        network_only=network_only,
+    )
+    if text is not None:
+        kept = measured(kept, trained, text, rounded(network, precision), tables)
+    about = facts(trained, kept, text) | {"arrays": pack.index, "ngrams": None}
+    if tables is not None:
+        about["ngrams"] = {
+            "order": counted.order if counted else 0,
+            "vocabulary": tables.vocab_size,
+            "shortest": shortest_useful_match(tables.vocab_size),
+            "rest_is_uniform": tables.smoothing == "add-k",
+        }
+    return about, pack.compressed(), kept
+
+
+def ngrams_of(model: LanguageModel) -> NGramModel | None:
+    """A model's n-grams, where it has some."""
+    found = model.counts if isinstance(model, GPTWithCounts) else model
+    return found.ngram_model() if isinstance(found, NGramLanguageModel) else None
+
+
+def network_weights(model: LanguageModel) -> dict[str, Array]:
+    """A model's weights by name; none for n-grams."""
+    return {
+        name: tensor.detach().float().cpu().numpy() for name, tensor in model.state_dict().items()
+    }
+
+
+def precision_for(
+    network: Mapping[str, Array], size: int, asked: Precision | Literal["auto"], *, beside: bool
+) -> Precision:
+    """The precision asked for, or the most exact that fits."""
+    if asked != "auto":
+        return asked
+    numbers = sum(array.size for array in network.values())
+    room = size * (1 - NGRAM_SHARE if beside else 1)
+    kinds: tuple[Precision, ...] = ("float32", "bfloat16")
+    return next((kind for kind in kinds if numbers * WEIGHT_BYTES[kind] <= room), "int8")
+
+
+def text_of(trained: TrainedModel) -> Dataset | None:
+    """The run's text, where it is at hand and unchanged."""
+    if "://" in trained.config.data.corpus:  # it would be downloaded
+        return None
+    try:
+        return trained.dataset()
+    except HornbookError:
+        return None
+
+
+def measured(
+    kept: Kept,
+    trained: TrainedModel,
+    text: Dataset,
+    network: Mapping[str, Array],
+    tables: NGramModel | None,
+) -> Kept:
+    """The losses of the run's model and of the page's, on the same validation tokens."""
+    size = trained.config.model.context_size
+    affordable = int(MEASURED_WORK / max(1, trained.model.parameter_count))
+    most = min(MEASURED_TOKENS, max(FEWEST_MEASURED, affordable))
+    tokens = text.validation[: most + 1]
+    scale = per_char(trained.tokenizer, tokens)
+
+    def loss(model: LanguageModel) -> float:
+        return float(losses(model, tokens, block_size=min(size, 1024)).mean()) * scale
+
+    full = loss(trained.model)
+    found = full if kept.is_exact else loss(as_kept(trained, network, tables))
+    return replace(kept, loss=found, full_loss=full, measured_tokens=len(tokens) - 1)
+
+
+def as_kept(
+    trained: TrainedModel, network: Mapping[str, Array], tables: NGramModel | None
+) -> LanguageModel:
+    """The model that the page computes."""
+    config = trained.config.model
+    if tables is None and config.with_counts:
+        config = replace(config, with_counts=False)
+    model = build(config, trained.tokenizer.vocab_size, tables)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in network.items()})
+    with suppress(NativeUnavailableError):
+        use_ngram_kernels(model)
+    return model.eval()

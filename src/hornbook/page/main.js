@@ -1,0 +1,183 @@
+// The page: its head, the writer, and one panel at a time.
+
+import { App } from "./app.js";
+import { cutArrays, inflate } from "./arrays.js";
+import { attentionPanel } from "./attention.js";
+import { contentsPanel } from "./contents.js";
+import { earlierPanel } from "./earlier.js";
+import { h } from "./elements.js";
+import { Reader, leaveTime } from "./reader.js";
+import { distribution, draw, ranked, randomAt } from "./sampling.js";
+import { everything } from "./seen.js";
+import { softmax } from "./model.js";
+import { stepsPanel } from "./steps.js";
+import { surprisePanel } from "./surprise.js";
+import { visible } from "./tokenizer.js";
+import { votesPanel } from "./votes.js";
+import { whatifPanel } from "./whatif.js";
+import { Writer } from "./writer.js";
+
+const PANELS = [votesPanel, attentionPanel, earlierPanel, whatifPanel, surprisePanel, stepsPanel, contentsPanel];
+const LETTERS = 100;
+
+class Page {
+  constructor(app) {
+    this.app = app;
+    this.writer = new Writer(app);
+    this.panel = null;
+    this.opened = null; // what the open panel returned
+    app.listen((what) => this.changed(what));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+      app.readColours();
+      this.opened?.update();
+    });
+  }
+
+  render() {
+    const { app } = this;
+    document.documentElement.lang = app.language;
+    const panels = PANELS.filter((panel) => panel.fits(app));
+    this.tabs = h("nav", { class: "tabs", "aria-label": app.t("lookInside") }, panels.map((panel) =>
+      h("button", { type: "button", id: `tab-${panel.id}`, "aria-expanded": "false", "aria-controls": "panel", onClick: () => this.toggle(panel) }, app.t(`panel.${panel.id}`)),
+    ));
+    this.region = h("section", { id: "panel", hidden: true });
+    this.off = h("p", { class: "alert", hidden: true });
+    document.getElementById("page").replaceChildren(
+      this.letters(),
+      this.header(),
+      this.off,
+      this.writer.render(),
+      h("div", { class: "inside" }, h("h2", {}, app.t("lookInside")), this.tabs, this.region),
+      h("footer", {}, h("p", {}, app.t("footer", { version: app.about.version }))),
+    );
+    if (this.panel) this.open(this.panel);
+    this.changed("off");
+  }
+
+  letters() {
+    const { app } = this;
+    if (app.tokenizer.kind !== "char") return h("p", { class: "letters", "aria-hidden": "true" }, "✠ ABC abc");
+    const shown = app.about.tokenizer.vocabulary.filter((each) => each.trim());
+    const more = shown.length - LETTERS;
+    return h("p", { class: "letters", "aria-label": app.t("letters") }, `✠ ${visible(shown.slice(0, LETTERS).join("")).split("").join(" ")}`, more > 0 ? h("span", { class: "more" }, ` ${app.t("moreLetters", { count: app.count(more) })}`) : "");
+  }
+
+  header() {
+    const { app } = this;
+    const { about } = app;
+    const other = app.language === "ko" ? "en" : "ko";
+    const change = () => {
+      app.language = other;
+      this.render();
+      document.getElementById("language").focus();
+    };
+    const key = about.kind === "ngram" ? "lede.ngram" : about.joined ? "lede.joined" : "lede.network";
+    const loss = about.nats_per_char === undefined || about.nats_per_char === null ? "" : ` ${app.t("lede.loss", { loss: about.nats_per_char.toFixed(3) })}`;
+    return h(
+      "header",
+      {},
+      h("button", { type: "button", id: "language", lang: other, onClick: change }, other === "ko" ? "한국어" : "English"),
+      h("p", { class: "eyebrow" }, app.t("eyebrow")),
+      h("h1", {}, visible(about.name)),
+      h("p", { class: "lede" }, app.t(key, { kind: about.kind, count: app.count(about.parameters), corpus: about.corpus, order: about.ngrams?.order }), loss, " ", app.t("lede.here")),
+    );
+  }
+
+  async toggle(panel) {
+    if (this.panel === panel) this.close();
+    else await this.open(panel);
+  }
+
+  close() {
+    this.panel = this.opened = null;
+    this.app.reader.watching = false;
+    this.region.hidden = true;
+    this.region.replaceChildren();
+    for (const tab of this.tabs.children) tab.setAttribute("aria-expanded", "false");
+  }
+
+  async open(panel) {
+    const { app } = this;
+    this.panel = panel;
+    this.opened = null;
+    await app.watch();
+    for (const tab of this.tabs.children) tab.setAttribute("aria-expanded", String(tab.id === `tab-${panel.id}`));
+    const body = h("div", { class: `panel ${panel.id}` });
+    this.region.hidden = false;
+    this.region.setAttribute("aria-label", app.t(`panel.${panel.id}`));
+    this.region.replaceChildren(body);
+    this.opened = panel.open(app, body);
+  }
+
+  changed(what) {
+    const { app } = this;
+    if (what === "off") {
+      this.off.hidden = app.isWhole;
+      this.off.textContent = app.isWhole ? "" : app.t("partsOff");
+    }
+    this.writer.update();
+    // A panel that computes for long waits until the writing has stopped.
+    if (what === "settings" || (this.opened?.isSlow && this.writer.writing)) return;
+    this.opened?.update(what);
+  }
+}
+
+/** What programs and tests may call. */
+function hooks(app) {
+  const readFresh = async (text, watching) => {
+    const reader = new Reader(app.newModel(), app.about.context);
+    reader.model.off = app.off;
+    reader.watching = watching;
+    reader.watchesAll = true;
+    await reader.read(app.tokenizer.encode(text).length ? app.tokenizer.encode(text) : [app.about.start], leaveTime());
+    return reader;
+  };
+  return {
+    /** The distribution after a text: [{token, p}, ...], the most likely first. */
+    async next(text) {
+      const { logits } = await readFresh(text, false);
+      const p = softmax(Float64Array.from(logits));
+      return ranked(p).map((token) => ({ token: app.tokenizer.text(token), id: token, p: p[token] }));
+    },
+    /** The distribution after tokens, by token. */
+    async following(tokens) {
+      const reader = new Reader(app.newModel(), app.about.context);
+      return Array.from(softmax(Float64Array.from(await reader.read(tokens))));
+    },
+    /** What the model computes along a text; see `model.look` of the Python package. */
+    async look(text) {
+      const reader = await readFresh(text, true);
+      return everything(reader.seen.slice(reader.start), reader.model);
+    },
+    /** The loss of each token but the first, in nats. */
+    losses(tokens) {
+      return app.losses(app.newModel(), tokens, leaveTime());
+    },
+    /** The text that follows, of so many tokens. */
+    async write(text, { length = 100, temperature = 1, topK = 0, topP = 1, minP = 0, seed = 0 } = {}) {
+      const reader = await readFresh(text, false);
+      const tokens = [...reader.tokens];
+      const begin = tokens.length;
+      const pause = leaveTime();
+      while (tokens.length < begin + length) {
+        const p = distribution(reader.logits, { temperature, topK, topP, minP });
+        tokens.push(draw(p, randomAt(seed, tokens.length)));
+        await reader.read(tokens, pause);
+      }
+      return app.tokenizer.decode(tokens.slice(begin));
+    },
+  };
+}
+
+async function begin() {
+  const about = JSON.parse(document.getElementById("about").textContent);
+  const bytes = await inflate(document.getElementById("numbers").textContent);
+  const app = new App(about, cutArrays(bytes, about.arrays));
+  window.hornbook = hooks(app);
+  const prompt = about.prompt || about.opening;
+  await app.setTokens(app.tokenizer.encode(prompt));
+  new Page(app).render();
+  document.documentElement.dataset.ready = "true";
+}
+
+begin();

@@ -1,0 +1,137 @@
+"""Minutes, machine, memory and text to the settings of fine-tuning: all weights or LoRA, how fast.
+
+Nothing is predicted: no law says what a pre-trained model gains.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hornbook.cores import slowdown
+from hornbook.errors import ConfigError
+from hornbook.plan import costs, memory
+from hornbook.plan.machine import Choice
+from hornbook.plan.planner import Plan
+from hornbook.plan.timing import Timer, time_step
+
+if TYPE_CHECKING:
+    from hornbook.config import Config, Request
+    from hornbook.plan.costs import Text
+    from hornbook.plan.machine import Machine
+
+# AdamW's usual rates for all weights of a model, and for LoRA's factors; not tuned here.
+RATE, LORA_RATE, LORA_RANK = 5e-5, 5e-4, 16
+MOST_EPOCHS = 4
+# A busy laptop should be left able to do other things.
+COMFORTABLE_BYTES = 3_000_000_000
+TOKENS_A_STEP = 2048
+EVALUATIONS = 6
+COMPILE = {"c": "c: C kernels, with nothing to wait for", "off": "off: blocks run in PyTorch"}
+
+
+def plan_tuning(
+    request: Request, text: Text, machine: Machine, seconds: float, *, timer: Timer | None = None
+) -> Plan:
+    """The settings of fine-tuning for `seconds` from now, with all that was requested.
+
+    Raises: ConfigError for too little memory, or a time too short for a step.
+    """
+    started, busy = time.monotonic(), slowdown()
+    # torch.compile was not measured for fine-tuning.
+    way = machine.compile.value
+    way = way if way == "c" or request.requested("compile") else "off"
+    machine = replace(machine, compile=Choice(way, "planned"))
+    request = request.layer({"default": {"compile": way}})
+    config, why_weights = with_weights(request, text, machine)
+    timed = (timer or time_step)(config, text.vocab_size, machine)
+    passed = time.monotonic() - started
+    size = config.model.parameter_count(text.vocab_size)
+    # Before the first step and after the last one, what the losses are measured on is read forward,
+    # a third of a step's work; samples take as long again.
+    reading = timed.token_seconds / 3
+    beside = costs.concluding_seconds(config, text) + reading * 3 * text.validation_tokens
+    left = (seconds - busy * beside - passed) / (1 + 0.1 * (size > 1e8))
+    step_seconds = timed.of(config.tokens_per_step)
+    steps = int(left / step_seconds)
+    if steps < 1:
+        raise ConfigError(
+            f"--minutes {config.train.minutes:g}: not one step fits; a step of this model takes "
+            f"{step_seconds:.1f} s here, and measuring it {beside:.0f} s"
+        )
+    most = max(1, math.ceil(MOST_EPOCHS * text.train_tokens / config.tokens_per_step))
+    epochs = min(steps, most) * config.tokens_per_step / text.train_tokens
+    why_steps = f"about {min(steps, most):,} steps of {config.train.batch_size} x "
+    why_steps += f"{config.model.block_size} tokens: {epochs:.1f} epochs"
+    if most < steps:
+        why_steps += f"; more than {MOST_EPOCHS} would memorise the text, so it ends early"
+    steps = min(steps, most)
+    interval = max(1, math.ceil(steps / EVALUATIONS))
+    config = chosen(
+        request, config, steps=steps, eval_interval=interval, checkpoint_interval=interval,
+        sample_tokens=40,
+    )  # fmt: skip
+    reasons = (
+        Choice("weights", why_weights),
+        Choice("batches", why_steps),
+        Choice("rate", f"{rate_of(config):g} at first, falling to 0"),
+        Choice("compile", COMPILE.get(way, "requested")),
+        Choice("memory", memory_line(config, text, machine)),
+    )
+    return Plan(config, size, math.nan, beside, reasons)
+
+
+def with_weights(request: Request, text: Text, machine: Machine) -> tuple[Config, str]:
+    """All weights where they fit into memory, else LoRA; and why."""
+    rows = max(1, TOKENS_A_STEP // request.config.model.block_size)
+    base = chosen(
+        request, request.config, batch_size=rows, precision=machine.precision.value
+    )  # fmt: skip
+    ways: list[int | None] = [None, LORA_RANK]
+    rates = {"learning_rate": LORA_RATE}
+    if request.requested("lora_rank"):
+        ways = [base.model.lora_rank]
+    elif base.model.with_counts:
+        ways = [None]
+    available = memory.available_bytes() if machine.device.value == "cpu" else None
+    comfortable = min(available or COMFORTABLE_BYTES, COMFORTABLE_BYTES)
+    config, why = base, ""
+    for rank in ways:
+        found = [
+            chosen(request, base, lora_rank=rank, recompute=recompute, **(rates if rank else {}))
+            for recompute in (False, True)
+        ]
+        why = "all are trained"
+        if rank is not None:
+            reason = "requested" if request.requested("lora_rank") else "all would not fit"
+            why = f"LoRA of rank {rank} beside them: {reason}"
+        for most in (comfortable, available or math.inf):
+            for config in found:
+                if peak(config, text, machine) <= most:
+                    return config, why
+    return config, f"{why}, and even so memory may not be enough"
+
+
+def chosen(request: Request, config: Config, **values: object) -> Config:
+    """The settings with these values, but for those that were requested."""
+    free = {name: value for name, value in values.items() if not request.requested(name)}
+    return config.override(**free)
+
+
+def rate_of(config: Config) -> float:
+    """The rate that most weights are trained with."""
+    rates = config.optimizer
+    return rates.learning_rate if rates.optimizer == "adamw" else rates.muon_learning_rate
+
+
+def peak(config: Config, text: Text, machine: Machine) -> int:
+    """The estimated peak of memory."""
+    return memory.peak_bytes(machine.resolve(config), text.vocab_size, text.countable)
+
+
+def memory_line(config: Config, text: Text, machine: Machine) -> str:
+    """The estimate, and what keeps it low."""
+    how = "; the inside of blocks is computed again in the backward pass" * config.train.recompute
+    return f"about {peak(config, text, machine) / memory.MIB:,.0f} MiB{how}"
