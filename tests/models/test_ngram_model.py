@@ -170,7 +170,7 @@ def test_what_is_no_table_is_refused(header: bytes, length: int | None, tmp_path
     manifest = json.dumps(checkpoint.manifest_of(contents))
     (folder / checkpoint.MANIFEST).write_text(manifest, encoding="utf-8")
     with pytest.raises(CheckpointError, match="unreadable"):
-        checkpoint.read_counts(folder)
+        checkpoint.read_tables(folder, "counts")
 
 
 def test_an_order_is_chosen_on_the_end_of_the_text() -> None:

@@ -258,7 +258,11 @@ def requested(
     request = Request().layer({"preset": own if preset is None else preset_values(preset)})
     if named or file is not None:
         # Which says by itself whether there are n-grams beside its network.
-        request = request.layer({"preset": {"with_counts": request.config.model.with_counts}})
+        model_ = request.config.model
+        own_ = {"with_counts": model_.with_counts, "with_mixer": model_.with_mixer}
+        request = request.layer({"preset": own_})
+    if flags.get("with_counts") and request.config.model.spec.joins_counts:
+        request = request.layer({"preset": {"with_mixer": True}})  # which --set may leave out
     if file is not None:
         request = request.read(file)
         kept = file.parent / request.config.data.corpus  # a run's own copy of its text

@@ -31,6 +31,8 @@ Factor = Annotated[float, Meta(gt=0, le=1e6)]
 
 # The least context length of a model that reads past its block (see `ModelConfig.context_size`).
 READ_AT_ONCE = 4096
+# Tokens that a mixer needs at least, and holds out from the network at most.
+FEWEST_MIXED, MOST_HELD_OUT = 10_000, 50_000
 
 NOT_SETTINGS = {
     "HORNBOOK_API_KEY",
@@ -106,6 +108,9 @@ class ModelConfig(Section):
     model: str = "gpt"
     # Join the network and n-grams of the same text in one model.
     with_counts: bool = False
+    # Mix the network's probabilities with those of many contexts, which go on learning in a text
+    # (kernels/mixer.c). The end of the training text is held out from the network for it.
+    with_mixer: bool = False
     # How many tokens n-grams are counted on at most, from the end of the training text: beside a
     # network and for the baselines. A plan for minutes may lower it.
     counted_tokens: Count = 5_000_000
@@ -145,6 +150,11 @@ class ModelConfig(Section):
             raise ConfigError(
                 f"with_counts = true joins n-grams to a gpt, but model = {self.model!r}"
             )
+        if self.with_mixer and not self.spec.joins_counts:
+            raise ConfigError(
+                f"with_mixer = true mixes the contexts of a text with a gpt, but model = "
+                f"{self.model!r}"
+            )
         if self.reads_counts and self.order > self.block_size:
             raise ConfigError(
                 f"order = {self.order} reads {self.order - 1} tokens back, but a block has "
@@ -165,14 +175,15 @@ class ModelConfig(Section):
     @property
     def kind(self) -> str:
         """The model's name, with what it is joined with."""
-        return f"{self.model}+counts" if self.with_counts else self.model
+        counts, mixer = "+counts" * self.with_counts, "+mixer" * self.with_mixer
+        return f"{self.model}{counts}{mixer}"
 
     @property
     def family(self) -> Family:
         """What the model is made of."""
         if self.spec.counted:
             return "counts"
-        return "network and counts" if self.with_counts else "network"
+        return "network and counts" if self.with_counts or self.with_mixer else "network"
 
     @property
     def context_size(self) -> int:
@@ -184,6 +195,15 @@ class ModelConfig(Section):
         if self.context_length is not None:
             return max(self.block_size, self.context_length)
         return max(self.block_size, READ_AT_ONCE) if self.spec.windows else self.block_size
+
+    def held_out(self, n_tokens: int) -> int:
+        """How many tokens, of so many, are left to the mixer: it learns there to trust the network.
+
+        Of too short a text none, and then there is no mixer.
+        """
+        if not self.with_mixer or n_tokens < FEWEST_MIXED:
+            return 0
+        return min(MOST_HELD_OUT, n_tokens // 28)
 
     def parameter_count(self, vocab_size: int) -> int:
         """The parameters of the network, without building it; n-grams beside it have none."""

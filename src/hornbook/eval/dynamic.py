@@ -24,6 +24,8 @@ from hornbook.errors import DataError
 from hornbook.eval.loss import EVAL_BATCH_LOGITS, MOST_EVALUATED, Evaluation, summarise
 from hornbook.kernels.runtime import eagerly
 from hornbook.models.language_model import LanguageModel
+from hornbook.models.mixer import Mixer
+from hornbook.models.mixing import Mixing
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel, NGramProbs
 from hornbook.ngram.model import NGramModel
@@ -129,6 +131,11 @@ def learner_of(
     seconds: float | None = None,
 ) -> Learner:
     """The learner of a kind of model, which has read the training text; `length` tokens follow."""
+    if isinstance(model, Mixing):
+        network = learner_of(model.network, config, train, length, seconds)
+        if not isinstance(network, NetworkLearner):
+            raise TypeError(f"a mixer beside a {type(model.network).__name__}")
+        return MixingLearner(network, model.mixer)
     counts = model.counts if isinstance(model, GPTWithCounts) else model
     if not isinstance(counts, NGramLanguageModel):
         return NetworkLearner(model, train)
@@ -219,19 +226,25 @@ class NetworkLearner:
 
     def nats(self, tokens: Tokens) -> Floats:
         """The loss of each of the next tokens, which are learned then."""
+        logits_TV = self.read(tokens)
+        targets_T = torch.from_numpy(tokens.astype(np.int64)).to(logits_TV.device)
+        nats_T = F.cross_entropy(logits_TV, targets_T, reduction="none")
+        return nats_T.double().cpu().numpy()
+
+    def read(self, tokens: Tokens) -> Tensor:
+        """The logits before each of the next tokens, which are learned then: [T] -> [T,V]."""
         device = self.model.device
         row = np.concatenate([self.recent, tokens]).astype(np.int64)
         inputs_S, targets_T = torch.from_numpy(row[:-1]), torch.from_numpy(row[-len(tokens) :])
         inputs_S, targets_T = inputs_S.to(device), targets_T.to(device)
         with eagerly():
             with torch.no_grad():
-                logits_TV = self.logits(inputs_S, len(tokens))
-                nats_T = F.cross_entropy(logits_TV.float(), targets_T, reduction="none")
+                logits_TV = self.logits(inputs_S, len(tokens)).float()
             whole = len(tokens) - len(tokens) % self.model.block_size
             if whole and self.parameters:
                 self.learn(inputs_S, targets_T[len(tokens) - whole :])
         self.skip(tokens)
-        return nats_T.double().cpu().numpy()
+        return logits_TV
 
     def skip(self, tokens: Tokens) -> None:
         """Read the next tokens without a measurement."""
@@ -287,13 +300,13 @@ class MixtureLearner(NetworkLearner):
         self.mixture, self.counts = mixture, counts
         self.found: NGramProbs | None = None
 
-    def nats(self, tokens: Tokens) -> Floats:
-        """The loss of each of the next tokens, which are learned then."""
+    def read(self, tokens: Tokens) -> Tensor:
+        """The logits before each of the next tokens, which are learned then: [T] -> [T,V]."""
         if self.counts.renew():
             old = self.mixture.counts
             self.mixture.counts = NGramLanguageModel(self.counts.ngrams, self.context_size)
             self.mixture.counts.to(self.mixture.device).kernels = old.kernels
-        return super().nats(tokens)
+        return super().read(tokens)
 
     def skip(self, tokens: Tokens) -> None:
         """Read the next tokens without a measurement."""
@@ -317,7 +330,26 @@ class MixtureLearner(NetworkLearner):
         return F.cross_entropy(self.mixture.join(hidden_BTC, found, inputs_S[None])[0], targets_T)
 
 
+class MixingLearner:
+    """A network that learns on, and a mixer that reads its probabilities and learns on too."""
+
+    def __init__(self, network: NetworkLearner, mixer: Mixer) -> None:
+        self.network = network
+        self.reader = mixer.learner()
+
+    def nats(self, tokens: Tokens) -> Floats:
+        """The loss of each of the next tokens, which are learned then."""
+        return self.reader.read(tokens, self.network.read(tokens).cpu().numpy())
+
+    def skip(self, tokens: Tokens) -> None:
+        """Read the next tokens without a measurement."""
+        self.network.skip(tokens)
+        self.reader.read(tokens)
+
+
 def copied(model: LanguageModel) -> LanguageModel:
     """A copy with weights of its own, which shares n-gram tables: they never change."""
+    if isinstance(model, Mixing):
+        return Mixing(copied(model.network), model.mixer.copy()).train(model.training)
     shared = [part for part in model.modules() if isinstance(part, NGramLanguageModel)]
     return copy.deepcopy(model, {id(part): part for part in shared})

@@ -44,6 +44,17 @@ class Decoder(Protocol):
         ...
 
 
+class EachDecoder(Decoder, Protocol):
+    """A decoder that also gives the logits inside a prompt, which a mixer learns from."""
+
+    def forward_each(self, tokens: Sequence[int], row: int, start: int) -> NDArray[np.float32]:
+        """Logits after each new token of one row, [T,V].
+
+        Raises: IndexError as `forward`.
+        """
+        ...
+
+
 def outside(
     decoder: Decoder, tokens: Sequence[Sequence[int]], rows: Sequence[int], starts: Sequence[int]
 ) -> IndexError:

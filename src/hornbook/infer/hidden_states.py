@@ -40,4 +40,4 @@ class HiddenStates:
 
         Raises: IndexError for a token outside the vocabulary, or past the context.
         """
-        return self._decoder.forward_each(tokens, start)[:, : self.width]
+        return self._decoder.forward_each(tokens, 0, start)[:, : self.width]

@@ -153,13 +153,13 @@ class NativeDecoder:
         self._decode(tokens_RT.tolist(), range(R), [0] * R, logits_RTV, every=True)
         return logits_RTV
 
-    def forward_each(self, tokens: Sequence[int], start: int) -> Floats:
-        """Logits after each of the new tokens of row 0: [T,V].
+    def forward_each(self, tokens: Sequence[int], row: int, start: int) -> Floats:
+        """Logits after each new token of one row, [T,V].
 
         Raises: IndexError as `forward`.
         """
         logits_TV = np.empty((len(tokens), self.vocab_size), np.float32)
-        self._decode([tokens], [0], [start], logits_TV, every=True)
+        self._decode([tokens], [row], [start], logits_TV, every=True)
         return logits_TV
 
     def copy(self, source: int, row: int, length: int) -> None:

@@ -96,6 +96,21 @@ class NativeMixture:
             mixed.append(self._mix(logits, text))
         return np.array(mixed, np.float32)
 
+    def forward_each(self, tokens: Sequence[int], row: int, start: int) -> NDArray[np.float32]:
+        """Logits after each new token of one row, [T,V].
+
+        Raises: IndexError as `forward`.
+        """
+        if max(tokens, default=0) >= self.vocab_size:
+            raise outside(self, [tokens], [row], [start])
+        network_TV = self._network.forward_each(tokens, row, start).astype(np.float64)
+        text = self._texts[row]
+        mixed: list[Floats] = []
+        for t, token in enumerate(tokens):
+            text.extend([token], start + t)
+            mixed.append(self._mix(network_TV[t], text))
+        return np.array(mixed, np.float32)
+
     def copy(self, source: int, row: int, length: int) -> None:
         """Make a row begin with another's first `length` positions; see `Decoder`.
 

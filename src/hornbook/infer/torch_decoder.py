@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hornbook.infer.decoder import MOST_ROWS, Decoder, outside
+from hornbook.infer.decoder import MOST_ROWS, Decoder, EachDecoder, outside
+from hornbook.infer.mixing_decoder import MixingDecoder
 from hornbook.infer.native_decoder import NativeDecoder
 from hornbook.infer.native_mixture import NativeMixture
 from hornbook.kernels import NativeUnavailableError
 from hornbook.kernels.runtime import eagerly
 from hornbook.models.gpt import GPT
 from hornbook.models.language_model import LanguageModel
+from hornbook.models.mixing import Mixing
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.stack import StackModel
 
@@ -26,6 +28,13 @@ def fastest_decoder(model: LanguageModel, *, rows: int = 1) -> Decoder:
 
     Models with forward hooks run in PyTorch, as do subclasses, which may compute something else.
     """
+    if isinstance(model, Mixing):
+        return MixingDecoder(decoder_of_network(model.network, rows=rows), model.mixer)
+    return decoder_of_network(model, rows=rows)
+
+
+def decoder_of_network(model: LanguageModel, *, rows: int) -> EachDecoder:
+    """`fastest_decoder`, of a model without a mixer."""
     hooked = any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
     alone = not any(getattr(part, "lora", None) for part in model.modules())
     if alone and not hooked and (type(model) is GPT or type(model) is GPTWithCounts):
@@ -83,6 +92,12 @@ class TorchDecoder:
             if was_training:
                 self._model.train()
         return torch.stack(logits_RV).float().cpu().numpy()
+
+    def forward_each(self, tokens: Sequence[int], row: int, start: int) -> NDArray[np.float32]:
+        """Logits after each new token of one row, [T,V]. Raises: IndexError as `forward`."""
+        return np.concatenate(
+            [self.forward([[token]], [row], [start + t]) for t, token in enumerate(tokens)]
+        )
 
     def copy(self, source: int, row: int, length: int) -> None:
         """Make a row begin with another's first `length` positions; see `Decoder`.

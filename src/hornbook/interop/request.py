@@ -75,7 +75,7 @@ class Request:
         Raises: ConfigError.
         """
         model, models = config.model, self.format.models
-        if model.reads_counts:
+        if model.reads_counts or model.with_mixer:
             raise ConfigError(
                 f"n-grams have no form in {self.to}, and this run's model ({model.kind}) has them; "
                 f"a network alone has one: {command('train', config.data.corpus, '--model', 'gpt')}"

@@ -32,9 +32,10 @@ class Sources:
 
 DECODER = Sources("decoder", ("decoder.c", "vectors.h"))
 NGRAMS = Sources("ngrams", ("ngrams.c", "threads.h"))
+MIXER = Sources("mixer", ("mixer.c", "vectors.h"))
 _TRAINING = ("block.c", "muon.c", "products.h", "threads.h", "vectors.h")
 TRAINING = {each: Sources(f"training-{each}", _TRAINING, each) for each in PACKED}
-LIBRARIES = (DECODER, NGRAMS, *TRAINING.values())
+LIBRARIES = (DECODER, NGRAMS, MIXER, *TRAINING.values())
 
 
 @dataclass(frozen=True)

@@ -73,11 +73,13 @@ def load(
     which: Literal["best", "last"] = "best",
     device: str = "cpu",
     text: str | None = None,
+    mixed: bool = True,
 ) -> Model:
     """The trained model of a run folder: its best weights, or its last.
 
-    `text` says where the run's text is now, if it was moved.
+    `text` says where the run's text is now, if it was moved. With `mixed=False` a mixer that was
+    learned beside these weights is left out.
     Raises: CheckpointError when the run is missing, unfinished or damaged.
     """
-    found = load_run(path, which=which, device=device, text=text)
+    found = load_run(path, which=which, device=device, text=text, mixed=mixed)
     return Model(**vars(found))

@@ -13,6 +13,7 @@ import torch
 from hornbook.errors import ConfigError, HornbookError, command
 from hornbook.eval.loss import losses, per_char
 from hornbook.kernels import NativeUnavailableError
+from hornbook.models.mixing import Mixing
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel
 from hornbook.models.registry import build, use_ngram_kernels
@@ -65,7 +66,9 @@ def gather(
     `dataset` is the run's text, where it was read already.
     Raises: ConfigError for a model that does not fit.
     """
-    model = trained.model
+    whole, mixing = trained.model, isinstance(trained.model, Mixing)
+    model = whole.network if isinstance(whole, Mixing) else whole
+    trained = replace(trained, model=model)
     counted = ngrams_of(model)
     network = network_weights(model)
     if network_only and not network:
@@ -106,9 +109,10 @@ def gather(
         all_n_grams=0 if counted is None else counted.n_grams,
         exact_n_grams=exact,
         network_only=network_only,
+        mixer_left_out=mixing,
     )
     if text is not None:
-        kept = measured(kept, trained, text, rounded(network, precision), tables)
+        kept = measured(kept, trained, whole, text, rounded(network, precision), tables)
     about = facts(trained, kept, text) | {"arrays": pack.index, "ngrams": None}
     if tables is not None:
         about["ngrams"] = {
@@ -158,11 +162,12 @@ def text_of(trained: TrainedModel) -> Dataset | None:
 def measured(
     kept: Kept,
     trained: TrainedModel,
+    whole: LanguageModel,
     text: Dataset,
     network: Mapping[str, Array],
     tables: NGramModel | None,
 ) -> Kept:
-    """The losses of the run's model and of the page's, on the same validation tokens."""
+    """The losses of the run's whole model and of the page's, on the same validation tokens."""
     size = trained.config.model.context_size
     affordable = int(MEASURED_WORK / max(1, trained.model.parameter_count))
     most = min(MEASURED_TOKENS, max(FEWEST_MEASURED, affordable))
@@ -172,7 +177,7 @@ def measured(
     def loss(model: LanguageModel) -> float:
         return float(losses(model, tokens, block_size=min(size, 1024)).mean()) * scale
 
-    full = loss(trained.model)
+    full = loss(whole)
     found = full if kept.is_exact else loss(as_kept(trained, network, tables))
     return replace(kept, loss=found, full_loss=full, measured_tokens=len(tokens) - 1)
 

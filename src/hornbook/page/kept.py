@@ -14,6 +14,7 @@ class Kept:
     all_n_grams: int
     exact_n_grams: bool
     network_only: bool
+    mixer_left_out: bool = False
     loss: float | None = None
     full_loss: float | None = None
     measured_tokens: int = 0
@@ -22,7 +23,8 @@ class Kept:
     def is_exact(self) -> bool:
         """Whether the page computes what the run's own model does."""
         whole = self.n_grams == self.all_n_grams and self.exact_n_grams
-        return self.precision == "float32" and whole and not self.network_only
+        left_out = self.network_only or self.mixer_left_out
+        return self.precision == "float32" and whole and not left_out
 
     def sentences(self) -> list[str]:
         """What is in the page, a line for each part."""
@@ -37,6 +39,8 @@ class Kept:
             )
         if self.network_only and self.all_n_grams:
             found.append("the network alone, without the n-grams it was trained with")
+        if self.mixer_left_out:
+            found.append("without the mixer, which corrects the probabilities in the run")
         if self.loss is not None and self.full_loss is not None and not self.is_exact:
             found.append(
                 f"loss {self.loss:.4f} nats/char, {self.full_loss:.4f} in the run "

@@ -21,6 +21,7 @@ DYNAMIC_READ = 3.0
 CONCLUDING_SECONDS = 3.9
 COUNTING_SECONDS_A_TOKEN = 1.6e-6
 JOINT_COUNTING_SECONDS_A_TOKEN, BASELINES_SECONDS_A_TOKEN = 3.2e-6, 0.4e-6
+MIXING_SECONDS_A_TOKEN, MIXING_SECONDS_A_TOKEN_AND_ENTRY = 1e-5, 5e-9
 # The page, most of it to prune n-grams and to say how often each stood (a million characters).
 PAGE_SECONDS, PAGE_SECONDS_A_TOKEN = 0.4, 1.0e-6
 COUNTING_SHARE, COUNTING_BYTES, FEWEST_COUNTED = 0.4, 800_000_000, 10_000
@@ -59,6 +60,19 @@ def joining_of(compile_: str) -> Joining:
     return JOINING_BY_C if compile_ == "c" else JOINING_BY_TORCH
 
 
+def mixing_seconds(config: Config, text: Text) -> float:
+    """How long the mixer learns after the last step, and reads the validation text."""
+    if not config.model.held_out(text.train_tokens):
+        return 0.0
+    read = counted_tokens(config, text) + min(text.validation_tokens, MOST_EVALUATED)
+    return read * mixing_seconds_a_token(text.vocab_size)
+
+
+def mixing_seconds_a_token(vocab_size: int) -> float:
+    """How long a mixer takes to read a token: every node's network probability is a sum."""
+    return MIXING_SECONDS_A_TOKEN + vocab_size * MIXING_SECONDS_A_TOKEN_AND_ENTRY
+
+
 def counted_tokens(config: Config, text: Text) -> int:
     """How many tokens of a text n-grams are counted on."""
     return min(text.train_tokens, config.model.counted_tokens)
@@ -79,12 +93,15 @@ def concluding_seconds(config: Config, text: Text, token_seconds: float = 0.0) -
     reading = joining.network_read * token_seconds
     if model.with_counts:
         reading += joining.read + text.vocab_size * joining.read_and_entry
-    a_token = BASELINES_SECONDS_A_TOKEN if model.with_counts else COUNTING_SECONDS_A_TOKEN
+    # N-grams beside a mixer have not counted all of the text, and the baselines count it anew.
+    counted = model.with_counts and not model.held_out(text.train_tokens)
+    a_token = BASELINES_SECONDS_A_TOKEN if counted else COUNTING_SECONDS_A_TOKEN
     evaluated = min(text.validation_tokens, MOST_EVALUATED) * reading
     if model.reads_counts:
         a_token += PAGE_SECONDS_A_TOKEN
     fixed = CONCLUDING_SECONDS + PAGE_SECONDS + dynamic_seconds(config, text, token_seconds)
-    return fixed + counted_tokens(config, text) * a_token + evaluated
+    counting = counted_tokens(config, text) * a_token
+    return fixed + counting + evaluated + mixing_seconds(config, text)
 
 
 def dynamic_seconds(config: Config, text: Text, token_seconds: float = 0.0) -> float:
@@ -96,6 +113,8 @@ def dynamic_seconds(config: Config, text: Text, token_seconds: float = 0.0) -> f
         counted = counted_tokens(config, text)
         times = min(COUNTED_IN_ALL // counted, text.validation_tokens // FEWEST_BETWEEN)
         counting = times * counted * RECOUNTING_SECONDS_A_TOKEN
+    if model.held_out(text.train_tokens):
+        reading += mixing_seconds_a_token(text.vocab_size)
     seconds = counting + min(text.validation_tokens, MOST_EVALUATED) * reading
     most = DYNAMIC_SHARE * 60 * config.train.minutes
     return min(seconds, most) if most else seconds

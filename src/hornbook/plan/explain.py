@@ -23,7 +23,8 @@ def explain(best: "Plan", plans: "Sequence[Plan]", text: Text) -> Iterator[Choic
         return f"{least - best.predicted_loss:.3f} nats better than {size / 1e6:.2f} million"
 
     counted = counted_tokens(best.config, text)
-    counts = f", beside n-grams of {counted:,} tokens" if model.with_counts else ""
+    mixer = " and a mixer" * bool(model.held_out(text.train_tokens))
+    counts = f", beside n-grams{mixer} of {counted:,} tokens" if model.with_counts else ""
     beside = " and ".join(margin(sizes[i]) for i in (at - 1, at + 1) if 0 <= i < len(sizes))
     shape = f"{model.n_layer} layers, {model.n_embd} wide: {best.parameters / 1e6:.2f} million"
     expected = f"; expected to be {beside}" if beside else ""

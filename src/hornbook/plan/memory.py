@@ -13,6 +13,7 @@ from hornbook import cores
 from hornbook.config import Config, ModelConfig
 from hornbook.errors import ConfigError
 from hornbook.eval.loss import EVAL_BATCH_LOGITS, EVAL_BATCH_TOKENS
+from hornbook.models.mixer import FEWEST_BITS, MOST_BITS
 from hornbook.models.ngram import N_PARTS
 from hornbook.models.schema import Schema
 from hornbook.models.stack import CHUNK_LOGITS, LARGE_VOCABULARY
@@ -81,7 +82,13 @@ class Countable:
 
 def counted_part(model: ModelConfig, dataset: Dataset) -> Tokens:
     """The training text, as far as n-grams are counted on it."""
-    return dataset.train[-model.counted_tokens :] if model.with_counts else dataset.train
+    tokens = learned_part(model, dataset)
+    return tokens[-model.counted_tokens :] if model.with_counts else tokens
+
+
+def learned_part(model: ModelConfig, dataset: Dataset) -> Tokens:
+    """The training text without its end, where that is held out for a mixer."""
+    return dataset.train[: len(dataset.train) - model.held_out(len(dataset.train))]
 
 
 def activation_bytes(config: Config, vocab_size: int) -> float:
@@ -152,7 +159,18 @@ def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = No
     evaluating = kept + 4 * rows * inside
     evaluating += 4 * logits * (9 if model.reads_counts else 3) * vocab_size
     counting, counts = countable.bytes(model) if countable and model.reads_counts else (0, 0)
-    return FIXED_BYTES + int(max(counting, counts + max(step, moving, saving, evaluating)))
+    mixing = 0
+    if countable and model.with_mixer:
+        # Its tables, and their bytes twice over on the way to the disk.
+        mixing = kept + 3 * table_bytes(min(countable.tokens, model.counted_tokens))
+    peak = max(step, moving, saving, evaluating, mixing)
+    return FIXED_BYTES + int(max(counting, counts + peak))
+
+
+def table_bytes(n_tokens: int) -> int:
+    """The size of a mixer's tables for so many tokens: mixer.c's lines, 64 bytes each."""
+    bits = min(MOST_BITS, max(FEWEST_BITS, (n_tokens - 1).bit_length()))
+    return (64 << bits) + 5 * (4 << max(16, bits)) + (1 << 22)
 
 
 def available_bytes(

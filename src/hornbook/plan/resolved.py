@@ -8,6 +8,7 @@ from hornbook.config import Config, Request
 from hornbook.errors import ConfigError
 from hornbook.eval.split import measure_split
 from hornbook.kernels import NativeUnavailableError, decoder_library
+from hornbook.kernels.mixer import mixer_library
 from hornbook.plan import memory
 from hornbook.plan.costs import Text
 from hornbook.plan.machine import Choice, Machine, choose
@@ -94,8 +95,17 @@ def plan_minutes(
         decoder_library()
     if may_join(request, machine):
         with suppress(ConfigError):  # too little time or memory for both: the network alone, then
-            return planned(config.override(with_counts=True))
+            return planned(config.override(**joined(request)))
     return planned(config)
+
+
+def joined(request: Request) -> dict[str, bool]:
+    """The settings that join n-grams and, where C can be compiled, a mixer to the network."""
+    mixer = request.config.model.with_mixer
+    if not request.requested("with_mixer"):
+        with suppress(NativeUnavailableError):
+            mixer = bool(mixer_library())
+    return {"with_counts": True, "with_mixer": mixer}
 
 
 def may_join(request: Request, machine: Machine) -> bool:

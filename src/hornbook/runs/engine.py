@@ -11,12 +11,13 @@ from hornbook.errors import CheckpointError, ConfigError, DataError
 from hornbook.infer.decoder import MOST_ROWS
 from hornbook.infer.engine import Engine
 from hornbook.infer.hidden_states import HiddenStates
+from hornbook.infer.mixing_decoder import MixingDecoder
 from hornbook.infer.native_decoder import NativeDecoder, Precision, Weights, cache_bytes
 from hornbook.infer.native_mixture import NativeMixture, network_weights
 from hornbook.kernels import NativeUnavailableError
 from hornbook.models.schema import Schema
 from hornbook.runs.folder import RunFolder, open_run, run_text
-from hornbook.runs.load import load, load_arrays, load_counts
+from hornbook.runs.load import load, load_arrays, load_counts, load_mixer
 from hornbook.text.tokenizer import Tokenizer, load_tokenizer
 
 CACHE_BYTES = 1 << 30
@@ -41,7 +42,7 @@ def open_engine(
     folder = open_run(path)
     config = folder.settings()
     why = f"the {config.model.kind} model runs in PyTorch"
-    if config.model.spec.c_kernels and weights == "int8" and config.model.with_counts:
+    if config.model.spec.c_kernels and weights == "int8" and config.model.family != "network":
         why = "int8's cost in loss is not measured for a network with n-grams"
     elif config.model.lora_rank is not None:
         why = "the factors of LoRA are merged by PyTorch"
@@ -52,10 +53,10 @@ def open_engine(
             why = str(error)
     if weights not in ("auto", "float32"):
         raise ConfigError(f"weights in {weights}: {why}; use float32")
-    from hornbook.infer.torch_decoder import TorchDecoder
+    from hornbook.infer.torch_decoder import fastest_decoder
 
     trained = load(path, which=which)
-    decoder = TorchDecoder(trained.model, rows=max(1, min(rows, MOST_ROWS)))
+    decoder = fastest_decoder(trained.model, rows=max(1, min(rows, MOST_ROWS)))
     return Engine(decoder, trained.tokenizer, why=why)
 
 
@@ -71,7 +72,8 @@ def open_native(
     Raises: CheckpointError; NativeUnavailableError.
     """
     tokenizer = load_tokenizer(folder.tokenizer)
-    arrays = load_arrays(folder, which).model
+    found = load_arrays(folder, which)
+    arrays, step = found.model, found.step
     schema = Schema.of(config.model, tokenizer.vocab_size)
     context_size = config.model.context_size
     rows = max(1, min(rows, MOST_ROWS, CACHE_BYTES // cache_bytes(schema, context_size)))
@@ -82,11 +84,13 @@ def open_native(
             decoder = NativeMixture(schema, arrays, ngram_model, precision=weights, **size)
         else:
             decoder = NativeDecoder(schema, arrays, precision=weights, **size)
+        mixer = load_mixer(folder, tokenizer, step) if config.model.with_mixer else None
     except CheckpointError as error:
         raise CheckpointError(f"{folder.path}: {error}") from None
     why = f"in C, weights in {decoder.precision}, threads: {decoder.threads}"
     remark = "" if weights != "int8" else cost_of(weights, folder, config, tokenizer, arrays)
-    return Engine(decoder, tokenizer, why=why, remark=remark)
+    mixed = MixingDecoder(decoder, mixer) if mixer else decoder
+    return Engine(mixed, tokenizer, why=why, remark=remark)
 
 
 def open_hidden_states(

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from hornbook.errors import CheckpointError, DataError
+from hornbook.errors import CheckpointError, DataError, HornbookWarning
 from hornbook.infer.engine import Engine
 from hornbook.ngram.model import NGramModel
 from hornbook.runs.folder import open_run, run_text
@@ -27,10 +27,18 @@ if TYPE_CHECKING:
     from hornbook.eval.baselines import Floats
     from hornbook.eval.loss import Evaluation
     from hornbook.models.language_model import LanguageModel
+    from hornbook.models.mixer import Mixer
     from hornbook.runs.folder import RunFolder
     from hornbook.text.arrays import Tokens
     from hornbook.text.dataset import Dataset
     from hornbook.text.tokenizer import Tokenizer
+
+
+class NoMixerWarning(HornbookWarning):
+    """A run's mixer cannot be used here: its network and n-grams predict alone."""
+
+    label = "warning"
+
 
 Found = TypeVar("Found", checkpoint.Checkpoint, checkpoint.Arrays)
 
@@ -137,10 +145,12 @@ def load(
     which: Literal["best", "last"] = "best",
     device: str = "cpu",
     text: str | None = None,
+    mixed: bool = True,
 ) -> TrainedModel:
     """The trained model of a run folder: its best weights, or its last.
 
-    `text` says where the run's text is now, if it was moved.
+    `text` says where the run's text is now, if it was moved. With `mixed=False` a mixer that was
+    learned beside these weights is left out.
     Raises: CheckpointError when the run is missing, unfinished or damaged.
     """
     import torch
@@ -164,7 +174,13 @@ def load(
         merge(model)
     with suppress(NativeUnavailableError):
         use_ngram_kernels(model)
-    return TrainedModel(model.eval().to(device), tokenizer, config, found.step, folder)
+    model = model.eval().to(device)
+    mixer = load_mixer(folder, tokenizer, found.step) if mixed else None
+    if mixer:
+        from hornbook.models.mixing import Mixing
+
+        model = Mixing(model, mixer).eval()
+    return TrainedModel(model, tokenizer, config, found.step, folder)
 
 
 def save_counts(folder: RunFolder, counted: NGramModel, disk: Disk = DISK) -> None:
@@ -189,7 +205,7 @@ def load_counts(folder: RunFolder, tokenizer: Tokenizer) -> NGramModel:
     Raises: CheckpointError when it is missing, damaged, or not of this tokenizer.
     """
     try:
-        counted = NGramModel.from_arrays(checkpoint.read_counts(folder.counts))
+        counted = NGramModel.from_arrays(checkpoint.read_tables(folder.counts, "counts"))
     except DataError as error:
         raise CheckpointError(f"{folder.counts}: {error}") from None
     if counted.vocab_size != tokenizer.vocab_size:
@@ -198,6 +214,51 @@ def load_counts(folder: RunFolder, tokenizer: Tokenizer) -> NGramModel:
             f"tokenizer.json has {tokenizer.vocab_size}"
         )
     return counted
+
+
+def mixer_path(folder: RunFolder, step: int) -> Path:
+    """Where the mixer stands that was learned beside the weights of a step."""
+    return folder.checkpoints / f"mixer-{step:08d}"
+
+
+def save_mixer(folder: RunFolder, step: int, mixer: Mixer, disk: Disk = DISK) -> None:
+    """Save a mixer beside the weights of a step that it was learned with.
+
+    Raises: CheckpointError when the disk refuses.
+    """
+    import torch
+
+    # Which only reads them; a mapped array is not writable.
+    tensors = {name: torch.from_numpy(array) for name, array in mixer.arrays().items()}
+    made = checkpoint.Checkpoint(step, {"mixer": tensors}, {})
+    checkpoint.save(folder.checkpoints, "mixer", made, disk=disk)
+
+
+def load_mixer(folder: RunFolder, tokenizer: Tokenizer, step: int) -> Mixer | None:
+    """The mixer that was learned beside the weights of a step, where there is one.
+
+    Without a C compiler there is none, with a warning.
+    Raises: CheckpointError when it is damaged, or not of this tokenizer.
+    """
+    path = mixer_path(folder, step)
+    if not path.exists():
+        return None
+    from hornbook.kernels import NativeUnavailableError
+    from hornbook.models.mixer import Mixer
+
+    try:
+        mixer = Mixer.from_arrays(checkpoint.read_tables(path, "mixer"))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+    except NativeUnavailableError as error:
+        warnings.warn(f"{path}: left out: {error}", NoMixerWarning, stacklevel=3)
+        return None
+    if mixer.vocab_size != tokenizer.vocab_size:
+        raise CheckpointError(
+            f"{path}: the mixer is of {mixer.vocab_size} different tokens, but tokenizer.json has "
+            f"{tokenizer.vocab_size}"
+        )
+    return mixer
 
 
 def load_checkpoint(folder: RunFolder, which: Literal["best", "last"]) -> checkpoint.Checkpoint:

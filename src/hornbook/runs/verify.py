@@ -11,7 +11,7 @@ from hornbook.models.registry import build
 from hornbook.ngram import suffix_array as copies
 from hornbook.optim.optimizer import Optimizers
 from hornbook.runs.folder import RunFolder, steps_never_saved
-from hornbook.runs.load import check_shapes, load_counts, load_weights
+from hornbook.runs.load import check_shapes, load_counts, load_mixer, load_weights
 from hornbook.storage import checkpoint
 from hornbook.storage.files import LOG_BYTES, LOG_LINE_BYTES, open_regular
 from hornbook.text.dataset import read_text
@@ -92,6 +92,7 @@ def verify(path: str | Path) -> Verdict:
         folder.copies: check_copies,
     }
     checks |= {file: check for file, check in later.items() if file.exists()}
+    checks |= dict.fromkeys(checkpoint.folders(folder.checkpoints, "mixer"), check_mixers)
     if not checkpoint.folders(folder.checkpoints, "step"):
         checks[folder.checkpoints] = check_never_saved
     return Verdict(
@@ -172,6 +173,14 @@ def check_counts(folder: RunFolder) -> str:
     """The n-gram model."""
     counted = load_counts(folder, load_tokenizer(folder.tokenizer))
     return f"{counted.n_grams:,} n-grams of up to {counted.order} tokens"
+
+
+def check_mixers(folder: RunFolder) -> str:
+    """The mixers, of which a run has one at most."""
+    tokenizer = load_tokenizer(folder.tokenizer)
+    steps = map(checkpoint.step_of, checkpoint.folders(folder.checkpoints, "mixer"))
+    found = (load_mixer(folder, tokenizer, step) for step in steps)
+    return ", ".join(each.summary for each in found if each)
 
 
 def check_copies(folder: RunFolder) -> str:

@@ -221,15 +221,15 @@ def read_arrays(path: Path) -> Arrays:
     return Arrays(state["step"], parse(path, safetensors.numpy.load, files["model"]))
 
 
-def read_counts(path: Path) -> dict[str, NDArray[Any]]:
-    """The n-gram tables of one checkpoint folder, verified and mapped: processes share the pages.
+def read_tables(path: Path, name: str) -> dict[str, NDArray[Any]]:
+    """The arrays in one file of a checkpoint, verified and mapped: processes share the pages.
 
     Raises: CheckpointError with the file and the fault.
     """
     _, files = read_files(path, read_one=mapped)
-    if "counts" not in files:
-        raise CheckpointError(f"{path}: no counts.safetensors in the checkpoint")
-    return parse(path, arrays_in, files["counts"])
+    if name not in files:
+        raise CheckpointError(f"{path}: no {name}.safetensors in the checkpoint")
+    return parse(path, arrays_in, files[name])
 
 
 def mapped(path: Path, size: int) -> bytes | mmap.mmap:

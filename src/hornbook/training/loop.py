@@ -10,6 +10,7 @@ from hornbook.eval.diagnosis import curve, evaluations_since_best
 from hornbook.eval.loss import estimate
 from hornbook.infer.sample import Sample, generate_sample
 from hornbook.storage.disk import DISK, Disk
+from hornbook.training.mixing import learn_mixer
 from hornbook.training.state import StepMetrics, record, save_if_best, save_last
 from hornbook.training.step import train_step
 from hornbook.training.trainer import Trainer, begin, begin_again, resume
@@ -74,6 +75,8 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
                 yield metrics
             if state.step != saved:
                 save_last(trainer)
+                saved = state.step
+            learn_mixer(trainer)
         except (KeyboardInterrupt, SystemExit, GeneratorExit, NonFiniteLossError):
             if state.step != saved:
                 save_last(trainer)

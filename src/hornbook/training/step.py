@@ -75,7 +75,7 @@ def read_batch(trainer: Trainer, index: int) -> Batch:
     train, device = trainer.config.train, trainer.machine.device.value
     before, block_size = trainer.context_before, trainer.config.model.block_size
     blocks = draw_blocks(
-        trainer.dataset.train,
+        trainer.tokens,
         index,
         batch_size=train.batch_size,
         block_size=before + block_size,

@@ -21,7 +21,7 @@ from hornbook.models.stack import StackModel
 from hornbook.ngram.model import NGramModel
 from hornbook.ngram.tuning import choose
 from hornbook.optim.optimizer import Optimizers
-from hornbook.plan import Plan, check_memory, counted_part, machine, resolve
+from hornbook.plan import Plan, check_memory, counted_part, learned_part, machine, resolve
 from hornbook.plan.costs import counting_seconds
 from hornbook.plan.prepare import prepare as apply_choices
 from hornbook.plan.resolved import text_of
@@ -40,6 +40,7 @@ from hornbook.runs.load import load_checkpoint, load_counts, save_counts
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk, write_atomically
 from hornbook.storage.lock import Lock
+from hornbook.text.arrays import Tokens
 from hornbook.text.corpora import CATALOGUE
 from hornbook.text.corpus import Corpus, path_reference
 from hornbook.text.dataset import Dataset, formed, prepare, read_text
@@ -60,7 +61,7 @@ class PlannedAnewWarning(HornbookWarning):
 
 
 # The settings that counted n-grams and their cross-fitting depend on.
-COUNTED_FOR = ("with_counts", "counted_tokens", "block_size")
+COUNTED_FOR = ("with_counts", "with_mixer", "counted_tokens", "block_size")
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Trainer:
     machine: machine.Machine
     corpus: Corpus
     dataset: Dataset
+    tokens: Tokens  # what the network is trained on
     folder: RunFolder
     lock: Lock
     disk: Disk
@@ -349,6 +351,7 @@ def assemble(
 
     N-grams that the model needs are counted here, and saved in the folder, unless given.
     """
+    tokens = learned_part(config.model, dataset)
     ngram_model, cross_fit = counts or (None, None)
     if config.model.reads_counts and counts is None:
         ngram_model, cross_fit = count(config, dataset)
@@ -372,7 +375,7 @@ def assemble(
         apply_choices(cross_fit.models, chosen)
         # N-grams also read the tokens before a block: half of the context size, which is the mean
         # for the positions of a new text.
-        spare = len(dataset.train) - config.model.block_size
+        spare = len(tokens) - config.model.block_size
         before = min(config.model.context_size // 2, spare // 2)
     train = config.train
     pace = Replay(train.replanned) if train.replanned else None
@@ -387,6 +390,7 @@ def assemble(
         machine=chosen,
         corpus=corpus,
         dataset=dataset,
+        tokens=tokens,
         folder=folder,
         lock=lock,
         disk=disk,
@@ -417,5 +421,5 @@ def count(config: Config, dataset: Dataset) -> tuple[NGramModel, CrossFit | None
         recipe,
         block_size=wanted.block_size,
         context_size=wanted.context_size,
-        first=len(dataset.train) - len(tokens),
+        first=len(learned_part(wanted, dataset)) - len(tokens),
     )

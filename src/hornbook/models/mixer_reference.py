@@ -1,0 +1,328 @@
+"""The context mixer in plain Python: what kernels/mixer.c computes, to be read and compared with.
+
+It shares nothing with the C but the arrays of `models.mixer.Mixer`, and takes some 10 ms a token.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from hornbook.models.mixer import Floats, Ids, Mixer
+
+CONTEXTS, DIRECT, MATCHES, SETS, STAGES = 18, 3, 2, 6, 4
+NETWORK = 2 * (CONTEXTS + DIRECT + MATCHES)
+INPUTS = NETWORK + 2
+LENGTHS, BINS, STAGE_CONTEXTS, ORDERS = 48, 33, 4096, 12
+LONGEST = 400
+WORD = 2**32 - 1
+
+
+def scramble(x: int) -> int:
+    """A hash of 32 bits."""
+    x ^= x >> 16
+    x = x * 0x7FEB352D & WORD
+    x ^= x >> 15
+    x = x * 0x846CA68B & WORD
+    return x ^ x >> 16
+
+
+def join(number: int, more: int) -> int:
+    """The hash of a hash and another number."""
+    return scramble((number * 0x9E3779B1 + more + 1) & WORD)
+
+
+def squash(x: float) -> float:
+    """The probability with these log-odds."""
+    return 1 / (1 + math.exp(-x))
+
+
+def stretch(p: float) -> float:
+    """A probability's log-odds."""
+    return math.log(p / (1 - p))
+
+
+def between(p: float, least: float) -> float:
+    """A probability, no nearer to 0 and 1 than `least`."""
+    return min(max(p, least), 1 - least)
+
+
+def within(x: float, most: float) -> float:
+    """A number, of `most` at most in size."""
+    return min(max(x, -most), most)
+
+
+class Prediction:
+    """What was computed at one node, for learning from its outcome."""
+
+    def __init__(self) -> None:
+        self.inputs = np.zeros(INPUTS)
+        self.states: list[tuple[int, int] | None] = []
+        self.counters: list[int] = []
+        self.matches: list[tuple[int, int] | None] = []
+        self.rows: list[np.ndarray] = []
+        self.dots: list[float] = []
+        self.bins: list[np.ndarray] = []
+        self.share = self.final = self.p = 0.0
+
+
+class PlainReader:
+    """One text in progress after a mixer's own; see `models.mixer.Reader`."""
+
+    def __init__(self, mixer: Mixer) -> None:
+        self.mixer, self.tree = mixer, mixer.tree
+        nodes = min(mixer.vocab_size - 1, 4096)
+        self.selectors = (34, nodes, 112, min(mixer.vocab_size + 1, 1024), 33, 1024)
+        parts = [(rows, INPUTS) for rows in self.selectors]
+        parts += [(nodes, SETS), (CONTEXTS, 16, 64), (CONTEXTS, 16, 64), (MATCHES, LENGTHS)]
+        parts += [(MATCHES, LENGTHS), (STAGES, STAGE_CONTEXTS, BINS)]
+        ends = np.cumsum([math.prod(each) for each in parts])
+        pieces = np.split(mixer.weights.astype(np.float64), ends[:-1])
+        shaped = [piece.reshape(part) for piece, part in zip(pieces, parts, strict=True)]
+        self.sets, (self.finals, self.p, self.p_counts) = shaped[:SETS], shaped[SETS : SETS + 3]
+        self.match_p, self.match_counts, self.stages = shaped[SETS + 3 :]
+        words = mixer.lines.view(np.uint32)
+        n_buckets = 16 << mixer.line_bits
+        # Buckets of a check and seven slots, four a line; counters; latest places; followers.
+        self.buckets = words[:n_buckets].view(np.uint16).reshape(-1, 4, 8).copy()
+        self.counter_size = 1 << mixer.counter_bits
+        self.words = words[n_buckets:].copy()
+        self.text: list[int] = mixer.text.tolist()
+        self.begin = len(self.text)
+        self.word, self.words_before = 0, [0, 0]
+        self.line_start = self.line_before = self.begin
+        self.line_first = 0
+        self.match_place, self.match_length = [0] * MATCHES, [0] * MATCHES
+        self.set_contexts()
+
+    def read(self, tokens: Ids, logits_TV: Floats | None = None) -> Sequence[float]:
+        """-ln p of each token, in nats; each is learned once it is predicted."""
+        nats = []
+        for t, token in enumerate(np.asarray(tokens).tolist()):
+            network = None if logits_TV is None else self.by_node(logits_TV[t])
+            path = self.tree.path[self.tree.first[token] : self.tree.first[token + 1]].tolist()
+            done: list[tuple[int, int, Prediction]] = []
+            total = 0.0
+            found: list[np.ndarray | None] = []
+            for node, bit in ((way >> 1, way & 1) for way in path):
+                if not self.tree.slot[node]:
+                    found = self.find(int(self.tree.bucket[node]), found)
+                at = self.predict(node, found, network)
+                total -= math.log(at.p if bit else 1 - at.p)
+                done.append((node, bit, at))
+            buckets: list[np.ndarray] = []
+            for node, bit, at in done:
+                if not self.tree.slot[node]:
+                    buckets = list(self.buckets_to_write(int(self.tree.bucket[node])))
+                self.learn(node, bit, at, buckets)
+            nats.append(total)
+            self.advance(token)
+        return nats
+
+    def by_node(self, logits_V: Floats) -> np.ndarray:
+        """The network's probability of bit 1 at every node."""
+        V = self.mixer.vocab_size
+        leaf = np.exp(logits_V.astype(np.float64) - logits_V.max())
+        total, p = np.zeros(V), np.zeros(V)
+        for node in reversed(range(V - 1)):
+            zero, one = (
+                (leaf[~child] if child < 0 else total[child]) + 1e-9
+                for child in self.tree.child[:, node].tolist()
+            )
+            total[node], p[node] = zero + one, one / (zero + one)
+        return p
+
+    def key(self, j: int, bucket: int) -> tuple[int, int]:
+        """The line and the check of a context's bucket."""
+        context = self.contexts[j]
+        line = join((context + j * 0x85EBCA77) & WORD, bucket)
+        check = join(context ^ 0xC2B2AE3D, (bucket + j * 0x27D4EB2F) & WORD)
+        return line & ((1 << self.mixer.line_bits) - 1), check >> 16 | 1
+
+    def find(self, bucket: int, above: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
+        """Each context's bucket; none below a missing one."""
+        found: list[np.ndarray | None] = []
+        for j in range(CONTEXTS):
+            line, check = self.key(j, bucket)
+            ways = [way for way in self.buckets[line] if way[0] == check]
+            missing = not ways or (above and above[j] is None)
+            found.append(None if missing else ways[0])
+        return found
+
+    def buckets_to_write(self, bucket: int) -> Iterator[np.ndarray]:
+        """Each context's bucket; in place of the least used of its line where there is none."""
+        for j in range(CONTEXTS):
+            line, check = self.key(j, bucket)
+            ways = self.buckets[line]
+            same = [way for way in ways if way[0] == check]
+            way = same[0] if same else min(ways, key=lambda w: (w[1] & 15) + 1 if w[0] else 0)
+            if not same:
+                way[0], way[1:] = check, 0x8000
+            yield way
+
+    def predict(
+        self, node: int, found: Sequence[np.ndarray | None], network: np.ndarray | None
+    ) -> Prediction:
+        """The probability of bit 1 at a node."""
+        at, place = Prediction(), int(self.tree.slot[node]) + 1
+        depth = int(self.tree.depth[node])
+        for j, bucket in enumerate(found):
+            slot = 0 if bucket is None else int(bucket[place])
+            at.states.append((slot & 15, slot >> 10) if slot & 15 else None)
+            if slot & 15:
+                p = self.p[j, slot & 15, slot >> 10]
+                at.inputs[2 * j : 2 * j + 2] = stretch(p), (p - 0.5) * 3
+        for j in range(DIRECT):
+            hashed = join(self.orders[j], node) if j else node
+            at.counters.append(j * self.counter_size + (hashed & (self.counter_size - 1)))
+            counter = int(self.words[at.counters[j]])
+            if count := counter & 1023:
+                p, k = between((counter >> 10) / 4194304, 1e-4), 2 * (CONTEXTS + j)
+                at.inputs[k : k + 2] = stretch(p), (p - 0.5) * 3 * min(1, count / 30)
+        match = 0
+        for m in range(MATCHES):
+            at.matches.append(None)
+            if not self.match_length[m]:
+                continue
+            expected = self.text[self.match_place[m]]
+            first, end = self.tree.first[expected : expected + 2].tolist()
+            way = int(self.tree.path[first + depth]) if first + depth < end else -1
+            if way >> 1 != node:
+                continue
+            step, sign = length_step(self.match_length[m]), 1 if way & 1 else -1
+            at.matches[m] = step, way & 1
+            p, k = self.match_p[m, step], 2 * (CONTEXTS + DIRECT + m)
+            at.inputs[k : k + 2] = sign * stretch(p), sign * (p - 0.5) * 3
+            match = 2 * (step // 3 + 1) + (way & 1)
+        if network is not None:
+            at.inputs[NETWORK] = stretch(between(network[node], 1e-6))
+        at.inputs[NETWORK + 1] = 0.3
+        last, before = self.back(1), self.back(2)
+        kinds = (int(self.mixer.folded[before - 1]) if before else 0) * 7
+        kinds += int(self.mixer.kind[last - 1]) if last else 0
+        seen = sum(bucket is not None for bucket in found[:6])
+        asked = 0 if network is None else int(within(at.inputs[NETWORK], 7.5) * 2 + 17)
+        chosen = (
+            match, node % self.selectors[1], seen * 16 + min(depth, 15), last % self.selectors[3],
+            asked, (kinds + 31 * min(depth, 7)) % 1024,
+        )  # fmt: skip
+        at.rows = [weights[row] for weights, row in zip(self.sets, chosen, strict=True)]
+        at.dots = [within(float(row @ at.inputs), 12) for row in at.rows]
+        final = within(float(self.finals[node % self.selectors[1]] @ at.dots), 12)
+        at.final = squash(final)
+        where = (within(final, 7.99) + 8) * 2
+        at.share = where - int(where)
+        contexts = join(last, node), join(self.orders[2], node), match * 128 + node % 128
+        for stage, context in zip(self.stages, (*contexts, join(self.word, node)), strict=True):
+            at.bins.append(stage[context % STAGE_CONTEXTS, int(where) : int(where) + 2])
+        corrected = sum(low * (1 - at.share) + high * at.share for low, high in at.bins)
+        at.p = between(0.4 * at.final + 0.15 * corrected, 1e-6)
+        return at
+
+    def learn(self, node: int, bit: int, at: Prediction, buckets: Sequence[np.ndarray]) -> None:
+        """Learn from a node's outcome."""
+        rate = 0.003 + 0.005 / (1 + len(self.text) / 20000)
+        for row, dot in zip(at.rows, at.dots, strict=True):
+            row[:] += (bit - squash(dot)) * rate * at.inputs
+        self.finals[node % self.selectors[1]] += (bit - at.final) * 0.0005 * np.array(at.dots)
+        for pair in at.bins:
+            pair[:] += (bit - pair) * 0.02 * np.array([1 - at.share, at.share])
+        for j, state in enumerate(at.states):
+            if state:
+                self.p_counts[j][state] += self.p_counts[j][state] < 400
+                p = self.p[j][state]
+                self.p[j][state] = between(p + (bit - p) / (self.p_counts[j][state] + 1.5), 1e-4)
+            place = int(self.tree.slot[node]) + 1
+            slot = int(buckets[j][place])
+            count, p = slot & 15, slot >> 4
+            p += int(((4095 if bit else 0) - p) / (count + 1.5))
+            buckets[j][place] = p << 4 | min(count + 1, 14)
+        for place in at.counters:
+            counter = int(self.words[place])
+            count = counter & 1023
+            p = counter >> 10 if count else 2097152
+            p += int(((4194303 if bit else 0) - p) / (count + 1.5))
+            self.words[place] = p << 10 | min(count + 1, 400)
+        for m, found in enumerate(at.matches):
+            if found:
+                step, way = found
+                self.match_counts[m, step] += self.match_counts[m, step] < 250
+                p = self.match_p[m, step]
+                p += ((way == bit) - p) / (self.match_counts[m, step] + 1.5)
+                self.match_p[m, step] = min(max(p, 0.01), 0.9998)
+
+    def back(self, distance: int) -> int:
+        """The token so many places back, plus one; 0 before the beginning."""
+        place = len(self.text) - distance
+        return self.text[place] + 1 if place >= self.begin else 0
+
+    def follower_place(self, table: int, hashed: int) -> int:
+        """Where the last two successors of a context stand."""
+        return (DIRECT + MATCHES) * self.counter_size + (table << 16) + (hashed & 0xFFFF)
+
+    def set_contexts(self) -> None:
+        """The hashes of the contexts of the next token."""
+        last, second, third, fourth = (self.back(k) for k in (1, 2, 3, 4))
+        self.orders = [0]
+        for k in range(1, ORDERS + 1):
+            self.orders.append(join((self.orders[-1] + k) & WORD, self.back(k)))
+        column = len(self.text) - self.line_start
+        above = self.line_before + column
+        over = self.text[above] + 1 if above + 1 < self.line_start else 0
+        one = int(self.words[self.follower_place(0, join(1, last))])
+        two = int(self.words[self.follower_place(1, self.orders[2])])
+        pair = join(self.word, self.words_before[0])
+        self.contexts = [
+            *(self.orders[k] for k in (3, 4, 5, 6, 7, 9, 2)),
+            self.word, pair, join(pair, self.words_before[1]),
+            join(second, third), join(last, third), join(join(second, third), fourth),
+            join(over, last), join(over, min(column, 255)), join(self.line_first, last),
+            join(one, last), join(two, last),
+        ]  # fmt: skip
+
+    def advance(self, token: int) -> None:
+        """Add a token to the text: the contexts and matches of the next one."""
+        for table, hashed in enumerate((join(1, self.back(1)), self.orders[2])):
+            place = self.follower_place(table, hashed)
+            self.words[place] = int(self.words[place]) << 16 & WORD | (token + 1) & 0xFFFF
+        self.text.append(token)
+        here, kind = len(self.text), int(self.mixer.kind[token])
+        if kind != 1 and self.word:
+            self.words_before, self.word = [self.word, self.words_before[0]], 0
+        if kind in (1, 3):
+            self.word = join(self.word, int(self.mixer.folded[token]))
+        if kind == 2:
+            self.line_before, self.line_start, self.line_first = self.line_start, here, 0
+        elif here - self.line_start == 1:
+            self.line_first = token + 1
+        self.set_contexts()
+        for m, shortest in enumerate(self.mixer.shortest):
+            if self.match_length[m] and self.text[self.match_place[m]] == token:
+                self.match_length[m] += 1
+                self.match_place[m] += 1
+            else:
+                self.match_length[m] = 0
+            if here - self.begin < shortest:
+                continue
+            hashed = self.orders[shortest] & (self.counter_size - 1)
+            place = (DIRECT + m) * self.counter_size + hashed
+            found = int(self.words[place])
+            if not self.match_length[m] and found:
+                most, same = min(LONGEST, here - self.begin, found), 0
+                while same < most and self.text[found - 1 - same] == self.text[here - 1 - same]:
+                    same += 1
+                if same >= shortest:
+                    self.match_place[m], self.match_length[m] = found, same
+            self.words[place] = here
+
+
+def length_step(length: int) -> int:
+    """A match's length in steps, below LENGTHS."""
+    if length < 16:
+        return length
+    return 16 + (length - 16) // 2 if length < 32 else min(24 + (length - 32) // 16, 47)

@@ -1,0 +1,152 @@
+"""The context mixer in C, against its plain form, and what it promises by itself."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hornbook.errors import CheckpointError
+from hornbook.models.code_tree import CodeTree
+from hornbook.models.mixer import Mixer
+from hornbook.models.mixer_reference import PlainReader
+from hornbook.text.tokenizer.characters import CharTokenizer
+
+VERSE = (
+    "The cat sat on the mat;\n  the Cat's hat was flat.\nA rat ran at the cat, and that was that.\n"
+)
+
+
+def learned(text: str, cut: int, logits_seed: int | None = None) -> tuple[Mixer, np.ndarray]:
+    """A mixer of the text up to a place, and the tokens after it."""
+    tokenizer = CharTokenizer.from_text(text)
+    tokens = tokenizer.encode_array(text).astype(np.int32)
+    mixer = Mixer.begin(tokenizer, tokens[:cut])
+    reader = mixer.learner()
+    if logits_seed is None:
+        reader.read(tokens[:cut])
+    else:
+        reader.read(tokens[: cut // 2])
+        mixer.join_network()
+        reader.read(tokens[cut // 2 : cut], logits(tokens[cut // 2 : cut], mixer, logits_seed))
+    return replace(mixer, text=tokens[:cut].copy()), tokens[cut:]
+
+
+def logits(tokens: np.ndarray, mixer: Mixer, seed: int) -> np.ndarray:
+    """A network's logits that know a little of each token."""
+    random = np.random.default_rng(seed)
+    found = random.normal(size=(len(tokens), mixer.vocab_size)).astype(np.float32)
+    found[np.arange(len(tokens)), tokens] += 2
+    return found
+
+
+@pytest.mark.parametrize("with_network", [False, True])
+def test_c_and_plain_python_say_the_same(with_network: bool) -> None:
+    mixer, rest = learned(VERSE * 12, 900, 7 if with_network else None)
+    rest = rest[:150]
+    network = logits(rest, mixer, 8) if with_network else None
+    assert np.allclose(
+        mixer.reader().read(rest, network), PlainReader(mixer).read(rest, network), atol=2e-4
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    text=st.text(st.sampled_from("ab \n가나다'X0"), min_size=2, max_size=120),
+    cut=st.integers(0, 100),
+    seed=st.integers(0, 9),
+)
+def test_probabilities_sum_to_one_and_are_those_that_reading_measures(
+    text: str, cut: int, seed: int
+) -> None:
+    mixer, rest = learned(text, min(cut, len(text) - 1), seed)
+    network, reader = logits(rest, mixer, seed), mixer.reader()
+    nats = mixer.reader().read(rest, network)
+    for t in range(len(rest)):
+        log_p_V = reader.log_probs(network[t]).astype(np.float64)
+        assert abs(np.exp(log_p_V).sum() - 1) < 1e-6
+        assert abs(log_p_V[rest[t]] + nats[t]) < 1e-5
+        reader.read(rest[t : t + 1], network[t : t + 1])
+
+
+def test_a_reader_forgets_and_leaves_the_mixer_as_it_was() -> None:
+    mixer, rest = learned(VERSE * 2, 60)
+    before = mixer.lines.tobytes(), mixer.weights.tobytes()
+    reader = mixer.reader()
+    first = reader.read(rest)
+    assert reader.read(rest).mean() < first.mean(), "what it has read helps"
+    reader.reset()
+    assert (reader.read(rest) == first).all()
+    pieces = mixer.reader()
+    in_pieces = [pieces.read(piece) for piece in np.array_split(rest, 7)]
+    assert (np.concatenate(in_pieces) == first).all()
+    assert (mixer.lines.tobytes(), mixer.weights.tobytes()) == before
+
+
+def test_a_copy_goes_on_where_the_text_ended() -> None:
+    tokenizer = CharTokenizer.from_text(VERSE)
+    tokens = tokenizer.encode_array(VERSE * 12).astype(np.int32)
+    mixer = Mixer.begin(tokenizer, tokens[:900])
+    straight_on = mixer.learner()
+    straight_on.read(tokens[:900])
+    stopped = replace(mixer, text=tokens[:900]).copy().learner()
+    # Only a match in progress is lost, and found again.
+    first, *rest = zip(straight_on.read(tokens[900:]), stopped.read(tokens[900:]), strict=True)
+    assert max(abs(a - b) for a, b in rest) < 0.01, first
+
+
+def test_it_learns_more_than_single_characters() -> None:
+    mixer, rest = learned(VERSE * 12, 900)
+    counts = np.bincount(rest, minlength=mixer.vocab_size) / len(rest)
+    entropy = -np.sum(counts[counts > 0] * np.log(counts[counts > 0]))
+    assert mixer.reader().read(rest).mean() < entropy / 4
+
+
+def test_a_token_outside_the_vocabulary_is_refused() -> None:
+    mixer, _ = learned(VERSE, 90)
+    for bad in (-1, mixer.vocab_size):
+        with pytest.raises(IndexError, match="expected tokens below"):
+            mixer.reader().read(np.array([0, bad]))
+
+
+def test_one_token_alone_is_certain() -> None:
+    mixer, rest = learned("aaaaaaaa", 5)
+    assert (mixer.reader().read(rest) == 0).all()
+    assert mixer.reader().log_probs().tolist() == [0.0]
+
+
+def test_arrays_that_are_no_mixer_are_refused() -> None:
+    mixer, rest = learned(VERSE, 90)
+    arrays = mixer.arrays()
+    again = Mixer.from_arrays(arrays)
+    assert (again.reader().read(rest) == mixer.reader().read(rest)).all()
+    bad = {
+        "lines": arrays["lines"][:-64],
+        "weights": np.full_like(arrays["weights"], np.nan),
+        "children": np.roll(arrays["children"], 1),
+        "folded": arrays["folded"] + mixer.vocab_size,
+        "kinds": arrays["kinds"] - 1,
+        "text": np.full(4, mixer.vocab_size, np.int32).view(np.uint8),
+        "sizes": arrays["sizes"] * 100,
+    }
+    for name, array in bad.items():
+        with pytest.raises(CheckpointError, match="not a mixer"):
+            Mixer.from_arrays({**arrays, name: array})
+        with pytest.raises(CheckpointError, match="not a mixer"):
+            Mixer.from_arrays({key: value for key, value in arrays.items() if key != name})
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=300))
+@settings(max_examples=30, deadline=None)
+def test_a_code_tree_leads_to_each_token_once(counts: list[int]) -> None:
+    tree = CodeTree.of_counts(np.array(counts))
+    paths = [tuple(tree.path[a:b]) for a, b in zip(tree.first[:-1], tree.first[1:], strict=True)]
+    assert len(set(paths)) == len(counts)
+    assert sum(2.0 ** -len(path) for path in paths) == pytest.approx(1)
+    shortest_first = sorted(range(len(counts)), key=lambda t: len(paths[t]))
+    assert all(
+        counts[a] >= counts[b] or len(paths[a]) == len(paths[b])
+        for a, b in pairwise(shortest_first)
+    )
