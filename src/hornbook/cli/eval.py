@@ -56,21 +56,22 @@ def run(
     if corpus is not None and text is not None:
         raise ConfigError("--text says where the run's own text is; give either it or a corpus")
     trained = load(run, which=checkpoint, text=text)
-    skipped = ()
+    skipped, answers = (), None
     if corpus is None:
         own = trained.dataset()
         tokens, name = own.validation, f"{trained.config.data.corpus}, validation part"
+        answers = own.validation_answers
     else:
         own = own_text(trained)
         other = formed(read(corpus, encoding, field), trained.config.data)
         words = fit_text(trained.tokenizer, other.text, unknown)
         tokens, name = trained.tokenizer.encode_array(words), other.source
         skipped = other.skipped
-    found = trained.evaluate_tokens(tokens)
+    found = trained.evaluate_tokens(tokens, answers=answers)
     learning = None
     if dynamic:
         before = own or trained.dataset()  # raises, where the run's text cannot be read
-        learning = trained.evaluate_dynamically(before.train, tokens)
+        learning = trained.evaluate_dynamically(before.train, tokens, measured=answers)
     copied = None
     if own is not None:
         copied = find_copied(trained.tokenizer, spread(tokens, MOST_EVALUATED), own.train)

@@ -3,12 +3,15 @@
 import sys
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from hornbook.cli.console import note, printable
 from hornbook.cli.terminal import FreeText, Natural, fit_text, print_json
+
+if TYPE_CHECKING:
+    from hornbook.text.tokenizer import Tokenizer
 
 # They are listed before the first is generated.
 MOST_SAMPLES = 100_000
@@ -39,7 +42,8 @@ def run(
 
     Args:
         run: The run folder.
-        prompt: The text to continue; - reads it from standard input.
+        prompt: The text to continue, or the message to answer for a model trained with --chat;
+            - reads it from standard input.
         max_new_tokens: The most tokens to generate.
         temperature: Below 1 safer, above 1 bolder; 0 always takes the most likely token.
         top_k: Draw only from the k most likely tokens; 0 for all.
@@ -83,11 +87,17 @@ def run(
     else:
         prompt = typed("--prompt", prompt, escapes=escapes, encoding=encoding)
     stop = tuple(typed("--stop", each, escapes=escapes, encoding=encoding) for each in stop)
-    prompt = formed_text(prompt, load_config(open_run(run).config).data)
+    data = load_config(open_run(run).config).data
+    prompt = formed_text(prompt, data)
     prompt = fit_text(engine.tokenizer, prompt, unknown)
+    asked, ends = question(
+        prompt, data.chat_template if data.conversations else None, engine.tokenizer
+    )
+    stop = (*stop, *ends)
+    prompt += "\n\n" * bool(ends)  # what is generated is an answer to it
     seeds = range(seed, seed + num_samples)
     texts = engine.streams(
-        prompt,
+        asked,
         seeds=seeds,
         max_new_tokens=max_new_tokens,
         stop=stop,
@@ -113,3 +123,18 @@ def run(
             sys.stdout.write(shown(piece))
             sys.stdout.flush()
         sys.stdout.write("\n")
+
+
+def question(
+    prompt: str, template: str | None, tokenizer: "Tokenizer"
+) -> "tuple[str | list[int], tuple[str, ...]]":
+    """What a model is given, and the strings that end its answer.
+
+    Without a `template` of its conversations it continues the prompt, and nothing ends that.
+    """
+    if template is None:
+        return prompt, ()
+    from hornbook.text.chat import chat_stops, chat_tokens
+
+    message = {"role": "user", "content": prompt}
+    return chat_tokens(template, [message], tokenizer), chat_stops(tokenizer)

@@ -50,14 +50,16 @@ def read_texts(names: Sequence[str], data: DataConfig) -> "Corpus":
     from hornbook.text.dataset import formed
     from hornbook.text.forms import remarks
 
-    texts = [read(each, data.encoding, data.field) for each in names]
+    texts = [read(each, data.encoding, data.field, data.conversations) for each in names]
     found = texts[0] if len(texts) == 1 else join(texts)
     for remark in remarks(found.chunks(), newlines=data.newlines, normalize=data.normalize):
         note(remark)
     return formed(found, data)
 
 
-def read(corpus: str, encoding: str | None, field: str | None = None) -> "Corpus":
+def read(
+    corpus: str, encoding: str | None, field: str | None = None, conversations: bool = False
+) -> "Corpus":
     """Read a text; prints its notes, and a progress bar while it is downloaded, on stderr."""
     from hornbook.text.corpus import read_corpus
 
@@ -71,7 +73,9 @@ def read(corpus: str, encoding: str | None, field: str | None = None) -> "Corpus
         bar.update(task, completed=done, total=total)
 
     try:
-        found = read_corpus(corpus, encoding=encoding, field=field, on_progress=show)
+        found = read_corpus(
+            corpus, encoding=encoding, field=field, conversations=conversations, on_progress=show
+        )
     finally:
         if bar.live.is_started:
             bar.stop()

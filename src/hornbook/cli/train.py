@@ -15,6 +15,7 @@ from hornbook.cli.terminal import STARTED, TEXT, CorpusArguments, Whole, print_j
 from hornbook.cli.texts import AS_IT_IS, TextOptions, read_texts
 from hornbook.config import (
     MODELS,
+    Config,
     ModelConfig,
     Request,
     environment_settings,
@@ -53,6 +54,7 @@ def run(
     keep_last: Whole | None = None,
     seed: Whole | None = None,
     tokenizer: str | None = None,
+    chat: Annotated[bool, Parameter(negative="")] = False,
     reading: TextOptions = AS_IT_IS,
     text: Annotated[str | None, TEXT] = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
@@ -95,6 +97,8 @@ def run(
         keep_last: How many of the last checkpoints to keep, beside the best. The default is 1.
         seed: The seed of everything random.
         tokenizer: What a token is: char, byte, or bpe.
+        chat: With --from: learn to answer, from JSON Lines of messages, or of prompt and response.
+            Only the answers are learned. The model's own chat template is used, or a simple one.
         text: With --resume: where the run's text is now, if it was moved since.
         dry_run: Print what would be trained and why, without training.
         page: Write the run's page, which runs the model in a browser (see hornbook page).
@@ -115,6 +119,7 @@ def run(
         "pretrained": from_,
         "lora_rank": lora,
         "tokenizer": tokenizer,
+        "conversations": chat or None,
     } | reading.given()
     given = {name: value for name, value in flags.items() if value is not None}
     others = {"config": config, "out": out, "preset": preset, "model": model}
@@ -139,6 +144,7 @@ def run(
     if request.config.model.pretrained is None and request.config.model.lora_rank is not None:
         raise ConfigError("--lora trains a part of a model that is there: it needs --from MODEL")
 
+    check_conversations(request.config)
     # Only now: a wrong setting should not wait for torch.
     from hornbook.kernels import compile_ahead
 
@@ -167,11 +173,26 @@ def run(
         data = request.config.data
         found = read_texts(corpus if len(corpus) > 1 else (data.corpus,), data)
         if dry_run:
-            known = source.tokenizer if source else None
+            from hornbook.pretrained.run_source import knowing
+
+            known = knowing(source, found).tokenizer if source else None
             show_plan(plan.dry_run(request, found, known, started=STARTED), found, json=json)
             return
         trainer = engine.begin(request, out=out, corpus=found, source=source, started=STARTED)
     follow(trainer, display, json=json, page=page, resumed=resume is not None)
+
+
+def check_conversations(config: Config) -> None:
+    """Raises: ConfigError for conversations without a model, or read as another text too."""
+    if not config.data.conversations:
+        return
+    if config.model.pretrained is None:
+        raise ConfigError(
+            "--chat teaches a trained model to answer, so it needs --from MODEL: a run, a folder, "
+            "a GGUF file, a name on the Hub, or smollm2"
+        )
+    if config.data.field is not None:
+        raise ConfigError("--chat reads messages, or prompt and response, so --field has no use")
 
 
 def follow(

@@ -89,6 +89,10 @@ class DataConfig(Section):
     encoding: str | None = None
     # One field of JSON Lines, CSV or Parquet as the text, with U+001E between the documents.
     field: str | None = None
+    # The text is JSON Lines of messages, or of prompts and responses; only answers are learned.
+    conversations: bool = False
+    # The Jinja program that makes a text of messages; by default the model's, or a simple one.
+    chat_template: str | None = None
     # "pretrained" is that of the model that training begins from.
     tokenizer: Literal["char", "byte", "bpe", "pretrained"] = "char"
     bpe_vocab_size: Annotated[int, Meta(ge=256, le=2**20)] = 1024

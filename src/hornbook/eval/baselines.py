@@ -73,13 +73,15 @@ def count_baselines(model: LanguageModel, config: ModelConfig, dataset: Dataset)
     its own n-grams are not counted again.
     """
     size = dataset.tokenizer.vocab_size
-    scale = per_char(dataset.tokenizer, dataset.validation)
+    scale = per_char(dataset.tokenizer, dataset.measured)
     train = dataset.train[-config.counted_tokens :]
     validation = spread(dataset.validation, MOST_EVALUATED)
+    if dataset.answers is not None:
+        validation = dataset.validation[:MOST_EVALUATED]
 
     def nats(ngrams: NGramModel) -> Floats:
         # As for the network: every token but the first, which has nothing before it.
-        return -ngrams.log_probs(validation[1:], context=validation[:1])
+        return dataset.scored(-ngrams.log_probs(validation[1:], context=validation[:1]))
 
     bigram = NGramModel.fit(train, size, order=2)
     best = own_ngrams(model, config, dataset)

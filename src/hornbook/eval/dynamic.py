@@ -48,6 +48,7 @@ COUNTED_IN_ALL, FEWEST_BETWEEN = 4_000_000, 4096
 COUNTING_SHARE, RECOUNTING_SECONDS_A_TOKEN = 0.4, 1e-6
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 class Learner(Protocol):
@@ -70,6 +71,7 @@ def evaluate_dynamically(
     tokens: Tokens,
     *,
     frozen: Floats | None = None,
+    measured: Mask | None = None,
     max_positions: int = MOST_EVALUATED,
     seconds: float | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -81,7 +83,8 @@ def evaluate_dynamically(
     measured and learned, and n-grams count the rest too. The figure is then an estimate, too high
     rather than too low, with a standard error. With `frozen`, the frozen model's loss at each token
     but the first, it is the frozen loss and the mean difference from it, which varies far less from
-    piece to piece.
+    piece to piece. Of conversations all is read and learned, and the loss is that of the
+    `measured` tokens.
     Raises: DataError for an empty text.
     Source: Krause et al. 2018, arXiv:1709.07432.
     """
@@ -113,6 +116,10 @@ def evaluate_dynamically(
     if frozen is not None and len(nats) < len(tokens):
         beside = np.concatenate([nats[:1], frozen])
         nats = frozen.mean() + nats - beside[places]
+    if measured is not None:
+        nats, tokens = nats[measured[places]], tokens[measured]
+        if not len(nats):
+            raise DataError("no answer in what could be measured")
     after_train = np.concatenate([train[-1:], tokens])
     return summarise(tokenizer, after_train, nats, None, block_size=size)
 

@@ -8,7 +8,7 @@ import torch
 
 from hornbook.kernels.runtime import eagerly
 from hornbook.models.language_model import LanguageModel
-from hornbook.text.dataset import Tokens, check_length
+from hornbook.text.dataset import Mask, Tokens, check_length
 from hornbook.text.tokenizer import Tokenizer
 
 # At once so many tokens, and of a large vocabulary no more logits than these: 32 MB a copy, of
@@ -90,10 +90,25 @@ def losses(
     return torch.cat(scored).double().cpu().numpy()
 
 
-def estimate(model: LanguageModel, tokens: Tokens, *, block_size: int, max_positions: int) -> float:
-    """Mean nats per token over evenly spaced blocks: the same ones every time."""
-    found = losses(model, tokens, block_size=block_size, max_positions=max_positions)
-    return float(found.mean())
+def estimate(
+    model: LanguageModel,
+    tokens: Tokens,
+    *,
+    block_size: int,
+    max_positions: int,
+    answers: Mask | None = None,
+) -> float:
+    """Mean nats per token over evenly spaced blocks: the same ones every time.
+
+    Of conversations it is that of the `answers`, in about the first `max_positions` tokens.
+    """
+    if answers is None:
+        found = losses(model, tokens, block_size=block_size, max_positions=max_positions)
+        return float(found.mean())
+    # As far as the first answer at least.
+    most = max(max_positions, int(answers[1:].argmax()) + 1) + 1
+    found = losses(model, tokens[:most], block_size=block_size)
+    return float(found[answers[1:most]].mean())
 
 
 def evaluate(
@@ -103,18 +118,26 @@ def evaluate(
     *,
     block_size: int,
     max_positions: int | None = None,
+    answers: Mask | None = None,
 ) -> Evaluation:
     """The exact loss over a split, in non-overlapping blocks and with a window sliding by half.
 
     Characters and bytes are those of the predicted tokens; a character cut over several tokens
     counts with its first byte. Of a split with more than `max_positions` it is an estimate from
-    evenly spaced blocks, with the standard error of their mean.
+    evenly spaced blocks, with the standard error of their mean. Of conversations the loss is that
+    of the `answers`, in the first `max_positions` tokens.
     Raises: DataError when there are not two tokens.
     """
+    if answers is not None:
+        tokens, max_positions = tokens[: max_positions and max_positions + 1], None
     block, sliding = (
         losses(model, tokens, block_size=block_size, stride=stride, max_positions=max_positions)
         for stride in (None, max(1, block_size // 2))
     )
+    if answers is not None:
+        kept = answers[1 : len(tokens)]
+        block, sliding = block[kept], sliding[kept]
+        tokens = np.concatenate([tokens[:1], tokens[1:][kept]])
     return summarise(tokenizer, tokens, block, sliding, block_size=block_size)
 
 

@@ -96,7 +96,7 @@ class Engine:
         return stream
 
     def streams(
-        self, prompt: str = "", *, seeds: Sequence[int] = (0,), **settings: Any
+        self, prompt: str | Sequence[int] = "", *, seeds: Sequence[int] = (0,), **settings: Any
     ) -> list[Stream]:
         """A `stream` for each seed."""
         return [self.stream(prompt, seed=seed, **settings) for seed in seeds]

@@ -55,8 +55,17 @@ def generate_sample(
 ) -> Sample:
     """A sample of a model, as a run shows it: it follows the first line of the validation part.
 
+    Of conversations it is an answer to the first one.
+
     From an empty prompt a model of an indented poem would generate spaces without end.
     """
-    prompt = first_line(dataset.tokenizer, dataset.validation)
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    return Sample(prompt, Engine.of(model, dataset.tokenizer).generate(prompt, **settings))
+    engine = Engine.of(model, dataset.tokenizer)
+    if dataset.answers is not None:
+        from hornbook.text.chat import chat_stops
+
+        asked = dataset.validation[: int(dataset.answers[1].argmax())].tolist()
+        answer = engine.generate(asked, stop=chat_stops(dataset.tokenizer), **settings)
+        return Sample(dataset.tokenizer.decode(asked), answer)
+    prompt = first_line(dataset.tokenizer, dataset.validation)
+    return Sample(prompt, engine.generate(prompt, **settings))

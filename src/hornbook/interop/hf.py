@@ -13,7 +13,9 @@ import numpy as np
 from hornbook.interop import gpt2
 from hornbook.interop.check import WINDOW, Engine, loss_in_blocks
 from hornbook.models.gpt import GPT
+from hornbook.pretrained.chat import chat_template
 from hornbook.pretrained.names import names_of
+from hornbook.text.chat import end_of_answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,15 +62,19 @@ def settings(trained: TrainedModel) -> dict[str, bytes]:
         "model_max_length": model.context_size,
         "clean_up_tokenization_spaces": False,
     }
+    generation_config: dict[str, Any]
     generation_config = {"do_sample": True, "temperature": 0.8, "max_new_tokens": length}
     documents = {
         "config.json": config,
         "tokenizer_config.json": tokenizer_config,
         "generation_config.json": generation_config,
     }
-    template = trained.folder.environment_facts().get("chat_template")
+    template = chat_template(trained.folder)
+    if template is not None:
+        ends = end_of_answers(template, trained.tokenizer)
+        config["eos_token_id"] = generation_config["eos_token_id"] = ends
     return {
-        **({"chat_template.jinja": template.encode()} if isinstance(template, str) else {}),
+        **({} if template is None else {"chat_template.jinja": template.encode()}),
         **{name: json.dumps(each, indent=2).encode() for name, each in documents.items()},
         "tokenizer.json": trained.tokenizer.to_json().encode(),
     }

@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from hornbook.models.ngram import NGramProbs
 
 
+# The target of a position that has no loss, as in torch.
+NO_TARGET = -100
+
+
 class Batch(NamedTuple):
     """What a training step reads at once. Where S > T, the first inputs are context for n-grams."""
 
     inputs: Tensor  # [B,S]
-    targets: Tensor  # [B,T], the successors of the last T inputs
+    targets: Tensor  # [B,T], the successors of the last T inputs, or NO_TARGET
     ngram_probs: NGramProbs | None = None
 
 

@@ -12,14 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hornbook.models.kv_cache import KeyValueCache
-from hornbook.models.language_model import Batch, LanguageModel
+from hornbook.models.language_model import NO_TARGET, Batch, LanguageModel
 
 # From this size on logits are computed a few at a time: those of 1,024 positions of SmolLM2's
 # vocabulary and their gradients would take a gigabyte.
 LARGE_VOCABULARY = 16_384
 CHUNK_LOGITS = 2**23
-# The target of a position that has no loss, as in torch.
-NO_TARGET = -100
 
 
 class StackModel(LanguageModel):

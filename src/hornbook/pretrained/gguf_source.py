@@ -22,6 +22,7 @@ from hornbook.pretrained.source import (
     check_size,
     sha256_of,
 )
+from hornbook.text.chat import INSTALL
 from hornbook.text.tokenizer.pretrained import (
     LLAMA3_PATTERN,
     QWEN_PATTERN,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
     from hornbook.pretrained.names import Part
 
-INSTALL: Final = "pip install 'hornbook[pretrained]'"
 BYTE_LEVEL: Final = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 # How a text is split before merging, by the name that llama.cpp has for it.
 SPLITS: Final[dict[str, list[Any]]] = {

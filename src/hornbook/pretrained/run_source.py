@@ -9,6 +9,7 @@ from hornbook.errors import HornbookWarning, display_path
 from hornbook.pretrained.source import GATE, Source, SourceError
 from hornbook.runs.folder import open_run
 from hornbook.runs.load import load
+from hornbook.text.conversations import END, MARKS, conversations
 from hornbook.text.tokenizer import load_tokenizer
 from hornbook.text.tokenizer.characters import CharTokenizer
 from hornbook.text.tokenizer.unknown import describe
@@ -84,6 +85,16 @@ def open_run_source(path: Path) -> Source:
     )
 
 
+def said(corpus: Corpus) -> Iterator[str]:
+    """The text of a corpus; of conversations what they say, and the marks of roles."""
+    if not corpus.conversations:
+        yield from corpus.chunks()
+        return
+    yield "".join((*MARKS.values(), END))
+    for messages in conversations(corpus.chunks()):
+        yield "".join(each["content"] for each in messages)
+
+
 def knowing(source: Source, corpus: Corpus) -> Source:
     """The source with every character of a text in its alphabet; takes one pass over the text.
 
@@ -92,7 +103,8 @@ def knowing(source: Source, corpus: Corpus) -> Source:
     old = source.tokenizer
     if not isinstance(old, CharTokenizer):
         return source
-    new = "".join(sorted(set(CharTokenizer.from_chunks(corpus.chunks()).chars) - set(old.chars)))
+    found = CharTokenizer.from_chunks(said(corpus)).chars
+    new = "".join(sorted(set(found) - set(old.chars)))
     if not new:
         return source
     shown = ", ".join(map(describe, new[:SHOWN_CHARACTERS]))

@@ -14,6 +14,7 @@ from hornbook.errors import ConfigError, HornbookError
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.plan.tuning import LORA_RATE, RATE
 from hornbook.storage.files import open_regular
+from hornbook.text.chat import simple_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -80,6 +81,9 @@ class Source:
             for name, value in self.settings.items()
             if name == "pretrained" or not request.requested(name)
         }
+        data = request.config.data
+        if data.conversations and data.chat_template is None:
+            values["chat_template"] = self.chat_template or simple_template(self.tokenizer)
         # The usual rates are for models from nothing, and would undo what was learned.
         rates: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.0, **self.rates}
         if not self.rates:

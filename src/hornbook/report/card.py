@@ -143,8 +143,10 @@ def examine(result: Result, compressed: list[Compressed] | None = None) -> Card:
         compressed=compressed,
         points=curve(rows),
         training_losses=[(row["step"], row["train_loss"]) for row in rows],
-        # N-grams have the same context at every position.
-        context=None if result.kind == "counts" else measure_context(result),
+        # N-grams have the same context at every position, and answers stand anywhere.
+        context=None
+        if result.kind == "counts" or dataset.answers is not None
+        else measure_context(result),
         kinds=characters.kinds(losses, counted),
         passages=characters.passages(losses),
         ordinary=characters.ordinary_passage(losses),

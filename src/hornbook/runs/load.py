@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hornbook.models.mixer import Mixer
     from hornbook.runs.folder import RunFolder
     from hornbook.text.arrays import Tokens
-    from hornbook.text.dataset import Dataset
+    from hornbook.text.dataset import Dataset, Mask
     from hornbook.text.tokenizer import Tokenizer
 
 
@@ -77,7 +77,8 @@ class TrainedModel:
 
         Raises: DataError; CheckpointError when the text has changed.
         """
-        return self.evaluate_tokens(self.dataset().validation)
+        own = self.dataset()
+        return self.evaluate_tokens(own.validation, answers=own.validation_answers)
 
     def dataset(self) -> Dataset:
         """The run's own text as tokens.
@@ -105,13 +106,15 @@ class TrainedModel:
         tokens: Tokens,
         *,
         frozen: Floats | None = None,
+        measured: Mask | None = None,
         max_positions: int | None = None,
         seconds: float | None = None,
     ) -> Evaluation:
         """The loss on tokens that follow the training text, of a copy that learns as it reads.
 
         Of more than `max_positions`, or than fit into `seconds`, it is an estimate, a better one
-        with the `frozen` model's loss at each token but the first; see `eval.dynamic`.
+        with the `frozen` model's loss at each token but the first; see `eval.dynamic`. The loss is
+        that of the `measured` tokens.
         Raises: DataError for an empty text.
         """
         from hornbook.eval.dynamic import MOST_EVALUATED, copied, evaluate_dynamically
@@ -122,12 +125,18 @@ class TrainedModel:
         prepare(learner, choose_to_learn(self.config, self.model.device.type))
         return evaluate_dynamically(
             learner, self.config.model, self.tokenizer, train, tokens,
-            frozen=frozen, max_positions=min(max_positions or MOST_EVALUATED, MOST_EVALUATED),
+            frozen=frozen, measured=measured,
+            max_positions=min(max_positions or MOST_EVALUATED, MOST_EVALUATED),
             seconds=seconds,
         )  # fmt: skip
 
-    def evaluate_tokens(self, tokens: Tokens, *, max_positions: int | None = None) -> Evaluation:
-        """The loss on tokens of this model's tokenizer, exact up to `max_positions` of them."""
+    def evaluate_tokens(
+        self, tokens: Tokens, *, max_positions: int | None = None, answers: Mask | None = None
+    ) -> Evaluation:
+        """The loss on tokens of this model's tokenizer, exact up to `max_positions` of them.
+
+        Of conversations it is that of the `answers`.
+        """
         from hornbook.eval.loss import evaluate
 
         return evaluate(
@@ -136,6 +145,7 @@ class TrainedModel:
             tokens,
             block_size=self.config.model.context_size,
             max_positions=max_positions,
+            answers=answers,
         )
 
 

@@ -31,7 +31,7 @@ class Result:
     """The figures of a run, with what they were measured on.
 
     `nats` has the loss of each token in `measured` but the first. That is the validation part, or
-    evenly spaced stretches of a large one.
+    evenly spaced stretches of a large one; of conversations the answers, one after the other.
     """
 
     trained: TrainedModel
@@ -86,11 +86,16 @@ class Result:
     @property
     def tokens_per_char(self) -> float:
         """The factor from losses per token to losses per character."""
-        return per_char(self.trained.tokenizer, self.dataset.validation)
+        return per_char(self.trained.tokenizer, self.dataset.measured)
 
     @cached_property
     def new_nats_per_char(self) -> float | None:
-        """The loss on what is not copied from the training text; None where everything is."""
+        """The loss on what is not copied from the training text.
+
+        None where everything is, and of conversations.
+        """
+        if self.dataset.answers is not None:
+            return None
         return self.split.copied.elsewhere(self.trained.tokenizer, self.measured, self.nats)
 
     @cached_property
@@ -196,10 +201,16 @@ def measure(
     `split` are those of the same text and tokens, where they are known already.
     """
     size, tokens = trained.config.model.context_size, spread(dataset.validation, MOST_EVALUATED)
+    if dataset.answers is not None:  # from the beginning on, so that it is known which are answers
+        tokens = dataset.validation[:MOST_EVALUATED]
     if trained.config.model.pretrained and trained.config.train.precision == "bfloat16":
         # As in training: a large model in float32 would take several times as long.
         trained.model.compute_dtype = torch.bfloat16
     nats = losses(trained.model, tokens, block_size=size)
+    frozen = nats if tokens is dataset.validation else None
+    if dataset.answers is not None:
+        scored = dataset.scored(nats)
+        nats, tokens = scored, dataset.measured[: len(scored) + 1]
     # No more than training has read: a short run, or a rung of a ladder, would take longer to
     # measure than to train. Counting alone is quick.
     read = steps * trained.config.tokens_per_step
@@ -210,7 +221,7 @@ def measure(
         dataset=dataset,
         steps=steps,
         seconds=seconds,
-        evaluation=summarise(trained.tokenizer, dataset.validation, nats, None, block_size=size),
+        evaluation=summarise(trained.tokenizer, dataset.measured, nats, None, block_size=size),
         measured=tokens,
         nats=nats,
         baselines=baselines or count_baselines(trained.model, trained.config.model, dataset),
@@ -219,7 +230,8 @@ def measure(
         dynamic=trained.evaluate_dynamically(
             dataset.train,
             dataset.validation,
-            frozen=nats if tokens is dataset.validation else None,
+            measured=dataset.validation_answers,
+            frozen=frozen,
             max_positions=most,
             seconds=dynamic_seconds,
         ),

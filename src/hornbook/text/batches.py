@@ -28,20 +28,44 @@ def draw_blocks(
     seed: int,
     rank: int = 0,
     world: int = 1,
+    places: NDArray[np.int64] | None = None,
 ) -> Blocks:
     """The blocks of the index-th batch: a pure function, so that resuming needs no state.
 
     The batches of all ranks together are the same blocks for any number of ranks, for one
-    `batch_size * world`.
+    `batch_size * world`. They begin anywhere, or at one of `places`.
     """
     # The counter's top word is the batch's number: streams of different batches cannot overlap.
     random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, index]))
-    starts = random.integers(len(tokens) - block_size, size=batch_size * world)[rank::world]
+    most = len(tokens) - block_size if places is None else len(places)
+    starts = random.integers(most, size=batch_size * world)[rank::world]
+    starts = starts if places is None else places[starts]
     windows = tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)
     if tokens.nbytes > MOST_MAPPED_BYTES:
         release(tokens)
     pairs = torch.from_numpy(windows)
     return Blocks(pairs[:, :-1].contiguous(), pairs[:, 1:].contiguous(), starts)
+
+
+def answer_places(
+    answers: NDArray[np.bool_], starts: NDArray[np.int64], block_size: int, before: int = 0
+) -> NDArray[np.int64]:
+    """Where blocks of conversations begin, each with an answer among its targets.
+
+    They begin with a conversation; a long one has several blocks, and after a short one the block
+    goes on with the next. `before` so many tokens in front of each are read too.
+    Raises: DataError where no such block fits.
+    """
+    ends = [*starts[1:].tolist(), len(answers)]
+    spans = zip(starts.tolist(), ends, strict=True)
+    found = np.concatenate([np.arange(*span, block_size) for span in spans])
+    places = np.minimum(found, len(answers) - block_size - 1) - before
+    counted = np.concatenate([[0], np.cumsum(answers)])
+    first = places + before + 1
+    some = (places >= 0) & (counted[first + block_size] > counted[first.clip(0)])
+    if not some.any():
+        raise DataError("no block of the training part has an answer: raise block_size")
+    return places[some]
 
 
 def batch(

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, unquote_to_bytes
 
 from hornbook.errors import DataError, display_path, reason, redacted
+from hornbook.text import conversations as chats
 from hornbook.text import corpora
 from hornbook.text.corpora import CATALOGUE, DownloadError, KnownCorpus, Progress
 from hornbook.text.decoding import CHUNK_BYTES, REPLACING, expect_encoding
@@ -88,6 +89,11 @@ class Corpus:
         """The text in chunks. Raises: DataError if a file has changed."""
         return joined(self.parts)
 
+    @property
+    def conversations(self) -> bool:
+        """Whether the text is conversations, as `text.conversations` joins them."""
+        return any(part.reading.conversations for part in self.parts)
+
     def kept(self) -> Iterator[bytes]:
         """Bytes that are this text when read with the same settings.
 
@@ -100,6 +106,8 @@ class Corpus:
                 while data := file.read(CHUNK_BYTES):
                     first.source.check(file)
                     yield data
+        elif first.reading.conversations:
+            yield from (chats.as_row(each).encode() for each in chats.conversations(self.chunks()))
         elif first.reading.field is None:
             yield from (chunk.encode() for chunk in self.chunks())
         else:
@@ -131,6 +139,7 @@ def read_corpus(
     *,
     encoding: str | None = None,
     field: str | None = None,
+    conversations: bool = False,
     on_progress: Progress | None = None,
     catalogue: Sequence[KnownCorpus] = CATALOGUE,
 ) -> Corpus:
@@ -139,13 +148,14 @@ def read_corpus(
     Text is decoded as ``encoding``, or by its byte order mark, or as UTF-8; line ends are kept. The
     encoding "auto" is the likely one of each file; one that ends in ":replace" puts U+FFFD in the
     place of bytes that are not of it. With ``field`` the text is that field of JSON Lines, CSV or
-    Parquet, its documents joined by U+001E.
+    Parquet, its documents joined by U+001E. With ``conversations`` it is JSON Lines of messages, or
+    of prompts and responses, as `text.conversations` joins them.
     A download calls ``on_progress`` from another thread with the bytes done and in all, or None.
     Raises: DataError if there is no text; ConfigError for an unknown encoding.
     """
     if encoding is not None:
         expect_encoding(encoding)
-    reading = Reading(encoding, field)
+    reading = Reading(encoding, field, conversations)
     if not isinstance(corpus, str):
         return _read_path(Path(corpus), reading)
     if not corpus or "\0" in corpus:

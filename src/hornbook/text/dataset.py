@@ -7,16 +7,22 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hornbook.config import DataConfig
 from hornbook.errors import DataError, display_path, reason
 from hornbook.storage import cache
 from hornbook.text.arrays import Chunks, Tokens, open_arrays, write_arrays
+from hornbook.text.conversations import conversations
 from hornbook.text.corpus import Corpus, read_corpus
+from hornbook.text.fields import SEPARATOR
 from hornbook.text.forms import reformed
 from hornbook.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
+
+Mask = NDArray[np.bool_]
 
 FORMAT = 2
 PARTS = ("train", "validation")
@@ -38,7 +44,12 @@ class FormedCorpus(Corpus):
 
 def read_text(config: DataConfig) -> Corpus:
     """The text of a run, as its settings say to read it. Raises: DataError, ConfigError."""
-    found = read_corpus(config.corpus, encoding=config.encoding, field=config.field)
+    found = read_corpus(
+        config.corpus,
+        encoding=config.encoding,
+        field=config.field,
+        conversations=config.conversations,
+    )
     return formed(found, config)
 
 
@@ -70,12 +81,37 @@ def formed(corpus: Corpus, config: DataConfig) -> Corpus:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A tokenised corpus in two parts; the arrays are memory-mapped from the cache."""
+    """A tokenised corpus in two parts; the arrays are memory-mapped from the cache.
+
+    Of conversations `answers` has, for each part, which tokens are the model's to write, and
+    `starts` where the training part's conversations begin.
+    """
 
     tokenizer: Tokenizer
     train: Tokens
     validation: Tokens
     fingerprint: str
+    answers: tuple[Mask, Mask] | None = None
+    starts: NDArray[np.int64] | None = None
+
+    @property
+    def validation_answers(self) -> Mask | None:
+        """Which tokens of the validation part a loss is of; None for all."""
+        return None if self.answers is None else self.answers[1]
+
+    def scored(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Of an array with a value for each validation token but the first, those that count.
+
+        That is all, or of conversations the answers'. `array` may be of the first tokens only.
+        """
+        return array if self.answers is None else array[self.answers[1][1 : len(array) + 1]]
+
+    @property
+    def measured(self) -> Tokens:
+        """The first validation token, which is given, and those that a loss is of."""
+        if self.answers is None:
+            return self.validation
+        return np.concatenate([self.validation[:1], self.scored(self.validation[1:])])
 
 
 def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = None) -> Dataset:
@@ -87,6 +123,8 @@ def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = No
     Raises: DataError if the text cannot be split; UnknownCharacterError from a given tokenizer.
     """
     cut = corpus.split_place(config.validation_fraction)
+    if config.conversations:
+        return prepare_conversations(corpus, config, cut, tokenizer)
     tokenizer = tokenizer or learned_tokenizer(corpus, config, cut)
     facts = FORMAT, corpus.sha256, config.validation_fraction, tokenizer.to_json()
     fingerprint = fingerprint_of(*facts, *([cut] if corpus.boundaries else []))
@@ -94,6 +132,38 @@ def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = No
     saved = open_arrays(folder, PARTS, tokenizer.vocab_size)
     train, validation = saved or encode(corpus, tokenizer, cut, folder)
     return Dataset(tokenizer, train, validation, fingerprint)
+
+
+def prepare_conversations(
+    corpus: Corpus, config: DataConfig, cut: int, tokenizer: Tokenizer | None
+) -> Dataset:
+    """Tokenise conversations by a chat template; they are split between two of them.
+
+    Raises: DataError for a single conversation, and for one that the template refuses.
+    """
+    if not corpus.boundaries:
+        raise DataError(f"{corpus.source}: expected two conversations or more, to hold one out")
+    if tokenizer is None or config.chat_template is None:
+        raise DataError("conversations need the tokenizer and the chat template of a model")
+    from hornbook.text.chat import answered
+
+    reader = Reader(corpus)
+    train, validation = (
+        answered(config.chat_template, conversations(reader.between(start, stop)), tokenizer)
+        for start, stop in ((0, cut - len(SEPARATOR)), (cut, corpus.characters))
+    )
+    for part, name in ((train, "training"), (validation, "validation")):
+        if not part.answers.any():
+            raise DataError(f"{corpus.source}: no answer in the {name} part")
+    facts = (FORMAT, corpus.sha256, config.validation_fraction, tokenizer.to_json())
+    return Dataset(
+        tokenizer,
+        train.tokens,
+        validation.tokens,
+        fingerprint_of(*facts, config.chat_template),
+        (train.answers, validation.answers),
+        train.starts,
+    )
 
 
 def encode(corpus: Corpus, tokenizer: Tokenizer, cut: int, folder: Path) -> list[Tokens]:

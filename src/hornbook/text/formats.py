@@ -177,6 +177,8 @@ def _structures(text: str, name: str) -> Iterator[tuple[str, str, str]]:
         yield "an exported chat", "times and names", "remove what is not to be learned"
     if fields := json_fields(lines or [text]):
         advice = f"--field NAME reads one field of {_listed(fields)}"
+        if "messages" in fields or {"prompt", "response"} <= set(fields):
+            advice += ", and --chat with --from MODEL learns its answers"
         yield "JSON Lines", "keys, quotes and escapes", advice
     if re.match(r'\s*(\[\s*)?\{\s*"', text) and re.search(r'"\s*:\s*["\d\[{tfn-]', text):
         yield "JSON", "keys, quotes and escapes", "--field NAME reads one field of its objects"

@@ -14,6 +14,7 @@ from copy import copy
 from dataclasses import asdict, dataclass, replace
 
 from hornbook.storage import cache
+from hornbook.text import conversations
 from hornbook.text.decoding import AUTO, REPLACING, NotTextError, decode
 from hornbook.text.fields import SEPARATOR, documents
 from hornbook.text.formats import structure
@@ -30,10 +31,16 @@ _BEGINNING = 1 << 16
 
 @dataclass(frozen=True)
 class Reading:
-    """How a text is read: its encoding, and the field of its records."""
+    """How a text is read: its encoding, the field of its records, or as conversations."""
 
     encoding: str | None = None
     field: str | None = None
+    conversations: bool = False
+
+    @property
+    def of_documents(self) -> bool:
+        """Whether the text is documents with a SEPARATOR between them."""
+        return self.field is not None or self.conversations
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class Part:
         Raises: NotTextError; DataError if the source cannot be read.
         """
         encoding, field = self.reading.encoding, self.reading.field
+        if self.reading.conversations:
+            return conversations.documents(self.source, encoding, notes)
         if field is not None:
             return documents(self.source, encoding, field, notes)
         return decode(self.source, encoding, notes)
@@ -90,7 +99,7 @@ def joined(parts: Sequence[Part]) -> Iterator[str]:
 
 def _gap(ending: str, part: Part) -> str:
     """What stands between a text with this ending, empty for none, and the next."""
-    if part.reading.field is not None:
+    if part.reading.of_documents:
         return SEPARATOR if ending else ""
     return "" if ending in ("", "\n") else "\n"
 
@@ -147,7 +156,7 @@ class _Joined:
 
 
 def _read(parts: Sequence[Part], *, lenient: bool) -> Survey:
-    whole = _Joined(of_documents=any(part.reading.field for part in parts))
+    whole = _Joined(of_documents=any(part.reading.of_documents for part in parts))
     texts: dict[int, tuple[int, str | None]] = {}
     skipped: dict[int, NotTextError] = {}
     notes: dict[str, int] = {}
@@ -169,7 +178,7 @@ def _read(parts: Sequence[Part], *, lenient: bool) -> Survey:
             whole, skipped[index] = before, error
             texts.pop(index, None)
             continue
-        remark = None if part.reading.field else structure(beginning, part.source.name)
+        remark = None if part.reading.of_documents else structure(beginning, part.source.name)
         notes |= {note: notes.get(note, 0) + 1 for note in (*found, remark) if note}
     return Survey(
         whole.digest.hexdigest(),

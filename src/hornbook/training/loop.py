@@ -60,6 +60,7 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
                         trainer.dataset.validation,
                         block_size=trainer.config.model.context_size,
                         max_positions=intervals.eval_positions,
+                        answers=trainer.dataset.validation_answers,
                     )
                     made = sample_of(trainer)
                     metrics = replace(

@@ -12,7 +12,7 @@ import msgspec
 
 from hornbook.errors import DataError
 from hornbook.eval.baselines import character_ngrams
-from hornbook.eval.loss import losses, per_char
+from hornbook.eval.loss import estimate, losses, per_char
 from hornbook.runs.folder import runs_on
 from hornbook.text.corpus import read_corpus
 
@@ -96,25 +96,28 @@ class Start:
 def measured_start(trainer: Trainer, source: Source) -> Start:
     """Measure a model that has just been loaded, on its new text and on a general one."""
     model, dataset, corpus = trainer.state.model, trainer.dataset, trainer.corpus
-    tokens = dataset.validation
-    found = losses(
+    found = estimate(
         model,
-        tokens,
+        dataset.validation,
         block_size=trainer.config.model.context_size,
         max_positions=trainer.config.train.eval_positions,
+        answers=dataset.validation_answers,
     )
-    best = min(runs_on(corpus.sha256), key=lambda each: each[1], default=(None, None))
+    # Of conversations only answers count, and these predictors count all.
+    whole = dataset.answers is None
+    others = runs_on(corpus.sha256) if whole else ()
+    best = min(others, key=lambda each: each[1], default=(None, None))
     general = general_text() if corpus.name != GENERAL else None
     return Start(
         name=source.name,
-        val_nats_per_char=float(found.mean()) * per_char(dataset.tokenizer, tokens),
-        ngram_nats_per_char=character_ngrams(corpus, trainer.config),
+        val_nats_per_char=found * per_char(dataset.tokenizer, dataset.measured),
+        ngram_nats_per_char=character_ngrams(corpus, trainer.config) if whole else None,
         best_run=best[0],
         best_run_nats_per_char=best[1],
         general=GENERAL if general else None,
         general_nats_per_char=loss_on(model, dataset.tokenizer, general) if general else None,
         facts=source.facts,
-        chat_template=source.chat_template,
+        chat_template=trainer.config.data.chat_template or source.chat_template,
         known_text=source.facts.get("format") != "run" and corpus.name in FAMOUS,
     )
 

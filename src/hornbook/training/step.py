@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hornbook.errors import NonFiniteLossError, command
 from hornbook.kernels.runtime import deterministic, signals_held
-from hornbook.models.language_model import Batch
+from hornbook.models.language_model import NO_TARGET, Batch
 from hornbook.optim.optimizer import learning_rate_scale
 from hornbook.text.batches import draw_blocks
 from hornbook.training.state import StepMetrics
@@ -70,7 +71,8 @@ def train_step(trainer: Trainer) -> StepMetrics:
 def read_batch(trainer: Trainer, index: int) -> Batch:
     """The index-th batch on the model's device, with cross-fitted n-grams where a model has them.
 
-    N-grams also read `trainer.context_before` tokens before each block.
+    N-grams also read `trainer.context_before` tokens before each block. Of conversations only the
+    answers are targets.
     """
     train, device = trainer.config.train, trainer.machine.device.value
     before, block_size = trainer.context_before, trainer.config.model.block_size
@@ -80,14 +82,20 @@ def read_batch(trainer: Trainer, index: int) -> Batch:
         batch_size=train.batch_size,
         block_size=before + block_size,
         seed=train.seed,
+        places=trainer.places,
     )
+    targets = blocks.targets[:, before:]
+    if trainer.dataset.answers is not None:
+        at = blocks.starts[:, None] + before + 1 + np.arange(block_size)
+        learned = torch.from_numpy(trainer.dataset.answers[0][at])
+        targets = targets.where(learned, NO_TARGET)
     probs = None
     if trainer.cross_fit:
         found = trainer.cross_fit.lookup(blocks.inputs, blocks.starts + before, block_size)
         probs = found._replace(
             probabilities=found.probabilities.to(device), backoff=found.backoff.to(device)
         )
-    return Batch(blocks.inputs.to(device), blocks.targets[:, before:].to(device), probs)
+    return Batch(blocks.inputs.to(device), targets.to(device), probs)
 
 
 def broken_step(trainer: Trainer, losses: list[Tensor], norm: float) -> NonFiniteLossError:

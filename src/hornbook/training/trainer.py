@@ -8,7 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hornbook.config import Config, DataConfig, Request
 from hornbook.cores import slowdown
@@ -41,6 +43,7 @@ from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk, write_atomically
 from hornbook.storage.lock import Lock
 from hornbook.text.arrays import Tokens
+from hornbook.text.batches import answer_places
 from hornbook.text.corpora import CATALOGUE
 from hornbook.text.corpus import Corpus, path_reference
 from hornbook.text.dataset import Dataset, formed, prepare, read_text
@@ -80,6 +83,7 @@ class Trainer:
     tokens_per_step: int
     cross_fit: CrossFit | None = None
     context_before: int = 0
+    places: NDArray[np.int64] | None = None  # where blocks may begin; anywhere unless given
     plan: Plan | None = None
     split: Split | None = None
     pace: Pace | None = None
@@ -377,6 +381,10 @@ def assemble(
         # for the positions of a new text.
         spare = len(tokens) - config.model.block_size
         before = min(config.model.context_size // 2, spare // 2)
+    places = None
+    if dataset.answers is not None and dataset.starts is not None:
+        block_size = config.model.block_size
+        places = answer_places(dataset.answers[0], dataset.starts, block_size, before)
     train = config.train
     pace = Replay(train.replanned) if train.replanned else None
     return Trainer(
@@ -397,6 +405,7 @@ def assemble(
         tokens_per_step=config.tokens_per_step,
         cross_fit=cross_fit,
         context_before=before,
+        places=places,
         pace=pace,
     )
 
