@@ -230,3 +230,30 @@ def test_a_copied_row_is_the_row_that_it_was_copied_from(run: Path) -> None:
     assert (decoder.forward([tokens[30:50]], [1], [30])[0] == whole).all()
     with pytest.raises(IndexError):
         decoder.copy(0, 1, 51)
+
+
+def test_what_is_seen_and_what_if_the_mixer_is_off(run: Path) -> None:
+    trained, alone = hb.load(run), hb.load(run, mixed=False)
+    text = "the dog ran\n"
+    seen, plain = trained.look(text), alone.look(text)
+    np.testing.assert_array_equal(seen.attention, plain.attention)
+    assert [*seen.votes] == ["network", "ngrams", "cache", "gate", "mixer"]
+    np.testing.assert_allclose(seen.votes["mixer"].probs, seen.probs)
+    moved = np.abs(seen.probs - plain.probs).sum(-1) / 2
+    np.testing.assert_allclose(seen.votes["mixer"].weight, moved, atol=1e-5)
+    assert moved.max() > 0.05
+    said = seen.logits[np.arange(len(seen.ids)), seen.targets]
+    np.testing.assert_allclose(seen.attribution.sum(0), said, atol=1e-3)
+
+    whole = trained.evaluate().nats_per_char
+    with trained.without(mixer=True):
+        np.testing.assert_array_equal(trained.look(text).probs, plain.probs)
+        assert trained.generate(text, max_new_tokens=30, temperature=0) == alone.generate(
+            text, max_new_tokens=30, temperature=0
+        )
+        assert trained.evaluate().nats_per_char == pytest.approx(alone.evaluate().nats_per_char)
+    assert trained.evaluate().nats_per_char == whole
+    with trained.without(heads=[(0, 1)]):
+        assert (trained.look(text).probs != seen.probs).any()
+    with pytest.raises(ConfigError, match="without mixer"), alone.without(mixer=True):
+        pass

@@ -41,6 +41,13 @@ MODELS: dict[str, dict[str, object]] = {
     "ngram": {"model": "ngram", "order": 5, "block_size": 256},
     "joined": {"with_counts": True, "order": 4},
     "joined-bpe": {"with_counts": True, "order": 3, "tokenizer": "bpe", "bpe_vocab_size": 300},
+    "mixed": {"with_counts": True, "with_mixer": True, "order": 4, "corpus": "long.txt"},
+    "mixed-bpe": {
+        "with_mixer": True,
+        "tokenizer": "bpe",
+        "bpe_vocab_size": 300,
+        "corpus": "longer.txt",
+    },
 }
 
 
@@ -48,17 +55,20 @@ MODELS: dict[str, dict[str, object]] = {
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, TrainedModel]]:
     """A trained model of every kind, with random weights, so that every part of it matters."""
     place = tmp_path_factory.mktemp("runs")
-    (place / "text.txt").write_text(TEXT, encoding="utf-8")
+    # A mixer needs ten thousand tokens.
+    for file, times in (("text.txt", 1), ("long.txt", 4), ("longer.txt", 12)):
+        (place / file).write_text(TEXT * times, encoding="utf-8")
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HORNBOOK_CACHE_DIR", str(place / "cache"))
         for name, values in MODELS.items():
             settings = {
-                "corpus": str(place / "text.txt"), "block_size": 16, "n_embd": 32, "n_head": 2,
+                "corpus": "text.txt", "block_size": 16, "n_embd": 32, "n_head": 2,
                 "n_layer": 2, "batch_size": 2, "steps": 1, "eval_interval": 1,
                 "eval_positions": 64, "checkpoint_interval": 1, "sample_tokens": 0,
                 "precision": "float32", "compile": "off", **values,
             }  # fmt: skip
+            settings["corpus"] = str(place / settings["corpus"])
             for _ in hb.train(hb.preset("quick").override(**settings), out=place / name):
                 pass
             found[name] = hb.load(place / name)
@@ -128,15 +138,17 @@ def test_the_page_predicts_what_the_model_does(
 ) -> None:
     trained = runs[name]
     ids = trained.tokenizer.encode(validation_text(trained, 201))
+    # A mixer reads a text from its beginning for each position.
+    places = range(0, len(ids), 12 if name.startswith("mixed") else 1)
     size = trained.model.context_size
     decoder = TorchDecoder(trained.model, cached=False)
     with Opened(browser, written[name]) as opened:
         found = opened.run(
-            """([ids, size]) => Promise.all(ids.map((_, i) =>
+            """([ids, size, places]) => Promise.all(places.map((i) =>
               window.hornbook.following(ids.slice(Math.max(0, i + 1 - size), i + 1))))""",
-            [ids, size],
+            [ids, size, list(places)],
         )
-    for i, p in enumerate(found):
+    for i, p in zip(places, found, strict=True):
         logits = decoder.forward([ids[max(0, i + 1 - size) : i + 1]], [0], [0])[0]
         expected = torch.tensor(logits).double().softmax(-1).numpy()
         np.testing.assert_allclose(p, expected, atol=1e-4)
@@ -182,19 +194,30 @@ def test_it_looks_inside_as_the_formulas_say(
     np.testing.assert_allclose(np.sum(seen["attribution"], axis=0), expected, atol=1e-3)
     if seen["logit_lens"]:
         last = np.array(seen["logit_lens"][-1])
-        network = trained.model.network if hasattr(trained.model, "network") else trained.model
+        network = trained.model
+        while hasattr(network, "network"):
+            network = network.network
         with torch.no_grad():
             own = network(torch.tensor([ids]))[0][0].log_softmax(-1).numpy()
         np.testing.assert_allclose(last, own, atol=1e-3)
     for vote in seen["votes"]:
         sums = np.sum(vote["probs"], axis=-1)
         assert ((abs(sums - 1) < 1e-4) | (sums == 0)).all(), vote["name"]
-    if len(seen["votes"]) == 4:
-        network, ngrams, cache, gate = (np.array(vote["probs"]) for vote in seen["votes"])
-        weight = [np.array(vote["weight"])[:, None] for vote in seen["votes"]]
+    votes = [vote for vote in seen["votes"] if vote["name"] != "mixer"]
+    if len(votes) == 4:
+        network, ngrams, cache, gate = (np.array(vote["probs"]) for vote in votes)
+        weight = [np.array(vote["weight"])[:, None] for vote in votes]
         np.testing.assert_allclose(weight[1] * ngrams + weight[2] * cache, gate, atol=1e-5)
         joined = network * gate ** weight[3]
-        np.testing.assert_allclose(joined / joined.sum(-1, keepdims=True), p, atol=1e-4)
+        joined /= joined.sum(-1, keepdims=True)
+        if "mixer" not in seen["votes"][-1]["name"]:
+            np.testing.assert_allclose(joined, p, atol=1e-4)
+    if seen["votes"][-1]["name"] == "mixer":
+        before = joined if len(votes) == 4 else np.array(votes[0]["probs"])
+        np.testing.assert_allclose(seen["votes"][-1]["probs"], p, atol=1e-4)
+        moved = np.abs(p - before).sum(-1) / 2
+        np.testing.assert_allclose(seen["votes"][-1]["weight"], moved, atol=1e-3)
+        assert moved.max() > 0.1
 
 
 def test_every_text_has_the_same_tokens_here_and_there(

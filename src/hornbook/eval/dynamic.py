@@ -138,6 +138,8 @@ def learner_of(
     seconds: float | None = None,
 ) -> Learner:
     """The learner of a kind of model, which has read the training text; `length` tokens follow."""
+    if isinstance(model, Mixing) and model.mixer_is_off:
+        model = model.network
     if isinstance(model, Mixing):
         network = learner_of(model.network, config, train, length, seconds)
         if not isinstance(network, NetworkLearner):
@@ -357,6 +359,8 @@ class MixingLearner:
 def copied(model: LanguageModel) -> LanguageModel:
     """A copy with weights of its own, which shares n-gram tables: they never change."""
     if isinstance(model, Mixing):
-        return Mixing(copied(model.network), model.mixer.copy()).train(model.training)
+        mixing = Mixing(copied(model.network), model.mixer.copy()).train(model.training)
+        mixing.mixer_is_off = model.mixer_is_off
+        return mixing
     shared = [part for part in model.modules() if isinstance(part, NGramLanguageModel)]
     return copy.deepcopy(model, {id(part): part for part in shared})

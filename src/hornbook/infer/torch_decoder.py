@@ -28,6 +28,8 @@ def fastest_decoder(model: LanguageModel, *, rows: int = 1) -> Decoder:
 
     Models with forward hooks run in PyTorch, as do subclasses, which may compute something else.
     """
+    if isinstance(model, Mixing) and model.mixer_is_off:
+        model = model.network
     if isinstance(model, Mixing):
         return MixingDecoder(decoder_of_network(model.network, rows=rows), model.mixer)
     return decoder_of_network(model, rows=rows)

@@ -13,11 +13,12 @@ from hornbook.errors import ConfigError, DataError
 from hornbook.infer.text import start_token
 from hornbook.lens.anatomy import Activations, Anatomy
 from hornbook.lens.attribution import attribute
-from hornbook.lens.registry import anatomy_of
+from hornbook.lens.registry import anatomy_of, unmixed
 from hornbook.lens.seen import Floats, Ids, Seen, Vote
 from hornbook.lens.tape import Tape, record
-from hornbook.lens.votes import array, integers, joined_votes, ngram_vote
+from hornbook.lens.votes import array, integers, joined_votes, mixer_vote, ngram_vote
 from hornbook.models.language_model import LanguageModel
+from hornbook.models.mixing import Mixing
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel
 from hornbook.ngram.model import MIN_PROB
@@ -49,9 +50,11 @@ def look(
     anatomy = anatomy_of(model)
     check_length(model, anatomy, len(ids))
     idx_T = torch.tensor(ids, device=model.device)
-    parts = anatomy.parts()
-    if isinstance(model, GPTWithCounts):
-        parts += [model.recent, model.trust, model.network.logits]
+    parts, joined = anatomy.parts(), unmixed(model)
+    if isinstance(joined, GPTWithCounts):
+        parts += [joined.recent, joined.trust, joined.network.logits]
+    if joined is not model:
+        parts += [joined]
     logits_TV, tape = record(model, parts, idx_T)
     targets_T = logits_TV.argmax(-1) if chosen is None else torch.full_like(idx_T, chosen)
     if chosen is None:
@@ -66,6 +69,9 @@ def look(
             added = attribute(anatomy.writes(seen), stream[-1], anatomy, targets_T)
     components = {name: array(value_T) for name, value_T in added.items()}
     components |= counted(votes, integers(targets_T))
+    if joined is not model:
+        moved_TV = array(logits_TV - tape.outputs[joined][0][0].float())
+        components["mixer"] = moved_TV[np.arange(len(ids)), integers(targets_T)]
     vocabulary = tuple(map(readable, tokenizer.token_bytes()))
     T, V = logits_TV.shape
     patterns = [seen[f"blocks.{layer}.attn.hook_pattern"] for layer in range(anatomy.n_layer)]
@@ -129,6 +135,10 @@ def voted(
     model: LanguageModel, tape: Tape, idx_T: Tensor, logits_TV: Tensor, train: Tokens | None
 ) -> dict[str, Vote]:
     """What the parts of a model propose; a network alone, or n-grams alone, have all the weight."""
+    if isinstance(model, Mixing):
+        before_TV = tape.outputs[model.network][0][0].float()
+        votes = voted(model.network, tape, idx_T, before_TV, train)
+        return votes | {"mixer": mixer_vote(before_TV, logits_TV)}
     if isinstance(model, GPTWithCounts):
         return joined_votes(model, tape, idx_T, train)
     p_TV, all_T = logits_TV.softmax(-1), torch.ones(len(idx_T))

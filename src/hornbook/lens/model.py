@@ -41,14 +41,15 @@ class Model(TrainedModel):
             token=token,
             train=self.training_tokens if self.config.model.reads_counts else None,
         )
-        return seen if has_hooks(self.model) else replace(seen, model=self)
+        changed = has_hooks(self.model) or getattr(self.model, "mixer_is_off", False)
+        return seen if changed else replace(seen, model=self)
 
     @contextmanager
     def without(self, **parts: Any) -> Iterator[Self]:
         """Inside, parts of the model are off, as `hornbook.lens.without.without` takes them.
 
-        heads=[(2, 1)] is head 1 of layer 2, and mlps=[0] the MLP of layer 0; network, ngrams, cache
-        and gate are parts of a joined model. `look`, `generate` and `evaluate` follow at once.
+        heads=[(2, 1)] is head 1 of layer 2, and mlps=[0] the MLP of layer 0; network, ngrams,
+        cache, gate and mixer are parts of a joined model. `look`, `generate` and `evaluate` follow.
         Raises: ConfigError for a part that the model does not have, or if nothing is left.
         """
         from hornbook.lens.without import without

@@ -15,6 +15,7 @@ from hornbook.models.averaging import AverageLanguageModel
 from hornbook.models.bigram import BigramLanguageModel
 from hornbook.models.gpt import GPT
 from hornbook.models.language_model import LanguageModel
+from hornbook.models.mixing import Mixing
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel
 
@@ -44,11 +45,17 @@ ANATOMIES: dict[type[LanguageModel], Callable[[Any], Anatomy]] = {
 }
 
 
+def unmixed(model: LanguageModel) -> LanguageModel:
+    """A model without its mixer, where it has one."""
+    return model.network if isinstance(model, Mixing) else model
+
+
 def anatomy_of(model: LanguageModel) -> Anatomy:
     """The anatomy of a model's network; n-grams have an empty one.
 
     Raises: ConfigError for a class that hornbook does not have.
     """
+    model = unmixed(model)
     network = model.network if isinstance(model, GPTWithCounts) else model
     for kind, anatomy in ANATOMIES.items():
         if isinstance(network, kind):

@@ -57,7 +57,8 @@ class Seen:
         the token that was chosen.
     votes: what "network", "ngrams", "cache" and "gate" propose. In a joined model, up to a constant
         a position, logits = log(network.probs) + gate.weight * log(gate.probs), and gate.probs =
-        ngrams.weight * ngrams.probs + cache.weight * cache.probs.
+        ngrams.weight * ngrams.probs + cache.weight * cache.probs. A "mixer" corrects these logits:
+        its probs are the prediction, and its weight the share of the probability that it moved.
     activations: by name; `seen["blocks.0.attn.hook_pattern"]` or `seen["pattern", 0]` gives one.
     model: the trained model that was read; None where hooks had changed it.
     """

@@ -64,6 +64,13 @@ def ngram_vote(
     return Vote(array(p_TV), array(weight_T), matched_T, count)
 
 
+def mixer_vote(before_TV: Tensor, logits_TV: Tensor) -> Vote:
+    """The prediction after a mixer's correction, and the share of the probability that it moved."""
+    p_TV = logits_TV.softmax(-1)
+    moved_T = (p_TV - before_TV.softmax(-1)).abs().sum(-1) / 2
+    return Vote(array(p_TV), array(moved_T))
+
+
 def occurrences(train: Tokens, ids: Ids, matched: Iterable[int]) -> Ids:
     """How often the last `matched` tokens up to each position stand in a text: [T] -> [T]."""
     ends = {int(token): np.flatnonzero(train == token) for token in np.unique(ids)}

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from hornbook.errors import ConfigError
 from hornbook.lens.anatomy import Anatomy, zeros
-from hornbook.lens.registry import anatomy_of
+from hornbook.lens.registry import anatomy_of, unmixed
 from hornbook.models.language_model import LanguageModel
+from hornbook.models.mixing import Mixing
 from hornbook.models.mixture import GPTWithCounts
 
 
@@ -24,16 +25,21 @@ def without(
     ngrams: bool = False,
     cache: bool = False,
     gate: bool = False,
+    mixer: bool = False,
 ) -> Iterator[None]:
     """Inside, parts of a model are off: it predicts, is evaluated and generates without them.
 
     `heads` are (layer, head) and `mlps` layers: what they add to the residual stream is zero.
     Without `network` the n-grams predict alone, and without `ngrams`, which takes the context cache
     with it, the network. Without `cache` nothing counts as repeated in the context, and without
-    `gate` the n-grams weigh 1 everywhere. Engines opened before are not changed.
+    `gate` the n-grams weigh 1 everywhere. Without `mixer` nothing corrects these probabilities.
+    Engines opened before are not changed.
     Raises: ConfigError for a part that the model does not have, or if nothing is left.
     """
     anatomy = anatomy_of(model)
+    if mixer and not isinstance(model, Mixing):
+        raise ConfigError("without mixer: this model has none")
+    whole, model = model, unmixed(model)
     check(model, anatomy, network=network, ngrams=ngrams, cache=cache, gate=gate)
     layers = anatomy.mlps()
     heads = [(at(layer, anatomy.n_layer, "layer"), head) for layer, head in heads]
@@ -53,6 +59,9 @@ def without(
                 hooks.enter_context(model.trust.register_forward_hook(ones))
             if ngrams:  # after `gate`: a weight of zero
                 hooks.enter_context(model.trust.register_forward_hook(zeros))
+        if isinstance(whole, Mixing) and mixer:
+            before, whole.mixer_is_off = whole.mixer_is_off, True
+            hooks.callback(setattr, whole, "mixer_is_off", before)
         yield
 
 

@@ -41,6 +41,8 @@ class Mixing(LanguageModel):
         super().__init__(network.vocab_size, network.block_size, network.context_size)
         self.network = network
         self.mixer = mixer
+        # Off for a what-if: the network predicts alone.
+        self.mixer_is_off = False
         self._readers: list[Reader] = []
 
     @classmethod
@@ -70,6 +72,8 @@ class Mixing(LanguageModel):
         self, idx_BT: Tensor, targets_BT: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """All probabilities at every position; `token_losses` has those of the text's tokens."""
+        if self.mixer_is_off:
+            return self.network(idx_BT, targets_BT)
         logits_BTV, _ = self.network(idx_BT)
         logits = logits_BTV.detach().float().cpu().numpy()
 
@@ -87,6 +91,8 @@ class Mixing(LanguageModel):
     @torch.no_grad()
     def token_losses(self, idx_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """-ln p of each target, in nats; targets are the inputs' successors: [B,T] -> [B,T]."""
+        if self.mixer_is_off:
+            return self.network.token_losses(idx_BT, targets_BT)
         logits_BTV, _ = self.network(idx_BT)
         logits = logits_BTV.float().cpu().numpy()
         first, targets = idx_BT[:, :1].cpu().numpy(), targets_BT.cpu().numpy()

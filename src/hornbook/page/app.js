@@ -1,6 +1,7 @@
 // The state of the page, which the writer and the panels share.
 
 import { Average, Bigram, Transformer, anatomy, nothingOff, softmax } from "./model.js";
+import { MixerTables, Mixing } from "./mixer.js";
 import { Mixture } from "./mixture.js";
 import { NGrams, readTables } from "./ngram.js";
 import { Reader, leaveTime } from "./reader.js";
@@ -13,6 +14,7 @@ export class App {
     this.about = about;
     this.arrays = arrays;
     this.tables = about.ngrams && readTables(arrays, about.ngrams);
+    this.mixer = about.mixer && new MixerTables(arrays, about.mixer);
     this.tokenizer = new Tokenizer(about.tokenizer);
     this.labels = this.tokenizer.bytes.map((_, token) => this.tokenizer.label(token));
     this.language = navigator.language.startsWith("ko") ? "ko" : "en";
@@ -34,7 +36,17 @@ export class App {
     if (about.kind === "bigram") return new Bigram(arrays);
     if (about.kind === "average") return new Average(arrays);
     const network = new Transformer(anatomy(about.kind, about.shape, get));
-    return about.joined ? new Mixture(network, new NGrams(this.tables, about.ngrams), arrays) : network;
+    const joined = about.joined ? new Mixture(network, new NGrams(this.tables, about.ngrams), arrays) : network;
+    return this.mixer ? new Mixing(joined, this.mixer) : joined;
+  }
+
+  /** Count the training text for the mixer; until then the model predicts without it. */
+  async learn(report) {
+    if (!this.mixer) return;
+    await this.mixer.learn(leaveTime(), report);
+    this.reader.forget();
+    await this.readAgain();
+    this.changed("text");
   }
 
   t(key, values = {}) {

@@ -13,6 +13,7 @@ import torch
 from hornbook.errors import ConfigError, HornbookError, command
 from hornbook.eval.loss import losses, per_char
 from hornbook.kernels import NativeUnavailableError
+from hornbook.models.mixer import Mixer
 from hornbook.models.mixing import Mixing
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel
@@ -48,6 +49,8 @@ WEIGHT_BYTES: dict[Precision, float] = {"float32": 4.8, "bfloat16": 2.2, "int8":
 NGRAM_SHARE = 0.4
 # Scripts, styles and the vocabulary.
 FIXED_BYTES = 200_000
+# The page counts a mixer's text when it is opened, so many tokens at most.
+MOST_MIXED = 2_000_000
 # The loss is measured on the first validation tokens: so many, and fewer of a large model, which
 # takes a second for a thousand tokens with ten million parameters.
 MEASURED_TOKENS, FEWEST_MEASURED, MEASURED_WORK = 8_192, 1_024, 1e10
@@ -66,8 +69,9 @@ def gather(
     `dataset` is the run's text, where it was read already.
     Raises: ConfigError for a model that does not fit.
     """
-    whole, mixing = trained.model, isinstance(trained.model, Mixing)
+    whole = trained.model
     model = whole.network if isinstance(whole, Mixing) else whole
+    mixer = whole.mixer if isinstance(whole, Mixing) else None
     trained = replace(trained, model=model)
     counted = ngrams_of(model)
     network = network_weights(model)
@@ -84,6 +88,8 @@ def gather(
             f"slow above {MOST_BYTES / 1e6:.0f} MB; use {command('serve', trained.folder.path)}"
         )
     text = text_of(trained) if dataset is None else dataset
+    held = mixer_arrays(mixer, most=size / 2) if mixer and not network_only else {}
+    taken += packed_bytes(held)
     tables, exact, stood = None if network_only else counted, True, list[Integers]()
     if tables is not None:
         if text is not None and tables.n_grams <= MOST_RANKED:
@@ -103,17 +109,23 @@ def gather(
     pack.add_weights(network, precision)
     if tables is not None:
         add_tables(pack, tables, stood, exact=exact)
+    for name, array in held.items():
+        pack.add_numbers(f"mixer.{name}", array)
     kept = Kept(
         precision=precision,
         n_grams=0 if tables is None else tables.n_grams,
         all_n_grams=0 if counted is None else counted.n_grams,
         exact_n_grams=exact,
         network_only=network_only,
-        mixer_left_out=mixing,
+        mixed_tokens=len(held["text"]) if held else 0,
+        mixer_left_out=mixer is not None and not held,
     )
     if text is not None:
-        kept = measured(kept, trained, whole, text, rounded(network, precision), tables)
-    about = facts(trained, kept, text) | {"arrays": pack.index, "ngrams": None}
+        found = whole if kept.is_exact else as_kept(trained, rounded(network, precision), tables)
+        if held and mixer and not kept.is_exact:
+            found = Mixing(found, mixer)
+        kept = measured(kept, trained, text, whole, found)
+    about = facts(trained, kept, text) | {"arrays": pack.index, "ngrams": None, "mixer": None}
     if tables is not None:
         about["ngrams"] = {
             "order": counted.order if counted else 0,
@@ -121,7 +133,39 @@ def gather(
             "shortest": shortest_useful_match(tables.vocab_size),
             "rest_is_uniform": tables.smoothing == "add-k",
         }
+    if held and mixer:
+        about["mixer"] = {
+            "line_bits": mixer.line_bits,
+            "counter_bits": mixer.counter_bits,
+            "shortest": list(mixer.shortest),
+            "tokens": kept.mixed_tokens,
+        }
     return about, pack.compressed(), kept
+
+
+def mixer_arrays(mixer: Mixer, *, most: float) -> dict[str, Array]:
+    """What the page needs of a mixer, whose tables it makes anew from the text; none if too much.
+
+    `most` are the bytes that it may take.
+    """
+    if len(mixer.text) > MOST_MIXED:
+        return {}
+    found: dict[str, Array] = {
+        "children": mixer.tree.child.ravel().astype(np.uint32),
+        "folded": mixer.folded.astype(np.uint32),
+        "kinds": mixer.kind.astype(np.uint8),
+        "text": mixer.text.astype(np.uint8 if mixer.vocab_size <= 256 else np.uint32),
+        "weights": mixer.weights,
+    }
+    return found if packed_bytes(found) <= most else {}
+
+
+def packed_bytes(arrays: Mapping[str, Array]) -> float:
+    """What arrays take in the page, compressed and in base64."""
+    pack = Pack()
+    for name, array in arrays.items():
+        pack.add_numbers(name, array)
+    return len(pack.compressed()) * 4 / 3
 
 
 def ngrams_of(model: LanguageModel) -> NGramModel | None:
@@ -162,12 +206,11 @@ def text_of(trained: TrainedModel) -> Dataset | None:
 def measured(
     kept: Kept,
     trained: TrainedModel,
-    whole: LanguageModel,
     text: Dataset,
-    network: Mapping[str, Array],
-    tables: NGramModel | None,
+    whole: LanguageModel,
+    found: LanguageModel,
 ) -> Kept:
-    """The losses of the run's whole model and of the page's, on the same validation tokens."""
+    """The losses of the run's whole model and of the page's, `found`, on the same tokens."""
     size = trained.config.model.context_size
     affordable = int(MEASURED_WORK / max(1, trained.model.parameter_count))
     most = min(MEASURED_TOKENS, max(FEWEST_MEASURED, affordable))
@@ -178,8 +221,8 @@ def measured(
         return float(losses(model, tokens, block_size=min(size, 1024)).mean()) * scale
 
     full = loss(whole)
-    found = full if kept.is_exact else loss(as_kept(trained, network, tables))
-    return replace(kept, loss=found, full_loss=full, measured_tokens=len(tokens) - 1)
+    own = full if found is whole else loss(found)
+    return replace(kept, loss=own, full_loss=full, measured_tokens=len(tokens) - 1)
 
 
 def as_kept(

@@ -15,7 +15,7 @@ from hornbook.report.markup import stylesheet
 
 # Each module after those that it imports.
 MODULES = (
-    "arrays", "model", "ngram", "mixture", "sampling", "tokenizer", "reader", "seen",
+    "arrays", "model", "ngram", "mixture", "mixer", "sampling", "tokenizer", "reader", "seen",
     "strings", "elements", "app", "writer", "votes", "attention", "earlier", "whatif", "surprise",
     "steps", "contents", "main",
 )  # fmt: skip

@@ -14,6 +14,7 @@ class Kept:
     all_n_grams: int
     exact_n_grams: bool
     network_only: bool
+    mixed_tokens: int = 0
     mixer_left_out: bool = False
     loss: float | None = None
     full_loss: float | None = None
@@ -35,6 +36,11 @@ class Kept:
             pruned = f" of {self.all_n_grams:,}" if self.n_grams < self.all_n_grams else ""
             found.append(
                 f"{self.n_grams:,}{pruned} n-grams, which are pieces of the training text: "
+                "--network-only leaves them out"
+            )
+        if self.mixed_tokens:
+            found.append(
+                f"a mixer, with all {self.mixed_tokens:,} tokens of training text that it counts: "
                 "--network-only leaves them out"
             )
         if self.network_only and self.all_n_grams:

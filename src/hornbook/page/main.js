@@ -42,16 +42,27 @@ class Page {
     ));
     this.region = h("section", { id: "panel", hidden: true });
     this.off = h("p", { class: "alert", hidden: true });
+    this.learning = h("p", { class: "hint", hidden: true });
     document.getElementById("page").replaceChildren(
       this.letters(),
       this.header(),
       this.off,
+      this.learning,
       this.writer.render(),
       h("div", { class: "inside" }, h("h2", {}, app.t("lookInside")), this.tabs, this.region),
       h("footer", {}, h("p", {}, app.t("footer", { version: app.about.version }))),
     );
     if (this.panel) this.open(this.panel);
     this.changed("off");
+  }
+
+  /** Count the training text for the mixer, and say how far it is. */
+  learn() {
+    const { app } = this;
+    return app.learn((share) => {
+      this.learning.hidden = share === 1;
+      this.learning.textContent = app.t("learning", { share: `${Math.floor(100 * share)}%` });
+    });
   }
 
   letters() {
@@ -123,8 +134,9 @@ class Page {
 }
 
 /** What programs and tests may call. */
-function hooks(app) {
+function hooks(app, ready) {
   const readFresh = async (text, watching) => {
+    await ready;
     const reader = new Reader(app.newModel(), app.about.context);
     reader.model.off = app.off;
     reader.watching = watching;
@@ -141,6 +153,7 @@ function hooks(app) {
     },
     /** The distribution after tokens, by token. */
     async following(tokens) {
+      await ready;
       const reader = new Reader(app.newModel(), app.about.context);
       return Array.from(softmax(Float64Array.from(await reader.read(tokens))));
     },
@@ -150,7 +163,8 @@ function hooks(app) {
       return everything(reader.seen.slice(reader.start), reader.model);
     },
     /** The loss of each token but the first, in nats. */
-    losses(tokens) {
+    async losses(tokens) {
+      await ready;
       return app.losses(app.newModel(), tokens, leaveTime());
     },
     /** The text that follows, of so many tokens. */
@@ -173,10 +187,11 @@ async function begin() {
   const about = JSON.parse(document.getElementById("about").textContent);
   const bytes = await inflate(document.getElementById("numbers").textContent);
   const app = new App(about, cutArrays(bytes, about.arrays));
-  window.hornbook = hooks(app);
   const prompt = about.prompt || about.opening;
   await app.setTokens(app.tokenizer.encode(prompt));
-  new Page(app).render();
+  const page = new Page(app);
+  page.render();
+  window.hornbook = hooks(app, page.learn());
   document.documentElement.dataset.ready = "true";
 }
 

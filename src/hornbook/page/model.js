@@ -269,7 +269,7 @@ function concatenate(vectors) {
 
 /** What is switched off: heads as "layer.head", MLPs by layer, `mean` for plain means in all heads. */
 export function nothingOff() {
-  return { heads: new Set(), mlps: new Set(), mean: false, network: false, ngrams: false, cache: false, gate: false };
+  return { heads: new Set(), mlps: new Set(), mean: false, network: false, ngrams: false, cache: false, gate: false, mixer: false };
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -36,7 +36,9 @@ export function attribution(position, model, token) {
   if (model.levels) return [["ngrams", logits[token]]];
   if (!model.anatomy && !model.head) return [["embed", logits[token]]];
   const shares = model.anatomy ? transformerShares(notes, model.anatomy, token) : averageShares(notes, model.head, token);
-  if (notes.has("ngrams.logits")) shares.push(["ngrams", notes.get("ngrams.logits")[token]]);
+  for (const part of ["ngrams", "mixer"]) {
+    if (notes.has(`${part}.logits`)) shares.push([part, notes.get(`${part}.logits`)[token]]);
+  }
   return shares;
 }
 

@@ -102,11 +102,13 @@ function screensOf(app, seen, layer, head) {
       if (reader.model.anatomy.finalNorm) add("finalNorm", `(B,T,C) = (1, ${T}, ${C})`, [vector(get("ln_final.hook_normalized"))]);
     }
   } else add("count", `n ≤ ${about.ngrams.order}`, [h("p", { class: "hint" }, app.t("countHint"))]);
+  const joined = about.mixer ? logits.map((logit, i) => logit - get("mixer.logits")[i]) : logits;
   if (embedded && about.kind !== "bigram") {
-    const own = about.joined ? logits.map((logit, i) => logit - get("ngrams.logits")[i]) : logits;
+    const own = about.joined ? joined.map((logit, i) => logit - get("ngrams.logits")[i]) : joined;
     add("logits", `(B,T,V) = (1, ${T}, ${V})`, [logitRow(app, own)]);
   }
-  if (about.joined) add("join", `(B,T,V) = (1, ${T}, ${V})`, [logitRow(app, logits), h("p", {}, app.t("gateNow", { gate: get("votes").at(-1).weight.toFixed(2) }))]);
+  if (about.joined) add("join", `(B,T,V) = (1, ${T}, ${V})`, [logitRow(app, joined), h("p", {}, app.t("gateNow", { gate: get("votes").find(({ name }) => name === "gate").weight.toFixed(2) }))]);
+  if (about.mixer) add("mix", `(B,T,V) = (1, ${T}, ${V})`, [logitRow(app, logits), h("p", {}, app.t("moved", { share: percent(get("votes").at(-1).weight) }))]);
   add("probabilities", `(B,T,V) = (1, ${T}, ${V})`, [topBars(softmax(Float64Array.from(logits)), 8, app, "horn")]);
   return screens;
 }

@@ -6,14 +6,15 @@ import { visible } from "./tokenizer.js";
 
 export const votesPanel = {
   id: "votes",
-  fits: (app) => Boolean(app.about.ngrams),
+  fits: (app) => Boolean(app.about.ngrams || app.about.mixer),
   open(app, root) {
     const update = () => {
       const seen = app.here;
       if (!seen?.notes) return;
       const found = votes(seen);
       root.replaceChildren(
-        h("p", {}, app.t(app.about.joined ? "votesJoined" : "votesNgrams")),
+        app.about.ngrams ? h("p", {}, app.t(app.about.joined ? "votesJoined" : "votesNgrams")) : "",
+        app.about.mixer ? h("p", {}, app.t("votesMixer")) : "",
         h("div", { class: "voters" }, found.map((vote) => voter(vote, app))),
         found[0].shares ? byLength(found[0].shares, app) : "",
       );
@@ -30,7 +31,7 @@ function voter(vote, app) {
     "div",
     { class: "voter" },
     h("h3", {}, app.t(`vote.${vote.name}`)),
-    h("p", { class: "weight" }, bar(Math.abs(vote.weight), "horn"), " ", app.t("weight", { weight: vote.weight.toFixed(2) })),
+    h("p", { class: "weight" }, bar(Math.abs(vote.weight), "horn"), " ", vote.name === "mixer" ? app.t("moved", { share: percent(vote.weight) }) : app.t("weight", { weight: vote.weight.toFixed(2) })),
     h("p", { class: "hint" }, remark(vote, app)),
     nothing ? h("p", { class: "hint" }, app.t("silent")) : topBars(vote.p, 6, app, vote.name === "network" ? "horn" : "sea"),
   );

@@ -10,7 +10,7 @@ const READ = 400; // tokens of the text on which the loss is measured
 
 export const whatifPanel = {
   id: "whatif",
-  fits: (app) => Boolean(layers(app.reader.model) || app.about.joined),
+  fits: (app) => Boolean(layers(app.reader.model) || app.about.joined || app.about.mixer),
   open(app, root) {
     const plain = app.newModel();
     const changed = app.newModel();
@@ -46,7 +46,7 @@ export const whatifPanel = {
           block.mlp ? toggle("MLP", off.mlps.has(layer), (next) => flip(next.mlps, layer)) : null,
         ),
       );
-      const flags = (app.about.joined ? ["network", "ngrams", "cache", "gate"] : []).map((name) => toggle(app.t(`vote.${name}`), off[name], (next) => (next[name] = !next[name])));
+      const flags = [...(app.about.joined ? ["network", "ngrams", "cache", "gate"] : []), ...(app.about.mixer ? ["mixer"] : [])].map((name) => toggle(app.t(`vote.${name}`), off[name], (next) => (next[name] = !next[name])));
       const learned = app.reader.model.anatomy ? [toggle(app.t("learnedWeights"), off.mean, (next) => (next.mean = !next.mean))] : [];
       parts.replaceChildren(
         ...rows,
