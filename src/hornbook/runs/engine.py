@@ -15,9 +15,9 @@ from hornbook.infer.native_decoder import NativeDecoder, Precision, Weights, cac
 from hornbook.infer.native_mixture import NativeMixture, network_weights
 from hornbook.kernels import NativeUnavailableError
 from hornbook.models.schema import Schema
-from hornbook.runs.folder import RunFolder, open_run, run_text
+from hornbook.runs.folder import RunFolder, open_run, run_text, run_tokenizer
 from hornbook.runs.load import load, load_arrays, load_counts
-from hornbook.text.tokenizer import Tokenizer, load_tokenizer
+from hornbook.text.tokenizer import Tokenizer
 
 CACHE_BYTES = 1 << 30
 MEASURED_BLOCKS = 16
@@ -70,7 +70,7 @@ def open_native(
 
     Raises: CheckpointError; NativeUnavailableError.
     """
-    tokenizer = load_tokenizer(folder.tokenizer)
+    tokenizer = run_tokenizer(folder)
     arrays = load_arrays(folder, which).model
     schema = Schema.of(config.model, tokenizer.vocab_size)
     context_size = config.model.context_size
@@ -103,7 +103,7 @@ def open_hidden_states(
     weights = load_arrays(folder, which).model
     if model.with_counts:
         weights = network_weights(weights)
-    schema = Schema.of(model, load_tokenizer(folder.tokenizer).vocab_size)
+    schema = Schema.of(model, run_tokenizer(folder).vocab_size)
     return HiddenStates(schema, weights, context_size=model.context_size)
 
 

@@ -22,6 +22,7 @@ FORMAT = 2
 PARTS = ("train", "validation")
 # Without a writable cache, arrays of texts up to this length stay in memory.
 MAX_CHARACTERS_IN_MEMORY = 1 << 28
+SEARCHED_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,16 @@ def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = No
     saved = open_arrays(folder, PARTS, tokenizer.vocab_size)
     train, validation = saved or encode(corpus, tokenizer, cut, folder)
     return Dataset(tokenizer, train, validation, fingerprint)
+
+
+def has_cr(dataset: Dataset) -> bool:
+    """Whether the text of a dataset has CR; it takes one pass over the tokens."""
+    holding = np.array([b"\r" in token for token in dataset.tokenizer.token_bytes()])
+    return any(
+        bool(holding[tokens[start : start + SEARCHED_TOKENS]].any())
+        for tokens in (dataset.train, dataset.validation)
+        for start in range(0, len(tokens), SEARCHED_TOKENS)
+    )
 
 
 def encode(corpus: Corpus, tokenizer: Tokenizer, cut: int, folder: Path) -> list[Tokens]:
