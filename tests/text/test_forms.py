@@ -16,10 +16,14 @@ from hypothesis import strategies as st
 
 import hornbook as hb
 from hornbook.cli import run as hornbook_command
-from hornbook.cli.prompt import typed
+from hornbook.cli.prompt import piped, typed
 from hornbook.config import DataConfig
 from hornbook.errors import ConfigError, DataError, UnknownCharacterError
 from hornbook.ngram.suffix_array import SuffixArray
+from hornbook.page.facts import facts
+from hornbook.page.kept import Kept
+from hornbook.runs.engine import open_engine
+from hornbook.runs.folder import open_run, run_tokenizer
 from hornbook.text.corpus import read_corpus
 from hornbook.text.dataset import FormedCorpus, formed, read_text
 from hornbook.text.forms import REMARKED_CHARACTERS, reformed, remarks, unified
@@ -333,3 +337,49 @@ def test_a_model_of_bytes_reads_prompts_in_the_form_of_its_run(tmp_path: Path) -
         for form in ("NFC", "NFD")
     )
     assert one == other
+
+
+@pytest.mark.parametrize("tokenizer", ["byte", "bpe"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_model_of_bytes_reads_the_line_ends_of_its_text(
+    tokenizer: str,
+    ending: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "verses.txt").write_bytes(VERSES.replace("\n", ending).encode())
+    config = hb.preset("ngram").override(
+        corpus=str(tmp_path / "verses.txt"), order=4, tokenizer=tokenizer, bpe_vocab_size=300
+    )
+    list(hb.train(config, out=tmp_path / "run"))
+    trained = hb.load(tmp_path / "run")
+    foreign = "Où est\r\nle café\rde Zoë"
+    meant = foreign if ending == "\r\n" else foreign.replace("\r\n", "\n").replace("\r", "\n")
+    for engine in (trained.engine(), open_engine(tmp_path / "run")):  # Python's, the server's
+        assert engine.tokenizer.decode(engine.encode(foreign)) == meant
+    assert trained.tokenizer.decode(trained.look(foreign).ids) == meant
+    loss = trained.evaluate_text(foreign * 9).nats_per_char
+    assert (loss == trained.evaluate_text(foreign.replace("\r\n", "\n") * 9).nats_per_char) == (
+        ending == "\n"
+    )
+    about = facts(
+        trained, Kept("float32", 0, 0, exact_n_grams=True, network_only=False), trained.dataset()
+    )
+    assert about["tokenizer"]["newline"] == ending
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(foreign.encode())))
+    for prompt in (foreign, "-"):
+        words = ["sample", str(tmp_path / "run"), "--max-new-tokens", "3", "--json"]
+        assert hornbook_command([*words, "--prompt", prompt]) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["prompt"] == meant
+        assert ("line ends were changed" in printed.err) == (ending == "\n")
+    # A run that has not recorded its text's line ends: only standard input is changed.
+    folder = open_run(tmp_path / "run")
+    recorded = folder.environment_facts()
+    assert recorded.pop("text_has_cr") == (ending == "\r\n")
+    folder.replace({folder.environment: json.dumps(recorded).encode()})
+    assert run_tokenizer(folder).fit(foreign)[0] == foreign
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(foreign.encode())))
+    assert "\r" not in piped(run_tokenizer(folder), None)

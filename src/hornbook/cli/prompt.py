@@ -63,8 +63,7 @@ def decoded(name: str, data: bytes, encoding: str | None) -> str:
 
 
 def piped(tokenizer: Tokenizer, encoding: str | None) -> str:
-    """The prompt on standard input. CRLF and CR become LF, unless the vocabulary has characters
-    and CR is one of them.
+    """The prompt on standard input; for a run that has not recorded its text's line ends, with LF.
 
     Raises: DataError if it cannot be read, or is not text in its encoding.
     """
@@ -76,6 +75,6 @@ def piped(tokenizer: Tokenizer, encoding: str | None) -> str:
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read standard input: {reason(error)}") from None
     text = decoded("standard input", data, encoding).removeprefix(BYTE_ORDER_MARK)
-    if tokenizer.kind == "char" and tokenizer.knows("\r"):
+    if tokenizer.kind == "char" or tokenizer.text_has_cr is not None:
         return text
     return text.replace("\r\n", "\n").replace("\r", "\n")

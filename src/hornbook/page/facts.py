@@ -97,6 +97,8 @@ def vocabulary(tokenizer: Tokenizer, newline: str) -> dict[str, Any]:
 
 def newline_of(tokenizer: Tokenizer, text: Dataset | None) -> str:
     """The line end that the model writes."""
+    if tokenizer.text_has_cr is False:
+        return "\n"
     ends = [end for end in ("\n", "\r") if tokenizer.knows(end)]
     if len(ends) < 2 or text is None:
         return ends[0] if ends else "\n"

@@ -16,9 +16,9 @@ from hornbook.infer.native_decoder import NativeDecoder, Precision, Weights, cac
 from hornbook.infer.native_mixture import NativeMixture, network_weights
 from hornbook.kernels import NativeUnavailableError
 from hornbook.models.schema import Schema
-from hornbook.runs.folder import RunFolder, open_run, run_text
+from hornbook.runs.folder import RunFolder, open_run, run_text, run_tokenizer
 from hornbook.runs.load import load, load_arrays, load_counts, load_mixer
-from hornbook.text.tokenizer import Tokenizer, load_tokenizer
+from hornbook.text.tokenizer import Tokenizer
 
 CACHE_BYTES = 1 << 30
 MEASURED_BLOCKS = 16
@@ -71,7 +71,7 @@ def open_native(
 
     Raises: CheckpointError; NativeUnavailableError.
     """
-    tokenizer = load_tokenizer(folder.tokenizer)
+    tokenizer = run_tokenizer(folder)
     found = load_arrays(folder, which)
     arrays, step = found.model, found.step
     schema = Schema.of(config.model, tokenizer.vocab_size)
@@ -107,7 +107,7 @@ def open_hidden_states(
     weights = load_arrays(folder, which).model
     if model.with_counts:
         weights = network_weights(weights)
-    schema = Schema.of(model, load_tokenizer(folder.tokenizer).vocab_size)
+    schema = Schema.of(model, run_tokenizer(folder).vocab_size)
     return HiddenStates(schema, weights, context_size=model.context_size)
 
 

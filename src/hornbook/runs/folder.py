@@ -27,6 +27,7 @@ from hornbook.storage.lock import LOCK, Lock
 
 if TYPE_CHECKING:  # generation reads no text, and begins sooner
     from hornbook.text.corpus import Corpus
+    from hornbook.text.tokenizer import Tokenizer
 
 # Format 2 added run.json.
 FORMAT = 2
@@ -355,6 +356,19 @@ def open_run(path: str | os.PathLike[str]) -> RunFolder:
     ]
     hint = f"; runs here: {', '.join(str(p) for p in sorted(near)[:5])}" if near else ""
     raise CheckpointError(f"{path}: not a run folder (no config.toml in it){hint}")
+
+
+def run_tokenizer(folder: RunFolder) -> "Tokenizer":
+    """A run's tokenizer, which knows whether the run's text has CR, as of `text_has_cr`.
+
+    Raises: DataError; CheckpointError when the run's facts cannot be read.
+    """
+    from hornbook.text.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(folder.tokenizer)
+    recorded = folder.environment_facts().get("text_has_cr")  # older runs have not recorded it
+    tokenizer.text_has_cr = recorded if isinstance(recorded, bool) else None
+    return tokenizer
 
 
 def run_text(folder: RunFolder, config: Config) -> "Corpus":

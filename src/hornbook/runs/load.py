@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from hornbook.errors import CheckpointError, DataError, HornbookWarning
 from hornbook.infer.engine import Engine
 from hornbook.ngram.model import NGramModel
-from hornbook.runs.folder import open_run, run_text
+from hornbook.runs.folder import open_run, run_text, run_tokenizer
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk
-from hornbook.text.tokenizer import load_tokenizer
 
 # Imported where they are used: without torch a run can be loaded for generation.
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ def load(
     folder = open_run(path)
     config = folder.settings()
     config = config.override(corpus=text) if text else config
-    tokenizer = load_tokenizer(folder.tokenizer)
+    tokenizer = run_tokenizer(folder)
     found = load_checkpoint(folder, which)
     counted = load_counts(folder, tokenizer) if config.model.reads_counts else None
     check_shapes(config.model, tokenizer, found.tensors["model"], folder, counted)

@@ -28,6 +28,7 @@ FORMAT = 2
 PARTS = ("train", "validation")
 # Without a writable cache, arrays of texts up to this length stay in memory.
 MAX_CHARACTERS_IN_MEMORY = 1 << 28
+SEARCHED_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,16 @@ def prepare_conversations(
         fingerprint_of(*facts, config.chat_template),
         (train.answers, validation.answers),
         train.starts,
+    )
+
+
+def has_cr(dataset: Dataset) -> bool:
+    """Whether the text of a dataset has CR; it takes one pass over the tokens."""
+    holding = np.array([b"\r" in token for token in dataset.tokenizer.token_bytes()])
+    return any(
+        bool(holding[tokens[start : start + SEARCHED_TOKENS]].any())
+        for tokens in (dataset.train, dataset.validation)
+        for start in range(0, len(tokens), SEARCHED_TOKENS)
     )
 
 

@@ -36,6 +36,7 @@ from hornbook.runs.folder import (
     new_run_path,
     open_run,
     run_text,
+    run_tokenizer,
     steps_never_saved,
 )
 from hornbook.runs.load import load_checkpoint, load_counts, save_counts
@@ -46,8 +47,7 @@ from hornbook.text.arrays import Tokens
 from hornbook.text.batches import answer_places
 from hornbook.text.corpora import CATALOGUE
 from hornbook.text.corpus import Corpus, path_reference
-from hornbook.text.dataset import Dataset, formed, prepare, read_text
-from hornbook.text.tokenizer import load_tokenizer
+from hornbook.text.dataset import Dataset, formed, has_cr, prepare, read_text
 from hornbook.training.pace import Pace, Replay
 from hornbook.training.start import Start, measured_start
 from hornbook.training.state import TrainState, restore
@@ -124,6 +124,7 @@ def begin(
     source = knowing(source, corpus) if source else None
     chosen = machine.choose(request.config)
     dataset = prepare(corpus, data, source.tokenizer if source else None)
+    dataset.tokenizer.text_has_cr = has_cr(dataset)
     split = measure_split(corpus, dataset)
     resolved = resolve(request, chosen, dataset, started=started)
     config, chosen, plan = resolved.config, resolved.machine, resolved.plan
@@ -160,6 +161,7 @@ def described(trainer: Trainer) -> dict[Path, bytes]:
         "corpus": trainer.corpus.name,
         "corpus_sha256": trainer.corpus.sha256,
         "data_fingerprint": trainer.dataset.fingerprint,
+        "text_has_cr": trainer.dataset.tokenizer.text_has_cr,
         "parameters": trainer.state.model.parameter_count,
         **(trainer.start.recorded() if trainer.start else {}),
     }
@@ -315,7 +317,7 @@ def resume(
     corpus = run_text(folder, config)
     if text:
         config = config.override(corpus=lasting_reference(text, corpus, folder, disk))
-    dataset = prepare(corpus, config.data, load_tokenizer(folder.tokenizer))
+    dataset = prepare(corpus, config.data, run_tokenizer(folder))
     chosen = machine.choose_again(config)
     check_memory(config, chosen, dataset)
     trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)

@@ -24,6 +24,8 @@ class Tokenizer(ABC):
 
     kind: ClassVar[str]
     vocab_size: int
+    # Whether the text of a run has CR, which bytes can always encode; None if nobody recorded it.
+    text_has_cr: bool | None = None
 
     @abstractmethod
     def encode_array(self, text: str) -> IdArray:
@@ -90,13 +92,16 @@ class Tokenizer(ABC):
         """A text that can be encoded, and one line on what was changed ("" for no change).
 
         The same text in other line ends or another Unicode form is taken in the form that the
-        vocabulary has. ``policy`` decides about unknown characters: "error" raises, "skip" removes
-        them, "replace" substitutes the closest known characters.
+        vocabulary has; CRLF and CR become LF where ``text_has_cr`` is False. ``policy`` decides
+        about unknown characters: "error" raises, "skip" removes them, "replace" substitutes the
+        closest known ones.
         Raises: UnknownCharacterError, with the position in the text as given; ConfigError for any
         other policy.
         """
         expect_one_of(policy, UNKNOWN_POLICIES, "a policy for unknown characters")
-        fitted, note = in_known_characters(text, self.knows)
+        fitted, note = in_known_characters(
+            text, lambda c: self.knows(c) and (c != "\r" or self.text_has_cr is not False)
+        )
         unknown = {c for c in set(fitted) if not self.knows(c)}
         if not unknown:
             return fitted, note
