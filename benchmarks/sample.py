@@ -96,13 +96,19 @@ def our_speed(decoder: NativeDecoder, block_size: int, runs: int) -> float:
     return decoder.rows * block_size / median_seconds(generate, runs)
 
 
+def trained_run(shape: ModelConfig, place: Path) -> Path:
+    """A run of this shape that was trained for a step."""
+    run, text = place / "run", place / "text.txt"
+    text.write_text(CHARACTERS * 100, encoding="utf-8")
+    asked = {"corpus": str(text), "steps": 1, "batch_size": 1, "compile": "off"}
+    list(hb.train(Config(model=shape).override(**asked, sample_tokens=0), out=run))
+    return run
+
+
 def first_character_seconds(shape: ModelConfig, runs: int) -> float:
     """From the command to its first character, with the compiled decoder in the cache."""
     with tempfile.TemporaryDirectory() as place:
-        run, text = str(Path(place) / "run"), Path(place) / "text.txt"
-        text.write_text(CHARACTERS * 100, encoding="utf-8")
-        asked = {"corpus": str(text), "steps": 1, "batch_size": 1, "compile": "off"}
-        list(hb.train(Config(model=shape).override(**asked, sample_tokens=0), out=run))
+        run = str(trained_run(shape, Path(place)))
         command = [sys.executable, "-m", "hornbook", "sample", run, "--max-new-tokens", "1"]
 
         def first_character() -> None:
