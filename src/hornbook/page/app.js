@@ -8,15 +8,36 @@ import { ranked } from "./sampling.js";
 import { strings } from "./strings.js";
 import { Tokenizer } from "./tokenizer.js";
 
-export class App {
+/** What speaks the reader's language. */
+export class Speaker {
+  constructor() {
+    this.language = navigator.language.startsWith("ko") ? "ko" : "en";
+  }
+
+  t(key, values = {}) {
+    const text = strings[this.language][key] ?? key;
+    return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
+  }
+
+  count(number) {
+    return number.toLocaleString(this.language);
+  }
+}
+
+/** How tokens are drawn unless the reader says otherwise. */
+export function firstSettings() {
+  return { temperature: 0.8, topK: 0, topP: 1, minP: 0, seed: 1 };
+}
+
+export class App extends Speaker {
   constructor(about, arrays) {
+    super();
     this.about = about;
     this.arrays = arrays;
     this.tables = about.ngrams && readTables(arrays, about.ngrams);
     this.tokenizer = new Tokenizer(about.tokenizer);
     this.labels = this.tokenizer.bytes.map((_, token) => this.tokenizer.label(token));
-    this.language = navigator.language.startsWith("ko") ? "ko" : "en";
-    this.settings = { temperature: 0.8, topK: 0, topP: 1, minP: 0, seed: 1 };
+    this.settings = firstSettings();
     this.off = nothingOff();
     this.reader = new Reader(this.newModel(), about.context);
     this.tokens = [];
@@ -35,15 +56,6 @@ export class App {
     if (about.kind === "average") return new Average(arrays);
     const network = new Transformer(anatomy(about.kind, about.shape, get));
     return about.joined ? new Mixture(network, new NGrams(this.tables, about.ngrams), arrays) : network;
-  }
-
-  t(key, values = {}) {
-    const text = strings[this.language][key] ?? key;
-    return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
-  }
-
-  count(number) {
-    return number.toLocaleString(this.language);
   }
 
   label(token) {

@@ -66,6 +66,11 @@ def gather(
     Raises: ConfigError for a model that does not fit.
     """
     model = trained.model
+    if trained.config.model.context_length is not None:
+        raise ConfigError(
+            "a page runs the models of hornbook's own shapes, and this one's came from elsewhere; "
+            f"use {command('serve', trained.folder.path)}"
+        )
     counted = ngrams_of(model)
     network = network_weights(model)
     if network_only and not network:

@@ -6,8 +6,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
-from importlib.resources import files
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -24,6 +22,7 @@ from hornbook.kernels import NativeUnavailableError
 from hornbook.serve.completions import ENCODE, Completion, complete, prompts_of, tokens_of
 from hornbook.serve.errors import ApiError
 from hornbook.serve.metrics import Metrics
+from hornbook.serve.page import STATIC, no_page, static
 from hornbook.serve.requests import (
     ChatRequest,
     CompletionRequest,
@@ -37,12 +36,6 @@ from hornbook.serve.training import progress
 
 Found = TypeVar("Found")
 
-# The page's files: their names, folders and types. Its style is the report card's.
-STATIC = {
-    "report.css": ("hornbook.report", "style.css", "text/css"),
-    "playground.css": ("hornbook.serve", "playground.css", "text/css"),
-    "playground.js": ("hornbook.serve", "playground.js", "text/javascript"),
-}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": what}
     for status, what in {
@@ -73,8 +66,13 @@ def create_app(
     models: Models,
     metrics: Metrics,
     report: Callable[[str], None],
+    *,
+    keep_weights: bool = False,
 ) -> FastAPI:
-    """The server's application; `report` gets what goes wrong behind the scenes."""
+    """The server's application; `report` gets what goes wrong behind the scenes.
+
+    With `keep_weights` the page does not get the models: it writes through the API.
+    """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -94,7 +92,7 @@ def create_app(
     )
     add_error_handlers(app)
     add_api(app, models)
-    add_facts(app, models, metrics)
+    add_facts(app, models, metrics, keep_weights=keep_weights)
     return app
 
 
@@ -222,7 +220,7 @@ def add_api(app: FastAPI, models: Models) -> None:
         return JSONResponse({"prompt": model.worker.engine.tokenizer.decode(request.tokens)})
 
 
-def add_facts(app: FastAPI, models: Models, metrics: Metrics) -> None:
+def add_facts(app: FastAPI, models: Models, metrics: Metrics, *, keep_weights: bool) -> None:
     """The routes that say how things are, and the page."""
 
     @app.get("/v1/models")
@@ -244,6 +242,14 @@ def add_facts(app: FastAPI, models: Models, metrics: Metrics) -> None:
         rows = await asyncio.to_thread(progress, found.folder)
         return JSONResponse(rows | {"finished": found.finished, "weights": found.weights})
 
+    @app.get("/page/{model}", responses=ERRORS)
+    async def page(model: str) -> Response:
+        """The model itself, as the page at / runs it in a browser."""
+        found = models.find(model)
+        if keep_weights:
+            raise no_page(f"{found.name} stays on the server (--keep-weights)")
+        return Response(await found.page(), media_type="application/json")
+
     @app.get("/health")
     async def health() -> Response:
         """Whether the server answers, and which models are ready."""
@@ -255,23 +261,14 @@ def add_facts(app: FastAPI, models: Models, metrics: Metrics) -> None:
         """Figures for Prometheus."""
         return PlainTextResponse(metrics.text(models), media_type="text/plain; version=0.0.4")
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        """The page for people."""
-        return static("hornbook.serve", "playground.html", "text/html; charset=utf-8")
-
-    for name, file in STATIC.items():
-        app.add_route(f"/{name}", partial(serve_static, file), include_in_schema=False)
+    for path in STATIC:
+        app.add_route(path, serve_static, include_in_schema=False)
 
 
-async def serve_static(file: tuple[str, str, str], _request: HttpRequest) -> Response:
+async def serve_static(request: HttpRequest) -> Response:
     """A file of the page, as a route."""
-    return static(*file)
-
-
-def static(package: str, name: str, kind: str) -> Response:
-    """A file of a package."""
-    return Response((files(package) / name).read_bytes(), media_type=kind)
+    path = request.url.path
+    return Response(await asyncio.to_thread(static, path), media_type=STATIC[path])
 
 
 def about(name: str, created: int) -> dict[str, object]:
