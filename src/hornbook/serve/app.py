@@ -2,8 +2,6 @@
 
 import asyncio
 import base64
-import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -31,6 +29,7 @@ from hornbook.serve.requests import (
     ResponseRequest,
     TokenizeRequest,
 )
+from hornbook.serve.responses import PlainResponse
 from hornbook.serve.served import Models
 from hornbook.serve.training import progress
 
@@ -50,9 +49,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 class Events(EventSourceResponse):
     """A stream of a completion's events; however it ends, so does the work for it."""
 
-    def __init__(self, completion: Completion) -> None:
-        super().__init__(completion.events())
-        self._work = completion.work
+    def __init__(self, answer: Completion | PlainResponse) -> None:
+        super().__init__(answer.events())
+        self._work = answer.work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream until it, or the client, ends."""
@@ -140,13 +139,7 @@ def add_api(app: FastAPI, models: Models) -> None:
 
     async def answer(request: CompletionRequest | ChatRequest, http: HttpRequest) -> Response:
         completion = await complete(models.find(request.model), request)
-        if request.stream:
-            return Events(completion)
-        try:
-            whole = await unless_gone(http, completion.whole())
-        finally:
-            completion.work.close()
-        return Response(whole, media_type="application/json")
+        return await answer_with(completion, http, stream=request.stream)
 
     @app.post("/v1/completions", responses=ERRORS)
     async def completions(request: CompletionRequest, http: HttpRequest) -> Response:
@@ -161,31 +154,8 @@ def add_api(app: FastAPI, models: Models) -> None:
     @app.post("/v1/responses", responses=ERRORS)
     async def responses(request: ResponseRequest, http: HttpRequest) -> Response:
         """Continue a plain text, in the form of OpenAI's newer API."""
-        asked = CompletionRequest(
-            model=request.model,
-            prompt=request.input,
-            max_tokens=request.max_output_tokens or 500,
-            temperature=request.temperature,
-            top_p=request.top_p,
-        )
-        completion = await complete(models.find(request.model), asked)
-        pieces: list[str] = []
-
-        async def text() -> str | None:
-            finish = None
-            async for piece in completion.work:
-                pieces.append(piece.text)
-                finish = piece.finish
-            return finish
-
-        try:
-            finish = await unless_gone(http, text())
-        finally:
-            completion.work.close()
-        return Response(
-            ENCODE(as_response(completion, "".join(pieces), finish, request)),
-            media_type="application/json",
-        )
+        completion = await complete(models.find(request.model), request.as_completion())
+        return await answer_with(PlainResponse(completion, request), http, stream=request.stream)
 
     @app.post("/v1/embeddings", responses=ERRORS)
     async def embeddings(request: EmbeddingRequest) -> Response:
@@ -276,47 +246,17 @@ def about(name: str, created: int) -> dict[str, object]:
     return {"id": name, "object": "model", "created": created, "owned_by": "hornbook"}
 
 
-def as_response(
-    completion: Completion, text: str, finish: str | None, request: ResponseRequest
-) -> dict[str, object]:
-    """OpenAI's response object of a completed text."""
-    drawn = completion.work.generated
-    usage = {
-        "input_tokens": completion.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens": drawn,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": completion.prompt_tokens + drawn,
-    }
-    nothing: list[object] = []
-    content = {"type": "output_text", "text": text, "annotations": nothing}
-    whole = finish == "stop"
-    return {
-        "id": f"resp_{secrets.token_hex(12)}",
-        "object": "response",
-        "created_at": int(time.time()),
-        "status": "completed" if whole else "incomplete",
-        "incomplete_details": None if whole else {"reason": "max_output_tokens"},
-        "error": None,
-        "instructions": None,
-        "metadata": {},
-        "model": completion.model,
-        "output": [
-            {
-                "type": "message",
-                "id": f"msg_{secrets.token_hex(12)}",
-                "role": "assistant",
-                "status": "completed" if whole else "incomplete",
-                "content": [content],
-            }
-        ],
-        "parallel_tool_calls": False,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "tool_choice": "none",
-        "tools": nothing,
-        "usage": usage,
-    }
+async def answer_with(
+    found: Completion | PlainResponse, http: HttpRequest, *, stream: bool | None
+) -> Response:
+    """A completion as a stream, or whole."""
+    if stream:
+        return Events(found)
+    try:
+        whole = await unless_gone(http, found.whole())
+    finally:
+        found.work.close()
+    return Response(whole, media_type="application/json")
 
 
 async def unless_gone(http: HttpRequest, answer: Awaitable[Found]) -> Found:
