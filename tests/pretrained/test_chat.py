@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import foreign
+import openai
 import pytest
 from serving import events, serving
 
@@ -71,6 +72,16 @@ def assert_the_server_chats(run: Path) -> None:
         parts = events(server.post("/v1/chat/completions", asked | {"stream": True}).body)
         streamed = "".join(each["choices"][0]["delta"]["content"] for each in parts)
         assert streamed == expected
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        (scored,) = client.chat.completions.create(**asked, logprobs=True, top_logprobs=2).choices
+        tokens = scored.logprobs.content
+        raw = b"".join(bytes(each.bytes) for each in tokens)
+        assert raw.decode(errors="replace").startswith(expected)
+        for each in tokens:
+            assert each.token == each.top_logprobs[0].token
+            assert each.logprob == each.top_logprobs[0].logprob > each.top_logprobs[1].logprob
+        alone = server.post("/v1/chat/completions", asked | {"top_logprobs": 2})
+        assert (alone.status, "logprobs: true" in alone.message) == (400, True)
         facts = run / "environment.json"
         kept = facts.read_text(encoding="utf-8")
         refusing = json.loads(kept) | {"chat_template": "{{ raise_exception('only users') }}"}

@@ -43,6 +43,25 @@ def test_the_official_client_completes_and_streams(client: OpenAI, expected: str
     assert len(answer.output_text) == 9
 
 
+def test_the_official_client_streams_responses(client: OpenAI) -> None:
+    asked = {"model": "gpt", "input": "the ", "max_output_tokens": 300, "temperature": 0}
+    whole = client.responses.create(**asked)
+    with client.responses.stream(**asked) as stream:
+        found = list(stream)
+    final = found[-1].response
+    assert final.output_text == whole.output_text
+    assert final.status == whole.status == "incomplete"
+    assert final.usage == whole.usage
+    deltas = [each.delta for each in found if each.type == "response.output_text.delta"]
+    assert "".join(deltas) == whole.output_text
+    assert [each.sequence_number for each in found] == list(range(len(found)))
+    kinds = list(dict.fromkeys(each.type.removeprefix("response.") for each in found))
+    assert kinds == [
+        "created", "in_progress", "output_item.added", "content_part.added", "output_text.delta",
+        "output_text.done", "content_part.done", "output_item.done", "incomplete",
+    ]  # fmt: skip
+
+
 def test_the_official_client_understands_the_errors(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="there is no model"):
         client.completions.create(model="other", prompt="a")

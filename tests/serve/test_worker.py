@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serving import Local, events, serving
+from serving import Local, events, process, serving
 
 import hornbook as hb
 from hornbook.errors import CheckpointError
@@ -218,6 +218,41 @@ def test_two_hundred_streams_end_right_or_are_told_to_wait(runs: list[Path]) -> 
                     == server.complete(seed=seed, max_tokens=300).json["choices"][0]["text"]
                 )
         assert server.figure("generations") == 0
+
+
+def test_ten_rounds_of_two_hundred_streams_leave_the_memory_level(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parents[2]
+    if not (root / "benchmarks").is_dir():
+        pytest.skip("the load script is only in a clone")
+    monkeypatch.syspath_prepend(str(root))
+    from benchmarks.load import health_watched, streams
+    from benchmarks.serve import resident_mib
+
+    with process(runs[:1], tmp_path, "--queue", "60") as server:
+        memory = []
+        with health_watched(server.port) as seconds:
+            for _ in range(10):
+                asked = [
+                    {"model": "gpt", "prompt": "to ", "seed": seed, "max_tokens": 20 + seed % 9}
+                    for seed in range(200)
+                ]
+                answers = streams(server.port, asked, seconds=60)
+                for request, answer in zip(asked, answers, strict=True):
+                    if answer.status == 200:
+                        assert answer.finished
+                        assert answer.tokens == request["max_tokens"]
+                    else:
+                        assert answer.status == 429
+                        assert answer.retry_after
+                memory.append(resident_mib(server.process.pid))
+        assert len(seconds) > 10, "/health answers beside the streams"
+        assert server.figure("generations") == 0
+        if memory[0]:
+            # Python's own arenas and the decoder's rows are filled by then.
+            assert max(memory[5:]) < max(memory[:5]) + 4, memory
+        assert server.stop() == 0
 
 
 def test_a_thousand_aborts_leave_nothing(runs: list[Path]) -> None:

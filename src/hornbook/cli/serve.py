@@ -21,6 +21,7 @@ def run(
     queue: Natural = 192,
     drain: float = 10.0,
     json_logs: Annotated[bool, Parameter(negative="")] = False,
+    keep_weights: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Serve trained models to every program that speaks OpenAI's API, and to people by a page.
 
@@ -39,6 +40,8 @@ def run(
         queue: How many generations may wait for their turn; further ones are refused.
         drain: How many seconds what is being generated may take when the server is stopped.
         json_logs: Write the log on stderr as JSON, one object a line.
+        keep_weights: Send no model to browsers. The page then writes through the API, and looks
+            inside nothing.
     """
     if not runs:
         raise ConfigError("expected one or more run folders, as in hornbook serve runs/my-book-1")
@@ -65,5 +68,6 @@ def run(
         queue=queue,
         drain=drain,
         json_logs=json_logs,
+        keep_weights=keep_weights,
     )
     return serve(runs, options)

@@ -9,16 +9,37 @@ import { ranked } from "./sampling.js";
 import { strings } from "./strings.js";
 import { Tokenizer } from "./tokenizer.js";
 
-export class App {
+/** What speaks the reader's language. */
+export class Speaker {
+  constructor() {
+    this.language = navigator.language.startsWith("ko") ? "ko" : "en";
+  }
+
+  t(key, values = {}) {
+    const text = strings[this.language][key] ?? key;
+    return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
+  }
+
+  count(number) {
+    return number.toLocaleString(this.language);
+  }
+}
+
+/** How tokens are drawn unless the reader says otherwise. */
+export function firstSettings() {
+  return { temperature: 0.8, topK: 0, topP: 1, minP: 0, seed: 1 };
+}
+
+export class App extends Speaker {
   constructor(about, arrays) {
+    super();
     this.about = about;
     this.arrays = arrays;
     this.tables = about.ngrams && readTables(arrays, about.ngrams);
     this.mixer = about.mixer && new MixerTables(arrays, about.mixer);
     this.tokenizer = new Tokenizer(about.tokenizer);
     this.labels = this.tokenizer.bytes.map((_, token) => this.tokenizer.label(token));
-    this.language = navigator.language.startsWith("ko") ? "ko" : "en";
-    this.settings = { temperature: 0.8, topK: 0, topP: 1, minP: 0, seed: 1 };
+    this.settings = firstSettings();
     this.off = nothingOff();
     this.reader = new Reader(this.newModel(), about.context);
     this.tokens = [];
@@ -47,15 +68,6 @@ export class App {
     this.reader.forget();
     await this.readAgain();
     this.changed("text");
-  }
-
-  t(key, values = {}) {
-    const text = strings[this.language][key] ?? key;
-    return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
-  }
-
-  count(number) {
-    return number.toLocaleString(this.language);
   }
 
   label(token) {

@@ -18,13 +18,13 @@ export const contentsPanel = {
       about.mixer ? ["fact.mixer", app.t("mixerKept", { count: app.count(about.mixer.tokens) })] : null,
       kept.mixer_left_out ? ["fact.mixer", app.t("mixerLeftOut")] : null,
       kept.loss === null ? null : ["fact.loss", app.t(kept.exact ? "lossExact" : "lossChanged", { loss: kept.loss.toFixed(4), full: kept.full_loss.toFixed(4), change: `${kept.loss >= kept.full_loss ? "+" : "−"}${Math.abs(kept.loss - kept.full_loss).toFixed(4)}`, count: app.count(kept.measured_tokens) })],
-      ["fact.size", app.t("megabytes", { size: (document.documentElement.outerHTML.length / 1e6).toFixed(1) })],
+      ["fact.size", app.t("megabytes", { size: ((about.served ?? document.documentElement.outerHTML.length) / 1e6).toFixed(1) })],
       ["fact.version", `hornbook ${about.version}`],
     ].filter(Boolean);
     root.replaceChildren(
       h("table", { class: "facts" }, h("tbody", {}, facts.map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, app.t(name)), h("td", {}, value))))),
-      kept.n_grams || about.piece ? h("p", { class: "alert" }, app.t(about.mixer ? "holdsAllText" : kept.n_grams ? "holdsText" : "holdsPiece")) : "",
-      h("p", { class: "hint" }, app.t("sendsNothing")),
+      kept.n_grams || about.piece ? h("p", { class: "alert" }, app.t(`${about.mixer ? "holdsAllText" : kept.n_grams ? "holdsText" : "holdsPiece"}${about.served ? ".served" : ""}`)) : "",
+      h("p", { class: "hint" }, app.t(about.served ? "sendsNothing.served" : "sendsNothing")),
     );
     return { update: () => {} };
   },

@@ -70,6 +70,11 @@ def gather(
     Raises: ConfigError for a model that does not fit.
     """
     whole = trained.model
+    if trained.config.model.context_length is not None:
+        raise ConfigError(
+            "a page runs the models of hornbook's own shapes, and this one's came from elsewhere; "
+            f"use {command('serve', trained.folder.path)}"
+        )
     model = whole.network if isinstance(whole, Mixing) else whole
     mixer = whole.mixer if isinstance(whole, Mixing) else None
     trained = replace(trained, model=model)

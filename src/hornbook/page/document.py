@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from html import escape
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 from hornbook import __version__
 from hornbook.report.markup import stylesheet
@@ -19,18 +19,24 @@ MODULES = (
     "strings", "elements", "app", "writer", "votes", "attention", "earlier", "whatif", "surprise",
     "steps", "contents", "main",
 )  # fmt: skip
+# What begins, in a file that holds a model and in the page of a server.
+Kind = Literal["file", "server"]
+ENTRIES: dict[Kind, tuple[str, ...]] = {
+    "file": ("file",),
+    "server": ("api", "remote", "progress", "served"),
+}
 IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 EXPORT = re.compile(r"^export ", re.MULTILINE)
 
 
 @cache
-def script() -> str:
+def script(kind: Kind) -> str:
     """The modules as one: imports and exports between them are left out.
 
     So no two of them may declare the same name; the browser refuses the page otherwise.
     """
-    here = files("hornbook.page")
-    modules = ((here / f"{name}.js").read_text(encoding="utf-8") for name in MODULES)
+    here, names = files("hornbook.page"), (*MODULES, *ENTRIES[kind])
+    modules = ((here / f"{name}.js").read_text(encoding="utf-8") for name in names)
     return "\n".join(EXPORT.sub("", IMPORT.sub("", module)) for module in modules)
 
 
@@ -43,7 +49,7 @@ def style() -> str:
 
 def document(about: Mapping[str, Any], numbers: bytes) -> str:
     """The page of a model: what is known about it, and its numbers."""
-    code, css = f"\n{script()}", f"\n{style()}"
+    code, css = f"\n{script('file')}", f"\n{style()}"
     policy = (
         f"default-src 'none'; script-src '{sha256(code)}'; style-src '{sha256(css)}'; "
         "base-uri 'none'; form-action 'none'"

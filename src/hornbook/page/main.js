@@ -1,7 +1,7 @@
 // The page: its head, the writer, and one panel at a time.
 
 import { App } from "./app.js";
-import { cutArrays, inflate } from "./arrays.js";
+import { cutArrays } from "./arrays.js";
 import { attentionPanel } from "./attention.js";
 import { contentsPanel } from "./contents.js";
 import { earlierPanel } from "./earlier.js";
@@ -20,23 +20,39 @@ import { Writer } from "./writer.js";
 const PANELS = [votesPanel, attentionPanel, earlierPanel, whatifPanel, surprisePanel, stepsPanel, contentsPanel];
 const LETTERS = 100;
 
-class Page {
+export class Page {
   constructor(app) {
     this.app = app;
-    this.writer = new Writer(app);
+    this.writer = this.newWriter();
     this.panel = null;
     this.opened = null; // what the open panel returned
     app.listen((what) => this.changed(what));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    this.scheme = matchMedia("(prefers-color-scheme: dark)");
+    this.recolour = () => {
       app.readColours();
       this.opened?.update();
-    });
+    };
+    this.scheme.addEventListener("change", this.recolour);
+  }
+
+  /** End what it does, before another page takes its place. */
+  leave() {
+    this.writer.writing = false;
+    this.scheme.removeEventListener("change", this.recolour);
+  }
+
+  newWriter() {
+    return new Writer(this.app);
+  }
+
+  panels() {
+    return PANELS.filter((panel) => panel.fits(this.app));
   }
 
   render() {
     const { app } = this;
     document.documentElement.lang = app.language;
-    const panels = PANELS.filter((panel) => panel.fits(app));
+    const panels = this.panels();
     this.tabs = h("nav", { class: "tabs", "aria-label": app.t("lookInside") }, panels.map((panel) =>
       h("button", { type: "button", id: `tab-${panel.id}`, "aria-expanded": "false", "aria-controls": "panel", onClick: () => this.toggle(panel) }, app.t(`panel.${panel.id}`)),
     ));
@@ -49,8 +65,8 @@ class Page {
       this.off,
       this.learning,
       this.writer.render(),
-      h("div", { class: "inside" }, h("h2", {}, app.t("lookInside")), this.tabs, this.region),
-      h("footer", {}, h("p", {}, app.t("footer", { version: app.about.version }))),
+      panels.length ? h("div", { class: "inside" }, h("h2", {}, app.t("lookInside")), this.tabs, this.region) : "",
+      h("footer", {}, h("p", {}, this.footer())),
     );
     if (this.panel) this.open(this.panel);
     this.changed("off");
@@ -80,18 +96,30 @@ class Page {
     const change = () => {
       app.language = other;
       this.render();
+      app.changed("language");
       document.getElementById("language").focus();
     };
-    const key = about.kind === "ngram" ? "lede.ngram" : about.joined ? "lede.joined" : "lede.network";
-    const loss = about.nats_per_char === undefined || about.nats_per_char === null ? "" : ` ${app.t("lede.loss", { loss: about.nats_per_char.toFixed(3) })}`;
     return h(
       "header",
       {},
       h("button", { type: "button", id: "language", lang: other, onClick: change }, other === "ko" ? "한국어" : "English"),
       h("p", { class: "eyebrow" }, app.t("eyebrow")),
       h("h1", {}, visible(about.name)),
-      h("p", { class: "lede" }, app.t(key, { kind: about.kind, count: app.count(about.parameters), corpus: about.corpus, order: about.ngrams?.order }), loss, " ", app.t("lede.here")),
+      h("p", { class: "lede" }, this.lede()),
     );
+  }
+
+  lede() {
+    const { app } = this;
+    const { about } = app;
+    const key = about.kind === "ngram" ? "lede.ngram" : about.joined ? "lede.joined" : "lede.network";
+    const loss = about.nats_per_char === undefined || about.nats_per_char === null ? "" : ` ${app.t("lede.loss", { loss: about.nats_per_char.toFixed(3) })}`;
+    return `${app.t(key, { kind: about.kind, count: app.count(about.parameters), corpus: about.corpus, order: about.ngrams?.order })}${loss} ${app.t("lede.here")}`;
+  }
+
+  footer() {
+    const { about } = this.app;
+    return this.app.t(about.served ? "footer.served" : "footer", { version: about.version });
   }
 
   async toggle(panel) {
@@ -122,6 +150,7 @@ class Page {
 
   changed(what) {
     const { app } = this;
+    if (what === "language") return;
     if (what === "off") {
       this.off.hidden = app.isWhole;
       this.off.textContent = app.isWhole ? "" : app.t("partsOff");
@@ -183,16 +212,23 @@ function hooks(app, ready) {
   };
 }
 
-async function begin() {
-  const about = JSON.parse(document.getElementById("about").textContent);
-  const bytes = await inflate(document.getElementById("numbers").textContent);
+/**
+ * Show a model: its facts, and the bytes of its numbers. `before` is the page of the model that it
+ * replaces: settings, language and open panel stay, and the text of a model with the same name.
+ */
+export async function show(about, bytes, before = null) {
   const app = new App(about, cutArrays(bytes, about.arrays));
-  const prompt = about.prompt || about.opening;
-  await app.setTokens(app.tokenizer.encode(prompt));
+  let text = about.prompt || about.opening;
+  if (before) {
+    Object.assign(app.settings, before.app.settings);
+    app.language = before.app.language;
+    if (before.app.about.name === about.name) text = before.app.text;
+  }
+  await app.setTokens(app.tokenizer.encode(text));
+  before?.leave();
   const page = new Page(app);
+  if (before?.panel?.fits(app)) page.panel = before.panel;
   page.render();
   window.hornbook = hooks(app, page.learn());
-  document.documentElement.dataset.ready = "true";
+  return page;
 }
-
-begin();

@@ -2,12 +2,8 @@
 
 import asyncio
 import base64
-import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
-from importlib.resources import files
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -24,6 +20,7 @@ from hornbook.kernels import NativeUnavailableError
 from hornbook.serve.completions import ENCODE, Completion, complete, prompts_of, tokens_of
 from hornbook.serve.errors import ApiError
 from hornbook.serve.metrics import Metrics
+from hornbook.serve.page import STATIC, no_page, static
 from hornbook.serve.requests import (
     ChatRequest,
     CompletionRequest,
@@ -32,17 +29,12 @@ from hornbook.serve.requests import (
     ResponseRequest,
     TokenizeRequest,
 )
+from hornbook.serve.responses import PlainResponse
 from hornbook.serve.served import Models
 from hornbook.serve.training import progress
 
 Found = TypeVar("Found")
 
-# The page's files: their names, folders and types. Its style is the report card's.
-STATIC = {
-    "report.css": ("hornbook.report", "style.css", "text/css"),
-    "playground.css": ("hornbook.serve", "playground.css", "text/css"),
-    "playground.js": ("hornbook.serve", "playground.js", "text/javascript"),
-}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": what}
     for status, what in {
@@ -57,9 +49,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 class Events(EventSourceResponse):
     """A stream of a completion's events; however it ends, so does the work for it."""
 
-    def __init__(self, completion: Completion) -> None:
-        super().__init__(completion.events())
-        self._work = completion.work
+    def __init__(self, answer: Completion | PlainResponse) -> None:
+        super().__init__(answer.events())
+        self._work = answer.work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream until it, or the client, ends."""
@@ -73,8 +65,13 @@ def create_app(
     models: Models,
     metrics: Metrics,
     report: Callable[[str], None],
+    *,
+    keep_weights: bool = False,
 ) -> FastAPI:
-    """The server's application; `report` gets what goes wrong behind the scenes."""
+    """The server's application; `report` gets what goes wrong behind the scenes.
+
+    With `keep_weights` the page does not get the models: it writes through the API.
+    """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -94,7 +91,7 @@ def create_app(
     )
     add_error_handlers(app)
     add_api(app, models)
-    add_facts(app, models, metrics)
+    add_facts(app, models, metrics, keep_weights=keep_weights)
     return app
 
 
@@ -142,13 +139,7 @@ def add_api(app: FastAPI, models: Models) -> None:
 
     async def answer(request: CompletionRequest | ChatRequest, http: HttpRequest) -> Response:
         completion = await complete(models.find(request.model), request)
-        if request.stream:
-            return Events(completion)
-        try:
-            whole = await unless_gone(http, completion.whole())
-        finally:
-            completion.work.close()
-        return Response(whole, media_type="application/json")
+        return await answer_with(completion, http, stream=request.stream)
 
     @app.post("/v1/completions", responses=ERRORS)
     async def completions(request: CompletionRequest, http: HttpRequest) -> Response:
@@ -163,31 +154,8 @@ def add_api(app: FastAPI, models: Models) -> None:
     @app.post("/v1/responses", responses=ERRORS)
     async def responses(request: ResponseRequest, http: HttpRequest) -> Response:
         """Continue a plain text, in the form of OpenAI's newer API."""
-        asked = CompletionRequest(
-            model=request.model,
-            prompt=request.input,
-            max_tokens=request.max_output_tokens or 500,
-            temperature=request.temperature,
-            top_p=request.top_p,
-        )
-        completion = await complete(models.find(request.model), asked)
-        pieces: list[str] = []
-
-        async def text() -> str | None:
-            finish = None
-            async for piece in completion.work:
-                pieces.append(piece.text)
-                finish = piece.finish
-            return finish
-
-        try:
-            finish = await unless_gone(http, text())
-        finally:
-            completion.work.close()
-        return Response(
-            ENCODE(as_response(completion, "".join(pieces), finish, request)),
-            media_type="application/json",
-        )
+        completion = await complete(models.find(request.model), request.as_completion())
+        return await answer_with(PlainResponse(completion, request), http, stream=request.stream)
 
     @app.post("/v1/embeddings", responses=ERRORS)
     async def embeddings(request: EmbeddingRequest) -> Response:
@@ -222,7 +190,7 @@ def add_api(app: FastAPI, models: Models) -> None:
         return JSONResponse({"prompt": model.worker.engine.tokenizer.decode(request.tokens)})
 
 
-def add_facts(app: FastAPI, models: Models, metrics: Metrics) -> None:
+def add_facts(app: FastAPI, models: Models, metrics: Metrics, *, keep_weights: bool) -> None:
     """The routes that say how things are, and the page."""
 
     @app.get("/v1/models")
@@ -244,6 +212,14 @@ def add_facts(app: FastAPI, models: Models, metrics: Metrics) -> None:
         rows = await asyncio.to_thread(progress, found.folder)
         return JSONResponse(rows | {"finished": found.finished, "weights": found.weights})
 
+    @app.get("/page/{model}", responses=ERRORS)
+    async def page(model: str) -> Response:
+        """The model itself, as the page at / runs it in a browser."""
+        found = models.find(model)
+        if keep_weights:
+            raise no_page(f"{found.name} stays on the server (--keep-weights)")
+        return Response(await found.page(), media_type="application/json")
+
     @app.get("/health")
     async def health() -> Response:
         """Whether the server answers, and which models are ready."""
@@ -255,23 +231,14 @@ def add_facts(app: FastAPI, models: Models, metrics: Metrics) -> None:
         """Figures for Prometheus."""
         return PlainTextResponse(metrics.text(models), media_type="text/plain; version=0.0.4")
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        """The page for people."""
-        return static("hornbook.serve", "playground.html", "text/html; charset=utf-8")
-
-    for name, file in STATIC.items():
-        app.add_route(f"/{name}", partial(serve_static, file), include_in_schema=False)
+    for path in STATIC:
+        app.add_route(path, serve_static, include_in_schema=False)
 
 
-async def serve_static(file: tuple[str, str, str], _request: HttpRequest) -> Response:
+async def serve_static(request: HttpRequest) -> Response:
     """A file of the page, as a route."""
-    return static(*file)
-
-
-def static(package: str, name: str, kind: str) -> Response:
-    """A file of a package."""
-    return Response((files(package) / name).read_bytes(), media_type=kind)
+    path = request.url.path
+    return Response(await asyncio.to_thread(static, path), media_type=STATIC[path])
 
 
 def about(name: str, created: int) -> dict[str, object]:
@@ -279,47 +246,17 @@ def about(name: str, created: int) -> dict[str, object]:
     return {"id": name, "object": "model", "created": created, "owned_by": "hornbook"}
 
 
-def as_response(
-    completion: Completion, text: str, finish: str | None, request: ResponseRequest
-) -> dict[str, object]:
-    """OpenAI's response object of a completed text."""
-    drawn = completion.work.generated
-    usage = {
-        "input_tokens": completion.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens": drawn,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": completion.prompt_tokens + drawn,
-    }
-    nothing: list[object] = []
-    content = {"type": "output_text", "text": text, "annotations": nothing}
-    whole = finish == "stop"
-    return {
-        "id": f"resp_{secrets.token_hex(12)}",
-        "object": "response",
-        "created_at": int(time.time()),
-        "status": "completed" if whole else "incomplete",
-        "incomplete_details": None if whole else {"reason": "max_output_tokens"},
-        "error": None,
-        "instructions": None,
-        "metadata": {},
-        "model": completion.model,
-        "output": [
-            {
-                "type": "message",
-                "id": f"msg_{secrets.token_hex(12)}",
-                "role": "assistant",
-                "status": "completed" if whole else "incomplete",
-                "content": [content],
-            }
-        ],
-        "parallel_tool_calls": False,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "tool_choice": "none",
-        "tools": nothing,
-        "usage": usage,
-    }
+async def answer_with(
+    found: Completion | PlainResponse, http: HttpRequest, *, stream: bool | None
+) -> Response:
+    """A completion as a stream, or whole."""
+    if stream:
+        return Events(found)
+    try:
+        whole = await unless_gone(http, found.whole())
+    finally:
+        found.work.close()
+    return Response(whole, media_type="application/json")
 
 
 async def unless_gone(http: HttpRequest, answer: Awaitable[Found]) -> Found:

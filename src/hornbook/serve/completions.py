@@ -74,6 +74,22 @@ class Choice:
             "text_offset": offsets,
         }
 
+    def chat_logprobs(self, scores: Sequence[tuple[int, LogProbs]]) -> dict[str, Any]:
+        """OpenAI's logprobs of a chat's tokens."""
+
+        def about(token: int, value: float) -> dict[str, Any]:
+            return {
+                "token": self._name(token),
+                "logprob": value,
+                "bytes": list(self._bytes[token]),
+            }
+
+        content = [
+            about(token, each.token) | {"top_logprobs": [about(*top) for top in each.top]}
+            for token, each in scores
+        ]
+        return {"content": content, "refusal": None}
+
     def _name(self, token: int) -> str:
         """A token as text; a part of a character by its bytes, as OpenAI writes it."""
         raw = self._bytes[token]
@@ -127,7 +143,8 @@ class Completion:
 
     def _choice(self, piece: Piece, form: Literal["message", "delta"]) -> dict[str, Any]:
         choice = self.choices[piece.part]
-        logprobs = choice.logprobs(piece.scores) if choice.wants_logprobs else None
+        logprobs_of = choice.chat_logprobs if self.chat else choice.logprobs
+        logprobs = logprobs_of(piece.scores) if choice.wants_logprobs else None
         text = choice.begin() + piece.text
         content = {form: {"role": "assistant", "content": text}} if self.chat else {"text": text}
         about = {"index": piece.part, "finish_reason": piece.finish, "logprobs": logprobs}
@@ -164,6 +181,9 @@ async def complete(
         prompt, ends = conversation(model, request.messages)
         prompts: list[str | list[int]] = [prompt]
         stops, limit = [*stops, *ends], request.max_completion_tokens or request.max_tokens or 500
+        if request.top_logprobs is not None and not request.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
+        logprobs = (request.top_logprobs or 0) if request.logprobs else None
     else:
         prompts = prompts_of(request.prompt)
         echo, logprobs = bool(request.echo), request.logprobs

@@ -18,7 +18,7 @@ from hornbook.serve.errors import ApiError
 
 MOST_BODY_BYTES = 1 << 20
 # What may be had without a key: whether the server is there, and the page's own files.
-OPEN_PATHS = frozenset({"/", "/health", "/report.css", "/playground.css", "/playground.js"})
+OPEN_PATHS = frozenset({"/", "/health", "/page.css", "/page.js"})
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' "
     "data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -110,6 +110,8 @@ class ChatRequest(Sampled):
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
     max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
 
 class ResponseRequest(Request):
@@ -120,7 +122,17 @@ class ResponseRequest(Request):
     max_output_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=1000)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    stream: Literal[False] | None = None
+    stream: bool | None = None
+
+    def as_completion(self) -> CompletionRequest:
+        """The completion that it asks for."""
+        return CompletionRequest(
+            model=self.model,
+            prompt=self.input,
+            max_tokens=self.max_output_tokens or 500,
+            temperature=self.temperature,
+            top_p=self.top_p,
+        )
 
 
 class EmbeddingRequest(Request):

@@ -18,6 +18,7 @@ from hornbook.infer.hidden_states import HiddenStates
 from hornbook.runs.engine import open_engine, open_hidden_states
 from hornbook.runs.folder import RunFolder, open_run
 from hornbook.serve.errors import ApiError, not_ready
+from hornbook.serve.page import contents
 from hornbook.serve.worker import Part, Work, Worker
 from hornbook.text.forms import formed_text
 
@@ -46,6 +47,8 @@ class ServedModel:
         self._worker: Worker | None = None
         self._hidden: HiddenStates | None = None
         self._embedding = asyncio.Lock()
+        self._page: tuple[str, bytes] | None = None  # by the weights that it shows
+        self._paging = asyncio.Lock()
 
     @property
     def finished(self) -> bool:
@@ -76,8 +79,12 @@ class ServedModel:
     def worker(self) -> Worker:
         """The worker with the newest weights. Raises: ApiError while there are none."""
         if self._worker is None:
-            raise not_ready(f"{self.name} has no checkpoint yet: it is being trained")
+            raise self.no_checkpoint()
         return self._worker
+
+    def no_checkpoint(self) -> ApiError:
+        """The error while a run has nothing to serve."""
+        return not_ready(f"{self.name} has no checkpoint yet: it is being trained")
 
     def checkpoints(self) -> str:
         """The names of the run's checkpoints: others when there are newer weights."""
@@ -123,6 +130,19 @@ class ServedModel:
         return await asyncio.to_thread(
             lambda: engine.encode(formed_text(text, self.config.data), unknown)
         )
+
+    async def page(self) -> bytes:
+        """What the page needs to run the model in a browser: see `serve.page.contents`.
+
+        Raises: ApiError; CheckpointError.
+        """
+        if self._worker is None:
+            raise self.no_checkpoint()
+        async with self._paging:
+            if self._page is None or self._page[0] != self.weights:
+                weights = self.weights
+                self._page = (weights, await asyncio.to_thread(contents, self.folder, self.which))
+            return self._page[1]
 
     def submit(self, parts: list[Part]) -> Work:
         """Hand generations to the worker. Raises: ApiError when it is full or not there."""

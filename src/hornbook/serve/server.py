@@ -43,6 +43,7 @@ class Options:
     queue: int = 192
     drain: float = 10.0
     json_logs: bool = False
+    keep_weights: bool = False
 
 
 class Log:
@@ -173,7 +174,12 @@ def configure(
     connection: type[Connection] = Connection,
 ) -> uvicorn.Config:
     """uvicorn's settings for serving these models."""
-    app = create_app(models, metrics, lambda message: log.event("model", message))
+    app = create_app(
+        models,
+        metrics,
+        lambda message: log.event("model", message),
+        keep_weights=options.keep_weights,
+    )
     return uvicorn.Config(
         Guard(app, rules_of(options, port), log.request),
         http=connection,
