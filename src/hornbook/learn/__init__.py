@@ -1,3 +1,3 @@
 """For learners: the ladder of models, explanations in figures, and checked exercises."""
 
-from hornbook.learn.lessons import check
+from hornbook.learn.lessons import check, hint, reveal
