@@ -62,6 +62,18 @@ WORKED_OUT: dict[str, Any] = {
     "today-3": 2 * 4 * 384 / 3,
     "today-4": [1, 1, 1],
     "today-5": math.cos(0.1 * (105 - 103)),
+    "own-1": len("\u110b\u116a\u11bb"),
+    "own-2": 4 * 3 + 1,
+    "own-3": 1.2 * 2.4,
+    "own-4": 1,
+    "count-1": math.log2(8),
+    "count-2": 100 * 1.5 / math.log(2) / 8,
+    "count-3": 0.3,
+    "count-4": 0,
+    "pretrained-1": 3.2 / 4,
+    "pretrained-2": 100 * 4 + 4 * 200,
+    "pretrained-3": 4 * 4 * 0.135,
+    "pretrained-4": 0,
 }
 
 
@@ -217,14 +229,14 @@ def test_importing_the_checker_does_not_import_torch() -> None:
     assert ran.stdout == "False\n"
 
 
-def test_there_are_nine_lessons() -> None:
-    assert [page.name[:3] for page in PAGES] == [f"0{number}-" for number in range(1, 10)]
+def test_there_are_twelve_lessons() -> None:
+    assert [page.name[:3] for page in PAGES] == [f"{number:02}-" for number in range(1, 13)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_states_what_it_assumes_and_shows_and_ends_with_exercises(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert len(re.findall(r"^# \d\. ", text, re.MULTILINE)) == 1
+    assert len(re.findall(r"^# \d+\. ", text, re.MULTILINE)) == 1
     assert re.search(r"^\*\*Assumes:\*\* .", text, re.MULTILINE)
     assert re.search(r"^\*\*Shows:\*\* .* About [a-z-]+ minutes\.$", text, re.MULTILINE)
     headings = re.findall(r"^## (.*)", text, re.MULTILINE)
