@@ -1,4 +1,4 @@
-"""Drawings and things to touch: both languages, valid, without scripts, and as hornbook computes."""
+"""Drawings and things to touch: in both languages, without scripts, and as hornbook computes."""
 
 import re
 import subprocess
