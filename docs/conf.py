@@ -5,21 +5,24 @@
 
 The lessons are notebooks. Both languages share one cache of executed cells (keyed by the code), so
 the second build runs nothing again; after a change in hornbook itself, remove docs/_build.
-The index, the report card, the exports, the processors, looking inside, the page, the server and
+The index, the glossary, the notebook, the report card, the exports, the processors, looking inside, the page, the server and
 the lessons are translated, and of other pages the titles. After a change of the English, and a
 build of it, refresh the catalogues by
 
-    sphinx-build -b gettext -D "exclude_patterns=_build,locale,[!ilprs]*.md,ladder.md" \\
+    sphinx-build -b gettext -D "exclude_patterns=_build,locale,[!gilnprs]*.md,ladder.md" \\
         docs docs/_build/gettext
     sphinx-intl update -p docs/_build/gettext -d docs/locale -l ko
 """
 
+import os
 from pathlib import Path
 
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
 import hornbook
+from hornbook.learn.languages import choose_language
+from hornbook.learn.notebooks import lay_out
 
 project = "hornbook"
 author = "The hornbook authors"
@@ -50,6 +53,11 @@ html_theme = "furo"
 html_title = "hornbook"
 html_static_path = ["_static"]
 html_css_files = ["hornbook.css"]
+html_js_files = ["copy.js"]
+html_favicon = "_static/favicon.svg"
+# Where Colab finds the built site, for the badges: "OWNER/REPOSITORY/blob/BRANCH", where the branch
+# holds en/ and ko/. Without it there are no badges, because a badge must lead somewhere.
+html_context = {"colab": os.environ.get("HORNBOOK_COLAB", "")}
 html_copy_source = False
 html_show_copyright = False
 html_theme_options = {
@@ -68,6 +76,16 @@ def speak(_: Sphinx, config: Config) -> None:
     config.nb_code_prompt_show, config.nb_code_prompt_hide = PROMPTS[config.language]
 
 
+def offer_notebooks(app: Sphinx, error: Exception | None) -> None:
+    """Put each lesson's notebook beside its page, for the link at the page's top."""
+    if error is None and app.builder.format == "html":
+        folder = Path(app.outdir) / "lessons"
+        for old in folder.glob("*.ipynb"):
+            old.unlink()
+        list(lay_out(folder, choose_language(app.config.language)))
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.connect("build-finished", offer_notebooks)
     app.connect("config-inited", speak)

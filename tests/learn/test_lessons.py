@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from hornbook.errors import ConfigError
-from hornbook.learn.lessons import LANGUAGES, check, choose_language, find, tables
+from hornbook.learn.languages import LANGUAGES, choose_language
+from hornbook.learn.lessons import check, find, hint, reveal, tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted((DOCS / "lessons").glob("*.md"))
@@ -26,32 +27,53 @@ WORKED_OUT: dict[str, Any] = {
     "text-1": ["ehlo".index(letter) for letter in "hole"],
     "text-2": len("하늘".encode()),
     "text-3": 1_115_394 - int(0.9 * 1_115_394),
+    "text-4": len({letter.upper() for letter in "abcdefghijklmnopqrstuvwxyz"}) + 65 - 2 * 26,
     "batch-1": 8,
     "batch-2": 4 * 8,
     "batch-3": len([start for start in range(100) if start + 8 <= 99]),
+    "batch-5": [4 * 16, 16],
     "bigram-1": math.log(65),
     "bigram-2": (math.log(4) + math.log(2)) / 2,
     "bigram-3": [[1 / 4, 3 / 4], [1 / 2, 1 / 2]],
     "bigram-4": (3 * math.log(4 / 3) + math.log(4)) / 7,
+    "bigram-5": 4.8786,
     "trick-1": [1 / 3, 1 / 3, 1 / 3, 0],
     "trick-2": [1 / 4, 3 / 4, 0, 0],
     "trick-4": (1e-8 + 1e-5 * 0.01) / 1e-8,
+    "trick-5": (torch.ones(4, 4) / torch.ones(4, 4).sum(1, keepdim=True))[0].tolist(),
     "attention-1": 16,
     "attention-2": torch.tensor([2.0, 0.0]).softmax(0).tolist(),
     "attention-3": sum(range(1, 9)),
+    "attention-5": 0,
     "block-1": 4 * 3 * 32 * 8,
     "block-2": (32 * 128 + 128) + (128 * 32 + 32),
     "block-3": torch.nn.functional.layer_norm(torch.tensor([1.0, 2, 3, 4]), [4]).tolist(),
+    "block-5": [1, 2, 3, 4],
     "overfit-1": 1 / (1 - 0.2),
     "overfit-2": 300,
     "overfit-3": 2 * 2,
+    "overfit-4": 0,
     "sample-1": torch.tensor([4.0, 2.0, 0.0]).softmax(0).tolist(),
     "sample-2": [0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0],
     "sample-3": sum(range(1, 101)),
+    "sample-4": (torch.tensor([2.0, 1, 0]) / 1000).softmax(0).tolist(),
     "today-1": math.cos(0.1 * (5 - 3)),
     "today-2": [3 / 2.5, 4 / 2.5, 0, 0],
     "today-3": 2 * 4 * 384 / 3,
     "today-4": [1, 1, 1],
+    "today-5": math.cos(0.1 * (105 - 103)),
+    "own-1": len("\u110b\u116a\u11bb"),
+    "own-2": 4 * 3 + 1,
+    "own-3": 1.2 * 2.4,
+    "own-4": 1,
+    "count-1": math.log2(8),
+    "count-2": 100 * 1.5 / math.log(2) / 8,
+    "count-3": 0.3,
+    "count-4": 0,
+    "pretrained-1": 3.2 / 4,
+    "pretrained-2": 100 * 4 + 4 * 200,
+    "pretrained-3": 4 * 4 * 0.135,
+    "pretrained-4": 0,
 }
 
 
@@ -87,7 +109,7 @@ def test_every_answer_gets_its_own_message(name: str, language: str) -> None:
 @pytest.mark.parametrize("name", EXERCISES)
 def test_korean_messages_are_korean_and_polite(name: str) -> None:
     exercise = find(name)
-    for both in (exercise.right, exercise.hint, *(slip.reason for slip in exercise.slips)):
+    for both in (exercise.right, *exercise.hints, *(slip.reason for slip in exercise.slips)):
         assert HANGUL.search(both.ko)
         assert not HANGUL.search(re.sub("[ㄱ-ㅣ]", "", both.en).replace("하늘", ""))
         assert re.search(r"(요|세요|까요)[.?]$", both.ko), both.ko
@@ -111,6 +133,37 @@ def test_the_message_for_an_unknown_slip_names_the_first_difference() -> None:
 
 def test_an_answer_not_yet_given_is_asked_for() -> None:
     assert check("bigram-1", ...).message == "Not yet. Put your answer where the dots are."
+
+
+def test_what_is_no_number_is_neither_too_small_nor_too_large() -> None:
+    assert "nan is not a number" in check("bigram-1", float("nan")).message
+    for answer in (float("inf"), -float("inf")):
+        assert "too" in check("bigram-1", answer).message
+
+
+def test_a_function_that_is_not_written_yet_is_asked_for() -> None:
+    def unwritten(*_: object) -> None: ...
+
+    for name in EXERCISES:
+        if find(name).trial:
+            assert "returns None" in check(name, unwritten).message
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_hints_go_step_by_step_and_stay_at_the_last(name: str) -> None:
+    nudge, last = find(name).hints
+    assert hint(name).message == f"Hint 1: {nudge.en}"
+    assert hint(name, language="ko").message == f"힌트 2(마지막): {last.ko}"
+    assert hint(name).message == f"Hint 2, the last: {last.en}"
+
+
+def test_the_answers_of_a_lesson_are_revealed_only_if_they_are_right() -> None:
+    def window(tokens: list[int], at: int, size: int) -> tuple[list[int], list[int]]:
+        return tokens[at : at + size], tokens[at + 1 : at + size + 1]
+
+    assert reveal({"text-2": 6, "batch-4": window}) == {"text-2": 6}
+    with pytest.raises(ConfigError, match="text-2: expected the right answer, got 7"):
+        reveal({"text-2": 7})
 
 
 def test_a_function_is_asked_for_and_tested_and_its_error_shown() -> None:
@@ -145,6 +198,7 @@ def test_an_unknown_exercise_is_named_with_the_closest_one() -> None:
         ({"LANG": "en_GB.UTF-8", "LC_ALL": "ko_KR.UTF-8"}, "ko"),
         ({"LANG": "ko_KR.UTF-8", "LC_ALL": "C", "LC_MESSAGES": "ko"}, "en"),
         ({"LANG": "ko_KR.UTF-8", "LC_ALL": ""}, "ko"),
+        ({"LC_ALL": "en_GB.UTF-8", "HORNBOOK_LANG": "ko"}, "ko"),
     ],
 )
 def test_the_language_is_the_environment_s(environment: dict[str, str], language: str) -> None:
@@ -175,20 +229,22 @@ def test_importing_the_checker_does_not_import_torch() -> None:
     assert ran.stdout == "False\n"
 
 
-def test_there_are_nine_lessons() -> None:
-    assert [page.name[:3] for page in PAGES] == [f"0{number}-" for number in range(1, 10)]
+def test_there_are_twelve_lessons() -> None:
+    assert [page.name[:3] for page in PAGES] == [f"{number:02}-" for number in range(1, 13)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_states_what_it_assumes_and_shows_and_ends_with_exercises(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert len(re.findall(r"^# \d\. ", text, re.MULTILINE)) == 1
+    assert len(re.findall(r"^# \d+\. ", text, re.MULTILINE)) == 1
     assert re.search(r"^\*\*Assumes:\*\* .", text, re.MULTILINE)
     assert re.search(r"^\*\*Shows:\*\* .* About [a-z-]+ minutes\.$", text, re.MULTILINE)
     headings = re.findall(r"^## (.*)", text, re.MULTILINE)
     assert headings[-1] == "Exercises"
-    questions = re.findall(r"^\d\. .*`check\(", text.split("## Exercises")[1], re.MULTILINE)
-    assert 2 <= len(questions) <= 4
+    exercises = text.split("## Exercises")[1]
+    questions = re.findall(r"^\d\. (.*)", exercises, re.MULTILINE)
+    assert len(questions) >= 4
+    assert sum(question.startswith("Change this and predict: ") for question in questions) == 1
 
 
 def test_pages_and_checker_have_the_same_exercises_in_the_same_order() -> None:
@@ -196,7 +252,7 @@ def test_pages_and_checker_have_the_same_exercises_in_the_same_order() -> None:
     solved: list[str] = []
     for page in PAGES:
         exercises = page.read_text(encoding="utf-8").split("## Exercises")[1]
-        asked += re.findall(r'^\d\. .*`check\("([a-z]+-\d)"', exercises, re.MULTILINE)
+        asked += re.findall(r'^check\("([a-z]+-\d)"', exercises, re.MULTILINE)
         solved += re.findall(r'^    "([a-z]+-\d)": ', exercises, re.MULTILINE)
     assert asked == EXERCISES
     assert solved == EXERCISES

@@ -41,6 +41,7 @@ for command, summary in {
     "serve": "Serve models to programs that speak OpenAI's API, and by a page.",
     "verify": "Check every file of a run.",
     "ladder": "Train every rung from a bigram to a GPT, and compare them.",
+    "lessons": "Write the lessons as notebooks, in English or Korean.",
     "explain": "Show how an idea works, in figures.",
     "corpora": "List the named texts, and which of them are on this machine.",
     "bench": "Measure speed and memory on this machine, and compare with other programs.",

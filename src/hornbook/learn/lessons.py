@@ -7,20 +7,18 @@ slip has its own message in English and in Korean. Importing this module does no
 import difflib
 import html
 import importlib.resources
-import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hornbook.errors import ConfigError
+from hornbook.learn import progress
+from hornbook.learn.languages import LANGUAGES, Language, choose_language
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Language = Literal["en", "ko"]
-LANGUAGES: tuple[Language, ...] = ("en", "ko")
 
 # Two decimals are enough for an answer; whole numbers remain distinct.
 TOLERANCE = 0.0051
@@ -40,10 +38,9 @@ class Both(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether an answer is right, and the message about it."""
+class Message:
+    """A message to a learner, shown in one language."""
 
-    correct: bool
     language: Language
     messages: Both
 
@@ -66,6 +63,13 @@ class Verdict:
             for language in LANGUAGES
         )
         return f'<p class="hornbook-verdict">{"".join(lines)}</p>'
+
+
+@dataclass(frozen=True, repr=False)
+class Verdict(Message):
+    """Whether an answer is right, and the message about it."""
+
+    correct: bool
 
 
 class Slip(NamedTuple):
@@ -92,6 +96,7 @@ class Exercise:
     answer: Any
     right: Both
     hint: Both
+    hints: tuple[Both, Both]  # a nudge first, then `hint`
     slips: tuple[Slip, ...]
     trial: Trial | None = None
 
@@ -99,6 +104,8 @@ class Exercise:
 RIGHT = Both("Right. {message}", "맞아요. {message}")
 WRONG = Both("Not yet. {message}", "아직이에요. {message}")
 BLANK = Both("Put your answer where the dots are.", "점 세 개(...)가 있는 자리에 답을 넣어 보세요.")
+HINT = Both("Hint {step}: {message}", "힌트 {step}: {message}")
+LAST_HINT = Both("Hint {step}, the last: {message}", "힌트 {step}(마지막): {message}")
 TOO_LARGE = Both("{given} is too large. {message}", "답은 {given}보다 작아요. {message}")
 TOO_SMALL = Both("{given} is too small. {message}", "답은 {given}보다 커요. {message}")
 ENTRY = Both(
@@ -108,6 +115,16 @@ ENTRY = Both(
 SHAPE = Both(
     "The answer is {wanted}, and this is {given}. {message}",
     "답의 모양이 달라요(필요한 것: {wanted_ko}, 받은 것: {given_ko}). {message}",
+)
+NOT_A_NUMBER = Both(
+    "{given} is not a number (nan): look for 0/0, inf - inf, or the logarithm of a negative one. "
+    "{message}",
+    "{given}은 수가 아니에요(nan). 0/0이나 inf - inf, 음수의 로그가 있는지 찾아보세요. {message}",
+)
+UNWRITTEN = Both(
+    "Your function returns None: replace its dots by code that returns the answer.",
+    "함수가 아무것도 돌려주지 않았어요(None). 점 세 개(...) 대신 "
+    "답을 return하는 코드를 넣어 보세요.",
 )
 NO_FUNCTION = Both(
     "This exercise asks for a function: pass its name, without parentheses. {message}",
@@ -127,24 +144,37 @@ def check(exercise: str, answer: Any, *, language: str | None = None) -> Verdict
     """
     chosen = choose_language(language)
     correct, message = judge(find(exercise), answer)
-    return Verdict(correct, chosen, message.within(RIGHT if correct else WRONG))
+    if correct and progress.in_notebook():
+        progress.keep(exercise)
+    return Verdict(chosen, message.within(RIGHT if correct else WRONG), correct)
 
 
-def choose_language(
-    language: str | None = None, environment: Mapping[str, str] | None = None
-) -> Language:
-    """The requested language, or that of the environment: Korean, else English.
+def hint(exercise: str, *, language: str | None = None) -> Message:
+    """The next hint for an exercise: each call goes a step further, up to the last.
 
-    Raises: ConfigError if the requested language is unknown.
+    Raises: ConfigError for an unknown exercise or language.
     """
-    if language is None:
-        variables = os.environ if environment is None else environment
-        locales = (variables.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
-        return "ko" if next(filter(None, locales), "").startswith("ko") else "en"
-    for known in LANGUAGES:
-        if language == known:
-            return known
-    raise ConfigError(f"expected language 'en' or 'ko', got {language!r}")
+    chosen = choose_language(language)
+    steps = find(exercise).hints
+    given = hints_given.get(exercise, 0)
+    hints_given[exercise] = given + 1
+    step = min(given, len(steps) - 1)
+    counted = HINT if step < len(steps) - 1 else LAST_HINT
+    return Message(chosen, steps[step].within(counted, step=step + 1))
+
+
+hints_given: dict[str, int] = {}
+
+
+def reveal(answers: Mapping[str, Any]) -> dict[str, Any]:
+    """The right answers of a lesson, but for functions; they do not count as solved by you.
+
+    Raises: ConfigError if one of them is not right.
+    """
+    for exercise, answer in answers.items():
+        if not judge(find(exercise), answer)[0]:
+            raise ConfigError(f"{exercise}: expected the right answer, got {answer!r}")
+    return {exercise: answer for exercise, answer in answers.items() if not callable(answer)}
 
 
 def find(name: str) -> Exercise:
@@ -167,6 +197,7 @@ def find(name: str) -> Exercise:
         answer=meant(found["answer"]),
         right=Both(**found["right"]),
         hint=Both(**found["hint"]),
+        hints=(Both(**found["nudge"]), Both(**found["hint"])),
         slips=tuple(
             Slip(meant(slip["answer"]), Both(slip["en"], slip["ko"])) for slip in found["slips"]
         ),
@@ -198,7 +229,9 @@ def judge(exercise: Exercise, answer: Any) -> tuple[bool, Both]:
     for slip in exercise.slips:
         if same(given, numbers(exercise, slip.answer)):
             return False, slip.reason
-    return False, difference(given, wanted, exercise.hint)
+    return False, UNWRITTEN if given is None and exercise.trial else difference(
+        given, wanted, exercise.hint
+    )
 
 
 def numbers(exercise: Exercise, answer: Any) -> Any:
@@ -248,6 +281,8 @@ def difference(given: Any, wanted: Any, hint: Both) -> Both:
             SHAPE, given=is_.en, given_ko=is_.ko, wanted=should_be.en, wanted_ko=should_be.ko
         )
     if not isinstance(given, list):
+        if given != given:  # noqa: PLR0124 - only nan differs from itself
+            return hint.within(NOT_A_NUMBER, given=given)
         return hint.within(TOO_LARGE if given > wanted else TOO_SMALL, given=f"{given:g}")
     pairs = enumerate(zip(flat(given), flat(wanted), strict=True), start=1)
     place, first = next((place, a) for place, (a, b) in pairs if not near(a, b))

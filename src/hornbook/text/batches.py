@@ -84,14 +84,23 @@ def batch(
 
 
 def get_batch(
-    data: Tensor, batch_size: int, block_size: int, generator: torch.Generator | None = None
+    data: Tensor,
+    batch_size: int = 4,
+    block_size: int = 8,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The lecture's batch: blocks from random places, and the same blocks one token on.
 
     Shapes: data [N] -> inputs and targets [batch_size, block_size]. Draws from `generator`, or
     from torch's global one as the notebook does.
-    Raises: DataError when no block fits.
+    The notebook names its data, get_batch("train"); here they are passed, and its sizes are the
+    defaults. Raises: DataError when no block fits, and for a name.
     """
+    if not isinstance(data, Tensor):
+        raise DataError(
+            f"expected the tokens themselves, a tensor such as train_data, got {data!r:.40}: write "
+            "get_batch(train_data, batch_size=4, block_size=8)"
+        )
     if len(data) <= block_size:
         raise DataError(f"data has {len(data)} tokens; a block of {block_size} needs one more")
     starts = torch.randint(len(data) - block_size, (batch_size,), generator=generator)

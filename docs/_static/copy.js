@@ -1,0 +1,17 @@
+// A button at each code cell that copies its code.
+document.addEventListener("DOMContentLoaded", () => {
+  const [copy, copied] =
+    document.documentElement.lang === "ko" ? ["복사", "복사했어요"] : ["Copy", "Copied"];
+  for (const cell of document.querySelectorAll(".cell_input .highlight, .highlight-bash .highlight")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "copy-code";
+    button.textContent = copy;
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(cell.querySelector("pre").textContent);
+      button.textContent = copied;
+      setTimeout(() => { button.textContent = copy; }, 1500);
+    });
+    cell.append(button);
+  }
+});
