@@ -31,12 +31,12 @@ def draw_blocks(
 ) -> Blocks:
     """The blocks of the index-th batch: a pure function, so that resuming needs no state.
 
-    The batches of all ranks together are the same blocks for any number of ranks, for one
-    `batch_size * world`.
+    A rank has every `world`-th block, so that the ranks together read the same `batch_size` blocks
+    whatever their number; one has none where there are fewer blocks than ranks.
     """
     # The counter's top word is the batch's number: streams of different batches cannot overlap.
     random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, index]))
-    starts = random.integers(len(tokens) - block_size, size=batch_size * world)[rank::world]
+    starts = random.integers(len(tokens) - block_size, size=batch_size)[rank::world]
     windows = tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)
     if tokens.nbytes > MOST_MAPPED_BYTES:
         release(tokens)
@@ -54,7 +54,7 @@ def batch(
     rank: int = 0,
     world: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """The inputs and targets of `draw_blocks`: two of [batch_size, block_size], int64."""
+    """The inputs and targets of `draw_blocks`: two of [B, block_size], int64."""
     sizes = {"batch_size": batch_size, "block_size": block_size}
     return draw_blocks(tokens, index, seed=seed, rank=rank, world=world, **sizes)[:2]
 
