@@ -16,6 +16,7 @@ LAYERS = [
     {"text"},
     {"ngram"},
     {"kernels"},
+    {"parallel"},
     {"models"},
     {"optim"},
     {"infer"},

@@ -31,6 +31,8 @@ def usable(
 ) -> Cores:
     """The least of affinity, cgroup quota and OMP_NUM_THREADS (`requested`, where given).
 
+    torchrun's processes on this machine share its cores evenly.
+
     A quota of 1.5 cores is two threads and one of 1.4 a single one: both threads run until the
     quota of a period is used up.
     """
@@ -42,6 +44,9 @@ def usable(
         found.append(
             (max(1, int(quota + 0.5)), f"a cgroup quota of {quota:g} core{'s' * (quota != 1)}")
         )
+    if (sharing := ranks_here()) > 1:
+        least = min(count for count, _ in found)
+        found.append((max(1, least // sharing), f"the share of one of {sharing} ranks"))
     if asked := requested_threads(requested):
         found.append((asked, f"OMP_NUM_THREADS={asked}"))
     count, why = min(found, key=lambda each: each[0])  # of equal limits, the first
@@ -52,7 +57,15 @@ def requested_threads(given: str | None = None) -> int:
     """The first number in OMP_NUM_THREADS; 0 without one."""
     asked = os.environ.get("OMP_NUM_THREADS", "") if given is None else given
     first = asked.partition(",")[0].strip()
+    if given is None and first == "1" and ranks_here() > 1:  # torchrun's own default for several
+        return 0
     return int(first) if first.isascii() and first.isdigit() else 0
+
+
+def ranks_here() -> int:
+    """How many processes torchrun has started on this machine; 1 without it."""
+    given = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(given) if given.isascii() and given.isdigit() else 1
 
 
 def affinity_count() -> int:
@@ -135,7 +148,7 @@ def before_torch() -> None:
     if not waiting_is_set():
         os.environ["GOMP_SPINCOUNT"] = SPINS
     cores = usable()
-    if "OMP_NUM_THREADS" not in os.environ and cores.count < affinity_count():
+    if not requested_threads() and cores.count < affinity_count():
         os.environ["OMP_NUM_THREADS"] = str(cores.count)
 
 

@@ -34,6 +34,10 @@ class CheckpointError(HornbookError):
     """A run folder or checkpoint that is missing, incomplete or damaged."""
 
 
+class RankError(HornbookError):
+    """A process of several that train together was lost, or is not like the others."""
+
+
 class NonFiniteLossError(HornbookError):
     """The loss or a gradient became NaN or infinite; training stopped before the update."""
 

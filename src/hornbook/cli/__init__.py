@@ -17,6 +17,7 @@ from hornbook import __version__
 from hornbook.cli.console import abandon_output, errors, note, open_streams
 from hornbook.cores import before_torch
 from hornbook.errors import HornbookError, HornbookWarning, for_terminal, quoted
+from hornbook.parallel import Job
 
 python_format_warning = warnings.formatwarning
 app = App(
@@ -103,6 +104,8 @@ def print_failure(error: Exception) -> int:
     else:
         message = f"a bug in hornbook: {type(error).__name__}: {' '.join(message.split())}"
         hint = "HORNBOOK_DEBUG=1 shows the traceback"
+    if status == 2 and Job.of_environment().rank:
+        return status  # all of torchrun's processes have the same command; the first one says it
     return print_error(message, status, hint)
 
 

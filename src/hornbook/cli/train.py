@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -146,40 +146,67 @@ def run(
 
     check_conversations(request.config)
     # Only now: a wrong setting should not wait for torch.
+    from hornbook.parallel import Job, join
+
+    job = Job.of_environment()
+    if job.rank and request.config.train.parallel == "none":
+        return
+    with join(job, request.config) as ranks:
+        from hornbook import training as engine
+        from hornbook.cli.display import Display
+        from hornbook.training.ranks import attend, compare, lead, note_failure, unfinished_run
+
+        compare(ranks, request.config, resume)
+        if ranks.rank:
+            sys.exit(attend(ranks))
+        again = None if resume else unfinished_run(job, out)
+        if resume is not None:
+            raised = request.config.train.steps if longer else None
+            trainer = engine.resume(resume, steps=raised, strict=strict, text=text)
+            if raised is not None:
+                note(
+                    f"planned for {raised:,} steps now; from step {trainer.state.step:,} on the "
+                    "learning rate follows the longer plan"
+                )
+        elif again is not None:
+            trainer = engine.resume(again)
+            trainer.ranks = ranks
+            note_failure(trainer, "the processes were started again")
+        else:
+            made = begun(request, corpus, out=out, dry_run=dry_run, json=json)
+            if made is None:
+                return
+            trainer = made
+        lead(trainer, ranks)
+        resumed = bool(resume or again)
+        follow(trainer, Display(quiet=quiet), json=json, page=page, resumed=resumed)
+
+
+def begun(
+    request: Request, corpus: Sequence[str], *, out: Path | None, dry_run: bool, json: bool
+) -> "Trainer | None":
+    """A new run, before its first step; None where only its plan is wanted, and is printed."""
+    from hornbook import plan
+    from hornbook import training as engine
     from hornbook.kernels import compile_ahead
 
     source = None
-    if resume is None and request.config.model.pretrained is not None:
+    if request.config.model.pretrained is not None:
         from hornbook.pretrained.find import open_source
 
         source = open_source(request.config.model.pretrained)
         request = source.under(request)
     elif request.config.model.spec.c_kernels:
         compile_ahead()
-    from hornbook import plan
-    from hornbook import training as engine
-    from hornbook.cli.display import Display
+    data = request.config.data
+    found = read_texts(corpus if len(corpus) > 1 else (data.corpus,), data)
+    if dry_run:
+        from hornbook.pretrained.run_source import knowing
 
-    display = Display(quiet=quiet)
-    if resume is not None:
-        raised = request.config.train.steps if longer else None
-        trainer = engine.resume(resume, steps=raised, strict=strict, text=text)
-        if raised is not None:
-            note(
-                f"planned for {raised:,} steps now; from step {trainer.state.step:,} on the "
-                "learning rate follows the longer plan"
-            )
-    else:
-        data = request.config.data
-        found = read_texts(corpus if len(corpus) > 1 else (data.corpus,), data)
-        if dry_run:
-            from hornbook.pretrained.run_source import knowing
-
-            known = knowing(source, found).tokenizer if source else None
-            show_plan(plan.dry_run(request, found, known, started=STARTED), found, json=json)
-            return
-        trainer = engine.begin(request, out=out, corpus=found, source=source, started=STARTED)
-    follow(trainer, display, json=json, page=page, resumed=resume is not None)
+        known = knowing(source, found).tokenizer if source else None
+        show_plan(plan.dry_run(request, found, known, started=STARTED), found, json=json)
+        return None
+    return engine.begin(request, out=out, corpus=found, source=source, started=STARTED)
 
 
 def check_conversations(config: Config) -> None:
@@ -203,6 +230,7 @@ def follow(
     from hornbook import training as engine
     from hornbook.training.conclude import conclude
     from hornbook.training.energy import EnergyMeter
+    from hornbook.training.ranks import note_failure
 
     energy = EnergyMeter()
     try:
@@ -223,7 +251,9 @@ def follow(
         log(f"stopped at step {trainer.state.step} of {trainer.state.steps}, saved; go on with:")
         log(f"  {command('train', '--resume', trainer.folder.path)}")
         raise
-    except HornbookError:
+    except HornbookError as error:
+        if trainer.ranks.world > 1:
+            note_failure(trainer, str(error))
         log(f"the run so far is in {display_path(trainer.folder.path)}")
         raise
     if json:

@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import cycle
 
 import numpy as np
 import torch
 
 from hornbook.kernels.runtime import eagerly
 from hornbook.models.language_model import LanguageModel
+from hornbook.parallel import ALONE, Ranks
 from hornbook.text.dataset import Mask, Tokens, check_length
 from hornbook.text.tokenizer import Tokenizer
 
@@ -50,6 +52,7 @@ def losses(
     block_size: int,
     stride: int | None = None,
     max_positions: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> np.ndarray:
     """Loss in nats of each predicted token: all but the first, each exactly once.
 
@@ -57,7 +60,8 @@ def losses(
     not, so that with a smaller stride every position but the first few sees at least
     ``block_size - stride`` tokens of context. Unless given, the stride is `block_size`, less the
     model's own overlap: only an n-gram model has one, and sees all its context everywhere.
-    `max_positions` takes evenly spaced windows only, for an estimate.
+    `max_positions` takes evenly spaced windows only, for an estimate. Several `ranks` call it
+    together: each evaluates a share of the batches of windows, and all have the same result.
     Shapes: tokens [N] -> float64 [N-1], or fewer with `max_positions`.
     Raises: DataError when there are not two tokens.
     """
@@ -78,16 +82,19 @@ def losses(
             whole = [start for start in starts if start + block_size <= total]
             batches = [whole[i : i + rows] for i in range(0, len(whole), rows)]
             batches += [[start] for start in starts if start + block_size > total]
-            for batch in batches:
+            for batch, rank in zip(batches, cycle(range(ranks.world)), strict=False):
                 length = min(block_size, total - batch[0])
-                index = np.asarray(batch)[:, None] + np.arange(length + 1)
-                window = torch.from_numpy(tokens[index].astype(np.int64)).to(model.device)
-                nats = model.token_losses(window[:, :-1], window[:, 1:])
+                if rank == ranks.rank:
+                    index = np.asarray(batch)[:, None] + np.arange(length + 1)
+                    window = torch.from_numpy(tokens[index].astype(np.int64)).to(model.device)
+                    nats = model.token_losses(window[:, :-1], window[:, 1:])
+                else:  # zeros, so that the sum over all ranks has each loss to the bit
+                    nats = torch.zeros(len(batch), length, device=model.device)
                 for start, row in zip(batch, nats, strict=True):
                     scored.append(row if start == 0 else row[block_size - stride :])
     finally:
         model.train(was_training)
-    return torch.cat(scored).double().cpu().numpy()
+    return ranks.total(torch.cat(scored)).double().cpu().numpy()
 
 
 def estimate(
@@ -97,17 +104,20 @@ def estimate(
     block_size: int,
     max_positions: int,
     answers: Mask | None = None,
+    ranks: Ranks = ALONE,
 ) -> float:
     """Mean nats per token over evenly spaced blocks: the same ones every time.
 
     Of conversations it is that of the `answers`, in about the first `max_positions` tokens.
     """
     if answers is None:
-        found = losses(model, tokens, block_size=block_size, max_positions=max_positions)
+        found = losses(
+            model, tokens, block_size=block_size, max_positions=max_positions, ranks=ranks
+        )
         return float(found.mean())
     # As far as the first answer at least.
     most = max(max_positions, int(answers[1:].argmax()) + 1) + 1
-    found = losses(model, tokens[:most], block_size=block_size)
+    found = losses(model, tokens[:most], block_size=block_size, ranks=ranks)
     return float(found[answers[1:most]].mean())
 
 

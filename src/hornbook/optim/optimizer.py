@@ -15,6 +15,7 @@ from hornbook.kernels.training import TrainingKernels
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.schema import is_matrix
 from hornbook.optim.muon import Muon
+from hornbook.parallel import Ranks
 
 EPSILON = 1e-8
 EMBEDDING_RATE = 2
@@ -145,6 +146,18 @@ class Optimizers:
             group.step(scale)
         for parameter in self.names:
             parameter.grad = None
+
+    def share(self, ranks: Ranks) -> None:
+        """Share the work with other ranks, which have the same parameters and gradients."""
+        for group in self.groups:
+            if isinstance(group, Muon):
+                group.ranks = ranks
+
+    def gather(self) -> None:
+        """Complete the state that other ranks hold a share of, once there is any."""
+        for group in self.groups:
+            if isinstance(group, Muon):
+                group.gather()
 
     def forget(self) -> None:
         """Give the memory of all state back, once it is saved and no step will follow."""

@@ -70,28 +70,17 @@ def gather(
     Raises: ConfigError for a model that does not fit.
     """
     whole = trained.model
-    if trained.config.model.context_length is not None:
-        raise ConfigError(
-            "a page runs the models of hornbook's own shapes, and this one's came from elsewhere; "
-            f"use {command('serve', trained.folder.path)}"
-        )
     model = whole.network if isinstance(whole, Mixing) else whole
     mixer = whole.mixer if isinstance(whole, Mixing) else None
     trained = replace(trained, model=model)
     counted = ngrams_of(model)
     network = network_weights(model)
-    if network_only and not network:
-        raise ConfigError("--network-only: this model is n-grams and nothing else")
     precision = precision_for(
         network, size, weights, beside=counted is not None and not network_only
     )
     numbers = sum(array.size for array in network.values())
     taken = numbers * WEIGHT_BYTES[precision]
-    if taken > MOST_BYTES:
-        raise ConfigError(
-            f"a page of {numbers:,} parameters would take {taken / 1e6:,.0f} MB, and browsers are "
-            f"slow above {MOST_BYTES / 1e6:.0f} MB; use {command('serve', trained.folder.path)}"
-        )
+    check_fits(trained, numbers, taken, network_only=network_only)
     text = text_of(trained) if dataset is None else dataset
     held = mixer_arrays(mixer, most=size / 2) if mixer and not network_only else {}
     taken += packed_bytes(held)
@@ -146,6 +135,23 @@ def gather(
             "tokens": kept.mixed_tokens,
         }
     return about, pack.compressed(), kept
+
+
+def check_fits(trained: TrainedModel, numbers: int, n_bytes: int, *, network_only: bool) -> None:
+    """Raises: ConfigError for a model that a page cannot run, of so many parameters and bytes."""
+    serve = command("serve", trained.folder.path)
+    if trained.config.model.context_length is not None:
+        raise ConfigError(
+            "a page runs the models of hornbook's own shapes, and this one's came from elsewhere; "
+            f"use {serve}"
+        )
+    if network_only and not numbers:
+        raise ConfigError("--network-only: this model is n-grams and nothing else")
+    if n_bytes > MOST_BYTES:
+        raise ConfigError(
+            f"a page of {numbers:,} parameters would take {n_bytes / 1e6:,.0f} MB, and browsers "
+            f"are slow above {MOST_BYTES / 1e6:.0f} MB; use {serve}"
+        )
 
 
 def mixer_arrays(mixer: Mixer, *, most: float) -> dict[str, Array]:

@@ -22,6 +22,7 @@ from hornbook.kernels.recipe import DECODER, TRAINING
 from hornbook.kernels.runtime import default_threads
 from hornbook.kernels.training import TrainingKernels, misfit, training_kernels
 from hornbook.models.schema import Schema
+from hornbook.parallel import Job
 
 # Compiling the default model's block takes 15-23 s on two cores and saves 40% of each step after
 # (14,100 tokens/s eager, 25,400 compiled): won back in about 200 steps of 4,096 tokens.
@@ -173,6 +174,8 @@ class Machine:
     precision: Choice
     compile: Choice
     threads: int
+    # How many machines' or processes' shares a batch is cut into; what is chosen is one's own.
+    ranks: int = 1
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -209,7 +212,8 @@ def choose(config: Config) -> Machine:
             f"it is slower than threads = {may.count}, and gives the bits of {threads} threads"
         )
         warnings.warn(warning, ThreadsWarning, stacklevel=2)
-    return Machine(device, precision, compile_, threads or default_threads())
+    ranks = Job.of_environment().world if config.train.parallel == "ddp" else 1
+    return Machine(device, precision, compile_, threads or default_threads(), ranks)
 
 
 def choose_again(config: Config) -> Machine:

@@ -47,7 +47,7 @@ Timer: TypeAlias = Callable[[Config, int, Machine], StepTime]
 def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
     """Time four small and four somewhat larger steps; the quickest of each size counts.
 
-    The part that does not grow with the size is `reading_seconds`.
+    The part that does not grow with the size is `reading_seconds`. Ranks share a step's tokens.
     """
     device = machine.device.value
     with torch.random.fork_rng(devices=[]):
@@ -69,10 +69,12 @@ def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
     # Noise must not make tokens cost next to nothing.
     row_seconds = max((quickest[many] - quickest[few]) / (many - few), quickest[many] / many / 3)
     reading_seconds = max(0.0, quickest[many] - many * row_seconds)
+    row_seconds /= machine.ranks
     if not config.model.with_counts:
         return StepTime(row_seconds / block_size, reading_seconds, updating)
     joining = joining_of(machine.compile.value)
-    token_seconds = row_seconds / block_size + joining.token + vocab_size * joining.token_and_entry
+    joined_seconds = joining.token + vocab_size * joining.token_and_entry
+    token_seconds = row_seconds / block_size + joined_seconds / machine.ranks
     return StepTime(token_seconds, reading_seconds, updating + joining.step)
 
 

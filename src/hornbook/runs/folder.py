@@ -2,7 +2,8 @@
 
 config.toml  environment.json  tokenizer.json  metrics.jsonl  checkpoints/  sample.txt  result.json
 report.html  report.md  report.json  page.html; run.json, the manifest of the first three; .lock,
-held by the process that trains the run; input.txt, where the text came on standard input
+held by the process that trains the run; input.txt, where the text came on standard input;
+failures.jsonl, where ranks of several were lost
 """
 
 import json
@@ -115,6 +116,7 @@ class RunFolder:
     copies = Inside("copies")  # the index of the training text that `hornbook trace` builds
     sample = Inside("sample.txt")  # a sample of the finished model
     page = Inside("page.html")  # the model in a page that runs it
+    failures = Inside("failures.jsonl")  # why ranks stopped, where several trained the run
     result = Inside("result.json")  # the finished run's figures, as `train --json` prints them
 
     @property

@@ -14,6 +14,7 @@ from hornbook.eval.diagnosis import Diagnosis, curve, diagnose
 from hornbook.eval.loss import MOST_EVALUATED, Evaluation, losses, per_char, summarise
 from hornbook.eval.split import Split, measure_split
 from hornbook.infer.sample import Sample, generate_sample
+from hornbook.parallel import ALONE, Ranks
 from hornbook.runs.folder import RunFolder, run_text
 from hornbook.runs.load import TrainedModel, load
 from hornbook.storage.files import read_json
@@ -193,20 +194,19 @@ def measure(
     steps_why: str = "",
     dynamic_seconds: float | None = None,
     pretrained: dict[str, Any] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """Measure a model's exact loss at every token of the validation part, and generate a sample.
 
     Of a large part the loss is an estimate, and so is that of the model learning as it reads where
     it would take more than `dynamic_seconds` or more tokens than training read. `baselines` and
-    `split` are those of the same text and tokens, where they are known already.
+    `split` are those of the same text and tokens, where they are known already. Other `ranks` take
+    their share of the exact loss, and are then dismissed.
     """
-    size, tokens = trained.config.model.context_size, spread(dataset.validation, MOST_EVALUATED)
-    if dataset.answers is not None:  # from the beginning on, so that it is known which are answers
-        tokens = dataset.validation[:MOST_EVALUATED]
-    if trained.config.model.pretrained and trained.config.train.precision == "bfloat16":
-        # As in training: a large model in float32 would take several times as long.
-        trained.model.compute_dtype = torch.bfloat16
-    nats = losses(trained.model, tokens, block_size=size)
+    size = trained.config.model.context_size
+    ranks.tell("measure")
+    tokens, nats = exact_losses(trained, dataset, ranks)
+    ranks.tell("end", status=0)
     frozen = nats if tokens is dataset.validation else None
     if dataset.answers is not None:
         scored = dataset.scored(nats)
@@ -241,6 +241,23 @@ def measure(
         steps_why=steps_why,
         pretrained=pretrained,
     )
+
+
+def exact_losses(
+    trained: TrainedModel, dataset: Dataset, ranks: Ranks = ALONE
+) -> tuple[Tokens, Floats]:
+    """What of the validation part is measured, and the loss at each of its tokens but the first.
+
+    Several ranks call it together, each for a share of the tokens.
+    """
+    tokens = spread(dataset.validation, MOST_EVALUATED)
+    if dataset.answers is not None:  # from the beginning on, so that it is known which are answers
+        tokens = dataset.validation[:MOST_EVALUATED]
+    if trained.config.model.pretrained and trained.config.train.precision == "bfloat16":
+        # As in training: a large model in float32 would take several times as long.
+        trained.model.compute_dtype = torch.bfloat16
+    size = trained.config.model.context_size
+    return tokens, losses(trained.model, tokens, block_size=size, ranks=ranks)
 
 
 def peak_memory_mib() -> float | None:

@@ -32,13 +32,14 @@ def draw_blocks(
 ) -> Blocks:
     """The blocks of the index-th batch: a pure function, so that resuming needs no state.
 
-    The batches of all ranks together are the same blocks for any number of ranks, for one
-    `batch_size * world`. They begin anywhere, or at one of `places`.
+    A rank has every `world`-th block, so that the ranks together read the same `batch_size` blocks
+    whatever their number; one has none where there are fewer blocks than ranks. They begin
+    anywhere, or at one of `places`.
     """
     # The counter's top word is the batch's number: streams of different batches cannot overlap.
     random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, index]))
     most = len(tokens) - block_size if places is None else len(places)
-    starts = random.integers(most, size=batch_size * world)[rank::world]
+    starts = random.integers(most, size=batch_size)[rank::world]
     starts = starts if places is None else places[starts]
     windows = tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)
     if tokens.nbytes > MOST_MAPPED_BYTES:
@@ -78,7 +79,7 @@ def batch(
     rank: int = 0,
     world: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """The inputs and targets of `draw_blocks`: two of [batch_size, block_size], int64."""
+    """The inputs and targets of `draw_blocks`: two of [B, block_size], int64."""
     sizes = {"batch_size": batch_size, "block_size": block_size}
     return draw_blocks(tokens, index, seed=seed, rank=rank, world=world, **sizes)[:2]
 

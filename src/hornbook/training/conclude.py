@@ -62,6 +62,7 @@ def conclude(
             energy_joules=energy_joules,
             steps_why=steps_why(trainer),
             dynamic_seconds=dynamic_seconds(trainer),
+            ranks=trainer.ranks,
         )
         if trainer.start:
             result = replace(result, pretrained=trainer.start.compared(result))

@@ -38,15 +38,16 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
     Validation loss and a sample come every `eval_interval` steps and at the end, a checkpoint
     every `checkpoint_interval`. However the loop is left (a break, Ctrl-C, an error of the
     caller's) the state is saved, and `resume` continues with the very next step.
-    Raises: NonFiniteLossError; CheckpointError when the disk refuses.
+    Raises: NonFiniteLossError; CheckpointError when the disk refuses; RankError, saving nothing,
+    because the others may hold a part of the state.
     """
-    with trainer.lock:
+    with trainer.lock, trainer.ranks.signals_noted():
         intervals, state = trainer.config.train, trainer.state
         # A resumed run's state is saved already, and at step 0 there is nothing to save.
         saved = state.step
         try:
             while state.unfinished or not ended(trainer):
-                metrics = state.unfinished or train_step(trainer)
+                metrics = state.unfinished or next_step(trainer)
                 if keep_pace(trainer, metrics):
                     intervals, state = trainer.config.train, trainer.state
                     continue
@@ -54,14 +55,8 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
                 ends = trainer.pace.ends if trainer.pace else ()
                 at_end = state.step >= state.steps or state.step in ends
                 if at_end or state.step % intervals.eval_interval == 0:
-                    # Over the same blocks each time: it decides which weights are the best.
-                    val_loss = estimate(
-                        state.model,
-                        trainer.dataset.validation,
-                        block_size=trainer.config.model.context_size,
-                        max_positions=intervals.eval_positions,
-                        answers=trainer.dataset.validation_answers,
-                    )
+                    trainer.ranks.tell("evaluate")
+                    val_loss = validation_loss(trainer)
                     made = sample_of(trainer)
                     metrics = replace(
                         metrics, val_loss=val_loss, sample=made.text, prompt=made.prompt
@@ -82,6 +77,25 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
             if state.step != saved:
                 save_last(trainer)
             raise
+
+
+def next_step(trainer: Trainer) -> StepMetrics:
+    """The next step, by all ranks; before it is the place for a signal."""
+    trainer.ranks.heed()
+    trainer.ranks.tell("step", steps=trainer.state.steps)
+    return train_step(trainer)
+
+
+def validation_loss(trainer: Trainer) -> float:
+    """Over the same blocks each time: it decides which weights are the best."""
+    return estimate(
+        trainer.state.model,
+        trainer.dataset.validation,
+        block_size=trainer.config.model.context_size,
+        max_positions=trainer.config.train.eval_positions,
+        answers=trainer.dataset.validation_answers,
+        ranks=trainer.ranks,
+    )
 
 
 def ended(trainer: Trainer) -> bool:

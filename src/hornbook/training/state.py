@@ -133,6 +133,7 @@ def circumstances(trainer: Trainer) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "deterministic": str(config.train.deterministic),
         "optimizer": config.optimizer.optimizer,
+        "ranks": str(chosen.ranks),
     }
 
 
@@ -182,6 +183,9 @@ def save_last(trainer: Trainer) -> None:
     """
     state = trainer.state
     with signals_held():
+        if state.step:
+            trainer.ranks.tell("gather")
+            state.optimizers.gather()
         tensors = {"model": state_dict(state.model), "optimizer": state.optimizers.tensors()}
         if not all(value.isfinite().all() for part in tensors.values() for value in part.values()):
             raise NonFiniteLossError(

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from hornbook.training.trainer import Trainer
 def train_step(trainer: Trainer) -> StepMetrics:
     """One update from one batch (several, when gradients accumulate).
 
+    Several ranks call it together; each reads its share of every batch, and all update alike.
     The state is not touched before the update, and the update runs with signals held back: whenever
     an interrupt arrives, the state is that of a whole number of steps.
     Raises: NonFiniteLossError before the update.
@@ -39,16 +41,22 @@ def train_step(trainer: Trainer) -> StepMetrics:
     losses: list[Tensor] = []
     with training_stream(trainer) as keep_stream, deterministic(config.train.deterministic):
         for micro in range(n_micro):
-            loss = model.training_loss(read_batch(trainer, state.step * n_micro + micro))
+            read = read_batch(trainer, state.step * n_micro + micro)
+            share = len(read.targets) / config.train.batch_size
+            if not share:  # fewer blocks than ranks
+                losses.append(torch.zeros((), device=model.device))
+                continue
+            loss = model.training_loss(read) * share
             if loss.requires_grad:  # an n-gram model alone has nothing to train
                 (loss / n_micro).backward()
             losses.append(loss.detach())
         clip = config.optimizer.gradient_clip
         parameters = list(model.parameters())
+        found = trainer.ranks.average(parameters, torch.stack(losses))
         norm = nn.utils.clip_grad_norm_(parameters, clip or math.inf) if parameters else 0.0
-        loss_nats, gradient_norm = (torch.stack(losses).sum() / n_micro).item(), float(norm)
+        loss_nats, gradient_norm = (found.sum() / n_micro).item(), float(norm)
         if not (math.isfinite(loss_nats) and math.isfinite(gradient_norm)):
-            raise broken_step(trainer, losses, gradient_norm)
+            raise broken_step(trainer, found.tolist(), gradient_norm)
         with signals_held():
             state.optimizers.step(scale)
             state.step += 1
@@ -69,10 +77,10 @@ def train_step(trainer: Trainer) -> StepMetrics:
 
 
 def read_batch(trainer: Trainer, index: int) -> Batch:
-    """The index-th batch on the model's device, with cross-fitted n-grams where a model has them.
+    """The rank's share of the index-th batch on its device, with n-grams where the model has them.
 
-    N-grams also read `trainer.context_before` tokens before each block. Of conversations only the
-    answers are targets.
+    N-grams are cross-fitted, and also read `trainer.context_before` tokens before each block. Of
+    conversations only the answers are targets.
     """
     train, device = trainer.config.train, trainer.machine.device.value
     before, block_size = trainer.context_before, trainer.config.model.block_size
@@ -83,6 +91,8 @@ def read_batch(trainer: Trainer, index: int) -> Batch:
         block_size=before + block_size,
         seed=train.seed,
         places=trainer.places,
+        rank=trainer.ranks.rank,
+        world=trainer.ranks.world,
     )
     targets = blocks.targets[:, before:]
     if trainer.dataset.answers is not None:
@@ -98,17 +108,25 @@ def read_batch(trainer: Trainer, index: int) -> Batch:
     return Batch(blocks.inputs.to(device), targets.to(device), probs)
 
 
-def broken_step(trainer: Trainer, losses: list[Tensor], norm: float) -> NonFiniteLossError:
-    """The error of a step whose loss or gradient is NaN or infinite: where, and what to do."""
-    step = trainer.state.step
-    first = step * len(losses)
-    found = [loss.item() for loss in losses]
-    bad = next((i for i, loss in enumerate(found) if not math.isfinite(loss)), None)
+def broken_step(trainer: Trainer, losses: list[float], norm: float) -> NonFiniteLossError:
+    """The error of a step whose loss or gradient is NaN or infinite: where, and what to do.
+
+    `losses` are those of each rank's batches, one rank after the other.
+    """
+    step, ranks = trainer.state.step, trainer.ranks
+    n_micro = trainer.config.train.gradient_accumulation
+    first = step * n_micro
+    bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    at = None
     if bad is not None:
-        where = f"batch {first + bad}: the loss is {found[bad]}"
+        at = bad // n_micro
+        where = f"batch {first + bad % n_micro}: the loss is {losses[bad]}"
     else:
-        last = f" to {first + len(losses) - 1}" if len(losses) > 1 else ""
+        at = next(iter(ranks.broken), None)
+        last = f" to {first + n_micro - 1}" if n_micro > 1 else ""
         where = f"batch {first}{last}: the gradient norm is {norm}"
+    if ranks.world > 1 and at is not None:
+        where = f"rank {at}, {where}"
     return NonFiniteLossError(
         f"step {step + 1}, {where}; nothing was updated, and the last good state is kept. "
         f"{command('train', '--resume', trainer.folder.path)} meets it again. Try a lower "
@@ -119,6 +137,9 @@ def broken_step(trainer: Trainer, losses: list[Tensor], norm: float) -> NonFinit
 @contextmanager
 def training_stream(trainer: Trainer) -> Iterator[Callable[[], None]]:
     """Inside, torch draws from the training's own random stream; the caller's is left as it was.
+
+    Each of several ranks has a stream of its own, a function of seed, step and rank: a dropout mask
+    that two ranks share would be one for two blocks.
 
     Yields a function that makes the stream's present position the start of the next step.
     """
@@ -131,6 +152,12 @@ def training_stream(trainer: Trainer) -> Iterator[Callable[[], None]]:
 
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
         torch.set_rng_state(state.random_state)
+        if trainer.ranks.world > 1:
+            own = f"{trainer.config.train.seed}/{state.step}/{trainer.ranks.rank}"
+            # It seeds a GPU's stream too.
+            torch.manual_seed(int.from_bytes(sha256(own.encode()).digest()[:7]))
+            yield lambda: None
+            return
         if on_gpu and state.cuda_random_state is not None:
             torch.cuda.set_rng_state(state.cuda_random_state)
         elif on_gpu:

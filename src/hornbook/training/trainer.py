@@ -23,6 +23,7 @@ from hornbook.models.stack import StackModel
 from hornbook.ngram.model import NGramModel
 from hornbook.ngram.tuning import choose
 from hornbook.optim.optimizer import Optimizers
+from hornbook.parallel import ALONE, Job, Ranks
 from hornbook.plan import Plan, check_memory, counted_part, learned_part, machine, resolve
 from hornbook.plan.costs import counting_seconds
 from hornbook.plan.prepare import prepare as apply_choices
@@ -93,6 +94,7 @@ class Trainer:
     judged: bool = False  # whether its plan was far off is decided once
     planned_anew: bool = False
     start: Start | None = None  # of a model that was not made from nothing
+    ranks: Ranks = ALONE
 
 
 def begin(
@@ -163,6 +165,7 @@ def described(trainer: Trainer) -> dict[Path, bytes]:
         "data_fingerprint": trainer.dataset.fingerprint,
         "text_has_cr": trainer.dataset.tokenizer.text_has_cr,
         "parameters": trainer.state.model.parameter_count,
+        **Job.of_environment().recorded(),
         **(trainer.start.recorded() if trainer.start else {}),
     }
     return {
@@ -193,7 +196,8 @@ def begin_again(trainer: Trainer) -> bool:
     stay as they are.
     """
     trainer.judged = True
-    if trainer.start:  # its shape is given, and its weights are loaded
+    # Its shape is given and its weights are loaded, or other ranks have it too.
+    if trainer.start or trainer.ranks.world > 1:
         return False
     request, before = trainer.request, trainer.config
     text = text_of(before, trainer.dataset)
@@ -352,16 +356,18 @@ def assemble(
     lock: Lock,
     disk: Disk,
     counts: tuple[NGramModel | None, CrossFit | None] | None = None,
+    saving: bool = True,
 ) -> Trainer:
     """Model and optimizers at step 0, on the chosen device, with the chosen kernels.
 
-    N-grams that the model needs are counted here, and saved in the folder, unless given.
+    N-grams that the model needs are counted here unless given, and saved in the folder unless this
+    is not the run's writer (`saving`).
     """
     tokens = learned_part(config.model, dataset)
     ngram_model, cross_fit = counts or (None, None)
     if config.model.reads_counts and counts is None:
         ngram_model, cross_fit = count(config, dataset)
-    if ngram_model and counts is None:
+    if ngram_model and counts is None and saving:
         save_counts(folder, ngram_model, disk)
     if chosen.device.value == "cuda" and config.train.deterministic:
         # cuBLAS reads it when it starts, and refuses deterministic products without it.
@@ -385,8 +391,9 @@ def assemble(
         before = min(config.model.context_size // 2, spare // 2)
     places = None
     if dataset.answers is not None and dataset.starts is not None:
-        block_size = config.model.block_size
-        places = answer_places(dataset.answers[0], dataset.starts, block_size, before)
+        answers, starts = dataset.answers[0][: len(tokens)], dataset.starts
+        starts = starts[starts < len(tokens)]
+        places = answer_places(answers, starts, config.model.block_size, before)
     train = config.train
     pace = Replay(train.replanned) if train.replanned else None
     return Trainer(

@@ -1,0 +1,95 @@
+"""What the processes of one training exchange. This file has the process on its own.
+
+Rank 0 runs the command as a process on its own does: it plans, writes, shows and reports. The
+other ranks wait for its orders (`tell`, `told`). So every decision that depends on a clock, a disk
+or a signal is made once. `group.py` has the same methods for several processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from hornbook.errors import ConfigError
+from hornbook.parallel.job import Job
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hornbook.config import Config
+
+
+class Ranks:
+    """A process on its own: it exchanges nothing, and no method changes a bit."""
+
+    def __init__(self, job: Job | None = None) -> None:
+        self.job = job or Job()
+        self.rank, self.world = 0, 1
+        # The ranks whose gradients were not finite in the last step.
+        self.broken: list[int] = []
+
+    def tell(self, order: str, **facts: Any) -> None:
+        """Rank 0: what all others are to do next."""
+
+    def told(self) -> dict[str, Any]:
+        """Any other rank: rank 0's next order. On its own, a process has nothing to wait for."""
+        return {"order": "end", "status": 0}
+
+    def agree(self, about: str, own: Mapping[str, str]) -> None:
+        """Check that all ranks have the same. Raises: RankError on rank 0, naming the first."""
+
+    def share(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite these with rank 0's."""
+
+    def average(self, parameters: Sequence[Tensor], losses: Tensor) -> Tensor:  # noqa: ARG002
+        """Add up the gradients over all ranks, each of which has weighted its own.
+
+        Shapes: losses [M], one a micro-batch -> those of all ranks, [W*M].
+        """
+        return losses
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all ranks of a tensor of one shape."""
+        return values
+
+    def mine(self, matrices: Sequence[Tensor]) -> list[Tensor]:
+        """Those that this rank updates."""
+        return list(matrices)
+
+    def exchange(self, matrices: Sequence[Tensor]) -> None:
+        """Take every matrix from the rank that has updated it (`mine`)."""
+
+    def started(self) -> None:
+        """From here on a rank that is waited for longer than the time limit counts as lost."""
+
+    def heed(self) -> None:
+        """Between two steps: end as the signal says that any rank was sent."""
+
+    @contextmanager
+    def signals_noted(self) -> Iterator[None]:
+        """Inside, signals wait for `heed`."""
+        yield
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def join(job: Job, config: Config) -> Iterator[Ranks]:
+    """The ranks of a torchrun command, until the body ends; rank 0 then sends the others home.
+
+    Raises: ConfigError where the settings are not for several ranks; RankError.
+    """
+    if job.world == 1 or config.train.parallel == "none":
+        yield Ranks(job)
+        return
+    if config.model.spec.counted:
+        raise ConfigError(
+            f"model = {config.model.model!r} is counted, not trained: run it without torchrun"
+        )
+    # Only here: a plain run has no use for it.
+    from hornbook.parallel.group import Group
+
+    with Group.joined(job, config) as group:
+        yield group
