@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -100,13 +100,13 @@ def failures(run: Path) -> list[str]:
 
 
 @pytest.fixture
-def one(text_path: Path, tmp_path: Path) -> Iterator[dict[str, object]]:
+def one(text_path: Path, tmp_path: Path) -> dict[str, object]:
     """The result of the same run by one process."""
     command = [sys.executable, "-m", "hornbook", *arguments(text_path, tmp_path / "one", 50)]
     made = subprocess.run(
         command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, check=True, text=True
     )
-    yield json.loads(made.stdout)
+    return json.loads(made.stdout)
 
 
 def test_two_and_four_ranks_learn_what_one_process_learns(

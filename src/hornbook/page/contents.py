@@ -137,7 +137,7 @@ def gather(
     return about, pack.compressed(), kept
 
 
-def check_fits(trained: TrainedModel, numbers: int, n_bytes: int, *, network_only: bool) -> None:
+def check_fits(trained: TrainedModel, numbers: int, n_bytes: float, *, network_only: bool) -> None:
     """Raises: ConfigError for a model that a page cannot run, of so many parameters and bytes."""
     serve = command("serve", trained.folder.path)
     if trained.config.model.context_length is not None:
