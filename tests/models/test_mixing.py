@@ -257,3 +257,12 @@ def test_what_is_seen_and_what_if_the_mixer_is_off(run: Path) -> None:
         assert (trained.look(text).probs != seen.probs).any()
     with pytest.raises(ConfigError, match="without mixer"), alone.without(mixer=True):
         pass
+
+
+def test_a_run_with_a_mixer_is_gone_on_from(run: Path, text: Path, tmp_path: Path) -> None:
+    before = ["train", str(text), "--from", str(run), "--steps", "2"]
+    assert hornbook_command([*before, "--out", str(tmp_path / "more")]) == 0
+    assert isinstance(hb.load(tmp_path / "more").model, Mixing)
+    without = ["--set", "with_mixer=false", "--out", str(tmp_path / "alone")]
+    assert hornbook_command([*before, *without]) == 0
+    assert not isinstance(hb.load(tmp_path / "alone").model, Mixing)
