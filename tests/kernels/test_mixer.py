@@ -1,7 +1,10 @@
 """The context mixer in C, against its plain form, and what it promises by itself."""
 
+import shutil
+import subprocess
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hornbook.errors import CheckpointError
+from hornbook.kernels import mixer as kernels
+from hornbook.kernels import processor
+from hornbook.kernels.library import load_compiled
+from hornbook.kernels.recipe import HERE, MIXER, TARGETS, Target, compiler
 from hornbook.models.code_tree import CodeTree
 from hornbook.models.mixer import Mixer
 from hornbook.models.mixer_reference import PlainReader
 from hornbook.text.tokenizer.characters import CharTokenizer
 
+CROSS, EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
+AARCH64 = next(each for each in TARGETS if each.name == "aarch64")
+ARM = Path(__file__).parent / "mixer_arm.c"
 VERSE = (
     "The cat sat on the mat;\n  the Cat's hat was flat.\nA rat ran at the cat, and that was that.\n"
 )
@@ -50,6 +60,42 @@ def test_c_and_plain_python_say_the_same(with_network: bool) -> None:
     assert np.allclose(
         mixer.reader().read(rest, network), PlainReader(mixer).read(rest, network), atol=2e-4
     )
+
+
+@pytest.mark.parametrize("target", processor.runnable(), ids=lambda each: each.name)
+def test_every_kind_of_processor_computes_the_same(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = load_compiled(tmp_path, compiler(), MIXER, target)
+    monkeypatch.setattr(kernels, "shared_library", lambda _: library)
+    kernels.mixer_library.cache_clear()
+    try:
+        test_c_and_plain_python_say_the_same(with_network=True)
+    finally:
+        kernels.mixer_library.cache_clear()
+
+
+@pytest.mark.skipif(CROSS is None or EMULATOR is None, reason="needs Arm's gcc and qemu-user")
+def test_arm_computes_the_same(tmp_path: Path) -> None:
+    tokenizer = CharTokenizer.from_text(VERSE)
+    tokens = tokenizer.encode_array(VERSE * 8).astype(np.int32)
+    mixer = Mixer.begin(tokenizer, tokens)
+    network = logits(tokens, mixer, 3)
+    tree, sizes = mixer.tree, (mixer.vocab_size, mixer.line_bits, mixer.counter_bits)
+    arrays = (
+        np.array([*sizes, *mixer.shortest, len(tokens)], np.int32), tree.child, tree.bucket,
+        tree.slot, tree.parent, tree.depth, tree.first, np.array([len(tree.path)], np.int32),
+        tree.path, mixer.folded, mixer.kind, tokens, network,
+    )  # fmt: skip
+    (tmp_path / "in").write_bytes(b"".join(each.tobytes() for each in arrays))
+    build = [CROSS, "-static", *AARCH64.flags_for(MIXER), f"-I{HERE}", ARM, "-o", "on-arm", "-lm"]
+    build = [each for each in build if each not in ("-shared", "-fPIC")]
+    subprocess.run(build, cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [EMULATOR, "-cpu", "max", "./on-arm", "in"], cwd=tmp_path, capture_output=True, check=True
+    )
+    found = np.frombuffer(done.stdout, np.float64)
+    np.testing.assert_allclose(found, mixer.learner().read(tokens, network), atol=2e-4)
 
 
 @settings(max_examples=15, deadline=None)

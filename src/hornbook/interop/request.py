@@ -76,8 +76,10 @@ class Request:
         """
         model, models = config.model, self.format.models
         if model.reads_counts or model.with_mixer:
+            counts = ("n-grams have", "them")
+            what, it = counts if model.reads_counts else ("a mixer has", "one")
             raise ConfigError(
-                f"n-grams have no form in {self.to}, and this run's model ({model.kind}) has them; "
+                f"{what} no form in {self.to}, and this run's model ({model.kind}) has {it}; "
                 f"a network alone has one: {command('train', config.data.corpus, '--model', 'gpt')}"
             )
         if model.model not in models:

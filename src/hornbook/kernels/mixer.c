@@ -403,7 +403,7 @@ static float predict(const Reader *reader, Node *at, int32_t node, const Bucket 
     for (int s = 0; s < SETS; s++) {
         at->selected[s] = in->sets[s] + selectors[s] * INPUTS;
         floats sum = {0};
-        for (int i = 0; i < INPUTS; i += 16)
+        for (int i = 0; i < INPUTS; i += WIDE)
             sum += *(floats *)(at->input + i) * *(floats *)(w + at->selected[s] + i);
         at->dot[s] = within(total(sum), 12);
         at->mixed[s] = squash(at->dot[s]);
@@ -435,7 +435,7 @@ static void learn(Reader *reader, Node *at, Bucket **buckets)
     float *shares = w + in->final + at->node % in->selectors[1] * SETS;
     for (int s = 0; s < SETS; s++) {
         float step = (y - at->mixed[s]) * rate;
-        for (int i = 0; i < INPUTS; i += 16)
+        for (int i = 0; i < INPUTS; i += WIDE)
             *(floats *)(w + at->selected[s] + i) += step * *(floats *)(at->input + i);
         shares[s] += (y - at->final) * 0.0005f * at->dot[s];
     }
@@ -568,7 +568,7 @@ static const float *by_node(Reader *reader, const float *logits)
     for (int i = 1; i < V; i++)
         most = logits[i] > most ? logits[i] : most;
     int i = 0;
-    for (; i + 16 <= V; i += 16)
+    for (; i + WIDE <= V; i += WIDE)
         *(floats *)(leaf + i) = exponential(*(floats *)(logits + i) - most);
     for (; i < V; i++)
         leaf[i] = expf(logits[i] - most);

@@ -111,26 +111,6 @@ class Mixing(LanguageModel):
             return list(pool.map(read, range(n_rows), self._readers))
 
 
-class Continued:
-    """A model that goes on after its training text: each token is predicted, then learned.
-
-    The mixer learns in a copy; the network stays as it is. `before` ends the training text.
-    """
-
-    def __init__(self, model: Mixing, before: Ids) -> None:
-        self._network = model.network
-        self._reader = model.mixer.copy().learner()
-        self._context = np.asarray(before[-model.context_size :])
-
-    def nats(self, tokens: Ids) -> NDArray[np.float64]:
-        """-ln p of each of the next tokens, in nats: [T] -> [T]. Raises: IndexError."""
-        text = np.concatenate([self._context, tokens])
-        pieces = network_logits(self._network, text, len(self._context))
-        found = [self._reader.read(piece, logits_TV) for piece, logits_TV in pieces]
-        self._context = text[-self._network.context_size :]
-        return np.concatenate(found) if found else np.empty(0)
-
-
 def network_logits(network: LanguageModel, tokens: Ids, begin: int) -> Iterator[tuple[Ids, Floats]]:
     """From `begin` on, pieces of a text with the network's logits before each of their tokens.
 

@@ -16,6 +16,7 @@ const CONTEXTS = 18, DIRECT = 3, MATCHES = 2, SETS = 6, STAGES = 4;
 const NETWORK_INPUT = 2 * (CONTEXTS + DIRECT + MATCHES); // then a constant one
 const INPUTS = NETWORK_INPUT + 2;
 const MATCH_STEPS = 48, BINS = 33, STAGE_CONTEXTS = 4096, ORDERS = 12, LONGEST_MATCH = 400;
+const TOKENS_BACK = [3, 4, 5, 6, 7, 9, 2]; // of the first contexts
 const FOLLOWER_SIZE = 1 << 16;
 const LEVELS = 3; // of the tree in a bucket
 
@@ -133,11 +134,16 @@ export class MixerTables {
       for (let j = 0; j < DIRECT; j++) {
         const at = this.counterAt(text, j, node), value = words[at], times = value & 1023;
         const p = times ? value >>> 10 : 2097152;
-        changes?.push(~at, value);
-        words[at] = ((p + Math.trunc(((way ? 4194303 : 0) - p) / (times + 1.5))) << 10) | Math.min(times + 1, 400);
+        const moved = p + Math.trunc(((way ? 4194303 : 0) - p) / (times + 1.5));
+        this.write(at, (moved << 10) | Math.min(times + 1, 400), changes);
       }
     }
     text.advance(token, changes);
+  }
+
+  write(at, value, changes) {
+    changes?.push(~at, this.words[at]);
+    this.words[at] = value;
   }
 
   counterAt(text, j, node) {
@@ -220,7 +226,7 @@ class Text {
     const over = above + 1 < this.lineStart ? this.token(above) + 1 : 0;
     const pair = join(this.word, this.wordsBefore[0]);
     // The last few tokens; the word so far, and those before it; tokens but for one or two.
-    [3, 4, 5, 6, 7, 9, 2].forEach((k, j) => (contexts[j] = orders[k]));
+    for (let j = 0; j < TOKENS_BACK.length; j++) contexts[j] = orders[TOKENS_BACK[j]];
     contexts[7] = this.word;
     contexts[8] = pair;
     contexts[9] = join(pair, this.wordsBefore[1]);
@@ -238,12 +244,9 @@ class Text {
 
   advance(token, changes) {
     const { tables } = this;
-    const write = (at, value) => {
-      changes?.push(~at, tables.words[at]);
-      tables.words[at] = value;
-    };
-    for (const at of [tables.followersAt(0, join(1, this.back(1))), tables.followersAt(1, this.orders[2])]) {
-      write(at, (tables.words[at] << 16) | ((token + 1) & 0xffff));
+    for (let table = 0; table < 2; table++) {
+      const at = tables.followersAt(table, table ? this.orders[2] : join(1, this.back(1)));
+      tables.write(at, (tables.words[at] << 16) | ((token + 1) & 0xffff), changes);
     }
     this.own?.push(token);
     this.length += 1;
@@ -259,11 +262,11 @@ class Text {
       this.lineFirst = 0;
     } else if (here - this.lineStart === 1) this.lineFirst = token + 1;
     this.setContexts();
-    tables.shortest.forEach((shortest, m) => this.match(shortest, m, token, write));
+    for (let m = 0; m < MATCHES; m++) this.match(tables.shortest[m], m, token, changes);
   }
 
   /** Follow the place where the last tokens stood before, or look for one. */
-  match(shortest, m, token, write) {
+  match(shortest, m, token, changes) {
     const { tables, matchPlace, matchLength } = this;
     if (matchLength[m] && this.token(matchPlace[m]) === token) {
       matchLength[m] += 1;
@@ -282,7 +285,7 @@ class Text {
         matchLength[m] = same;
       }
     }
-    write(at, here);
+    tables.write(at, here, changes);
   }
 }
 
@@ -290,6 +293,12 @@ class Text {
 function lengthStep(length) {
   if (length < 16) return length;
   return length < 32 ? 16 + ((length - 16) >> 1) : Math.min(24 + ((length - 32) >> 4), 47);
+}
+
+/** A context's probability as two inputs: its log-odds, and its distance from a half. */
+function give(inputs, at, p, sure, sign) {
+  inputs[at] = sign * stretch(p);
+  inputs[at + 1] = sign * (p - 0.5) * 3 * sure;
 }
 
 /** What was computed at a node, for learning from it. */
@@ -396,8 +405,9 @@ export class Mixing {
     const highest = logits.reduce((most, each) => Math.max(most, each), -Infinity);
     const leaves = Float64Array.from(logits, (logit) => Math.exp(logit - highest));
     const sums = new Float64Array(nodes), p = new Float64Array(nodes);
+    const reached = (child) => (child < 0 ? leaves[~child] : sums[child]) + 1e-9;
     for (let node = nodes - 1; node >= 0; node--) {
-      const [zero, one] = [children[0][node], children[1][node]].map((child) => (child < 0 ? leaves[~child] : sums[child]) + 1e-9);
+      const zero = reached(children[0][node]), one = reached(children[1][node]);
       sums[node] = zero + one;
       p[node] = one / (zero + one);
     }
@@ -419,10 +429,6 @@ export class Mixing {
     const found = this.found[tree.bucket[node]], slot = tree.slot[node], depth = tree.depth[node];
     inputs.fill(0);
     let next = 0, seen = 0;
-    const give = (p, sure = 1, sign = 1) => {
-      inputs[next] = sign * stretch(p);
-      inputs[next + 1] = sign * (p - 0.5) * 3 * sure;
-    };
     // What each context counted here. How right such counts have been was learned too.
     for (let j = 0; j < CONTEXTS; j++, next += 2) {
       states[j] = -1;
@@ -431,11 +437,11 @@ export class Mixing {
       const value = slots[found[j] + 1 + slot], times = value & 15;
       if (!times) continue;
       states[j] = j * 1024 + times * 64 + (value >> 10);
-      give(weights[this.states + states[j]]);
+      give(inputs, next, weights[this.states + states[j]], 1, 1);
     }
     for (let j = 0; j < DIRECT; j++, next += 2) {
       const value = words[tables.counterAt(text, j, node)], times = value & 1023;
-      if (times) give(between((value >>> 10) / 4194304, 1e-4), Math.min(1, times / 30));
+      if (times) give(inputs, next, between((value >>> 10) / 4194304, 1e-4), Math.min(1, times / 30), 1);
     }
     // Where the last tokens stood before: the token that came then.
     let match = 0;
@@ -446,7 +452,7 @@ export class Mixing {
       const step = lengthStep(text.matchLength[m]);
       matches[m] = m * MATCH_STEPS + step;
       expected[m] = way;
-      give(weights[this.matchP + matches[m]], 1, way ? 1 : -1);
+      give(inputs, next, weights[this.matchP + matches[m]], 1, way ? 1 : -1);
       match = 2 * (Math.floor(step / 3) + 1) + way;
     }
     if (network) inputs[NETWORK_INPUT] = stretch(between(network[node], 1e-6));
@@ -456,16 +462,22 @@ export class Mixing {
     const last = text.back(1), second = text.back(2);
     const kinds = (second ? tables.folded[second - 1] : 0) * 7 + (last ? tables.kinds[last - 1] : 0);
     const shares = this.finals + (node % this.selectors[1]) * SETS;
-    const chosen = [
-      match, node % this.selectors[1], seen * 16 + Math.min(depth, 15), last % this.selectors[3],
-      network ? Math.trunc(within(inputs[NETWORK_INPUT], 7.5) * 2 + 17) : 0, (kinds + 31 * Math.min(depth, 7)) % 1024,
-    ];
+    rows[0] = match;
+    rows[1] = node % this.selectors[1];
+    rows[2] = seen * 16 + Math.min(depth, 15);
+    rows[3] = last % this.selectors[3];
+    rows[4] = network ? Math.trunc(within(inputs[NETWORK_INPUT], 7.5) * 2 + 17) : 0;
+    rows[5] = (kinds + 31 * Math.min(depth, 7)) % 1024;
     let final = 0;
     for (let s = 0; s < SETS; s++) {
-      rows[s] = this.sets[s] + chosen[s] * INPUTS;
-      let sum = 0;
-      for (let i = 0; i < INPUTS; i++) sum += inputs[i] * weights[rows[s] + i];
-      dots[s] = within(sum, 12);
+      const row = this.sets[s] + rows[s] * INPUTS;
+      rows[s] = row;
+      let even = 0, odd = 0;
+      for (let i = 0; i < INPUTS; i += 2) {
+        even += inputs[i] * weights[row + i];
+        odd += inputs[i + 1] * weights[row + i + 1];
+      }
+      dots[s] = within(even + odd, 12);
       final += weights[shares + s] * dots[s];
     }
     final = within(final, 12);
@@ -474,10 +486,13 @@ export class Mixing {
     // A last correction: how often such a probability was right, in four contexts.
     const place = (within(final, 7.99) + 8) * 2, bin = Math.trunc(place);
     at.share = place - bin;
-    const contexts = [join(last, node), join(text.orders[2], node), match * 128 + (node % 128), join(text.word, node)];
+    bins[0] = join(last, node);
+    bins[1] = join(text.orders[2], node);
+    bins[2] = match * 128 + (node % 128);
+    bins[3] = join(text.word, node);
     let corrected = 0;
     for (let a = 0; a < STAGES; a++) {
-      bins[a] = this.stages + (a * STAGE_CONTEXTS + (contexts[a] % STAGE_CONTEXTS)) * BINS + bin;
+      bins[a] = this.stages + (a * STAGE_CONTEXTS + (bins[a] & (STAGE_CONTEXTS - 1))) * BINS + bin;
       corrected += weights[bins[a]] * (1 - at.share) + weights[bins[a] + 1] * at.share;
     }
     return between(0.4 * at.final + 0.15 * corrected, 1e-6);

@@ -44,7 +44,8 @@ def open_run_source(path: Path) -> Source:
         raise SourceError(
             f"{where}: an n-gram model is counted anew for each text; nothing to train"
         )
-    trained = load(path)
+    # A mixer is of one text: the new run learns its own.
+    trained = load(path, mixed=False)
     facts = folder.environment_facts()
     # Factors of LoRA are merged when a run is loaded.
     settings = asdict(replace(config.model, lora_rank=None))

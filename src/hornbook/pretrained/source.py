@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 # Larger than any model that this is for: what a config.json may say at most.
 # Settings that do not change what a model computes. The block is our own GPT's window.
-FREE = {"pretrained", "lora_rank", "dropout", "with_counts", "counted_tokens", "newlines",
-        "normalize", "order", "smoothing", "add_k"}  # fmt: skip
+FREE = {"pretrained", "lora_rank", "dropout", "with_counts", "with_mixer", "counted_tokens",
+        "newlines", "normalize", "order", "smoothing", "add_k"}  # fmt: skip
 FREE_ELSEWHERE = {"block_size", "context_length"}
 MOST_LAYERS, MOST_WIDTH, MOST_PARAMETERS = 1024, 1 << 20, 1 << 37
 
