@@ -1,19 +1,26 @@
 """How the server starts and ends, as a process."""
 
 import json
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from commands import environment
-from serving import process
+from serving import Client, process
+from small import TEXT
 
 from hornbook.storage.lock import Lock
+
+T = TypeVar("T")
 
 
 def refused(cwd: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -128,6 +135,93 @@ def test_a_key_comes_from_a_file_or_a_variable(runs: list[Path], tmp_path: Path)
         assert server.get("/v1/models").status == 401
         assert server.stop() == 0
     assert not [line for line in server.log if "key-of-two" in line or "third-key" in line]
+
+
+@contextmanager
+def training(cwd: Path, steps: int) -> Iterator[tuple["subprocess.Popen[str]", Client]]:
+    """`hornbook train --serve` of a small model, and a client of its server."""
+    text = cwd / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    small = ("block_size=16", "n_embd=32", "batch_size=4", "eval_interval=4", "compile=off",
+             "checkpoint_interval=4", "precision=float32")  # fmt: skip
+    command = [sys.executable, "-m", "hornbook", "train", str(text), "--preset", "quick", "--steps",
+               str(steps), *(word for each in small for word in ("--set", each)),
+               "--out", "run", "--no-page", "--serve", "--port", "0"]  # fmt: skip
+    with (
+        (cwd / "log").open("w") as log,
+        subprocess.Popen(command, cwd=cwd, env=environment(cwd), stderr=log, stdout=log) as made,
+    ):
+        try:
+            yield made, Client(int(waited(lambda: port_in(cwd / "log"))))
+        finally:
+            if made.poll() is None:
+                made.kill()
+
+
+def port_in(log: Path) -> str:
+    """The port that a log names, once it does."""
+    found = re.search(r"served at http://127.0.0.1:(\d+)/", log.read_text(encoding="utf-8"))
+    return found[1] if found else ""
+
+
+def waited(found: Callable[[], T]) -> T:
+    """What a function gives, once that is true."""
+    end = time.monotonic() + 60
+    while not (value := found()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return value
+
+
+def gone(client: Client) -> bool:
+    """Whether nobody serves there."""
+    try:
+        client.raw().close()
+    except OSError:
+        return True
+    return False
+
+
+def test_a_training_serves_its_run_and_ctrl_c_saves_first(tmp_path: Path) -> None:
+    with training(tmp_path, steps=1_000_000) as (process, client):
+        waited(lambda: client.get("/health").json["ready"])
+        asked = {"model": "run", "prompt": "to be", "max_tokens": 5}
+        assert client.post("/v1/completions", asked).status == 200
+        assert client.get("/training/run").json["finished"] is False
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 128 + signal.SIGINT
+        assert "saved; go on with" in (tmp_path / "log").read_text(encoding="utf-8")
+        waited(lambda: gone(client))
+
+
+def test_a_trained_run_is_served_until_ctrl_c(tmp_path: Path) -> None:
+    with training(tmp_path, steps=8) as (process, client):
+        waited(lambda: client.get("/training/run").json["finished"])
+        waited(lambda: "until Ctrl-C" in (tmp_path / "log").read_text(encoding="utf-8"))
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        waited(lambda: gone(client))
+
+
+def test_no_server_is_left_over_when_its_training_is_killed(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "hornbook.serve.beside", str(runs[0]), "0"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as beside:
+        assert beside.stdin is not None
+        assert beside.stderr is not None
+        assert json.loads(beside.stderr.readline())["event"] == "listening"
+        # Both pipes close with the training's process, and a log that nobody reads is no error.
+        beside.stderr.close()
+        beside.stdin.close()
+        assert beside.wait(30) in (0, 120)  # 120: Python could not flush its standard error
 
 
 def test_a_run_in_training_is_served_with_its_newest_weights(

@@ -3,15 +3,16 @@
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from hornbook.cli import beside
 from hornbook.cli.console import log, note
-from hornbook.cli.terminal import STARTED, TEXT, CorpusArguments, Whole, print_json
+from hornbook.cli.terminal import STARTED, TEXT, CorpusArguments, Natural, Whole, print_json
 from hornbook.cli.texts import AS_IT_IS, TextOptions, read_texts
 from hornbook.config import (
     MODELS,
@@ -59,6 +60,8 @@ def run(
     text: Annotated[str | None, TEXT] = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     page: bool = True,
+    serve: Annotated[bool, Parameter(negative="")] = False,
+    port: Natural = 8000,
     json: bool = False,
     strict: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False,
@@ -102,6 +105,9 @@ def run(
         text: With --resume: where the run's text is now, if it was moved since.
         dry_run: Print what would be trained and why, without training.
         page: Write the run's page, which runs the model in a browser (see hornbook page).
+        serve: Serve the run as it grows (see hornbook serve): the page shows its loss, samples and
+            what is inside. It is served on after training, until Ctrl-C.
+        port: With --serve: the port; 0 takes a free one.
         json: Print one JSON object on stdout at the end, and nothing else.
         strict: With --resume: refuse to continue on a machine that may compute other bits.
         quiet: Print only the result.
@@ -125,19 +131,9 @@ def run(
     others = {"config": config, "out": out, "preset": preset, "model": model}
     named = {*given, *assignments, *(name for name, value in others.items() if value is not None)}
     longer = named & {"steps", "train.steps"}
-    if resume is not None and named - longer:
-        others_named = ", ".join(sorted(named - longer))
-        raise ConfigError(
-            f"--resume uses the run's own settings, so {others_named} cannot be given too (--steps "
-            "can, to train longer); train a new run for other settings"
-        )
-    if text is not None and resume is None:
-        raise ConfigError(
-            "--text says where the text of a run is now, so it needs --resume RUN; to train on a "
-            f"text, use {command('train', text)}"
-        )
-    if strict and resume is None:
-        raise ConfigError("--strict compares a run's machine with this one: it needs --resume RUN")
+    check_resuming(resume, named - longer, text, strict=strict)
+    if serve:
+        beside.check(port)
     if from_ is not None and (preset is not None or model is not None):
         raise ConfigError("--from says which model it is, so --preset and --model cannot be given")
     request = requested(preset, model, config, parse_all(assignments), given)
@@ -146,12 +142,15 @@ def run(
 
     check_conversations(request.config)
     # Only now: a wrong setting should not wait for torch.
+    from hornbook.kernels import compile_ahead
     from hornbook.parallel import Job, join
 
     job = Job.of_environment()
     if job.rank and request.config.train.parallel == "none":
         return
     with join(job, request.config) as ranks:
+        if request.config.model.pretrained is None and request.config.model.spec.c_kernels:
+            compile_ahead()  # while torch is imported
         from hornbook import training as engine
         from hornbook.cli.display import Display
         from hornbook.training.ranks import attend, compare, lead, note_failure, unfinished_run
@@ -179,7 +178,10 @@ def run(
             trainer = made
         lead(trainer, ranks)
         resumed = bool(resume or again)
-        follow(trainer, Display(quiet=quiet), json=json, page=page, resumed=resumed)
+        with beside.served(trainer.folder.path, port) if serve else nullcontext() as server:
+            follow(trainer, Display(quiet=quiet), json=json, page=page, resumed=resumed)
+            if server is not None:
+                beside.wait(server)
 
 
 def begun(
@@ -188,7 +190,6 @@ def begun(
     """A new run, before its first step; None where only its plan is wanted, and is printed."""
     from hornbook import plan
     from hornbook import training as engine
-    from hornbook.kernels import compile_ahead
 
     source = None
     if request.config.model.pretrained is not None:
@@ -196,8 +197,6 @@ def begun(
 
         source = open_source(request.config.model.pretrained)
         request = source.under(request)
-    elif request.config.model.spec.c_kernels:
-        compile_ahead()
     data = request.config.data
     found = read_texts(corpus if len(corpus) > 1 else (data.corpus,), data)
     if dry_run:
@@ -220,6 +219,24 @@ def check_conversations(config: Config) -> None:
         )
     if config.data.field is not None:
         raise ConfigError("--chat reads messages, or prompt and response, so --field has no use")
+
+
+def check_resuming(
+    resume: Path | None, others: set[str], text: str | None, *, strict: bool
+) -> None:
+    """Check what may and what must be given with --resume. Raises: ConfigError."""
+    if resume is not None and others:
+        raise ConfigError(
+            f"--resume uses the run's own settings, so {', '.join(sorted(others))} cannot be given "
+            "too (--steps can, to train longer); train a new run for other settings"
+        )
+    if text is not None and resume is None:
+        raise ConfigError(
+            "--text says where the text of a run is now, so it needs --resume RUN; to train on a "
+            f"text, use {command('train', text)}"
+        )
+    if strict and resume is None:
+        raise ConfigError("--strict compares a run's machine with this one: it needs --resume RUN")
 
 
 def follow(

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,8 +73,9 @@ class Log:
             line = json.dumps({"time": now, "event": name} | facts)
         else:
             line = f"{now} {for_terminal(line)}"
-        sys.stderr.write(line.replace("\n", " ") + "\n")
-        sys.stderr.flush()
+        with suppress(OSError):  # a log that nobody reads any more stops no request
+            sys.stderr.write(line.replace("\n", " ") + "\n")
+            sys.stderr.flush()
 
 
 class LogHandler(logging.Handler):
