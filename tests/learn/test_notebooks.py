@@ -65,7 +65,7 @@ def test_answers_are_folded_away_and_no_answer_is_given_away() -> None:
         folded = [
             "reveal(" in "".join(cell["source"])
             for cell in notebook(source, "en")["cells"]
-            if cell["metadata"].get("jupyter") == {"source_hidden": True}
+            if cell["metadata"].get("jupyter") == {"source_hidden": True, "outputs_hidden": True}
         ]
         assert folded == [True]
         for cell in code(notebook(source, "en")):
