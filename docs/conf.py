@@ -57,7 +57,12 @@ html_js_files = ["copy.js"]
 html_favicon = "_static/favicon.svg"
 # Where Colab finds the built site, for the badges: "OWNER/REPOSITORY/blob/BRANCH", where the branch
 # holds en/ and ko/. Without it there are no badges, because a badge must lead somewhere.
-html_context = {"colab": os.environ.get("HORNBOOK_COLAB", "")}
+html_context = {
+    "colab": os.environ.get("HORNBOOK_COLAB", ""),
+    "html_baseurl": os.environ.get("HORNBOOK_SITE", ""),
+}
+# Where the built site is, for what others show of a link to it: "https://example.org/en/".
+html_baseurl = os.environ.get("HORNBOOK_SITE", "")
 html_copy_source = False
 html_show_copyright = False
 html_theme_options = {
