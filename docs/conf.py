@@ -5,9 +5,9 @@
 
 The lessons are notebooks. Both languages share one cache of executed cells (keyed by the code), so
 the second build runs nothing again; after a change in hornbook itself, remove docs/_build.
-The index, the glossary, the notebook, the report card, the exports, the processors, looking inside,
-the page, the server and the lessons are translated, and of other pages the titles. After a change
-of the English, and a build of it, refresh the catalogues by
+The index, the glossary, the notebook, the report card, the exports, the processors, looking
+inside, the page, the server and the lessons are translated, and of other pages the titles. After a
+change of the English, and a build of it, refresh the catalogues by
 
     sphinx-build -b gettext -D "exclude_patterns=_build,locale,[!gilnprs]*.md,ladder.md" \\
         docs docs/_build/gettext
@@ -57,7 +57,12 @@ html_js_files = ["copy.js"]
 html_favicon = "_static/favicon.svg"
 # Where Colab finds the built site, for the badges: "OWNER/REPOSITORY/blob/BRANCH", where the branch
 # holds en/ and ko/. Without it there are no badges, because a badge must lead somewhere.
-html_context = {"colab": os.environ.get("HORNBOOK_COLAB", "")}
+html_context = {
+    "colab": os.environ.get("HORNBOOK_COLAB", ""),
+    "html_baseurl": os.environ.get("HORNBOOK_SITE", ""),
+}
+# Where the built site is, for what others show of a link to it: "https://example.org/en/".
+html_baseurl = os.environ.get("HORNBOOK_SITE", "")
 html_copy_source = False
 html_show_copyright = False
 html_theme_options = {
@@ -76,6 +81,19 @@ def speak(_: Sphinx, config: Config) -> None:
     config.nb_code_prompt_show, config.nb_code_prompt_hide = PROMPTS[config.language]
 
 
+NOT_TRANSLATED = "이 글의 본문은 아직 영어로만 있어요. 수업과 다른 글은 한국어로 읽을 수 있어요."
+
+
+def say_what_is_english(app: Sphinx, name: str, source: list[str]) -> None:
+    """Put a note below the title of a page of which only the title is translated."""
+    catalogue = Path(app.srcdir) / "locale/ko/LC_MESSAGES" / f"{name}.po"
+    if app.config.language != "ko" or app.builder.format != "html":
+        return
+    if catalogue.read_text(encoding="utf-8").count("\nmsgid ") <= 2:  # its header and the title
+        title, rest = source[0].split("\n", 1)
+        source[0] = f"{title}\n\n```{{note}}\n{NOT_TRANSLATED}\n```\n{rest}"
+
+
 def offer_notebooks(app: Sphinx, error: Exception | None) -> None:
     """Put each lesson's notebook beside its page, for the link at the page's top."""
     if error is None and app.builder.format == "html":
@@ -87,5 +105,6 @@ def offer_notebooks(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.connect("source-read", say_what_is_english)
     app.connect("build-finished", offer_notebooks)
     app.connect("config-inited", speak)

@@ -65,7 +65,7 @@ def test_answers_are_folded_away_and_no_answer_is_given_away() -> None:
         folded = [
             "reveal(" in "".join(cell["source"])
             for cell in notebook(source, "en")["cells"]
-            if cell["metadata"].get("jupyter") == {"source_hidden": True}
+            if cell["metadata"].get("jupyter") == {"source_hidden": True, "outputs_hidden": True}
         ]
         assert folded == [True]
         for cell in code(notebook(source, "en")):
@@ -164,3 +164,10 @@ def test_the_wheel_has_the_sources_where_they_are_looked_for() -> None:
         assert (PROJECT / place).is_dir()
         assert target == place.replace("docs", "hornbook/learn/course", 1)
     assert sum(len(CODE.findall(source.read_text("utf-8"))) for source in LESSONS) > 90
+
+
+def test_the_table_of_times_has_every_lesson_and_none_over_a_minute() -> None:
+    table = (source_folder() / "experiments.md").read_text(encoding="utf-8")
+    times = dict(re.findall(r"^\| (\d\d-[a-z-]+) \| (\d+) \|", table, re.MULTILINE))
+    assert list(times) == [source.stem for source in LESSONS]
+    assert max(map(int, times.values())) < 60

@@ -141,5 +141,7 @@ def test_a_text_shorter_than_a_block_says_what_would_fit() -> None:
         check_length(TOKENS[:12], 64, "training")
     with pytest.raises(DataError, match="data has 12 tokens"):
         hb.get_batch(torch.arange(12), 4, 12)
+    with pytest.raises(DataError, match=r"got 'train': write get_batch\(train_data, "):
+        hb.get_batch("train")
     x, y = hb.get_batch(torch.arange(12), 4, 11)
     assert (x[:, 0].unique().tolist(), y[:, -1].unique().tolist()) == ([0], [11])

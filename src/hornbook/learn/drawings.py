@@ -361,7 +361,7 @@ class Drawing:
     def _repr_html_(self) -> str:
         """Both languages; the one that is not the page's is hidden."""
         return "".join(
-            f'<div class="hornbook-drawing" lang="{language}"'
+            f'<div class="hornbook-drawing" style="overflow-x:auto" lang="{language}"'
             f"{'' if language == self.language else ' hidden'}>{self.svg(language)}</div>"
             for language in LANGUAGES
         )

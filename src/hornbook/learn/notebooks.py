@@ -129,7 +129,8 @@ def laid_out(number: int, cell: Cell, messages: dict[str, str]) -> dict[str, Any
         "source": text.splitlines(keepends=True),
     }
     if cell.hidden:
-        shown["metadata"] = {"jupyter": {"source_hidden": True}, "tags": ["hide-cell"]}
+        folded = {"source_hidden": True, "outputs_hidden": True}
+        shown["metadata"] = {"jupyter": folded, "tags": ["hide-cell"]}
     if cell.code:
         shown |= {"execution_count": None, "outputs": []}
     return shown

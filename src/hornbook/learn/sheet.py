@@ -11,6 +11,7 @@ from html import escape
 from hornbook.learn.languages import Language
 
 WIDTH = 640
+LEAST = 500  # on a phone a drawing scrolls, so that its words can be read
 FONT = "font-family:system-ui,'Noto Sans KR',sans-serif"
 HUES = {
     "blue": "59,130,246",
@@ -108,5 +109,5 @@ class Sheet:
         """The drawing, with words for those who do not see it."""
         return (
             f'<svg viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{escape(words)}" '
-            f'style="width:100%;max-width:{WIDTH}px;height:auto;{FONT}">{"".join(self.parts)}</svg>'
+            f'style="width:100%;min-width:{LEAST}px;max-width:{WIDTH}px;height:auto;{FONT}">{"".join(self.parts)}</svg>'
         )

@@ -38,7 +38,7 @@ class Widget:
 
     def _repr_html_(self) -> str:
         pictures = "".join(
-            f'<div class="hornbook-drawing" lang="{language}"'
+            f'<div class="hornbook-drawing" style="overflow-x:auto" lang="{language}"'
             f"{'' if language == self.language else ' hidden'}>{self.picture(language)}</div>"
             for language in LANGUAGES
         )
