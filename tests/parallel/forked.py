@@ -44,8 +44,8 @@ def main(ranks: int, arguments: list[str]) -> int:
             children.append(child)
             continue
         os.environ.update(
-            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks),
-            MASTER_ADDR="127.0.0.1", MASTER_PORT=port, TORCHELASTIC_RUN_ID="forked",
+            RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+            LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(ranks), TORCHELASTIC_RUN_ID="forked",
         )  # fmt: skip
         spoiled = os.environ.get("SPOILED", "") if rank == 1 else ""
         if spoiled.isdigit():
@@ -53,7 +53,8 @@ def main(ranks: int, arguments: list[str]) -> int:
         elif spoiled:
             arguments += ["--seed", "5"]
         return hornbook.cli.run(arguments)
-    return int(any([os.waitpid(child, 0)[1] for child in children]))
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    return int(any(statuses))
 
 
 if __name__ == "__main__":
