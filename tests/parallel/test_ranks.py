@@ -60,7 +60,7 @@ def torchrun(ranks: int, command: list[str], cwd: Path) -> "subprocess.Popen[str
 def done(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Status, stdout and stderr, in a time that no hang fits into."""
     try:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=110)
     finally:
         process.kill()
     return process.returncode, out, err
@@ -76,7 +76,7 @@ def forked(
         env=variables(cwd, **more),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
 
