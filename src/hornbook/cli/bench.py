@@ -27,6 +27,7 @@ Subject = Literal[
     "processors",
     "page",
     "serve",
+    "ranks",
 ]
 ROOT = Path(hornbook.__file__).parents[2]
 
@@ -49,8 +50,8 @@ def run(
 
     Args:
         subject: What to measure: train, sample, text, trace, startup, page, serve, processors
-            (AVX2), minutes (takes 30 minutes), busy (25 minutes) or predict (45 minutes); by
-            default all.
+            (AVX2), ranks (two processes, 2 minutes), minutes (takes 30 minutes), busy (25 minutes)
+            or predict (45 minutes); by default all.
         short: Only check that the benchmark works, in seconds: the figures mean little.
         write: Write the tables, with machine, commit and date, to benchmarks/RESULTS.md.
         seeds: Of predict: how many models of each kind are trained. The default is 3.
