@@ -5,11 +5,12 @@
 
 The lessons are notebooks. Both languages share one cache of executed cells (keyed by the code), so
 the second build runs nothing again; after a change in hornbook itself, remove docs/_build.
-The index, the glossary, the notebook, the report card, training by several processes, the exports,
-the processors, looking inside, the page, the server and the lessons are translated, and of other
-pages the titles. After a change of the English, and a build of it, refresh the catalogues by
+The index, the glossary, the notebook, texts, traces, the report card, training by several
+processes, the exports, the processors, looking inside, the page, the server and the lessons are
+translated, and of other pages the titles. After a change of the English, and a build of it, refresh
+the catalogues by
 
-    sphinx-build -b gettext -D "exclude_patterns=_build,locale,[!cgilnprs]*.md,ladder.md" \\
+    sphinx-build -b gettext -D "exclude_patterns=_build,locale,[!cgilnprst]*.md,ladder.md" \\
         docs docs/_build/gettext
     sphinx-intl update -p docs/_build/gettext -d docs/locale -l ko
 """

@@ -19,7 +19,7 @@ import hornbook as hb
 from hornbook import cli, report
 from hornbook import training as engine
 from hornbook.cli.console import plain, printable
-from hornbook.cli.display import readable
+from hornbook.cli.display import prompt_from, readable
 from hornbook.cli.terminal import print_table
 from hornbook.errors import CheckpointError, DataError, command, quoted
 from hornbook.infer.sample import Sample, first_line
@@ -405,3 +405,10 @@ def test_samples_follow_a_line_of_the_validation_part(tmp_path: Path) -> None:
 def text_after(prompt: str, run: Path) -> str:
     """What `hornbook sample --temperature 0.8` prints after a prompt."""
     return hb.load(run).generate(prompt, max_new_tokens=500, temperature=0.8)
+
+
+@pytest.mark.parametrize(
+    ("sample", "prompt"), [("I: (we) go", "we"), ("7 - a", ""), ("ACGT" * 200, "ACGT" * 3)]
+)
+def test_the_prompt_to_try_is_short(sample: str, prompt: str) -> None:
+    assert prompt_from(sample) == prompt

@@ -89,6 +89,24 @@ def test_a_model_worse_than_chance_says_so_first() -> None:
     assert found.verdict != "overfit"
 
 
+def test_text_of_another_kind_is_not_called_memorised() -> None:
+    rising = {"train": [2.4, 1.8, 1.5, 1.2], "passes": 0.9}
+    found = read(6.0, 6.1, 6.3, 6.5, loss=6.0, baselines=counted(6.4, 5.0, 9.0), **rising)
+    assert (found.verdict, found.since_step) == ("overfit", 100)
+    assert "is of another kind" in found.sentences[1]
+    assert not any("memorised this text" in sentence for sentence in found.sentences)
+    assert found.advice[0].startswith("text of both kinds in the training part")
+    usual = read(2.0, 2.1, 2.3, 2.5, loss=2.0, baselines=counted(2.4), **rising)
+    assert any("memorised this text" in sentence for sentence in usual.sentences)
+
+
+def test_a_gap_to_copies_says_nothing_of_new_text() -> None:
+    for validation in (1.9, 3.0):
+        found = read(2.5, validation, train=[2.4, 1.9], copied=True)
+        assert "with this much copied, that says little of new text" in found.sentences[1]
+        assert "it predicts new text" not in found.sentences[1]
+
+
 def test_one_evaluation_is_enough_for_a_gap_like_that() -> None:
     found = read(5.12, train=[0.18], loss=5.12, passes=210, baselines=counted(2.4))
     assert (found.verdict, found.since_step, found.best_step) == ("overfit", None, 100)

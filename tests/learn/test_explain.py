@@ -138,3 +138,19 @@ def test_the_command_prints_text_or_one_json_object(
 )
 def test_the_command_refuses_what_makes_no_sense(arguments: list[str]) -> None:
     assert hornbook_command(["explain", *arguments]) == 2
+
+
+def test_a_text_to_count_is_read_with_the_options_of_train(
+    bigram_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(json.dumps({"text": f"{line} é"}) + "\n" for line in TEXT.splitlines())
+    (tmp_path / "rows.jsonl").write_bytes(rows.encode("utf-16-le"))
+    options = ["--encoding", "utf-16-le", "--field", "text", "--normalize", "nfd", "--json"]
+    explained = ["explain", "bigram", str(tmp_path / "rows.jsonl")]
+    assert hornbook_command([*explained, *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    # U+001E stands between documents, and é is two characters.
+    assert found["vocab_size"] == len({*TEXT, "\x1e", "\N{COMBINING ACUTE ACCENT}"} - {"\n"})
+    assert hornbook_command(["explain", "bigram", "--run", str(bigram_run), *options]) == 2
+    assert "--run uses the text of its run, read as the run does" in capsys.readouterr().err
+    assert hornbook_command(["explain", "averaging", *options]) == 2

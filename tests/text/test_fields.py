@@ -162,6 +162,12 @@ def test_records_without_text_are_counted_and_what_is_no_text_is_replaced(tmp_pa
         ("id,text\n", "no", "no field 'no'"),
         ('{"text": ["a"]}\n', "text", "of record 1 is no text but a list"),
         ('{"text": "a"}\n{"text": \n', "text", "line 2: not JSON"),
+        (
+            '{\n "a": [{"text": "b"}]\n}\n',
+            "text",
+            "expected JSON Lines, an object a line, or a list",
+        ),
+        ("To be:\nor, not\nto, be\n", "text", "no field 'text': its fields are 'To be:'"),
         ('{"text": "a"}\n5\n', "text", "line 2: expected an object"),
         ('{"text": ""}\n{"text": null}\n', "text", "is empty in all 2 records"),
         ("[" * 100_000, "text", "not JSON"),

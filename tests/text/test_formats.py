@@ -158,6 +158,20 @@ def test_without_a_checksum_what_is_read_says_so(name: str, tmp_path: Path) -> N
         assert REMARK in read_corpus(book).notes[0], "one of several frames"
 
 
+@pytest.mark.parametrize("length", [0, 4, 300_000])
+def test_skippable_frames_of_zstd_are_skipped(length: int, tmp_path: Path) -> None:
+    """pzstd begins each frame with one that holds its size."""
+    frames = [b"\x50\x2a\x4d\x18" + length.to_bytes(4, "little") + bytes(length)]
+    frames.append(COMPRESSORS["zstd"](TEXT.encode()))
+    (tmp_path / "book").write_bytes(b"".join(frames * 2))
+    corpus = read_corpus(tmp_path / "book")
+    assert corpus.text == TEXT * 2
+    assert corpus.notes == ("decompressed (zstd)",)
+    frames[1] = UNCHECKED["zstd"](TEXT.encode())
+    (tmp_path / "book").write_bytes(b"".join(frames * 2))
+    assert REMARK in read_corpus(tmp_path / "book").notes[0]
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "advice"),
     [
@@ -167,7 +181,8 @@ def test_without_a_checksum_what_is_read_says_so(name: str, tmp_path: Path) -> N
         ("{\\rtf1\\ansi Words}\n", "RTF", "pandoc"),
         ('{"id": 1, "text": "a\\nb"}\n{"id": 2, "text": "c"}\n', "JSON Lines", "of id, text"),
         ('{"id": 1, "text": "one line, no end"}', "JSON Lines", "of id, text"),
-        ('[\n {\n  "text": "a"\n }\n]\n', "JSON", "--field NAME"),
+        ('[\n {\n  "text": "a"\n }\n]\n', "JSON", "--field NAME reads one field of its objects"),
+        ('{\n "messages": [\n  {"text": "a"}\n ]\n}\n', "JSON", "write its records as JSON Lines"),
         ("id,text,when\n" + '1,"a, b",now\n' * 5, "a table (CSV)", "of id, text, when"),
         ("id\ttext\twhen\n" + "1\ta\tnow\n" * 5, "a table (CSV)", "of id, text, when"),
         (

@@ -23,8 +23,8 @@ from hornbook.runs.verify import verify
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import Disk
 from hornbook.training.conclude import conclude
+from hornbook.training.resumption import UnsavedStepsWarning
 from hornbook.training.state import OtherMachineWarning
-from hornbook.training.trainer import UnsavedStepsWarning
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

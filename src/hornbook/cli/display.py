@@ -270,7 +270,11 @@ def readable(sample: Sample) -> Text:
     return Text.assemble((prompt, "dim"), text) if prompt else Text(text.lstrip("\n"))
 
 
+LONGEST_PROMPT = 12
+
+
 def prompt_from(sample: str) -> str:
     """A word of the sample to use as a prompt, safe to paste into a shell."""
     words = (word.strip(".,:;!?()") for word in sample.split())
-    return next((word for word in words if word.isalpha() and len(word) > 1), "")
+    found = next((word for word in words if word.isalpha() and len(word) > 1), "")
+    return found[:LONGEST_PROMPT]  # DNA, and scripts without spaces, are one long word

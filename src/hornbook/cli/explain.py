@@ -11,6 +11,8 @@ from rich.text import Text
 
 from hornbook.cli.console import output
 from hornbook.cli.terminal import CorpusArgument, print_json, table
+from hornbook.cli.texts import AS_IT_IS, TextOptions, read_texts
+from hornbook.config import DataConfig, parse_all
 from hornbook.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ def run(
     /,
     *,
     run: Path | None = None,
+    reading: TextOptions = AS_IT_IS,
     json: bool = False,
 ) -> None:
     """Show how an idea works, in figures; without a topic, list the topics.
@@ -38,10 +41,12 @@ def run(
 
     if topic not in (None, *explain.TOPICS):
         raise ConfigError(f"explain {topic}: expected one of {', '.join(explain.TOPICS)}")
-    if topic != "bigram" and (corpus is not None or run is not None):
-        raise ConfigError("a corpus and --run only apply to hornbook explain bigram")
-    if corpus is not None and run is not None:
-        raise ConfigError("--run uses the text of its run; give either a corpus or --run")
+    if topic != "bigram" and (corpus is not None or run is not None or reading.given()):
+        raise ConfigError("a corpus, its options and --run only apply to hornbook explain bigram")
+    if run is not None and (corpus is not None or reading.given()):
+        raise ConfigError(
+            "--run uses the text of its run, read as the run does; give either a corpus or --run"
+        )
     console = output()
     if topic is None:
         if json:
@@ -50,11 +55,13 @@ def run(
         for name, summary in explain.TOPICS.items():
             console.print(f"hornbook explain {name:<10} {summary}")
         return
-    found = (
-        explain.averaging()
-        if topic == "averaging"
-        else explain.bigram(corpus or "python-docs", run)
-    )
+    if topic == "averaging":
+        found = explain.averaging()
+    elif run is not None:
+        found = explain.bigram(run=run)
+    else:
+        data = parse_all({"corpus": corpus or "python-docs"} | reading.given())
+        found = explain.bigram(read_texts((data["corpus"],), DataConfig(**data)))
     if json:
         print_json(asdict(found), ascii_only=False)
     elif isinstance(found, explain.Averaging):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # --help reads no text
     from hornbook.text.corpus import Corpus
 
 LARGE_CHARACTERS = 50_000_000
+# A character of the training text, on an idle core (docs/experiments.md).
+SEARCH_SECONDS = 8e-8
 
 
 @Parameter(name="*")
@@ -84,6 +86,7 @@ def read(
     if found.characters > LARGE_CHARACTERS:
         note(
             f"{found.characters:,} characters: preparing their tokens takes a while the first time;"
-            " if it is stopped, the next attempt continues from there"
+            " if it is stopped, the next attempt continues from there; each time, copies of the "
+            f"validation text are searched, about {SEARCH_SECONDS * found.characters:.0f} s"
         )
     return found

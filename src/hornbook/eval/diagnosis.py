@@ -90,12 +90,14 @@ def diagnose(
     passes: float,
     loss: float | None = None,
     baselines: Baselines | None = None,
+    copied: bool = False,
 ) -> Diagnosis:
     """The verdict on a run's curve, and on its `loss` among the baselines of the same text.
 
-    `passes` is the number of epochs. Being worse than a baseline is said first.
+    `passes` is the number of epochs, and `copied` whether much of the validation text stands in the
+    training text. Being worse than a baseline is said first.
     """
-    found = verdict_on(points, config, tokens_per_char, passes, baselines)
+    found = verdict_on(points, config, tokens_per_char, passes, baselines, copied=copied)
     if loss is None or baselines is None:
         return found
     rows = baselines.rows()
@@ -121,6 +123,8 @@ def verdict_on(
     tokens_per_char: float,
     passes: float,
     baselines: Baselines | None,
+    *,
+    copied: bool,
 ) -> Diagnosis:
     """The verdict on a run's curve alone; the baselines say what chance is."""
     if config.model.spec.counted:
@@ -145,10 +149,15 @@ def verdict_on(
         verdict = "overfit"
         said = (
             f"Overfit since step {top.step:,}: from there to step {last.step:,} the validation "
-            f"loss rose by {rise:.3f} nats/char while the training loss went on falling. After "
-            f"that it only memorised this text; the weights of step {top.step:,} are kept."
+            f"loss rose by {rise:.3f} nats/char while the training loss went on falling. "
         )
-        advice = against_overfitting(config, gap, points)
+        if of_another_kind(baselines):
+            said += "The validation text is of another kind: frequencies do worse than chance on it"
+            advice = ["text of both kinds in the training part: what it lacks cannot be learned"]
+        else:
+            said += "After that it only memorised this text"
+            advice = against_overfitting(config, gap, points)
+        said += f"; the weights of step {top.step:,} are kept."
     elif fall > WORTH_NAMING:
         verdict = "still learning"
         said = (
@@ -177,7 +186,7 @@ def verdict_on(
         fall_in_last_quarter=fall,
         rise_since_best=rise,
         gap=gap,
-        sentences=[said, gap_in_words(gap, passes)],
+        sentences=[said, gap_in_words(gap, passes, copied=copied)],
         advice=advice,
     )
 
@@ -188,6 +197,11 @@ def too_short(evaluations: int) -> Diagnosis:
     return Diagnosis("too short to tell", sentences=[said])
 
 
+def of_another_kind(baselines: Baselines | None) -> bool:
+    """Whether the frequencies of the training text do worse on the validation text than chance."""
+    return baselines is not None and baselines.unigram > baselines.uniform
+
+
 def memorised(
     train: float, gap: float, passes: float, evaluations: int, baselines: Baselines | None
 ) -> bool:
@@ -196,7 +210,7 @@ def memorised(
     That the last loss is worse than chance shows it too, however the curve goes on. It does not
     where frequencies alone do worse than chance: then the validation text is of another kind.
     """
-    if passes < 1 or (baselines and baselines.unigram > baselines.uniform):
+    if passes < 1 or of_another_kind(baselines):
         return False
     worse_than_chance = bool(baselines) and train < baselines.uniform < train + gap
     return worse_than_chance or (evaluations == 1 and gap > MEMORISED_GAP)
@@ -230,8 +244,13 @@ def against_overfitting(config: Config, gap: float, points: Sequence[Point]) -> 
     return advice
 
 
-def gap_in_words(gap: float, passes: float) -> str:
+def gap_in_words(gap: float, passes: float, *, copied: bool) -> str:
     """The gap between training and validation loss, and what it means."""
+    if copied:
+        return (
+            f"Training and validation loss end {gap:+.3f} nats/char apart; with this much copied, "
+            "that says little of new text."
+        )
     if gap < SMALL_GAP:
         apart = f"{gap:+.3f} nats/char apart: it predicts new text about as well as the text it has"
         return f"Training and validation loss end {apart} read."

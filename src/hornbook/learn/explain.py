@@ -22,7 +22,7 @@ from hornbook.models.bigram import BigramLanguageModel
 from hornbook.ngram.counting import best_bigram_loss, bigram_counts
 from hornbook.runs.folder import run_text
 from hornbook.runs.load import load
-from hornbook.text.corpus import read_corpus
+from hornbook.text.corpus import Corpus, read_corpus
 from hornbook.text.dataset import Dataset, prepare
 
 TOPICS = {
@@ -201,7 +201,9 @@ class Bigram:
     rows: list[Row]
 
 
-def bigram(corpus: str = "python-docs", run: str | Path | None = None, *, rows: int = 10) -> Bigram:
+def bigram(
+    corpus: str | Corpus = "python-docs", run: str | Path | None = None, *, rows: int = 10
+) -> Bigram:
     """Count the bigrams of a text's training part, and compare them with the table of a run.
 
     A run is compared on its own text. `rows` rows are listed: those with the largest `gap_nats`, or
@@ -209,8 +211,8 @@ def bigram(corpus: str = "python-docs", run: str | Path | None = None, *, rows: 
     Raises: ConfigError if the run is not a bigram; CheckpointError; DataError.
     """
     if run is None:
-        text = read_corpus(corpus)
-        return describe(text.name, prepare(text, DataConfig(corpus=corpus)), rows)
+        text = read_corpus(corpus) if isinstance(corpus, str) else corpus
+        return describe(text.name, prepare(text, DataConfig()), rows)
     found = load(run, which="last")
     config = found.config
     if not isinstance(found.model, BigramLanguageModel):

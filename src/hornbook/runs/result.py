@@ -109,6 +109,7 @@ class Result:
             passes=self.tokens / len(self.dataset.train),
             loss=self.evaluation.nats_per_char,
             baselines=self.baselines,
+            copied=self.split.copied.much,
         )
 
     def as_dict(self) -> dict[str, object]:

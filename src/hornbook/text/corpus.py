@@ -56,7 +56,8 @@ def split_place(characters: int, validation_fraction: float = 0.1) -> int:
     cut = int((1 - validation_fraction) * characters)
     if not 0 < cut < characters:
         raise DataError(
-            f"the text has {characters} characters, too few to split into training and validation"
+            f"the text has {characters} character{'s' * (characters != 1)}, too few to split into "
+            "training and validation"
         )
     return cut
 

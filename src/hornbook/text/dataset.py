@@ -263,7 +263,7 @@ def check_length(tokens: Tokens, block_size: int, part: str) -> None:
     Raises: DataError with the number of tokens that there are and that are needed.
     """
     if len(tokens) <= block_size:
-        if block_size == 1:
+        if len(tokens) < 2:
             raise DataError(
                 f"the {part} text has {len(tokens)} token{'s' * (len(tokens) != 1)}, but at least "
                 "2 are needed: each token but the first is predicted; use a longer text"

@@ -125,6 +125,8 @@ def _of_objects(
             value = parse_json(line)
         except ValueError as error:
             why = error.msg if isinstance(error, json.JSONDecodeError) else reason(error)
+            if number == 1 and line.strip().startswith("{") and not line.rstrip().endswith("}"):
+                why = "expected JSON Lines, an object a line, or a list; this is one large object"
             raise NotTextError(f"{name}, line {number:,}: not JSON ({why})") from None
         for record in value if isinstance(value, list) else [value]:
             if not isinstance(record, dict):
@@ -136,12 +138,13 @@ def _of_table(name: str, lines: Iterator[str], field: str) -> Iterator[tuple[Any
     header = next(lines, "")
     csv.field_size_limit(2**31 - 1)  # a document may be longer than 128 kB
     try:
-        columns = next(csv.reader([header], delimiter=delimiter(header)), [])
-        place = columns.index(field) if field in columns else len(columns)
-        for row in csv.reader(lines, delimiter=delimiter(header)):
-            yield row[place] if place < len(row) and row else _MISSING, columns
-        if place == len(columns):  # also without rows
+        columns: list[str] = next(csv.reader([header], delimiter=delimiter(header)), [])
+        if field not in columns:
             yield _MISSING, columns
+            return
+        place = columns.index(field)
+        for row in csv.reader(lines, delimiter=delimiter(header)):
+            yield row[place] if place < len(row) else _MISSING, columns
     except csv.Error as error:
         raise NotTextError(f"{name} is not a table (CSV): {error}") from None
 

@@ -17,6 +17,7 @@ from hornbook.storage.files import parse_json
 
 # What the readers below raise for damaged data.
 ZSTD = b"\x28\xb5\x2f\xfd"
+SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # RFC 8878, 3.1.2; then the length follows
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 
@@ -39,11 +40,21 @@ def decompressed(file: BinaryIO) -> tuple[BinaryIO, Compression | None]:
         return cast("BinaryIO", lzma.LZMAFile(file)), Compression("xz", lambda: not head[7] & 15)
     if re.match(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", head):
         return cast("BinaryIO", bz2.BZ2File(file)), Compression("bzip2")
-    if head.startswith(ZSTD):
+    if first_frame(file).startswith(ZSTD):
         frames = _Zstd(file)
         stream = cast("BinaryIO", BufferedReader(frames))
         return stream, Compression("zstd", lambda: frames.unchecked)
     return file, None
+
+
+def first_frame(file: BinaryIO) -> bytes:
+    """The first bytes after zstd's skippable frames, with which pzstd begins a file."""
+    head = file.read(8)
+    while len(head) == 8 and SKIPPABLE.match(head):
+        file.seek(int.from_bytes(head[4:], "little"), 1)
+        head = file.read(8)
+    file.seek(0)
+    return head
 
 
 class _Zstd(RawIOBase):
@@ -180,8 +191,11 @@ def _structures(text: str, name: str) -> Iterator[tuple[str, str, str]]:
         if "messages" in fields or {"prompt", "response"} <= set(fields):
             advice += ", and --chat with --from MODEL learns its answers"
         yield "JSON Lines", "keys, quotes and escapes", advice
-    if re.match(r'\s*(\[\s*)?\{\s*"', text) and re.search(r'"\s*:\s*["\d\[{tfn-]', text):
-        yield "JSON", "keys, quotes and escapes", "--field NAME reads one field of its objects"
+    if (found := re.match(r'\s*(\[\s*)?\{\s*"', text)) and re.search(r'"\s*:\s*["\d\[{tfn-]', text):
+        advice = "--field NAME reads one field of its objects"
+        if found[1] is None:
+            advice = "write its records as JSON Lines, of which --field NAME reads one field"
+        yield "JSON", "keys, quotes and escapes", advice
     if fields := table_columns(lines, name):
         advice = f"--field NAME reads one column of {_listed(fields)}"
         yield "a table (CSV)", "all columns, commas and quotes", advice

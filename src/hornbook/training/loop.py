@@ -11,9 +11,10 @@ from hornbook.eval.loss import estimate
 from hornbook.infer.sample import Sample, generate_sample
 from hornbook.storage.disk import DISK, Disk
 from hornbook.training.mixing import learn_mixer
+from hornbook.training.resumption import resume
 from hornbook.training.state import StepMetrics, record, save_if_best, save_last
 from hornbook.training.step import train_step
-from hornbook.training.trainer import Trainer, begin, begin_again, resume
+from hornbook.training.trainer import Trainer, begin, begin_again
 
 
 def train(

@@ -1,10 +1,9 @@
-"""Begins a run, or resumes one: everything before the next step."""
+"""Begins a run: everything before its first step."""
 
 import json
 import os
 import time
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hornbook.config import Config, DataConfig, Request
+from hornbook.config import Config, Request
 from hornbook.cores import slowdown
-from hornbook.errors import CheckpointError, ConfigError, HornbookWarning, redacted
+from hornbook.errors import ConfigError, HornbookWarning
 from hornbook.eval.split import Split, measure_split
 from hornbook.kernels import runtime
 from hornbook.models.ngram import CrossFit
@@ -24,40 +23,25 @@ from hornbook.ngram.model import NGramModel
 from hornbook.ngram.tuning import choose
 from hornbook.optim.optimizer import Optimizers
 from hornbook.parallel import ALONE, Job, Ranks
-from hornbook.plan import Plan, check_memory, counted_part, learned_part, machine, resolve
+from hornbook.plan import Plan, counted_part, learned_part, machine, resolve
 from hornbook.plan.costs import counting_seconds
 from hornbook.plan.prepare import prepare as apply_choices
 from hornbook.plan.resolved import text_of
 from hornbook.pretrained.find import open_source
 from hornbook.pretrained.run_source import knowing
 from hornbook.pretrained.source import Source
-from hornbook.runs.folder import (
-    FORMAT,
-    RunFolder,
-    new_run_path,
-    open_run,
-    run_text,
-    run_tokenizer,
-    steps_never_saved,
-)
-from hornbook.runs.load import load_checkpoint, load_counts, save_counts
-from hornbook.storage import checkpoint
+from hornbook.runs.folder import FORMAT, RunFolder, new_run_path
+from hornbook.runs.load import load_counts, save_counts
 from hornbook.storage.disk import DISK, Disk, write_atomically
 from hornbook.storage.lock import Lock
 from hornbook.text.arrays import Tokens
 from hornbook.text.batches import answer_places
-from hornbook.text.corpora import CATALOGUE
-from hornbook.text.corpus import Corpus, path_reference
+from hornbook.text.corpus import Corpus
 from hornbook.text.dataset import Dataset, formed, has_cr, prepare, read_text
 from hornbook.training.pace import Pace, Replay
+from hornbook.training.reference import lasting_settings
 from hornbook.training.start import Start, measured_start
-from hornbook.training.state import TrainState, restore
-
-
-class UnsavedStepsWarning(HornbookWarning):
-    """Steps that a run has taken are in no checkpoint, and are taken again."""
-
-    label = "warning"
+from hornbook.training.state import TrainState
 
 
 class PlannedAnewWarning(HornbookWarning):
@@ -236,114 +220,6 @@ def begin_again(trainer: Trainer) -> bool:
     )
     warnings.warn(note, PlannedAnewWarning, stacklevel=3)
     return True
-
-
-def lasting_settings(
-    data: DataConfig, corpus: Corpus, folder: RunFolder, disk: Disk = DISK
-) -> dict[str, str | None]:
-    """The settings by which a run, or a ladder's folder, reads its text again later.
-
-    Several texts are kept joined, in UTF-8.
-    """
-    several = data.corpus == "-" and len(corpus.parts) > 1
-    return {
-        "corpus": lasting_reference(data.corpus, corpus, folder, disk),
-        "encoding": None if several else data.encoding,
-        "field": data.field,
-        "newlines": data.newlines,
-        "normalize": data.normalize,
-    }
-
-
-def lasting_reference(asked: str, corpus: Corpus, folder: RunFolder, disk: Disk = DISK) -> str:
-    """A name that finds the text again later, from any directory.
-
-    Standard input cannot be read twice, and an address with a password or a token in it must not be
-    written down: for these the run keeps a copy, to be read with the same settings.
-    """
-    if asked == "-" or redacted(asked) != asked:
-        # In chunks: what comes through a pipe may be larger than memory.
-        write_atomically(folder.text, corpus.kept(), disk)
-        return str(folder.text.resolve())
-    by_name = any(asked in (known.name, *known.aliases) for known in CATALOGUE)
-    path = Path(asked).expanduser()
-    return asked if by_name or not path.exists() else path_reference(path.resolve())
-
-
-def resume(
-    path: str | Path,
-    *,
-    steps: int | None = None,
-    training_seconds: float | None = None,
-    strict: bool = False,
-    text: str | None = None,
-    disk: Disk = DISK,
-) -> Trainer:
-    """A run as its last checkpoint left it; `steps` extends it.
-
-    `text` says where the run's text is now, if it was moved, and is remembered.
-
-    The learning rate follows the new number of steps from there on. `training_seconds` is as for
-    `begin`, and includes those before the stop. Where this machine may compute other bits, an
-    OtherMachineWarning says so, and `strict` refuses. A run that was killed before its first
-    checkpoint begins again, with an UnsavedStepsWarning.
-    Raises: CheckpointError when the run is missing, damaged or in use, its checkpoints are gone, or
-    its text has changed; ConfigError for fewer steps than planned.
-    """
-    folder = open_run(path)
-    if folder.checkpoints.is_symlink():
-        raise CheckpointError(
-            f"{folder.checkpoints}: a symbolic link, and a run writes only inside its own folder: "
-            "move the checkpoints there"
-        )
-    lock = Lock(folder.path)
-    lock.acquire()
-    with suppress(OSError):  # Leftovers of a crash do no harm.
-        disk.sweep(folder.path)
-        disk.sweep(folder.checkpoints)
-    planned = folder.settings()
-    if steps is not None and steps < planned.train.steps:
-        raise ConfigError(
-            f"--steps {steps}: the run is planned for {planned.train.steps} steps, and a plan can "
-            "only be made longer"
-        )
-    saved = bool(checkpoint.folders(folder.checkpoints, "step"))
-    if not saved and (lost := steps_never_saved(folder)):
-        warning = (
-            f"{folder.checkpoints}: no checkpoint is there, and none was due yet (every "
-            f"{planned.train.checkpoint_interval:,} steps): training begins again at step 0, and "
-            f"the {lost:,} steps in metrics.jsonl are taken again"
-        )
-        warnings.warn(warning, UnsavedStepsWarning, stacklevel=2)
-    config = planned if steps is None else planned.override(steps=steps, minutes=0.0, replanned="")
-    if text:
-        config = config.override(corpus=text)
-    corpus = run_text(folder, config)
-    if text:
-        config = config.override(corpus=lasting_reference(text, corpus, folder, disk))
-    dataset = prepare(corpus, config.data, run_tokenizer(folder))
-    chosen = machine.choose_again(config)
-    check_memory(config, chosen, dataset)
-    trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
-    state = trainer.state
-    if config.model.pretrained is not None:
-        trainer.start = Start.of(folder.environment_facts())
-        if not saved:
-            knowing(open_source(config.model.pretrained), corpus).load_into(state.model)
-    if saved:
-        found = load_checkpoint(folder, "last")
-        restore(trainer, found, strict=strict)
-        if config.train.minutes or config.train.replanned or training_seconds:
-            state.steps = found.state["steps"]  # the pace's last plan
-    # A run limited by minutes has no pace any more: the time since its start says nothing.
-    if training_seconds:
-        trainer.pace = training_pace(trainer, training_seconds)
-    done = state.step - (state.unfinished is not None)
-    rows = [row for row in folder.metrics_rows() if row["step"] <= done]
-    write_atomically(folder.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode(), disk)
-    if config != planned:
-        folder.replace({folder.config: folder.toml(config)}, disk)
-    return trainer
 
 
 def assemble(
