@@ -276,14 +276,15 @@ class NetworkLearner:
         with torch.enable_grad():
             gradients = torch.autograd.grad(self.loss(inputs_S, targets_T), self.parameters)
         self.steps += 1
+        # One weight after the other: of a large model each list of all takes its size in memory.
         with torch.no_grad():
-            squares = [each.square() for each in gradients]
-            torch._foreach_lerp_(self.squares, squares, 1 - MEMORY)
-            # As in Adam, what the mean lacks at first is made up for.
-            scale = torch._foreach_div(self.squares, 1 - MEMORY**self.steps)
-            torch._foreach_sqrt_(scale)
-            torch._foreach_add_(scale, EPSILON)
-            torch._foreach_addcdiv_(self.parameters, gradients, scale, value=-RATE)
+            for weight, gradient, mean in zip(
+                self.parameters, gradients, self.squares, strict=True
+            ):
+                mean.lerp_(gradient.square(), 1 - MEMORY)
+                # As in Adam, what the mean lacks at first is made up for.
+                scale = (mean / (1 - MEMORY**self.steps)).sqrt_().add_(EPSILON)
+                weight.addcdiv_(gradient, scale, value=-RATE)
 
 
 class MixtureLearner(NetworkLearner):
