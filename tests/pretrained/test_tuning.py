@@ -214,6 +214,7 @@ def test_dropped_settings_are_refused() -> None:
     ("to", "engine", "kind"),
     [
         *(("hf", "transformers", kind) for kind in ("llama3", "qwen3", "gpt2")),
+        *(("onnx", "onnxruntime", kind) for kind in ("llama3", "qwen3")),
         *(("gguf", "xllamacpp", kind) for kind in ("llama", "llama3", "qwen3", "gpt2")),
     ],
 )
@@ -229,9 +230,11 @@ def test_a_tuned_model_goes_back_and_begins_again(
     assert train(text_path, "--from", folder, "--steps", 2, *factors, "--out", run) == 0
     capsys.readouterr()
     assert hornbook_command(["export", str(run), "--to", to, "--out", str(out), "--json"]) == 0
-    (checked,) = json.loads(capsys.readouterr().out)["checked"]
-    # llama.cpp reads GELU from a table of float16.
-    assert checked["difference"] < (2e-3 if kind == "gpt2" else 1e-4)
+    for checked in json.loads(capsys.readouterr().out)["checked"]:
+        # llama.cpp reads GELU from a table of float16.
+        assert checked["difference"] < (2e-3 if kind == "gpt2" else 1e-4)
+    if to == "onnx":
+        return
     if (to, kind) == ("gguf", "llama3"):  # it is read only with Llama 3's own lengths
         return
     again, tuned = open_source(str(out if to == "hf" else out / "model.gguf")), hb.load(run)
