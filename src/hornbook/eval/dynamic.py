@@ -23,7 +23,7 @@ from hornbook.config import ModelConfig
 from hornbook.errors import DataError
 from hornbook.eval.loss import EVAL_BATCH_LOGITS, MOST_EVALUATED, Evaluation, summarise
 from hornbook.kernels.runtime import eagerly
-from hornbook.models.language_model import LanguageModel
+from hornbook.models.language_model import Batch, LanguageModel
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.ngram import NGramLanguageModel, NGramProbs
 from hornbook.ngram.model import NGramModel
@@ -268,8 +268,7 @@ class NetworkLearner:
     def loss(self, inputs_S: Tensor, targets_T: Tensor) -> Tensor:
         """The mean loss of whole blocks, read as in training."""
         blocks_BW = inputs_S[-len(targets_T) :].view(-1, self.model.block_size)
-        _, loss = self.model(blocks_BW, targets_T.view_as(blocks_BW))
-        return loss
+        return self.model.training_loss(Batch(blocks_BW, targets_T.view_as(blocks_BW)))
 
     def learn(self, inputs_S: Tensor, targets_T: Tensor) -> None:
         """One step down the gradient, scaled by its root mean square."""
