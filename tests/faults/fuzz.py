@@ -5,7 +5,8 @@ among the shortest broken ones: so half of all inputs are sound files, changed.
 
     pip install atheris
     python tests/faults/fuzz.py tokenizer --minutes 10
-    for loader in tokenizer config metrics manifest state weights tokens text; do
+    for loader in tokenizer config metrics manifest state weights tokens text conversations \
+        folder stored gguf; do
         python tests/faults/fuzz.py $loader --minutes 10; done
 
 A find is whatever is not a HornbookError: atheris prints it and leaves the input in a crash-* file
@@ -18,6 +19,7 @@ import io
 import json
 import os
 import random
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -31,6 +33,8 @@ from sandbox import Watch
 with atheris.instrument_imports(include=["hornbook", "json", "tomllib", "safetensors"]):
     from hornbook.config import load_config
     from hornbook.errors import HornbookError
+    from hornbook.pretrained.folder import open_folder
+    from hornbook.pretrained.gguf_source import open_gguf
     from hornbook.runs.folder import RunFolder
     from hornbook.storage import cache, checkpoint
     from hornbook.text import arrays
@@ -96,6 +100,49 @@ def text(home: Path, data: bytes) -> None:
     read_corpus(home / "text.txt")
 
 
+def conversations(home: Path, data: bytes) -> None:
+    (home / "chats.jsonl").write_bytes(data)
+    read_corpus(home / "chats.jsonl", conversations=True)
+
+
+def folder(home: Path, data: bytes) -> None:
+    shutil.copytree(MODEL, home, dirs_exist_ok=True)
+    (home / "config.json").write_bytes(data)
+    open_folder(home)
+
+
+def stored(home: Path, data: bytes) -> None:
+    shutil.copytree(MODEL, home, dirs_exist_ok=True)
+    (home / "model.safetensors").write_bytes(data)
+    for _, tensor in open_folder(home).tensors():
+        assert tensor.numel()
+
+
+def gguf(home: Path, data: bytes) -> None:
+    (home / "model.gguf").write_bytes(data)
+    for _, tensor in open_gguf(home / "model.gguf").tensors():
+        assert tensor.numel()
+
+
+# A small Llama of random weights, as transformers writes it; made when one of its loaders is asked
+# for.
+MODEL = Path(tempfile.gettempdir()) / f"hornbook-fuzz-model-{os.getpid()}"
+
+
+def small_model() -> None:
+    """Make MODEL, and a GGUF file of it."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "pretrained"))
+    import foreign
+    import test_gguf
+
+    foreign.save(foreign.make("llama"), MODEL)
+    test_gguf.write(MODEL, MODEL / "model.gguf")
+
+
+OF_MODELS = ("folder", "stored", "gguf")
+CHATS = b"""{"prompt": "to be?", "response": "or not"}
+{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+"""
 LOADERS: dict[str, tuple[Callable[[Path, bytes], None], str]] = {
     "tokenizer": (tokenizer, "tokenizer.json"),
     "config": (config, "config.toml"),
@@ -105,6 +152,10 @@ LOADERS: dict[str, tuple[Callable[[Path, bytes], None], str]] = {
     "weights": (weights, "checkpoints/step-*/model.safetensors"),
     "tokens": (tokens, "*.npy"),
     "text": (text, "config.toml"),
+    "conversations": (conversations, "metrics.jsonl"),
+    "folder": (folder, "config.json"),
+    "stored": (stored, "model.safetensors"),
+    "gguf": (gguf, "model.gguf"),
 }
 
 
@@ -123,7 +174,12 @@ def main() -> None:
     load, seeds = LOADERS[asked.loader]
     home = Path(tempfile.mkdtemp(prefix="hornbook-fuzz-")).resolve()
     corpus = Path(tempfile.mkdtemp(prefix="hornbook-seeds-"))
-    sound = [path.read_bytes() for path in SEEDS.glob(seeds)] or [an_array()]
+    if asked.loader in OF_MODELS:
+        small_model()
+    where = MODEL if asked.loader in OF_MODELS else SEEDS
+    sound = [path.read_bytes() for path in where.glob(seeds)] or [an_array()]
+    if asked.loader == "conversations":
+        sound = [CHATS]
     for number, data in enumerate(sound):
         (corpus / str(number)).write_bytes(data)
         # The first call imports, and resolves annotations: code of ours.

@@ -177,15 +177,19 @@ def test_onnxruntime_reads_both_graphs(kind: str, runs: Path, tmp_path: Path) ->
     ours = hb.load(runs / kind)
     tokens = np.array(ours.tokenizer.encode(PASSAGE)[:100])
     session = onnxruntime.InferenceSession(tmp_path / "onnx" / onnx.UNCACHED)
-    # Two texts at once.
-    found = session.run(None, {"input_ids": np.stack([tokens[:50], tokens[50:]])})[0]
-    for part, theirs in zip((tokens[:50], tokens[50:]), found, strict=True):
-        np.testing.assert_allclose(theirs, logits(ours.model, part), atol=1e-4)
+    # Two texts at once, the second of them shorter.
+    rows = np.stack([tokens[:50], np.concatenate([np.zeros(20, np.int64), tokens[50:80]])])
+    mask = np.stack([np.ones(50, np.int64), np.arange(50) >= 20]).astype(np.int64)
+    found = session.run(None, {"input_ids": rows, "attention_mask": mask})[0]
+    for part, theirs in zip((tokens[:50], tokens[50:80]), found, strict=True):
+        np.testing.assert_allclose(theirs[-len(part) :], logits(ours.model, part), atol=1e-4)
     session = onnxruntime.InferenceSession(tmp_path / "onnx" / onnx.CACHED)
     cache, written = onnx.empty_cache(ours.model.schema), []
-    new = np.array(ours.tokenizer.encode(PROMPT))
+    new, read = np.array(ours.tokenizer.encode(PROMPT)), 0
     for _ in range(200):
-        found, *present = session.run(None, {"input_ids": new[None], **cache})
+        read += len(new)
+        given = {"input_ids": new[None], "attention_mask": np.ones((1, read), np.int64)}
+        found, *present = session.run(None, given | cache)
         cache = dict(zip(cache, present, strict=True))
         new = found[0, -1:].argmax(axis=-1)
         written.append(int(new[0]))

@@ -15,6 +15,7 @@ from hornbook.config import Config
 from hornbook.errors import ConfigError
 from hornbook.models.gpt import GPT
 from hornbook.models.lora import adapt, merge
+from hornbook.models.registry import build
 from hornbook.pretrained.find import open_source
 from hornbook.pretrained.run_source import GrownAlphabetWarning, knowing
 from hornbook.runs.verify import verify
@@ -209,21 +210,41 @@ def test_dropped_settings_are_refused() -> None:
     assert SMALL.context_length is None
 
 
-@pytest.mark.parametrize("kind", ["llama3", "qwen3"])
+@pytest.mark.parametrize(
+    ("to", "engine", "kind"),
+    [
+        *(("hf", "transformers", kind) for kind in ("llama3", "qwen3", "gpt2")),
+        *(("onnx", "onnxruntime", kind) for kind in ("llama3", "qwen3")),
+        *(("gguf", "xllamacpp", kind) for kind in ("llama", "llama3", "qwen3", "gpt2")),
+    ],
+)
 def test_a_tuned_model_goes_back_and_begins_again(
-    kind: str, text_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The export is checked in transformers before it gets its name."""
+    to: str, engine: str, kind: str, text_path: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The export is compared with ours in the engine before it gets its name."""
+    pytest.importorskip(engine)
     folder = foreign.save(foreign.make(kind), tmp_path / kind)
     run, out = tmp_path / "run", tmp_path / "exported"
-    assert train(text_path, "--from", folder, "--steps", 2, "--lora", 2, "--out", run) == 0
-    assert hornbook_command(["export", str(run), "--to", "hf", "--out", str(out)]) == 0
-    assert hornbook_command(["export", str(run), "--to", "gguf", "--out", str(tmp_path / "g")]) == 2
+    factors = [] if kind == "gpt2" else ["--lora", 2]
+    assert train(text_path, "--from", folder, "--steps", 2, *factors, "--out", run) == 0
     capsys.readouterr()
-    assert (out / "chat_template.jinja").read_text(encoding="utf-8") == foreign.TEMPLATE
-    again, tuned = open_source(str(out)), hb.load(run)
-    model = GPT(tuned.config.model, again.tokenizer.vocab_size)
+    assert hornbook_command(["export", str(run), "--to", to, "--out", str(out), "--json"]) == 0
+    for checked in json.loads(capsys.readouterr().out)["checked"]:
+        # llama.cpp reads GELU from a table of float16.
+        assert checked["difference"] < (2e-3 if kind == "gpt2" else 1e-4)
+    if to == "onnx":
+        return
+    if (to, kind) == ("gguf", "llama3"):  # it is read only with Llama 3's own lengths
+        return
+    again, tuned = open_source(str(out if to == "hf" else out / "model.gguf")), hb.load(run)
+    assert again.chat_template == foreign.TEMPLATE
+    model = build(tuned.config.model, again.tokenizer.vocab_size)
     again.load_into(model)
     for name, weight in tuned.model.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight), name
-    assert again.tokenizer == tuned.tokenizer
+    text = "whether 'tis 42 <|im_end|>\n"
+    assert again.tokenizer.encode(text) == tuned.tokenizer.encode(text)
+    if to == "gguf":
+        modelfile = (out / "Modelfile").read_text(encoding="utf-8")
+        assert 'PARAMETER stop "<|im_end|>"' in modelfile

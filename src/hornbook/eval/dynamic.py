@@ -23,7 +23,7 @@ from hornbook.config import ModelConfig
 from hornbook.errors import DataError
 from hornbook.eval.loss import EVAL_BATCH_LOGITS, MOST_EVALUATED, Evaluation, summarise
 from hornbook.kernels.runtime import eagerly
-from hornbook.models.language_model import LanguageModel
+from hornbook.models.language_model import Batch, LanguageModel
 from hornbook.models.mixer import Mixer
 from hornbook.models.mixing import Mixing
 from hornbook.models.mixture import GPTWithCounts
@@ -283,22 +283,22 @@ class NetworkLearner:
     def loss(self, inputs_S: Tensor, targets_T: Tensor) -> Tensor:
         """The mean loss of whole blocks, read as in training."""
         blocks_BW = inputs_S[-len(targets_T) :].view(-1, self.model.block_size)
-        _, loss = self.model(blocks_BW, targets_T.view_as(blocks_BW))
-        return loss
+        return self.model.training_loss(Batch(blocks_BW, targets_T.view_as(blocks_BW)))
 
     def learn(self, inputs_S: Tensor, targets_T: Tensor) -> None:
         """One step down the gradient, scaled by its root mean square."""
         with torch.enable_grad():
             gradients = torch.autograd.grad(self.loss(inputs_S, targets_T), self.parameters)
         self.steps += 1
+        # One weight after the other: of a large model each list of all takes its size in memory.
         with torch.no_grad():
-            squares = [each.square() for each in gradients]
-            torch._foreach_lerp_(self.squares, squares, 1 - MEMORY)
-            # As in Adam, what the mean lacks at first is made up for.
-            scale = torch._foreach_div(self.squares, 1 - MEMORY**self.steps)
-            torch._foreach_sqrt_(scale)
-            torch._foreach_add_(scale, EPSILON)
-            torch._foreach_addcdiv_(self.parameters, gradients, scale, value=-RATE)
+            for weight, gradient, mean in zip(
+                self.parameters, gradients, self.squares, strict=True
+            ):
+                mean.lerp_(gradient.square(), 1 - MEMORY)
+                # As in Adam, what the mean lacks at first is made up for.
+                scale = (mean / (1 - MEMORY**self.steps)).sqrt_().add_(EPSILON)
+                weight.addcdiv_(gradient, scale, value=-RATE)
 
 
 class MixtureLearner(NetworkLearner):

@@ -3,7 +3,8 @@
 llama.cpp ignores the sliding window of a Qwen3 (pull request 26286). Step 3.5's architecture, which
 it has had since February 2026, is a Qwen3 with windows when all its blocks are dense and it has no
 gate: so the file gives what hornbook gives at any length. Without windows it is a Qwen3 whose
-context length is a block, in which a window changes nothing.
+context length is a block, in which a window changes nothing. Models from elsewhere are Llama, Qwen3
+and GPT-2 again.
 """
 
 from __future__ import annotations
@@ -12,13 +13,19 @@ import json
 import tempfile
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from hornbook.interop.check import WINDOW, Engine, gpt_of, loss_in_blocks
+from hornbook.interop.check import WINDOW, Engine, loss_in_blocks
+from hornbook.interop.gguf_tokenizer import write_tokenizer
 from hornbook.interop.request import ExportError
-from hornbook.pretrained.names import OUTSIDE, names_of
+from hornbook.models.gpt import GPT, scaled
+from hornbook.models.gpt2 import EPSILON
+from hornbook.pretrained.chat import chat_template
+from hornbook.pretrained.names import OUTSIDE, gguf_parts, stored
+from hornbook.text.chat import end_of_answers, marked_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,59 +34,84 @@ if TYPE_CHECKING:
     import xllamacpp
     from numpy.typing import NDArray
 
+    from hornbook.config import ModelConfig
     from hornbook.interop.check import Text
     from hornbook.interop.request import Request
-    from hornbook.models.gpt import GPT
     from hornbook.models.schema import Schema
     from hornbook.runs.load import TrainedModel
-    from hornbook.text.tokenizer import Tokenizer
 
 FILE = "model.gguf"
 TOLERANCE = 2e-3
 # A request a position, which lists all probabilities: 5 ms for a small vocabulary.
 CHECKED_TOKENS, CHECKED_NUMBERS = 1024, 2**20
-# Text goes in and out as it is.
-CHAT_TEMPLATE: Final = "{% for message in messages %}{{ message.content }}{% endfor %}"
-NEVER_IN_TEXT: Final = b"\xff"
 
 
 def files(trained: TrainedModel, request: Request) -> dict[str, bytes]:
-    """The files of the folder by name."""
-    model = gpt_of(trained)
-    context_size = reads(model, request)
+    """The files of the folder by name.
+
+    Raises: ConfigError for a tokenizer that llama.cpp does not know.
+    """
+    context_size = reads(trained, request)
+    template, chat = "TEMPLATE {{ .Prompt }}\n", chat_template(trained.folder)
+    if chat is not None:  # Ollama finds its own form of the file's template
+        end = end_of_answers(chat, trained.tokenizer)
+        spelled = "" if end is None else trained.tokenizer.decode([end])
+        template = f"PARAMETER stop {json.dumps(spelled)}\n" if spelled.isprintable() else ""
     return {
-        FILE: packed(trained, model, request),
+        FILE: packed(trained, request),
         "Modelfile": (
-            f"FROM ./{FILE}\nTEMPLATE {{{{ .Prompt }}}}\n"
+            f"FROM ./{FILE}\n{template}"
             f"PARAMETER num_ctx {context_size}\nPARAMETER temperature 0.8\n"
             f"PARAMETER num_predict {min(500, context_size // 2)}\n"
         ).encode(),
     }
 
 
-def reads(model: GPT, request: Request) -> int:
-    """The context length of the file."""
-    return model.context_size if request.windows else model.block_size
+def architecture(trained: TrainedModel, request: Request) -> str:
+    """llama.cpp's name for the model."""
+    model = trained.model
+    if not isinstance(model, GPT):
+        return "gpt2"
+    if trained.config.model.context_length is None and request.windows:
+        return "step35"
+    return "qwen3" if model.schema.query_key_norm else "llama"
 
 
-def packed(trained: TrainedModel, model: GPT, request: Request) -> bytes:
+def reads(trained: TrainedModel, request: Request) -> int:
+    """The context length of the file: where llama.cpp ignores a window, no more than that."""
+    model = trained.model
+    if not isinstance(model, GPT) or architecture(trained, request) == "step35":
+        return model.context_size
+    return min(model.context_size, model.schema.window or model.context_size)
+
+
+def packed(trained: TrainedModel, request: Request) -> bytes:
     """The file's bytes; its writer knows only paths."""
     import gguf
 
+    model, kind = trained.model, architecture(trained, request)
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / FILE
-        writer = gguf.GGUFWriter(path, "step35" if request.windows else "qwen3")
+        writer = gguf.GGUFWriter(path, kind)
         writer.add_name(trained.folder.path.resolve().name)
-        write_sizes(writer, model, request)
-        write_tokenizer(writer, trained.tokenizer)
-        kind = gguf.GGMLQuantizationType[request.weights.upper()]
-        tensors = model.state_dict()
-        for ours, names in names_of(model.schema).items():
-            array = tensors[ours].float().cpu().numpy()
-            write_tensor(writer, names.gguf, array, kind)
-            if request.windows and model.schema.tied and ours == "embedding.weight":
+        writer.add_context_length(reads(trained, request))
+        writer.add_vocab_size(model.vocab_size)
+        if isinstance(model, GPT):
+            write_sizes(writer, model.schema, windows=kind == "step35")
+        else:
+            write_gpt2_sizes(writer, trained.config.model)
+        write_tokenizer(writer, trained.tokenizer, chat_template(trained.folder))
+        precision = gguf.GGMLQuantizationType[request.weights.upper()]
+        parts = gguf_parts(trained.config.model, permuted=kind == "llama")
+        for name, tensor in stored(parts, model.state_dict()):
+            array = tensor.float().cpu().contiguous().numpy()
+            write_tensor(writer, name, array, precision)
+            tied = isinstance(model, GPT) and model.schema.tied
+            if kind == "step35" and tied and name == OUTSIDE["embedding.weight"].gguf:
                 # Step 3.5 ties nothing.
-                write_tensor(writer, OUTSIDE["logits.weight"].gguf, array, kind)
+                write_tensor(writer, OUTSIDE["logits.weight"].gguf, array, precision)
+        if isinstance(model, GPT) and model.schema.rotary_scaling is not None:
+            write_tensor(writer, "rope_freqs.weight", slowed(model.schema), precision)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -87,11 +119,25 @@ def packed(trained: TrainedModel, model: GPT, request: Request) -> bytes:
         return path.read_bytes()
 
 
-def write_sizes(writer: gguf.GGUFWriter, model: GPT, request: Request) -> None:
-    """Write the shape of the network."""
-    schema: Schema = model.schema
-    writer.add_context_length(reads(model, request))
-    writer.add_vocab_size(schema.vocab_size)
+def slowed(schema: Schema) -> NDArray[Any]:
+    """By how much each rotation is slower than without scaling, as llama.cpp has it: [D/2]."""
+    D = schema.head_width
+    plain = schema.rotary_base ** -(torch.arange(0, D, 2) / D)
+    scaling = schema.rotary_scaling
+    return (plain / (plain if scaling is None else scaled(plain, scaling))).numpy()
+
+
+def write_gpt2_sizes(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
+    """Write the shape of a GPT-2."""
+    writer.add_block_count(config.n_layer)
+    writer.add_embedding_length(config.n_embd)
+    writer.add_feed_forward_length(config.mlp_width or 4 * config.n_embd)
+    writer.add_head_count(config.n_head)
+    writer.add_layer_norm_eps(config.norm_epsilon or EPSILON)
+
+
+def write_sizes(writer: gguf.GGUFWriter, schema: Schema, *, windows: bool) -> None:
+    """Write the shape of a GPT, with its windows or without."""
     writer.add_block_count(schema.n_layer)
     writer.add_embedding_length(schema.n_embd)
     writer.add_feed_forward_length(schema.mlp_width)
@@ -101,8 +147,8 @@ def write_sizes(writer: gguf.GGUFWriter, model: GPT, request: Request) -> None:
     writer.add_value_length(schema.head_width)
     writer.add_layer_norm_rms_eps(schema.epsilon)
     writer.add_rope_freq_base(schema.rotary_base)
-    if request.windows and schema.window is not None:
-        writer.add_rope_dimension_count(schema.head_width)
+    writer.add_rope_dimension_count(schema.head_width)
+    if windows and schema.window is not None:
         writer.add_rope_freq_base_swa(schema.rotary_base)
         writer.add_sliding_window(schema.window)
         writer.add_sliding_window_pattern([True] * schema.n_layer)
@@ -125,40 +171,6 @@ def write_tensor(
     writer.add_tensor(name, gguf.quantize(array, kind), raw_dtype=kind)
 
 
-def write_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
-    """Write the vocabulary.
-
-    Characters and bytes are split by RWKV's tokenizer, which takes the longest token that fits. It
-    alone has no default end of text: with any other, llama.cpp would take token 11 for it and stop
-    at a semicolon. BPE has the byte 0xFF for it, which no text contains.
-    """
-    if tokenizer.kind == "bpe":
-        model = json.loads(tokenizer.to_json())["model"]
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre("gpt-2")
-        writer.add_token_list(sorted(model["vocab"], key=model["vocab"].__getitem__))
-        # An empty list is not written, and llama.cpp refuses a file without one.
-        writer.add_token_merges([" ".join(pair) for pair in model["merges"]] or ["ÿ ÿ"])
-        end = tokenizer.token_bytes().index(NEVER_IN_TEXT)
-        writer.add_bos_token_id(end)
-        writer.add_eos_token_id(end)
-    else:
-        writer.add_tokenizer_model("rwkv")
-        writer.add_token_list([escaped(token) for token in tokenizer.token_bytes()])
-    writer.add_token_types([1] * tokenizer.vocab_size)  # all of them plain text
-    writer.add_add_bos_token(False)
-    writer.add_add_eos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
-
-
-def escaped(token: bytes) -> str:
-    """A token as RWKV's vocabularies write it."""
-    return "".join(
-        chr(byte) if 0x20 <= byte < 0x7F and byte != ord("\\") else f"\\x{byte:02x}"
-        for byte in token
-    )
-
-
 def notes(trained: TrainedModel, request: Request, text: Text) -> list[str]:
     """What a file without windows costs."""
     if request.windows:
@@ -178,10 +190,11 @@ def engines(folder: Path, trained: TrainedModel, request: Request, text: Text) -
     """
     import xllamacpp
 
-    model = gpt_of(trained)
-    server = serve(folder / FILE, reads(model, request))
+    model = trained.model
+    server = serve(folder / FILE, reads(trained, request))
     passage = trained.tokenizer.decode(text.tokens)
-    if tokenize(server, passage) != trained.tokenizer.encode(passage):
+    # llama.cpp takes the text of a special token for the token.
+    if tokenize(server, passage) != marked_ids(trained.tokenizer, passage):
         raise ExportError("llama.cpp splits a text into other tokens; nothing was written")
 
     whole = next(i for i, each in enumerate(trained.tokenizer.token_bytes()) if is_text(each))
@@ -191,7 +204,7 @@ def engines(folder: Path, trained: TrainedModel, request: Request, text: Text) -
         prefixes = (ids[: n + 1] for n in range(len(ids)))
         return np.stack([next_log_probs(server, each, size, whole) for each in prefixes])
 
-    window = min(WINDOW, reads(model, request) - 1)
+    window = min(WINDOW, reads(trained, request) - 1)
     name = f"llama.cpp (xllamacpp {xllamacpp.__version__}, {request.weights})"
     exact = request.weights == "f32"
     most = max(16, min(CHECKED_TOKENS, CHECKED_NUMBERS // model.vocab_size))

@@ -1,9 +1,9 @@
-"""The lecture's transformer as a GPT-2 of the transformers library.
+"""GPT-2s for the transformers library: those that are one, and the lecture's transformer as one.
 
-Two things differ. GPT-2's attention has biases, and zeros are none. The lecture's logits have a
-bias, and GPT-2's have none: it becomes a channel. Each head gets one channel more, C + H in all,
-that stays zero along the residual path. The last normalisation sets one of them to 1 by its own
-bias, and there the logits' weights hold their bias.
+For the latter two things differ. GPT-2's attention has biases, and zeros are none. The lecture's
+logits have a bias, and GPT-2's have none: it becomes a channel. Each head gets one channel more,
+C + H in all, that stays zero along the residual path. The last normalisation sets one of them to 1
+by its own bias, and there the logits' weights hold their bias.
 
 The normalisations must not notice the added zeros. What is added to the residual path is centred
 first: each normalisation subtracts the mean anyway, and of centred channels it remains 0. A mean
@@ -18,11 +18,48 @@ import torch
 from torch import Tensor
 
 from hornbook.errors import ConfigError
+from hornbook.pretrained.names import hf_parts
 
 if TYPE_CHECKING:
+    from hornbook.config import ModelConfig
+    from hornbook.models.gpt2 import GPT2
+    from hornbook.pretrained.names import Part
     from hornbook.runs.load import TrainedModel
 
 EPSILON = 1e-5  # torch's LayerNorm
+
+
+def parts(config: ModelConfig) -> dict[str, Part]:
+    """Where each weight of a GPT-2 is in transformers' files."""
+    return {
+        ours: part if ours == "logits.weight" else part._replace(name=f"transformer.{part.name}")
+        for ours, part in hf_parts(config).items()
+    }
+
+
+def settings(model: GPT2) -> dict[str, Any]:
+    """The settings of transformers for a GPT-2 that is one."""
+    config = model.config
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": model.vocab_size,
+        "n_positions": model.context_size,
+        "n_embd": config.n_embd,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_inner": config.mlp_width or 4 * config.n_embd,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": config.norm_epsilon or EPSILON,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        "dtype": "float32",
+    }
 
 
 def widened(trained: TrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:

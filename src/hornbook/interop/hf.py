@@ -1,6 +1,7 @@
 """Hugging Face's format: a folder that transformers opens, without code of ours.
 
-A GPT is a Qwen3. The lecture's `layernorm` is a GPT-2 with ReLU, see `gpt2.py`.
+A GPT is a Qwen3. The lecture's `layernorm` is a GPT-2 with ReLU, see `gpt2.py`. Models from
+elsewhere are again what they were.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import numpy as np
 from hornbook.interop import gpt2
 from hornbook.interop.check import WINDOW, Engine, loss_in_blocks
 from hornbook.models.gpt import GPT
+from hornbook.models.gpt2 import GPT2
 from hornbook.pretrained.chat import chat_template
-from hornbook.pretrained.names import names_of
+from hornbook.pretrained.names import names_of, stored
 from hornbook.text.chat import end_of_answers
 
 if TYPE_CHECKING:
@@ -37,7 +39,12 @@ def files(trained: TrainedModel, _: Request) -> dict[str, bytes]:
     import safetensors.torch
 
     model = trained.model
-    tensors = renamed(model) if isinstance(model, GPT) else gpt2.widened(trained)[1]
+    if isinstance(model, GPT):
+        tensors = renamed(model)
+    elif isinstance(model, GPT2):
+        tensors = dict(stored(gpt2.parts(model.config), model.state_dict()))
+    else:
+        tensors = gpt2.widened(trained)[1]
     packed = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
     return {
         **settings(trained),
@@ -55,6 +62,8 @@ def settings(trained: TrainedModel) -> dict[str, bytes]:
         config = imported_config(model.schema, model.context_size)
     elif isinstance(model, GPT):
         config = qwen3_config(model.schema, block_size)
+    elif isinstance(model, GPT2):
+        config = gpt2.settings(model)
     else:
         config = gpt2.widened(trained)[0]
     tokenizer_config = {

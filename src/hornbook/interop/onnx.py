@@ -3,8 +3,8 @@
 The folder is laid out for transformers.js, whose names the inputs and outputs have. The graphs are
 built operator by operator, so that every length stays open, that of the cache too.
 
-Shapes in names: B batch, T new positions, P cached ones, S = P + T, C n_embd, H heads, D head
-width, V vocabulary.
+Shapes in names: B batch, T new positions, P cached ones, S = P + T, C n_embd, H heads, K
+heads of keys and values, D head width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from hornbook.errors import ConfigError
 from hornbook.interop import hf
 from hornbook.interop.check import WINDOW, Engine, gpt_of
+from hornbook.models.gpt import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -101,8 +103,9 @@ def files(trained: TrainedModel, _: Request) -> dict[str, bytes]:
 def network(schema: Schema, weights: dict[str, NDArray[Any]], *, cached: bool) -> bytes:
     """The network as a file of ONNX.
 
-    Inputs: input_ids [B,T]; with a cache past_key_values.i.key and .value [B,H,P,D], where P may
-    be 0. Outputs: logits [B,T,V]; with a cache present.i.key and .value [B,H,S,D].
+    Inputs: input_ids [B,T]; attention_mask [B,S], 0 for padding, which is at the left; with a cache
+    past_key_values.i.key and .value [B,H,P,D], where P may be 0. Outputs: logits [B,T,V]; with a
+    cache present.i.key and .value [B,H,S,D].
     """
     g = Graph()
     for name, array in weights.items():
@@ -115,63 +118,86 @@ def network(schema: Schema, weights: dict[str, NDArray[Any]], *, cached: bool) -
     past = g("Gather", g("Shape", cache_name("past", 0, "key")), g.ints(2)) if cached else ""
     past = g("Squeeze", past) if cached else zero
     end = g("Add", past, new)
-    positions_T = g("Range", past, end, one)
-    cos_TD, sin_TD = rotary_angles(g, schema, positions_T)
-    mask_TS = masked(g, schema, positions_T, g("Range", zero, end, one))
+    places_T = g("Range", past, end, one)
+    cos, sin = rotary_angles(g, schema, positions(g, past, end))
+    mask = masked(g, schema, places_T, g("Range", zero, end, one))
     x_BTC = g("Gather", "embedding.weight", "input_ids")
     for i in range(schema.n_layer):
-        x_BTC = block(g, schema, i, x_BTC, (cos_TD, sin_TD, mask_TS), cached=cached)
+        x_BTC = block(g, schema, i, x_BTC, (cos, sin, mask), cached=cached)
     x_BTC = rms_norm(g, schema, x_BTC, "norm.weight")
     table = g("Transpose", "embedding.weight", perm=[1, 0]) if schema.tied else "logits.weight"
     g.rename(g("MatMul", x_BTC, table), "logits")
     return packed(g, schema, cached=cached)
 
 
-def rotary_angles(g: Graph, schema: Schema, positions_T: str) -> tuple[str, str]:
-    """Cosine and sine of each position's rotation: [T] -> two of [T,D]."""
+def positions(g: Graph, past: str, end: str) -> str:
+    """The position of each new token, padding not counted: [B,T]."""
+    counted_BS = g("CumSum", "attention_mask", g.ints(1))
+    before_BS = g("Max", g("Sub", counted_BS, g.ints(1)), g.ints(0))
+    first, last = (g("Unsqueeze", each, g.ints(0)) for each in (past, end))
+    return g("Slice", before_BS, first, last, g.ints(1))
+
+
+def rotary_angles(g: Graph, schema: Schema, positions_BT: str) -> tuple[str, str]:
+    """Cosine and sine of each position's rotation: [B,T] -> two of [B,1,T,D]."""
     D = schema.head_width
     exponents = np.arange(0, D, 2, dtype=np.float32) / np.float32(D)
-    speeds = g.constant(np.float32(schema.rotary_base) ** -exponents[None])
-    column_T1 = g("Unsqueeze", g("Cast", positions_T, to=1), g.ints(1))
-    half = g("Mul", column_T1, speeds)
-    angles_TD = g("Concat", half, half, axis=1)
-    return g("Cos", angles_TD), g("Sin", angles_TD)
+    speeds = np.float32(schema.rotary_base) ** -exponents
+    if schema.rotary_scaling is not None:
+        speeds = scaled(torch.from_numpy(speeds), schema.rotary_scaling).numpy()
+    column = g("Unsqueeze", g("Cast", positions_BT, to=1), g.ints(1, 3))
+    half = g("Mul", column, g.constant(speeds[None]))
+    angles = g("Concat", half, half, axis=-1)
+    return g("Cos", angles), g("Sin", angles)
 
 
 def masked(g: Graph, schema: Schema, queries_T: str, keys_S: str) -> str:
-    """What is added to scores: 0 for a position in the window, minus infinity for the others."""
+    """What is added to scores, [B,1,T,S]: 0 for a position in the window, the least number else.
+
+    Padding sees nothing; of minus infinity alone its probabilities would not be numbers.
+    """
     query_T1, key_1S = g("Unsqueeze", queries_T, g.ints(1)), g("Unsqueeze", keys_S, g.ints(0))
     hidden = g("Greater", key_1S, query_T1)
     if schema.window is not None:
         age_TS = g("Sub", query_T1, key_1S)
         hidden = g("Or", hidden, g("GreaterOrEqual", age_TS, g.ints(schema.window)))
-    return g("Where", hidden, g.floats(-np.inf), g.floats(0.0))
+    padding = g("Equal", g("Unsqueeze", "attention_mask", g.ints(1, 2)), g.ints(0))
+    least = float(np.finfo(np.float32).min)
+    return g("Where", g("Or", hidden, padding), g.floats(least), g.floats(0.0))
 
 
 def block(
     g: Graph, schema: Schema, i: int, x_BTC: str, shared: tuple[str, str, str], *, cached: bool
 ) -> str:
     """One block, as `models.gpt.Block` has it."""
-    at, (cos_TD, sin_TD, mask_TS) = f"blocks.{i}", shared
-    H, D = schema.n_head, schema.head_width
+    at, (cos, sin, mask) = f"blocks.{i}", shared
+    H, K, D = schema.n_head, schema.n_kv_head, schema.head_width
 
-    def heads(name: str) -> str:
+    def heads(name: str, count: int) -> str:
+        sizes = g.ints(0, 0, count, D)
         split = g("Reshape", g("MatMul", read, f"{at}.attention.{name}.weight"), sizes)
-        if name != "value":
+        if name != "value" and schema.query_key_norm:
             split = rms_norm(g, schema, split, f"{at}.attention.{name}_norm.weight")
         split = g("Transpose", split, perm=[0, 2, 1, 3])
-        return split if name == "value" else rotate(g, split, cos_TD, sin_TD)
+        return split if name == "value" else rotate(g, split, cos, sin)
 
-    read, sizes = rms_norm(g, schema, x_BTC, f"{at}.attention_norm.weight"), g.ints(0, 0, H, D)
-    q_BHTD, k_BHSD, v_BHSD = heads("query"), heads("key"), heads("value")
+    def grouped(name: str) -> str:
+        """Keys or values for each group of queries: [B,K,S,D] -> [B,H,S,D]."""
+        if K == H:
+            return name
+        wide = g("Expand", g("Unsqueeze", name, g.ints(2)), g.ints(1, 1, H // K, 1, 1))
+        return g("Reshape", wide, g.ints(0, H, -1, D))
+
+    read = rms_norm(g, schema, x_BTC, f"{at}.attention_norm.weight")
+    q_BHTD, k_BKSD, v_BKSD = heads("query", H), heads("key", K), heads("value", K)
     if cached:
-        k_BHSD = g("Concat", cache_name("past", i, "key"), k_BHSD, axis=2)
-        v_BHSD = g("Concat", cache_name("past", i, "value"), v_BHSD, axis=2)
-        g.rename(k_BHSD, cache_name("present", i, "key"))
-        g.rename(v_BHSD, cache_name("present", i, "value"))
-    scaled = g("Mul", q_BHTD, g.floats(D**-0.5))
-    scores = g("MatMul", scaled, g("Transpose", k_BHSD, perm=[0, 1, 3, 2]))
-    y_BHTD = g("MatMul", g("Softmax", g("Add", scores, mask_TS), axis=-1), v_BHSD)
+        k_BKSD = g("Concat", cache_name("past", i, "key"), k_BKSD, axis=2)
+        v_BKSD = g("Concat", cache_name("past", i, "value"), v_BKSD, axis=2)
+        g.rename(k_BKSD, cache_name("present", i, "key"))
+        g.rename(v_BKSD, cache_name("present", i, "value"))
+    scores = g("Mul", q_BHTD, g.floats(D**-0.5))
+    scores = g("MatMul", scores, g("Transpose", grouped(k_BKSD), perm=[0, 1, 3, 2]))
+    y_BHTD = g("MatMul", g("Softmax", g("Add", scores, mask), axis=-1), grouped(v_BKSD))
     y_BTC = g("Reshape", g("Transpose", y_BHTD, perm=[0, 2, 1, 3]), g.ints(0, 0, H * D))
     x_BTC = g("Add", x_BTC, g("MatMul", y_BTC, f"{at}.attention.output.weight"))
     read = rms_norm(g, schema, x_BTC, f"{at}.mlp_norm.weight")
@@ -188,11 +214,11 @@ def rms_norm(g: Graph, schema: Schema, x: str, gain: str) -> str:
     return g("Mul", g("Div", x, root), gain)
 
 
-def rotate(g: Graph, x_BHTD: str, cos_TD: str, sin_TD: str) -> str:
+def rotate(g: Graph, x_BHTD: str, cos: str, sin: str) -> str:
     """Turn each pair (i, i + D/2) of every head by its position's angle."""
     first, second = g.add("Split", x_BHTD, outputs=2, axis=-1, num_outputs=2)
     turned = g("Concat", g("Neg", second), first, axis=-1)
-    return g("Add", g("Mul", x_BHTD, cos_TD), g("Mul", turned, sin_TD))
+    return g("Add", g("Mul", x_BHTD, cos), g("Mul", turned, sin))
 
 
 def cache_name(when: str, layer: int, part: str) -> str:
@@ -216,7 +242,11 @@ def packed(g: Graph, schema: Schema, *, cached: bool) -> bytes:
     graph = helper.make_graph(
         g.nodes,
         "hornbook",
-        [value("input_ids", TensorProto.INT64, ("batch", "new")), *cache("past", "past")],
+        [
+            value("input_ids", TensorProto.INT64, ("batch", "new")),
+            value("attention_mask", TensorProto.INT64, ("batch", "all")),
+            *cache("past", "past"),
+        ],
         [
             value("logits", TensorProto.FLOAT, ("batch", "new", schema.vocab_size)),
             *cache("present", "all"),
@@ -254,13 +284,17 @@ def engines(folder: Path, trained: TrainedModel, _: Request, __: Text) -> Iterat
     engine = f"onnxruntime {onnxruntime.__version__}"
 
     def whole(tokens: NDArray[np.int64]) -> NDArray[Any]:
-        return np.asarray(uncached.run(["logits"], {"input_ids": tokens[None]})[0])[0]
+        given = {"input_ids": tokens[None], "attention_mask": np.ones((1, len(tokens)), np.int64)}
+        return np.asarray(uncached.run(["logits"], given)[0])[0]
 
     def halves(tokens: NDArray[np.int64]) -> NDArray[Any]:
         cache = empty_cache(schema)
         found: list[NDArray[Any]] = []
+        read = 0
         for part in np.array_split(tokens, 2) if len(tokens) > 1 else [tokens]:
-            logits, *present = cached.run(None, {"input_ids": part[None], **cache})
+            read += len(part)
+            given = {"input_ids": part[None], "attention_mask": np.ones((1, read), np.int64)}
+            logits, *present = cached.run(None, given | cache)
             cache = dict(zip(cache, present, strict=True))
             found.append(np.asarray(logits)[0])
         return np.concatenate(found)

@@ -33,8 +33,8 @@ class Format:
 
 
 FORMATS: Final[dict[To, Format]] = {
-    "hf": Format(("gpt", "layernorm"), "safetensors", "transformers"),
-    "gguf": Format(("gpt",), "gguf", "xllamacpp"),
+    "hf": Format(("gpt", "layernorm", "gpt2"), "safetensors", "transformers"),
+    "gguf": Format(("gpt", "gpt2"), "gguf", "xllamacpp"),
     "onnx": Format(("gpt",), "onnx", "onnxruntime"),
 }
 
@@ -87,10 +87,7 @@ class Request:
                 f"--to {self.to} has no form of the model {model.model}; it has one of "
                 f"{' and '.join(models)}"
             )
-        if model.context_length is not None and self.to != "hf":
-            raise ConfigError(
-                f"--to {self.to} knows hornbook's own shape of a GPT, and this run began with "
-                "another: --to hf writes it, and llama.cpp's converter makes a GGUF of that"
-            )
+        if not self.windows and model.context_length is not None:
+            raise ConfigError("--no-windows is for hornbook's own GPT: this run's model has none")
         if not find_spec(self.format.writer):
             raise ConfigError(f"--to {self.to} needs the package {self.format.writer}: {INSTALL}")

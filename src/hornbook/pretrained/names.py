@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 from hornbook.models.schema import BLOCKS, Schema
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from torch import Tensor
 
     from hornbook.config import ModelConfig
@@ -82,6 +86,26 @@ class Part(NamedTuple):
             paired = tensor.view(self.heads, -1, 2, *tensor.shape[1:])
             tensor = paired.transpose(1, 2).reshape(tensor.shape)
         return tensor
+
+    def back(self, weights: Sequence[Tensor]) -> Tensor:
+        """What is stored, out of its weights in order of their number: the inverse of `of`."""
+        tensor = torch.cat(list(weights))
+        if self.heads:
+            halves = tensor.view(self.heads, 2, -1, *tensor.shape[1:])
+            tensor = halves.transpose(1, 2).reshape(tensor.shape)
+        return tensor.T if self.turned else tensor
+
+
+def stored(
+    parts: Mapping[str, Part], weights: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """Weights by our names as another file has them: each stored tensor by its name."""
+    found: dict[str, dict[int, str]] = {}
+    for ours, part in parts.items():
+        found.setdefault(part.name, {})[part.number] = ours
+    for name, numbered in found.items():
+        pieces = [numbered[number] for number in sorted(numbered)]
+        yield name, parts[pieces[0]].back([weights[piece] for piece in pieces])
 
 
 # GPT-2's weights by our names: in its own files and in GGUF. Its own files keep products with the

@@ -117,11 +117,14 @@ class TrainedModel:
         Raises: DataError for an empty text.
         """
         from hornbook.eval.dynamic import MOST_EVALUATED, copied, evaluate_dynamically
+        from hornbook.models.stack import StackModel
         from hornbook.plan.machine import choose_to_learn
         from hornbook.plan.prepare import prepare
 
         learner = copied(self.model)
         prepare(learner, choose_to_learn(self.config, self.model.device.type))
+        if isinstance(learner, StackModel):
+            learner.recompute = self.config.train.recompute
         return evaluate_dynamically(
             learner, self.config.model, self.tokenizer, train, tokens,
             frozen=frozen, measured=measured,

@@ -48,8 +48,8 @@ def conclude(
     """
     folder = trainer.folder
     with trainer.lock:
-        # All is saved, and a large model is about to be loaded beside the trained one.
-        trainer.state.optimizers.forget()
+        # All is saved, and the best weights are about to be loaded.
+        trainer.state.release()
         result = measure(
             load(folder.path, device=trainer.machine.device.value),
             trainer.corpus,

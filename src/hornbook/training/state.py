@@ -64,6 +64,13 @@ class TrainState:
     # The last step's metrics, until it is evaluated and its row written.
     unfinished: StepMetrics | None = None
 
+    def release(self) -> None:
+        """Give the memory of weights and optimizers back, once all is saved; no step can follow."""
+        self.optimizers.forget()
+        for parameter in self.model.parameters():
+            parameter.grad = None
+            parameter.data = parameter.data.new_empty(0)
+
 
 Byte = Annotated[int, Meta(ge=0, le=255)]
 
