@@ -16,7 +16,7 @@ from hornbook import page as pages
 from hornbook.cli import run as hornbook_command
 from hornbook.errors import CheckpointError
 from hornbook.ngram.model import NGramModel, Smoothing
-from hornbook.page.document import MODULES, document, script
+from hornbook.page.document import ENTRIES, MODULES, Kind, document, script
 from hornbook.page.ngrams import in_bytes, occurrences, prune, selected
 from hornbook.page.packing import Pack, Precision, planes, round_trip
 from hornbook.storage.disk import Disk
@@ -96,14 +96,19 @@ def test_a_pack_holds_every_array_once(precision: Precision) -> None:
     assert data[size:] == planes(np.ones(4, np.float32))
 
 
-def test_modules_import_only_what_stands_before_them() -> None:
-    here = Path(pages.__file__).parent
-    assert {path.stem for path in here.glob("*.js")} == set(MODULES)
-    for at, name in enumerate(MODULES):
+@pytest.mark.parametrize("kind", ["file", "server"])
+def test_modules_import_only_what_stands_before_them(kind: Kind) -> None:
+    here, names = Path(pages.__file__).parent, (*MODULES, *ENTRIES[kind])
+    for at, name in enumerate(names):
         for line in (here / f"{name}.js").read_text(encoding="utf-8").splitlines():
             if line.startswith("import "):
-                assert line.split('"./')[1].removesuffix('.js";') in MODULES[:at], (name, line)
-    assert "import " not in "".join(line[:7] for line in script().splitlines())
+                assert line.split('"./')[1].removesuffix('.js";') in names[:at], (name, line)
+    assert "import " not in "".join(line[:7] for line in script(kind).splitlines())
+
+
+def test_every_module_is_in_a_page() -> None:
+    entries = {name for names in ENTRIES.values() for name in names}
+    assert {path.stem for path in Path(pages.__file__).parent.glob("*.js")} == {*MODULES, *entries}
 
 
 def test_a_page_is_one_file_with_a_strict_policy() -> None:
