@@ -50,7 +50,7 @@ class Muon:
     def step(self, scale: float = 1.0) -> None:
         """Move every matrix by its orthogonalised momentum, at `scale` times the full rate."""
         moved = [each for each in self.parameters if each.grad is not None]
-        mine = self.ranks.mine(moved)
+        mine = self.ranks.mine(moved) if self.ranks.world > 1 else moved
         if self.kernels:
             self.move_by_kernel(mine, self.lr * scale, self.kernels)
         else:
@@ -61,7 +61,8 @@ class Muon:
                 stacks.setdefault((short, long), []).append(parameter)
             for matrices in stacks.values():
                 self.move(matrices, self.lr * scale)
-        self.ranks.exchange(moved)
+        if self.ranks.world > 1:
+            self.ranks.exchange(moved)
 
     def gather(self) -> None:
         """Take the momentum of each matrix from the rank that updates it."""

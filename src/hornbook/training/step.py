@@ -52,7 +52,9 @@ def train_step(trainer: Trainer) -> StepMetrics:
             losses.append(loss.detach())
         clip = config.optimizer.gradient_clip
         parameters = list(model.parameters())
-        found = trainer.ranks.average(parameters, torch.stack(losses))
+        found = torch.stack(losses)
+        if trainer.ranks.world > 1:
+            found = trainer.ranks.average(parameters, found)
         norm = nn.utils.clip_grad_norm_(parameters, clip or math.inf) if parameters else 0.0
         loss_nats, gradient_norm = (found.sum() / n_micro).item(), float(norm)
         if not (math.isfinite(loss_nats) and math.isfinite(gradient_norm)):
