@@ -58,9 +58,15 @@ def shared_library(sources: Sources) -> Library:
         raise NativeUnavailableError("this CPU has no bfloat16 instructions that the C kernels use")
     target = processor.target()
     with ONE_AT_A_TIME:
-        if found := load_built(BUILT, sources, target):
+        if found := library_of_wheel(sources, target):
             return found
         return load_compiled(cache.cache_folder() / "native", compiler(), sources, target)
+
+
+@lru_cache  # tried again by whoever then uses PyTorch, a damaged one would be reported again
+def library_of_wheel(sources: Sources, target: Target) -> Library | None:
+    """The library that was built into this installation; see `load_built`."""
+    return load_built(BUILT, sources, target)
 
 
 def load_built(folder: Path, sources: Sources, target: Target) -> Library | None:
