@@ -18,7 +18,7 @@ from hornbook.storage import checkpoint
 from hornbook.storage.disk import Disk
 
 # A disk may well refuse the first checkpoint: then the steps are taken again, and that is said.
-pytestmark = pytest.mark.filterwarnings("ignore::hornbook.training.trainer.UnsavedStepsWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::hornbook.training.resumption.UnsavedStepsWarning")
 
 KIB_64 = 2**16
 SHORT = {"steps": 4, "eval_interval": 2}
