@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small import TEXT
 
-# Two workers with a thread each, in this process and in all it starts: small tensors gain nothing
+# Three workers (many tests wait) with a thread each, in this process and in all it starts: small tensors gain nothing
 # from more, and threads that wait for each other's cores slow all down several times.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
