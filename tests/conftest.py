@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from small import TEXT
 
-# Three workers (many tests wait) with a thread each, in this process and in all it starts: small tensors gain nothing
-# from more, and threads that wait for each other's cores slow all down several times.
+# Three workers (many tests wait for processes) with a thread each, in this process and in all it
+# starts: small tensors gain nothing from more, and threads that wait for each other's cores slow
+# all down several times.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Read before any test can set it to a folder of its own.
