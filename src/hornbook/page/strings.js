@@ -54,7 +54,7 @@ export const strings = {
     "panel.whatif": "What if",
     "panel.surprise": "How surprised is it",
     "panel.steps": "Step by step",
-    "panel.contents": "In this file",
+    "panel.contents": "In this page",
 
     votesJoined: "Four parts make the prediction. The n-grams and the context cache become one distribution by their weights; the gate says how much its logarithm counts beside the network's logits.",
     votesNgrams: "The model has counted what followed the last few tokens in its training text.",
@@ -289,7 +289,7 @@ export const strings = {
     "panel.whatif": "만약에",
     "panel.surprise": "얼마나 놀라나",
     "panel.steps": "한 단계씩",
-    "panel.contents": "파일에 든 것",
+    "panel.contents": "페이지에 든 것",
 
     votesJoined: "네 부분이 함께 예측해요. n-gram과 문맥 캐시가 가중치에 따라 분포 하나로 합쳐지고, 게이트가 그 로그를 신경망의 로짓에 얼마나 더할지 정해요.",
     votesNgrams: "이 모델은 학습 텍스트에서 마지막 몇 토큰 뒤에 무엇이 왔는지 셌어요.",
