@@ -19,6 +19,14 @@ for name in [name for name in os.environ if name.startswith("HORNBOOK_")]:
     if name != "HORNBOOK_DATA_DIR":
         del os.environ[name]
 
+# They begin first, so that no worker is alone with one of them at the end.
+LONGEST = ("test_docs", "test_habits")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
 
 @pytest.fixture
 def data_dir() -> Path:
