@@ -261,6 +261,23 @@ def test_a_seed_repeats_a_text(written: dict[str, Path], browser: Any) -> None:
         assert len(found[0]) == len("to be") + 40
 
 
+def test_a_panel_opened_while_it_writes_stops_nothing(
+    written: dict[str, Path], browser: Any
+) -> None:
+    """Two readings at once cut each other's text: the page wrote no more."""
+    with Opened(browser, written["mixed"]) as opened:
+        opened.tab.select_option("#speed", "0")
+        opened.tab.locator("summary").click()
+        opened.tab.fill("#length", "200")
+        opened.tab.locator("#length").press("Tab")
+        opened.tab.fill("#text", "to be " * 40)
+        # In one task, so that the panel still reads the text when the writing begins.
+        clicked = "['#tab-attention', 'button.primary'].map((each) => document.querySelector(each))"
+        opened.run(f"() => {clicked}.forEach((each) => each.click())")
+        written_all = "() => document.getElementById('text').value.length === 440"
+        opened.tab.wait_for_function(written_all, timeout=20_000)
+
+
 def test_unknown_characters_are_shown_and_named(written: dict[str, Path], browser: Any) -> None:
     with Opened(browser, written["gpt"]) as opened:
         text, alert = opened.tab.locator("#text"), opened.tab.locator(".sheet [role=alert]")

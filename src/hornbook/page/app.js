@@ -47,6 +47,7 @@ export class App extends Speaker {
     this.readColours();
     this.listeners = [];
     this.readings = 0;
+    this.turn = Promise.resolve(); // the end of the last reading
   }
 
   /** A model with a memory of its own; the weights are shared. */
@@ -65,8 +66,7 @@ export class App extends Speaker {
   async learn(report) {
     if (!this.mixer) return;
     await this.mixer.learn(leaveTime(), report);
-    this.reader.forget();
-    await this.readAgain();
+    await this.readAgain({ anew: true });
     this.changed("text");
   }
 
@@ -111,13 +111,25 @@ export class App extends Speaker {
     this.changed("text");
   }
 
-  /** Read the text as it is now; a later call stops an earlier one. */
-  async readAgain() {
+  /** Read the text as it is now, or `anew` from its beginning; a later call stops an earlier one. */
+  async readAgain({ anew = false } = {}) {
     const reading = ++this.readings;
-    const pause = leaveTime(() => reading !== this.readings);
-    await this.reader.read(this.readTokens, pause);
-    if (this.reader.watching) await this.reader.watch(pause);
-    return reading === this.readings;
+    const stopped = () => reading !== this.readings;
+    await this.inTurn(async () => {
+      if (anew) this.reader.forget();
+      if (stopped()) return;
+      const pause = leaveTime(stopped);
+      await this.reader.read(this.readTokens, pause);
+      if (this.reader.watching) await this.reader.watch(pause);
+    });
+    return !stopped();
+  }
+
+  /** Read when those before have ended: two readings at once would cut each other's text. */
+  inTurn(read) {
+    const turn = this.turn.then(read);
+    this.turn = turn.catch(() => {});
+    return turn;
   }
 
   /** Look at what follows another token of the text. */
@@ -132,7 +144,7 @@ export class App extends Speaker {
   }
 
   async watch() {
-    await this.reader.watch();
+    await this.inTurn(() => this.reader.watch());
     this.position = Math.max(this.position, this.reader.watchedFrom);
   }
 
@@ -140,8 +152,7 @@ export class App extends Speaker {
   async setOff(off) {
     this.off = off;
     this.reader.model.off = off;
-    this.reader.forget();
-    await this.readAgain();
+    await this.readAgain({ anew: true });
     this.changed("off");
   }
 
