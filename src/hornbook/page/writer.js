@@ -111,7 +111,8 @@ export class Writer {
     if (unknown.length) return;
     const before = app.tokenizer.encode(this.shown.slice(0, this.box.selectionStart)).length;
     const tokens = app.tokenizer.encode(this.shown);
-    await app.setTokens(tokens, before >= tokens.length ? Infinity : Math.max(0, before - 1));
+    this.typing = app.setTokens(tokens, before >= tokens.length ? Infinity : Math.max(0, before - 1));
+    await this.typing;
   }
 
   /** Unknown characters stay where they are, and are named; the model waits. */
@@ -182,6 +183,7 @@ export class Writer {
     const { app } = this;
     this.writing = true;
     this.buttons();
+    await this.typing; // where the caret stands is known when the text is read
     // From the caret on, where it stands inside the text.
     let tokens = app.tokens.length ? app.tokens.slice(0, app.position + 1) : [];
     const end = tokens.length + this.length;
@@ -192,7 +194,7 @@ export class Writer {
       const next = this.drawn(app.reader.logits, app.readTokens.length);
       tokens = [...tokens, next];
       app.tokens = tokens;
-      await app.reader.read(app.readTokens, pause);
+      await app.inTurn(() => app.reader.read(app.readTokens, pause));
       app.position = app.readTokens.length - 1;
       const now = performance.now();
       // With a panel open every token is drawn.
