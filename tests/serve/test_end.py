@@ -149,7 +149,15 @@ def training(cwd: Path, steps: int) -> Iterator[tuple["subprocess.Popen[str]", C
                "--out", "run", "--no-page", "--serve", "--port", "0"]  # fmt: skip
     with (
         (cwd / "log").open("w") as log,
-        subprocess.Popen(command, cwd=cwd, env=environment(cwd), stderr=log, stdout=log) as made,
+        subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment(cwd),
+            stderr=log,
+            stdout=log,
+            # A shell's background job ignores Ctrl-C, and so would the processes that it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        ) as made,
     ):
         try:
             yield made, Client(int(waited(lambda: port_in(cwd / "log"))))
