@@ -1,9 +1,12 @@
 """What several test files share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from browsers import CHROMIUM, launched
 from small import TEXT
 
 # Three workers (many tests wait for processes) with a thread each, in this process and in all it
@@ -55,3 +58,16 @@ def shakespeare_path(data_dir: Path) -> Path:
         if path.exists():
             return path
     pytest.skip(f"{data_dir} has no shakespeare/input.txt")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One Chromium for all tests of a file."""
+    if CHROMIUM is None:
+        pytest.skip("needs Debian's chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = launched(playwright)
+        yield browser
+        browser.close()

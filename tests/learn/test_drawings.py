@@ -5,10 +5,10 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
 
 import hornbook as hb
 from hornbook.config import SamplingConfig
@@ -66,9 +66,8 @@ def test_importing_drawings_and_widgets_does_not_import_torch() -> None:
     assert ran.stdout == "False\n"
 
 
-@pytest.mark.skipif(not Path("/usr/bin/chromium").exists(), reason="needs chromium")
 def test_widgets_compute_what_hornbook_computes_and_show_pictures_without_scripts(
-    tmp_path: Path,
+    tmp_path: Path, browser: Any
 ) -> None:
     characters = hb.CharTokenizer.from_text(TEXT)
     pairs = hb.BPETokenizer.train(TEXT, vocab_size=300)
@@ -84,34 +83,29 @@ def test_widgets_compute_what_hornbook_computes_and_show_pictures_without_script
     body = "".join(widget._repr_html_() for widget in widgets)
     page.write_text(f"<meta charset=utf-8><body>{body}", encoding="utf-8")
     words = "새 thinking: the kings'  1,000 things!"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium")
-        still = browser.new_context(java_script_enabled=False).new_page()
-        still.goto(page.as_uri())
-        assert still.locator("svg:visible").count() == len(widgets)
-        assert still.locator("input").count() == 0
+    still = browser.new_context(java_script_enabled=False).new_page()
+    still.goto(page.as_uri())
+    assert still.locator("svg:visible").count() == len(widgets)
+    assert still.locator("input").count() == 0
 
-        live = browser.new_page()
-        errors: list[str] = []
-        live.on("pageerror", lambda error: errors.append(str(error)))
-        live.goto(page.as_uri())
-        live.locator("input[type=text]").fill(words)
-        lines = live.locator(".hb-tokens").evaluate_all(
-            "all => all.map((e) => e.childElementCount)"
-        )
-        assert lines[:3] == [len(words), len(words.encode()), len(pairs.encode(words))]
-        unknown = sum(letter not in TEXT for letter in words)
-        assert live.locator(".hb-unknown").count() == unknown > 0
+    live = browser.new_page()
+    errors: list[str] = []
+    live.on("pageerror", lambda error: errors.append(str(error)))
+    live.goto(page.as_uri())
+    live.locator("input[type=text]").fill(words)
+    lines = live.locator(".hb-tokens").evaluate_all("all => all.map((e) => e.childElementCount)")
+    assert lines[:3] == [len(words), len(words.encode()), len(pairs.encode(words))]
+    unknown = sum(letter not in TEXT for letter in words)
+    assert live.locator(".hb-unknown").count() == unknown > 0
 
-        table = live.locator("[data-kind=averages]")
-        table.locator("input").nth(1).fill("-4")
-        assert table.locator("tr").nth(2).locator("td").last.inner_text() == "7.89"
+    table = live.locator("[data-kind=averages]")
+    table.locator("input").nth(1).fill("-4")
+    assert table.locator("tr").nth(2).locator("td").last.inner_text() == "7.89"
 
-        sampling = live.locator("[data-kind=sampling]")
-        for place, value in enumerate(("0.5", "4", "0.9")):
-            sampling.locator("input").nth(place).fill(value)
-        shown = [float(value) for value in sampling.locator(".hb-value").all_inner_texts()]
-        settings = SamplingConfig(temperature=0.5, top_k=4, top_p=0.9)
-        assert shown == pytest.approx(probabilities(np.array(logits), settings).tolist(), abs=6e-4)
-        assert errors == []
-        browser.close()
+    sampling = live.locator("[data-kind=sampling]")
+    for place, value in enumerate(("0.5", "4", "0.9")):
+        sampling.locator("input").nth(place).fill(value)
+    shown = [float(value) for value in sampling.locator(".hb-value").all_inner_texts()]
+    settings = SamplingConfig(temperature=0.5, top_k=4, top_p=0.9)
+    assert shown == pytest.approx(probabilities(np.array(logits), settings).tolist(), abs=6e-4)
+    assert errors == []

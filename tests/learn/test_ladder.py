@@ -10,7 +10,7 @@ import torch
 import hornbook as hb
 from hornbook.cli import run as hornbook_command
 from hornbook.eval.loss import losses
-from hornbook.learn import ladder
+from hornbook.learn import ladder, ladder_figures
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 20
 THREE = ["bigram", "average", "head"]
@@ -76,7 +76,7 @@ def test_counting_takes_part_as_a_rung_that_none_stands_on(text_path: Path) -> N
         ("ngram-1337", 1),
         *[("average-1337", step) for step in (1, 2, 3)],
     ]
-    bigram, ngram, average = ladder.measure(plan).rungs
+    bigram, ngram, average = ladder_figures.measure(plan).rungs
     assert ngram.parameters == 0
     assert ngram.loss < bigram.loss - 1
     assert ngram.stands_on == average.stands_on == "bigram"
@@ -174,7 +174,7 @@ def test_seeds_that_took_unlike_numbers_of_steps_have_one_curve(text_path: Path)
     shorter = plan.climbs[1].folder
     rows = list(shorter.metrics_rows())
     shorter.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
-    (bigram,) = ladder.measure(plan).rungs
+    (bigram,) = ladder_figures.measure(plan).rungs
     assert bigram.curve.steps == [1, 2, round((4 + 3) / 2)]
     last = [list(climb.folder.metrics_rows())[-1]["val_loss"] for climb in plan.climbs]
     assert bigram.curve.loss[-1] == pytest.approx(np.mean(last))
@@ -193,7 +193,7 @@ def test_every_rung_has_its_report_card(text_path: Path) -> None:
 def test_a_ladder_in_figures_and_a_picture(text_path: Path) -> None:
     plan = ladder.plan(str(text_path), rungs=["bigram", "average", "layernorm", "gpt"], steps=2)
     climbed(plan)
-    found = ladder.measure(plan)
+    found = ladder_figures.measure(plan)
     bigram, average, layernorm, gpt = found.rungs
     assert [rung.tokens for rung in found.rungs] == [2 * 32 * 8] * 4
     assert average.curve.steps == [1, 2]
@@ -215,7 +215,7 @@ def test_a_ladder_in_figures_and_a_picture(text_path: Path) -> None:
 def test_seeds_give_error_bars(text_path: Path) -> None:
     plan = ladder.plan(str(text_path), rungs=["bigram", "average"], steps=2, seeds=3)
     climbed(plan)
-    for rung in ladder.measure(plan).rungs:
+    for rung in ladder_figures.measure(plan).rungs:
         assert len(set(rung.loss_by_seed)) == 3
         assert rung.loss == pytest.approx(np.mean(rung.loss_by_seed))
         assert rung.spread == pytest.approx(2 * np.std(rung.loss_by_seed, ddof=1) / 3**0.5)
@@ -225,15 +225,15 @@ def test_a_step_down_is_held_against_its_noise() -> None:
     random = np.random.default_rng(0)
     hard = random.gamma(2, 1, 10_000)  # what both rungs find hard: pairing takes it out
     one, same, better = (hard + random.normal(0, 0.1, 10_000) - gain for gain in (0, 0, 0.02))
-    worth, noise = ladder.step_down([one], [same])
+    worth, noise = ladder_figures.step_down([one], [same])
     assert abs(worth) < 2 * noise
     # Two rungs that differ by noise of 0.1 * sqrt(2) a character.
     assert noise == pytest.approx(2 * 0.1 * 2**0.5 / 100, rel=0.3)
-    worth, noise = ladder.step_down([one], [better])
+    worth, noise = ladder_figures.step_down([one], [better])
     assert worth == pytest.approx(0.02, abs=noise)
     assert worth > noise
     # Trainings that differ by more than the step is worth drown it.
-    worth, noise = ladder.step_down([one - 0.1, one + 0.1], [better - 0.1, better + 0.1])
+    worth, noise = ladder_figures.step_down([one - 0.1, one + 0.1], [better - 0.1, better + 0.1])
     assert worth < noise
 
 

@@ -1,15 +1,13 @@
 """The page of every model, opened from its file in a real Chromium without a network."""
 
-import os
-import shutil
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from browsers import violations
 
 import hornbook as hb
 from hornbook import page as pages
@@ -20,9 +18,6 @@ from hornbook.lens.look import look
 from hornbook.page.contents import gather
 from hornbook.page.document import document
 from hornbook.runs.load import TrainedModel
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
 
 # Two scripts, markup, and characters of one to four bytes.
 TEXT = 'to be, or not to be: <b>that</b> & "this". 죽느냐 사느냐, 그것이 문제로다… é 🙂\n' * 60
@@ -77,19 +72,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Trained
                 for parameter in found[name].model.parameters():
                     parameter.add_(torch.randn_like(parameter) * 0.2)
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One Chromium for all tests."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # The sandbox needs rights that root in a container does not have.
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
 
 
 class Opened:
@@ -354,24 +336,16 @@ def every_panel(opened: Opened) -> Iterator[str]:
 def test_nothing_overflows_and_everyone_can_use_it(
     scheme: str, written: dict[str, Path], browser: Any
 ) -> None:
-    axe = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
     for name, locale in (("joined", "en-GB"), ("layernorm", "ko-KR"), ("ngram", "ko-KR")):
         with Opened(browser, written[name], locale=locale, color_scheme=scheme) as opened:
             assert opened.tab.locator("html").get_attribute("lang") == locale[:2]
-            opened.run(axe)
             opened.tab.locator("summary").click()
             for panel in every_panel(opened):
                 for width in (360, 768, 1280):
                     opened.tab.set_viewport_size({"width": width, "height": 800})
                     wider = opened.run("document.documentElement.scrollWidth - innerWidth")
                     assert wider <= 0, (name, panel, width)
-                found = opened.run("axe.run(document, { resultTypes: ['violations'] })")
-                bad = [
-                    (each["id"], each["nodes"][0]["html"][:200])
-                    for each in found["violations"]
-                    if each["impact"] in ("serious", "critical")
-                ]
-                assert not bad, (name, panel)
+                assert not violations(opened.tab), (name, panel)
 
 
 def test_the_keyboard_is_enough(written: dict[str, Path], browser: Any) -> None:

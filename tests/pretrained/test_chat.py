@@ -11,9 +11,9 @@ from serving import events, serving
 
 from hornbook.cli import run as hornbook_command
 from hornbook.errors import HornbookError
-from hornbook.pretrained.chat import chat_tokens
 from hornbook.pretrained.find import open_source
 from hornbook.runs.engine import open_engine
+from hornbook.text.chat import chat_tokens
 
 pytest.importorskip("transformers")
 MESSAGES = [

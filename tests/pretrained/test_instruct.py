@@ -16,12 +16,11 @@ from torch.nn import functional as F
 import hornbook as hb
 from hornbook.cli import run as hornbook_command
 from hornbook.errors import DataError
-from hornbook.pretrained.chat import chat_tokens
 from hornbook.pretrained.find import open_source
 from hornbook.pretrained.run_source import GrownAlphabetWarning
 from hornbook.runs.engine import open_engine
 from hornbook.text.batches import answer_places
-from hornbook.text.chat import CHATML, SIMPLE_TEMPLATE, answered, simple_template
+from hornbook.text.chat import CHATML, SIMPLE_TEMPLATE, answered, chat_tokens, simple_template
 from hornbook.text.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer
 from hornbook.training import begin
 from hornbook.training.step import read_batch

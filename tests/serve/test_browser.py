@@ -1,36 +1,17 @@
 """The page in front of the server, in a real Chromium."""
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import pytest
+from browsers import violations
 from serving import KEY, Client, Local, serving
 
 from hornbook.serve.server import Options
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
-
 NASTY = "<script>document.title='got'</script><img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One Chromium for all tests."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # The sandbox needs rights that root in a container does not have.
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
 
 
 class Visit:
@@ -50,13 +31,6 @@ class Visit:
     def _asked(self, request: Any) -> None:
         if not request.url.startswith((self._own, "data:")):
             self.wrong.append(request.url)
-
-    def violations(self) -> list[str]:
-        """What axe-core finds serious."""
-        self.tab.evaluate((files("axe_playwright_python") / "axe.min.js").read_text("utf-8"))
-        found = self.tab.evaluate("axe.run(document, { resultTypes: ['violations'] })")
-        serious = ("serious", "critical")
-        return [each["id"] for each in found["violations"] if each["impact"] in serious]
 
     def __enter__(self) -> "Visit":
         return self
@@ -90,7 +64,7 @@ def test_each_model_runs_in_the_page(local: Local, browser: Any) -> None:
         for width in (360, 1280):
             tab.set_viewport_size({"width": width, "height": 800})
             assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-        assert not visit.violations()
+        assert not violations(visit.tab)
         # The policy of the server's pages refuses scripts that it did not send.
         inline = tab.evaluate(
             """() => new Promise((resolve) => {
@@ -126,7 +100,7 @@ def test_a_model_that_stays_on_the_server_writes_through_the_api(
         tab.fill("#text", "the ")
         choice = tab.locator(".choice").first
         choice.wait_for()
-        assert not visit.violations()
+        assert not violations(visit.tab)
         tab.set_viewport_size({"width": 360, "height": 800})
         assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         choice.click()
@@ -173,7 +147,7 @@ def test_a_run_in_training_shows_its_loss_and_its_newest_weights(
         while "No checkpoint" in tab.locator("#sample").inner_text():
             assert time.monotonic() < end
             time.sleep(0.1)
-        assert not visit.violations()
+        assert not violations(visit.tab)
         (tmp_path / "result.json").rename(run / "result.json")
         tab.locator("#training").wait_for(state="hidden", timeout=20_000)
 

@@ -31,9 +31,10 @@ def run(
         seed: The seed of the first answer; each further answer takes the next one.
     """
     from hornbook.errors import ConfigError, command
-    from hornbook.pretrained.chat import chat_stops, chat_template, chat_tokens
+    from hornbook.pretrained.chat import chat_template
     from hornbook.runs.engine import open_engine
     from hornbook.runs.folder import open_run
+    from hornbook.text.chat import chat_stops, chat_tokens
 
     template = chat_template(open_run(run))
     if template is None:

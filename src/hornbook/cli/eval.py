@@ -71,7 +71,7 @@ def run(
     learning = None
     if dynamic:
         before = own or trained.dataset()  # raises, where the run's text cannot be read
-        learning = trained.evaluate_dynamically(before.train, tokens, measured=answers)
+        learning = trained.evaluate_dynamically(before.train, tokens, answers=answers)
     copied = None
     if own is not None:
         copied = find_copied(trained.tokenizer, spread(tokens, MOST_EVALUATED), own.train)

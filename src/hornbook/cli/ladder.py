@@ -15,7 +15,8 @@ from hornbook.cli.texts import AS_IT_IS, TextOptions, read_texts
 from hornbook.config import DataConfig, parse_all
 
 if TYPE_CHECKING:
-    from hornbook.learn.ladder import Ladder, Plan, Rung
+    from hornbook.learn.ladder import Plan
+    from hornbook.learn.ladder_figures import Ladder, Rung
 
 CURVE_HEIGHT = 14
 # Ten rungs need ten colours; uniplot has six.
@@ -58,6 +59,7 @@ def run(
     """
     # Imported here because --help should not wait for torch.
     from hornbook.learn import ladder
+    from hornbook.learn.ladder_figures import measure
 
     names = [name.strip() for name in rungs.split(",") if name.strip()]
     data = DataConfig(**parse_all(reading.given()))
@@ -83,7 +85,7 @@ def run(
         note(f"stopped and saved in {plan.folder}; run the same command again to continue")
         raise
     note("measuring every rung on the whole validation text ...")
-    found = ladder.measure(plan)
+    found = measure(plan)
     if json:
         print_json(found.as_dict(), ascii_only=False)
     else:

@@ -71,7 +71,7 @@ def evaluate_dynamically(
     tokens: Tokens,
     *,
     frozen: Floats | None = None,
-    measured: Mask | None = None,
+    answers: Mask | None = None,
     max_positions: int = MOST_EVALUATED,
     seconds: float | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -84,7 +84,7 @@ def evaluate_dynamically(
     rather than too low, with a standard error. With `frozen`, the frozen model's loss at each token
     but the first, it is the frozen loss and the mean difference from it, which varies far less from
     piece to piece. Of conversations all is read and learned, and the loss is that of the
-    `measured` tokens.
+    `answers`.
     Raises: DataError for an empty text.
     Source: Krause et al. 2018, arXiv:1709.07432.
     """
@@ -116,8 +116,8 @@ def evaluate_dynamically(
     if frozen is not None and len(nats) < len(tokens):
         beside = np.concatenate([nats[:1], frozen])
         nats = frozen.mean() + nats - beside[places]
-    if measured is not None:
-        nats, tokens = nats[measured[places]], tokens[measured]
+    if answers is not None:
+        nats, tokens = nats[answers[places]], tokens[answers]
         if not len(nats):
             raise DataError("no answer in what could be measured")
     after_train = np.concatenate([train[-1:], tokens])

@@ -40,21 +40,24 @@ class MixingDecoder:
             and all(0 <= start <= length for start, length in zip(starts, known, strict=True))
         ):
             raise outside(self, tokens, rows, starts)
-        # A decoded token of every row is one call of the network.
-        one_each = all(
-            len(new) == 1 and start == length and start
-            for new, start, length in zip(tokens, starts, known, strict=True)
-        )
-        logits = list(self._network.forward(tokens, rows, starts)) if one_each else []
-        mixed_RV = []
-        for r, (new, row, start) in enumerate(zip(tokens, rows, starts, strict=True)):
-            if one_each:
-                text = self._texts[row]
-                text.add(new, logits[r][None])
-            else:
-                text = self._read(list(new), row, start)
-            mixed_RV.append(text.reader.log_probs(text.logits_V))
-        return np.array(mixed_RV)
+        # Of the rows that go on by one token the network reads all in one call.
+        following = [
+            r
+            for r, (new, start, length) in enumerate(zip(tokens, starts, known, strict=True))
+            if len(new) == 1 and start == length and start
+        ]
+        if following:
+            logits_RV = self._network.forward(
+                [tokens[r] for r in following],
+                [rows[r] for r in following],
+                [starts[r] for r in following],
+            )
+            for r, logits_V in zip(following, logits_RV, strict=True):
+                self._texts[rows[r]].add(tokens[r], logits_V[None])
+        for r in set(range(len(rows))).difference(following):
+            self._read(list(tokens[r]), rows[r], starts[r])
+        texts = [self._texts[row] for row in rows]
+        return np.array([text.reader.log_probs(text.logits_V) for text in texts])
 
     def copy(self, source: int, row: int, length: int) -> None:
         """Make a row begin with another's first `length` positions; see `Decoder`.
@@ -70,7 +73,7 @@ class MixingDecoder:
         else:
             self._texts.pop(row, None)
 
-    def _read(self, new: list[int], row: int, start: int) -> "_Text":
+    def _read(self, new: list[int], row: int, start: int) -> None:
         text = self._texts.get(row)
         if text and start != len(text.tokens):
             # What the reader learned after `start` cannot be taken back: the text is read again.
@@ -81,7 +84,6 @@ class MixingDecoder:
         if not start:
             text.reset()
         text.add(new, logits_TV)
-        return text
 
 
 class _Text:

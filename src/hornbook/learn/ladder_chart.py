@@ -11,7 +11,7 @@ import numpy as np
 from hornbook.storage.disk import write_atomically
 
 if TYPE_CHECKING:
-    from hornbook.learn.ladder import Ladder
+    from hornbook.learn.ladder_figures import Ladder
 
 
 def draw(ladder: Ladder) -> None:

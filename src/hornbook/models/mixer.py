@@ -38,6 +38,12 @@ FORMAT = 1
 DEEPEST = 50
 
 
+def table_bits(n_tokens: int) -> tuple[int, int]:
+    """The binary logarithms of how many lines and counters are kept of so many tokens."""
+    line_bits = min(MOST_BITS, max(FEWEST_BITS, (n_tokens - 1).bit_length()))
+    return line_bits, max(16, line_bits)
+
+
 @dataclass(frozen=True)
 class Mixer:
     """What was learned of a text: tables and weights, and the text itself, where matches are found.
@@ -65,14 +71,14 @@ class Mixer:
         if len(tokens) > MOST_TOKENS:
             raise DataError(f"{len(tokens):,} tokens: a mixer learns {MOST_TOKENS:,} at most")
         V = tokenizer.vocab_size
-        bits = min(MOST_BITS, max(FEWEST_BITS, (len(tokens) - 1).bit_length()))
+        line_bits, counter_bits = table_bits(len(tokens))
         empty = cls(
             CodeTree.of_counts(np.bincount(tokens, minlength=V)),
             *word_shapes(tokenizer),
             # Letters, or the syllables and words of a larger vocabulary.
             (5, 11) if V < 512 else (3, 6),
-            bits,
-            max(16, bits),
+            line_bits,
+            counter_bits,
             np.empty(0, np.int32),
             np.empty(0, np.uint8),
             np.empty(0, np.float32),

@@ -10,7 +10,7 @@
 // models/mixer_reference.py is the same in Python, and kernels/mixer.c in C. The tables of counts
 // follow from the training text, so the page has the text and counts again when it is opened.
 
-import { softmax } from "./model.js";
+import { Around, softmax } from "./model.js";
 
 const CONTEXTS = 18, DIRECT = 3, MATCHES = 2, SETS = 6, STAGES = 4;
 const NETWORK_INPUT = 2 * (CONTEXTS + DIRECT + MATCHES); // then a constant one
@@ -315,9 +315,10 @@ class Prediction {
 }
 
 /** A network (alone or with n-grams) whose probabilities a mixer corrects. */
-export class Mixing {
+export class Mixing extends Around {
   constructor(network, tables) {
-    Object.assign(this, { network, tables });
+    super(network);
+    this.tables = tables;
     const { tree, vocabulary } = tables;
     const nodes = Math.min(tree.nodes, 4096);
     this.selectors = [34, nodes, 112, Math.min(vocabulary + 1, 1024), 33, 1024];
@@ -345,22 +346,6 @@ export class Mixing {
     this.tokens = [];
     this.given = []; // the network's logits after each token
     this.read = 0; // tokens that the mixer has learned
-  }
-
-  get length() {
-    return this.network.length;
-  }
-
-  get anatomy() {
-    return this.network.anatomy;
-  }
-
-  get off() {
-    return this.network.off;
-  }
-
-  set off(off) {
-    this.network.off = off;
   }
 
   truncate(length) {

@@ -5,34 +5,19 @@
 // where p comes from the n-grams of the training text and those of the text so far. The gate is one
 // number a position, which the model learned to set by what it reads.
 
-import { multiply, softmax } from "./model.js";
+import { Around, multiply, softmax } from "./model.js";
 
 const SMALLEST = 1e-20;
 
-export class Mixture {
+export class Mixture extends Around {
   constructor(network, ngrams, arrays) {
+    super(network);
     const get = (name) => arrays.get(name);
-    Object.assign(this, { network, ngrams });
+    this.ngrams = ngrams;
     const strengths = Array.from(get("recent.log_strength").data, Math.exp);
     this.recent = new ContextCounts(strengths, ngrams.shortest);
     this.evidence = { weight: get("evidence.weight"), bias: get("evidence.bias") };
     this.trust = { weight: get("trust.weight"), bias: get("trust.bias") };
-  }
-
-  get length() {
-    return this.network.length;
-  }
-
-  get anatomy() {
-    return this.network.anatomy;
-  }
-
-  get off() {
-    return this.network.off;
-  }
-
-  set off(off) {
-    this.network.off = off;
   }
 
   step(token, note) {

@@ -368,3 +368,26 @@ function splitRows({ data, shape: [rows, columns] }, parts) {
 export function range(count) {
   return Array.from({ length: count }, (_, i) => i);
 }
+
+/** A model around a network, which adds to its logits: length, parts and switches are the network's. */
+export class Around {
+  constructor(network) {
+    this.network = network;
+  }
+
+  get length() {
+    return this.network.length;
+  }
+
+  get anatomy() {
+    return this.network.anatomy;
+  }
+
+  get off() {
+    return this.network.off;
+  }
+
+  set off(off) {
+    this.network.off = off;
+  }
+}

@@ -174,7 +174,7 @@ class Machine:
     precision: Choice
     compile: Choice
     threads: int
-    # How many machines' or processes' shares a batch is cut into; what is chosen is one's own.
+    # Among how many processes each batch is shared out. All else is this process's own.
     ranks: int = 1
 
     @property

@@ -13,7 +13,7 @@ from hornbook import cores
 from hornbook.config import Config, ModelConfig
 from hornbook.errors import ConfigError
 from hornbook.eval.loss import EVAL_BATCH_LOGITS, EVAL_BATCH_TOKENS
-from hornbook.models.mixer import FEWEST_BITS, MOST_BITS
+from hornbook.models.mixer import LINE_BYTES, table_bits
 from hornbook.models.ngram import N_PARTS
 from hornbook.models.schema import Schema
 from hornbook.models.stack import CHUNK_LOGITS, LARGE_VOCABULARY
@@ -168,9 +168,9 @@ def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = No
 
 
 def table_bytes(n_tokens: int) -> int:
-    """The size of a mixer's tables for so many tokens: mixer.c's lines, 64 bytes each."""
-    bits = min(MOST_BITS, max(FEWEST_BITS, (n_tokens - 1).bit_length()))
-    return (64 << bits) + 5 * (4 << max(16, bits)) + (1 << 22)
+    """The size of a mixer's tables for so many tokens; `hornbook_mixer_lines` is exact."""
+    line_bits, counter_bits = table_bits(n_tokens)
+    return (LINE_BYTES << line_bits) + 5 * (4 << counter_bits) + (1 << 22)
 
 
 def available_bytes(

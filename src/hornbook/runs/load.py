@@ -105,7 +105,7 @@ class TrainedModel:
         tokens: Tokens,
         *,
         frozen: Floats | None = None,
-        measured: Mask | None = None,
+        answers: Mask | None = None,
         max_positions: int | None = None,
         seconds: float | None = None,
     ) -> Evaluation:
@@ -113,7 +113,7 @@ class TrainedModel:
 
         Of more than `max_positions`, or than fit into `seconds`, it is an estimate, a better one
         with the `frozen` model's loss at each token but the first; see `eval.dynamic`. The loss is
-        that of the `measured` tokens.
+        that of the `answers`.
         Raises: DataError for an empty text.
         """
         from hornbook.eval.dynamic import MOST_EVALUATED, copied, evaluate_dynamically
@@ -127,7 +127,7 @@ class TrainedModel:
             learner.recompute = self.config.train.recompute
         return evaluate_dynamically(
             learner, self.config.model, self.tokenizer, train, tokens,
-            frozen=frozen, measured=measured,
+            frozen=frozen, answers=answers,
             max_positions=min(max_positions or MOST_EVALUATED, MOST_EVALUATED),
             seconds=seconds,
         )  # fmt: skip

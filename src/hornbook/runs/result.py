@@ -231,7 +231,7 @@ def measure(
         dynamic=trained.evaluate_dynamically(
             dataset.train,
             dataset.validation,
-            measured=dataset.validation_answers,
+            answers=dataset.validation_answers,
             frozen=frozen,
             max_positions=most,
             seconds=dynamic_seconds,

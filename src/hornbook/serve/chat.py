@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from hornbook.pretrained.chat import chat_stops, chat_template, chat_tokens
-from hornbook.pretrained.source import SourceError
+from hornbook.pretrained.chat import chat_template
 from hornbook.serve.errors import ApiError
 from hornbook.serve.requests import Message
 from hornbook.serve.served import ServedModel
+from hornbook.text.chat import TemplateError, chat_stops, chat_tokens
 
 
 def conversation(
@@ -33,5 +33,5 @@ def conversation(
     ]
     try:
         return chat_tokens(template, said, tokenizer), chat_stops(tokenizer)
-    except SourceError as error:
+    except TemplateError as error:
         raise ApiError(400, str(error), param="messages") from None

@@ -58,12 +58,17 @@ class Answered(NamedTuple):
     starts: NDArray[np.int64]  # where each conversation begins
 
 
+def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """The special tokens of a model of others, by their names; ours have none."""
+    return tokenizer.special if isinstance(tokenizer, PretrainedTokenizer) else {}
+
+
 def simple_template(tokenizer: Tokenizer) -> str:
     """The template for a model that has none of its own.
 
     Raises: DataError for a tokenizer that lacks the characters which would mark the roles.
     """
-    special = tokenizer.special if isinstance(tokenizer, PretrainedTokenizer) else {}
+    special = special_tokens(tokenizer)
     if "<|im_start|>" in special and "<|im_end|>" in special:
         return CHATML
     if isinstance(tokenizer, CharTokenizer):  # its alphabet grows
@@ -78,13 +83,13 @@ def simple_template(tokenizer: Tokenizer) -> str:
 
 def chat_stops(tokenizer: Tokenizer) -> tuple[str, ...]:
     """The strings that end an answer: special tokens and marks, which no answer contains."""
-    special = tokenizer.special if isinstance(tokenizer, PretrainedTokenizer) else {}
+    special = special_tokens(tokenizer)
     return (*special, *filter(tokenizer.knows, (END, *MARKS.values())))
 
 
 def chat_ends(tokenizer: Tokenizer) -> set[int]:
     """The ids of the tokens of `chat_stops`."""
-    special = tokenizer.special if isinstance(tokenizer, PretrainedTokenizer) else {}
+    special = special_tokens(tokenizer)
     marks = filter(tokenizer.knows, (END, *MARKS.values()))
     return {*special.values(), *(tokenizer.encode(mark)[0] for mark in marks)}
 
