@@ -1,5 +1,6 @@
 """A network with a mixer: as a run that trains, loads, generates and is verified."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -108,6 +109,11 @@ def test_a_text_does_not_depend_on_its_neighbours_or_its_pieces(run: Path) -> No
     for token in range(30, 39):
         decoder.forward([[tokens[token]], [tokens[token + 30]]], [1, 0], [token, token - 10])
     assert (decoder.forward([[tokens[39]]], [1], [39])[0] == alone).all()
+    # Beside a prompt: the row that goes on by a token is not read with it.
+    decoder.forward([tokens[:39]], [1], [0])
+    both = decoder.forward([tokens[50:65], [tokens[39]]], [0, 1], [0, 39])
+    assert (both[1] == alone).all()
+    assert (both[0] == decoder.forward([tokens[50:65]], [0], [0])[0]).all()
     # Begun anew, and from the middle.
     decoder.forward([tokens[70:80]], [1], [20])
     assert (decoder.forward([tokens[20:40]], [1], [20])[0] == alone).all()
@@ -165,6 +171,18 @@ def test_other_tokens_and_a_network_without_counts_have_one_too(
     assert isinstance(mixed.model, Mixing)
     assert mixed.evaluate().nats_per_char < hb.load(out, mixed=False).evaluate().nats_per_char
     assert len(open_engine(out).generate("the ", max_new_tokens=5)) > 0
+
+
+def test_it_learns_from_fewer_tokens_than_are_held_out(text: Path, tmp_path: Path) -> None:
+    """As in a run of ten seconds, which ended as a bug."""
+    config = settings(text, steps=2, counted_tokens=200)
+    out = finished(config, tmp_path / "run")
+    trained = hb.load(out)
+    assert isinstance(trained.model, Mixing)
+    assert (
+        config.model.held_out(len(trained.dataset().train)) > 200 == len(trained.model.mixer.text)
+    )
+    assert math.isfinite(trained.evaluate().nats_per_char)
 
 
 def test_too_short_a_text_has_none(text_path: Path, tmp_path: Path) -> None:

@@ -141,6 +141,15 @@ def test_no_more_is_counted_than_leaves_most_of_the_time_to_training(
             plan(Request(config), text, chosen, seconds, timer=on_a_machine(1e11))
 
 
+@pytest.mark.parametrize(("seconds", "pays"), [(9, False), (15, False), (60, True), (600, True)])
+def test_a_mixer_leaves_time_to_count_half_of_the_text(seconds: float, pays: bool) -> None:
+    config = Config().override(with_counts=True, compile="c", minutes=seconds / 60)
+    assert costs.mixer_pays(config, SHAKESPEARE, seconds) == pays
+    mixed = config.override(with_mixer=True)
+    counted = costs.most_counted(mixed, SHAKESPEARE, seconds)
+    assert pays == (2 * counted >= costs.most_counted(config, SHAKESPEARE, seconds) > 0)
+
+
 def test_counting_takes_no_more_memory_than_it_may() -> None:
     config = Config().override(with_counts=True)
     rich = Countable(5_000_000, (2e6,) * 10)

@@ -10,7 +10,7 @@ from hornbook.eval.split import measure_split
 from hornbook.kernels import NativeUnavailableError, decoder_library
 from hornbook.kernels.mixer import mixer_library
 from hornbook.plan import memory
-from hornbook.plan.costs import Text
+from hornbook.plan.costs import Text, mixer_pays
 from hornbook.plan.machine import Choice, Machine, choose
 from hornbook.plan.planner import Plan, plan, unplanned
 from hornbook.plan.tuning import plan_tuning
@@ -80,32 +80,37 @@ def plan_minutes(
     # What no plan may change must fit before a step of it is timed.
     if request.requested("block_size") or not config.model.spec.planned:
         check_length(dataset.train, config.model.block_size, "training")
+    text = text_of(config, dataset)
+
+    def left() -> float:
+        return started + 60 * config.train.minutes - time.monotonic()
+
     if config.model.pretrained is not None:
-        left = started + 60 * config.train.minutes - time.monotonic()
-        return plan_tuning(request, text_of(config, dataset), machine, left)
+        return plan_tuning(request, text, machine, left())
 
     def planned(config: Config) -> Plan:
         smallest = config if request.requested("batch_size") else config.override(batch_size=1)
         check_memory(smallest, machine, dataset)
-        seconds = started + 60 * config.train.minutes - time.monotonic()
-        return plan(replace(request, config=config), text_of(config, dataset), machine, seconds)
+        return plan(replace(request, config=config), text, machine, left())
 
     # 1 s, the first time on a machine, that belongs to no sample and no evaluation.
     with suppress(NativeUnavailableError):
         decoder_library()
     if may_join(request, machine):
         with suppress(ConfigError):  # too little time or memory for both: the network alone, then
-            return planned(config.override(**joined(request)))
+            return planned(joined(request, text, left()))
     return planned(config)
 
 
-def joined(request: Request) -> dict[str, bool]:
-    """The settings that join n-grams and, where C can be compiled, a mixer to the network."""
-    mixer = request.config.model.with_mixer
-    if not request.requested("with_mixer"):
-        with suppress(NativeUnavailableError):
-            mixer = bool(mixer_library())
-    return {"with_counts": True, "with_mixer": mixer}
+def joined(request: Request, text: Text, seconds: float) -> Config:
+    """The settings with n-grams beside the network and, where it pays, a mixer."""
+    config = request.config.override(with_counts=True)
+    if request.requested("with_mixer"):
+        return config
+    with suppress(NativeUnavailableError):  # without a C compiler there is none
+        mixer_library()
+        return config.override(with_mixer=mixer_pays(config, text, seconds))
+    return config
 
 
 def may_join(request: Request, machine: Machine) -> bool:

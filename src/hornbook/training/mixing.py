@@ -23,6 +23,8 @@ def learn_mixer(trainer: Trainer) -> None:
     if checkpoint.is_sound(mixer_path(folder, trained.step)):
         return
     tokens = dataset.train[-model.counted_tokens :]
+    # Of few it must count some before it learns, from others, how far to trust the network.
+    held_out = min(held_out, len(tokens) // 2)
     try:
         mixing = Mixing.learn(trained.model, trained.tokenizer, tokens, held_out)
     except NativeUnavailableError as error:
