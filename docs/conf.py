@@ -22,7 +22,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 import hornbook
-from hornbook.learn.languages import choose_language
+from hornbook.language import choose_language
 from hornbook.learn.notebooks import lay_out
 
 project = "hornbook"

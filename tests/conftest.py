@@ -21,6 +21,9 @@ DATA_DIR = os.environ.get("HORNBOOK_DATA_DIR")
 for name in [name for name in os.environ if name.startswith("HORNBOOK_")]:
     if name != "HORNBOOK_DATA_DIR":
         del os.environ[name]
+for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+    if os.environ.get(name, "").startswith("ko"):  # hornbook would answer in Korean
+        os.environ[name] = "C.UTF-8"
 
 # They begin first, so that no worker is alone with one of them at the end.
 LONGEST = ("test_docs", "test_habits")

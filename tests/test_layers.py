@@ -10,7 +10,9 @@ import hornbook
 SOURCE = Path(hornbook.__file__).parent
 
 LAYERS = [
-    {"errors", "cores"},
+    {"errors"},
+    {"language"},
+    {"cores"},
     {"storage"},
     {"config"},
     {"text"},

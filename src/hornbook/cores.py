@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from hornbook.language import msg
+
 # By default libgomp's threads spin 300,000 times (about 4 ms) before they sleep. In steps of the
 # `quick` preset on a busy machine 85% of the gaps between parallel regions were below 0.2 ms;
 # 20,000 spins are about 0.3 ms.
@@ -38,15 +40,19 @@ def usable(
     """
     affinity = affinity_count()
     whole = affinity == (os.cpu_count() or 1)
-    found = [(affinity, "all cores of this machine" if whole else "the affinity of this process")]
+    here = msg("all cores of this machine") if whole else msg("the affinity of this process")
+    found: list[tuple[int, str]] = [(affinity, here)]
     quota = cgroup_quota(proc, cgroups)
     if quota is not None:
-        found.append(
-            (max(1, int(quota + 0.5)), f"a cgroup quota of {quota:g} core{'s' * (quota != 1)}")
-        )
+        limit = msg("a cgroup quota of {quota:g} cores", quota=quota)
+        if quota == 1:
+            limit = msg("a cgroup quota of 1 core")
+        found.append((max(1, int(quota + 0.5)), limit))
     if (sharing := ranks_here()) > 1:
         least = min(count for count, _ in found)
-        found.append((max(1, least // sharing), f"the share of one of {sharing} ranks"))
+        found.append(
+            (max(1, least // sharing), msg("the share of one of {ranks} ranks", ranks=sharing))
+        )
     if asked := requested_threads(requested):
         found.append((asked, f"OMP_NUM_THREADS={asked}"))
     count, why = min(found, key=lambda each: each[0])  # of equal limits, the first

@@ -14,9 +14,9 @@ import hornbook as hb
 from hornbook.config import SamplingConfig
 from hornbook.errors import ConfigError
 from hornbook.infer import probabilities
+from hornbook.language import LANGUAGES
 from hornbook.learn import draw, touch
 from hornbook.learn.drawings import KINDS
-from hornbook.learn.languages import LANGUAGES
 from hornbook.learn.notebooks import lessons
 
 HANGUL = re.compile("[가-힣]")

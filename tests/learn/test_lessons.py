@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hornbook.errors import ConfigError
-from hornbook.learn.languages import LANGUAGES, choose_language
+from hornbook.language import LANGUAGES
 from hornbook.learn.lessons import check, find, hint, reveal, tables
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -187,23 +187,6 @@ def test_an_unknown_exercise_is_named_with_the_closest_one() -> None:
         check("bigran-1", 0)
     with pytest.raises(ConfigError, match=r"^unknown exercise 'x'; known: text-1, "):
         check("x", 0)
-
-
-@pytest.mark.parametrize(
-    ("environment", "language"),
-    [
-        ({}, "en"),
-        ({"LANG": "ko_KR.UTF-8"}, "ko"),
-        ({"LANG": "C.UTF-8"}, "en"),
-        ({"LANG": "en_GB.UTF-8", "LC_ALL": "ko_KR.UTF-8"}, "ko"),
-        ({"LANG": "ko_KR.UTF-8", "LC_ALL": "C", "LC_MESSAGES": "ko"}, "en"),
-        ({"LANG": "ko_KR.UTF-8", "LC_ALL": ""}, "ko"),
-        ({"LC_ALL": "en_GB.UTF-8", "HORNBOOK_LANG": "ko"}, "ko"),
-    ],
-)
-def test_the_language_is_the_environment_s(environment: dict[str, str], language: str) -> None:
-    assert choose_language(None, environment) == language
-    assert choose_language("en", environment) == "en"
 
 
 def test_an_unknown_language_is_refused() -> None:

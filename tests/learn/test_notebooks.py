@@ -15,8 +15,8 @@ from commands import hornbook
 from myst_nb.core.read import read_myst_markdown_notebook
 from nbclient import NotebookClient
 
+from hornbook.language import LANGUAGES
 from hornbook.learn import progress
-from hornbook.learn.languages import LANGUAGES
 from hornbook.learn.notebooks import CODE, lay_out, lessons, notebook, source_folder
 
 LESSONS = lessons()

@@ -6,6 +6,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import NoReturn
 
@@ -15,8 +16,11 @@ from rich.markup import escape
 
 from hornbook import __version__
 from hornbook.cli.console import abandon_output, errors, note, open_streams
+from hornbook.cli.help import LANGUAGE_OPTION, Help, mistake_in
+from hornbook.cli.language import in_its_language
 from hornbook.cores import before_torch
 from hornbook.errors import HornbookError, HornbookWarning, for_terminal, quoted
+from hornbook.language import msg, tr, translated
 from hornbook.parallel import Job
 
 python_format_warning = warnings.formatwarning
@@ -28,6 +32,7 @@ app = App(
     exit_on_error=False,
     suppress_keyboard_interrupt=False,
     result_action="return_value",
+    help_formatter=Help(),
 )
 for command, summary in {
     "train": "Train a model on a text.",
@@ -51,8 +56,8 @@ for command, summary in {
     app.command(f"hornbook.cli.{command}:run", name=command, help=summary)
 
 
-HELP = "see hornbook --help"
-OUT_OF_MEMORY = "not enough memory; use a smaller model, batch or text"
+HELP = msg("see hornbook --help")
+OUT_OF_MEMORY = msg("not enough memory; use a smaller model, batch or text")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -67,46 +72,50 @@ def run(arguments: Sequence[str]) -> int:
     before_torch()
     handle_signals()
     warnings.formatwarning = format_warning
-    try:
-        status = app(list(arguments))
-        sys.stdout.flush()
-        if closed:
-            note("standard output is closed, so the result was not printed")
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        abandon_output()  # its reader has gone
-    except Exception as error:  # noqa: BLE001 - the user gets one line for any bug
-        return print_failure(error)
+    with ExitStack() as language:
+        try:
+            wanted = language.enter_context(in_its_language(arguments))
+            app.help_epilogue = translated(LANGUAGE_OPTION)
+            status = app(wanted)
+            sys.stdout.flush()
+            if closed:
+                note(msg("standard output is closed, so the result was not printed"))
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except BrokenPipeError:
+            abandon_output()  # its reader has gone
+        except Exception as error:  # noqa: BLE001 - the user gets one line for any bug
+            return print_failure(error)
     return status if isinstance(status, int) else 0
 
 
 def print_failure(error: Exception) -> int:
     """Print one line for an error; returns the exit status."""
-    message, status, hint = str(error), 1, ""
+    message, status, hint = translated(error), 1, ""
     # torch has its own class for this; importing torch to name it would be slow.
     full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if isinstance(error, UnusedCliTokensError):
         extra = " ".join(map(quoted, error.unused_tokens or ()))
-        message, status, hint = f"expected no more arguments, got {extra}", 2, HELP
+        message, status, hint = tr("expected no more arguments, got {extra}", extra=extra), 2, HELP
     elif isinstance(error, CycloptsError):
-        message, status, hint = " ".join(message.split()), 2, HELP
+        message, status, hint = mistake_in(" ".join(message.split())), 2, HELP
     elif isinstance(error, HornbookError):
         status = error.exit_code
     elif full or "can't allocate memory" in message:
         error.__traceback__ = None  # its frames keep the memory allocated
-        message = OUT_OF_MEMORY
+        message = translated(OUT_OF_MEMORY)
     elif isinstance(error, OSError):
         abandon_output()
-        message = f"{error.filename or 'input or output'}: {error.strerror or error}"
+        message = f"{error.filename or tr('input or output')}: {error.strerror or error}"
     elif os.environ.get("HORNBOOK_DEBUG"):
         raise error
     else:
-        message = f"a bug in hornbook: {type(error).__name__}: {' '.join(message.split())}"
-        hint = "HORNBOOK_DEBUG=1 shows the traceback"
+        bug = f"{type(error).__name__}: {' '.join(message.split())}"
+        message = tr("a bug in hornbook: {bug}", bug=bug)
+        hint = msg("HORNBOOK_DEBUG=1 shows the traceback")
     if status == 2 and Job.of_environment().rank:
         return status  # all of torchrun's processes have the same command; the first one says it
-    return print_error(message, status, hint)
+    return print_error(message, status, translated(hint))
 
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -171,10 +180,11 @@ def format_warning(
     """hornbook's warnings as one line each; other warnings in Python's format."""
     if not issubclass(category, HornbookWarning):
         return python_format_warning(message, category, filename, lineno, line)
-    style = "bold yellow" if category.label == "warning" else "dim"
+    grave = category.label == "warning"
+    style, label = ("bold yellow", tr("warning")) if grave else ("dim", tr("note"))
     console = errors()
     with console.capture() as written:
-        console.print(f"[{style}]{category.label}:[/] {escape(for_terminal(str(message)))}")
+        console.print(f"[{style}]{label}:[/] {escape(for_terminal(translated(message)))}")
     return written.get()
 
 

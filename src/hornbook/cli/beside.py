@@ -12,6 +12,7 @@ from typing import IO
 
 from hornbook.cli.console import log
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 
 NEEDED = ("fastapi", "uvicorn")
 
@@ -19,11 +20,13 @@ NEEDED = ("fastapi", "uvicorn")
 def check(port: int) -> None:
     """Check that a server can be started, before anything is trained. Raises: ConfigError."""
     if port > 65535:
-        raise ConfigError(f"--port {port}: expected at most 65535")
+        raise ConfigError(msg("--port {port}: expected at most 65535", port=port))
     for name in NEEDED:
         if find_spec(name) is None:
             raise ConfigError(
-                f"--serve needs {name}; install it with pip install 'hornbook[serve]'"
+                msg(
+                    "--serve needs {name}; install it with pip install 'hornbook[serve]'", name=name
+                )
             )
 
 
@@ -41,14 +44,14 @@ def served(run: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
         assert process.stdin  # noqa: S101 - for the type
         assert process.stderr  # noqa: S101
         with process.stdin:
-            log(f"served at {address(process.stderr)}")
+            log(msg("served at {address}", address=address(process.stderr)))
             threading.Thread(target=read_on, args=(process.stderr,), daemon=True).start()
             yield process
 
 
 def wait(process: "subprocess.Popen[str]") -> None:
     """Leave a server to whoever uses it, until Ctrl-C."""
-    log("the run is served until Ctrl-C")
+    log(msg("the run is served until Ctrl-C"))
     with suppress(KeyboardInterrupt):
         process.wait()
 
@@ -66,7 +69,7 @@ def address(lines: IO[str]) -> str:
             return found["url"]
         if found["event"] == "failed":
             raise ConfigError(f"--serve: {found['message']}")
-    raise ConfigError(f"--serve: the server did not start: {' '.join(said)[-200:]}")
+    raise ConfigError(msg("--serve: the server did not start: {said}", said=" ".join(said)[-200:]))
 
 
 def read_on(lines: IO[str]) -> None:
@@ -77,4 +80,4 @@ def read_on(lines: IO[str]) -> None:
         except ValueError:
             continue
         if found["event"] in ("model", "server"):
-            log(f"server: {found['message']}")
+            log(msg("server: {message}", message=found["message"]))

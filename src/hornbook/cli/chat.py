@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hornbook.cli.console import printable
 from hornbook.cli.terminal import FreeText, Natural
+from hornbook.language import msg
 
 
 def run(
@@ -39,8 +40,11 @@ def run(
     template = chat_template(open_run(run))
     if template is None:
         raise ConfigError(
-            f"{run}: this model has no chat template, so it continues texts: "
-            f"{command('sample', run)}"
+            msg(
+                "{run}: this model has no chat template, so it continues texts: {command}",
+                run=run,
+                command=command("sample", run),
+            )
         )
     engine = open_engine(run)
     tokenizer = engine.tokenizer

@@ -1,14 +1,16 @@
-"""The consoles of stdout and stderr, for any encoding and width, and what may be printed there."""
+"""The consoles of stdout and stderr, for any encoding, width and language."""
 
 import codecs
 import os
 import sys
 from contextlib import suppress
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 
 from hornbook.errors import for_terminal
+from hornbook.language import tr, translated
 
 # For output that is not UTF-8; other characters are escaped there.
 PLAIN = {"░": ".", "▒": "+", "▓": "%", "█": "#"}
@@ -74,12 +76,17 @@ def output() -> Console:
 
 def note(message: str) -> None:
     """Print a note on stderr."""
-    errors().print(f"[dim]note: {escape(for_terminal(message))}[/]")
+    errors().print(f"[dim]{tr('note')}: {escape(for_terminal(translated(message)))}[/]")
 
 
 def log(message: str) -> None:
     """Print a line on stderr, with --quiet too."""
-    errors().print(escape(for_terminal(message)))
+    errors().print(escape(for_terminal(translated(message))))
+
+
+def padded(text: str, width: int) -> str:
+    """The text and the spaces that fill its width; a Hangul syllable takes two columns."""
+    return text + " " * (width - cell_len(text))
 
 
 def printable(text: str) -> str:

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from hornbook.cli.console import output
 from hornbook.cli.terminal import print_json, table
+from hornbook.language import tr, translated
 from hornbook.text.corpora import known_corpora
 
 
@@ -17,8 +18,12 @@ def run(*, json: bool = False) -> None:
     if json:
         print_json([asdict(corpus) for corpus in known], indent=1)
         return
-    listed = table(("name", "characters", "where", "what"), numbers=("characters",))
+    characters = tr("characters")
+    listed = table((tr("name"), characters, tr("where"), tr("what")), numbers=(characters,))
     for corpus in known:
-        where = corpus.location or ("downloaded on first use" if corpus.url else "not here")
-        listed.add_row(corpus.name, f"{corpus.characters:,}", where, corpus.description)
+        where = corpus.location
+        if not where:
+            where = tr("downloaded on first use") if corpus.url else tr("not here")
+        what = translated(corpus.description)
+        listed.add_row(corpus.name, f"{corpus.characters:,}", where, what)
     output().print(listed)

@@ -13,10 +13,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hornbook.cli.console import is_utf8, note, output, printable
+from hornbook.cli.console import is_utf8, note, output, padded, printable
 from hornbook.cli.terminal import print_table
 from hornbook.errors import command, display_path
 from hornbook.infer.sample import Sample
+from hornbook.language import by_english, joined, msg, tr, translated
 from hornbook.report import Card
 from hornbook.report.words import WHICH, duration, shown, split_remarks, uncertainty
 from hornbook.runs.result import Result
@@ -25,7 +26,27 @@ from hornbook.training import StepMetrics, Trainer
 REFRESH_SECONDS = 0.25
 CURVE_HEIGHT = 8
 NARROWEST_CURVE = 40
-AFTER = ", after the line in brackets"
+
+# What the lines before a training are about, by the names of a plan's choices.
+SUBJECTS = by_english(
+    msg("text"),
+    msg("split"),
+    msg("model"),
+    msg("plan"),
+    msg("size"),
+    msg("batches"),
+    msg("compile"),
+    msg("dropout"),
+    msg("counting"),
+    msg("weights"),
+    msg("rate"),
+    msg("memory"),
+    msg("device"),
+    msg("precision"),
+    msg("from"),
+    msg("resumed"),
+    msg("run"),
+)
 
 
 class Display:
@@ -63,10 +84,11 @@ class Display:
         """How many steps are planned at present."""
         return self.trainer.state.steps if self.trainer else 0
 
-    def log(self, message: str) -> None:
-        """Print a line on stderr, unwrapped."""
+    def log(self, message: str, subject: str = "") -> None:
+        """Print a line on stderr, unwrapped, after its subject."""
         if not self.quiet:
-            self.console.print(escape(message), soft_wrap=True)
+            line = f"{subject_of(subject, 9)} " if subject else ""
+            self.console.print(escape(line + translated(message)), soft_wrap=True)
 
     def announce(self, trainer: Trainer) -> None:
         """Print what will be trained, on what text and machine, and the reasons."""
@@ -77,36 +99,43 @@ class Display:
             return
         data, chosen = trainer.dataset, trainer.machine
         epochs = trainer.tokens_per_step * state.steps / len(data.train)
-        plan = (
-            f"{state.steps:,} steps of {trainer.tokens_per_step:,} tokens: "
-            f"{epochs:.1f} epochs of the text"
+        plan = msg(
+            "{steps:,} steps of {tokens:,} tokens: {epochs:.1f} epochs of the text",
+            steps=state.steps,
+            tokens=trainer.tokens_per_step,
+            epochs=epochs,
         )
         if config.model.spec.counted:
-            plan = "the n-grams of the text are counted once; there is nothing to train"
-        self.log(
-            f"text      {trainer.corpus.name}: {len(data.train):,} tokens for training, "
-            f"{len(data.validation):,} for validation, vocabulary of {data.tokenizer.vocab_size:,}"
+            plan = msg("the n-grams of the text are counted once; there is nothing to train")
+        text = msg(
+            "{name}: {train:,} tokens for training, {validation:,} for validation, vocabulary of "
+            "{vocab_size:,}",
+            name=trainer.corpus.name,
+            train=len(data.train),
+            validation=len(data.validation),
+            vocab_size=data.tokenizer.vocab_size,
         )
+        self.log(text, "text")
         if trainer.split:
-            self.log(f"split     {trainer.split.copied.sentence()}")
+            self.log(trainer.split.copied.sentence(), "split")
             for warning in trainer.split.warnings():
                 note(warning)
-        self.log(f"model     {config.model.kind}: {state.model.summary}")
+        self.log(joined(": ", (config.model.kind, state.model.summary)), "model")
         if trainer.plan:
             for reason in trainer.plan.reasons:
-                self.log(f"{reason.value:<9} {reason.why}")
+                self.log(reason.why, reason.value)
         else:
-            self.log(f"plan      {plan}")
-            self.log(f"compile   {chosen.compile.value}: {chosen.compile.why}")
+            self.log(plan, "plan")
+            self.log(joined(": ", (chosen.compile.value, chosen.compile.why)), "compile")
         for name, choice in (("device", chosen.device), ("precision", chosen.precision)):
-            self.log(f"{name:<9} {choice.value}: {choice.why}")
+            self.log(joined(": ", (choice.value, choice.why)), name)
         for sentence in trainer.start.sentences() if trainer.start else ():
-            self.log(f"from      {sentence}")
+            self.log(sentence, "from")
         if state.step:
-            self.log(f"resumed   at step {state.step:,}")
-        self.log(f"run       {trainer.folder.path}\n")
+            self.log(msg("at step {step:,}", step=state.step), "resumed")
+        self.log(f"{trainer.folder.path}\n", "run")
         if chosen.compile.value == "on":
-            self.log("compiling; the first step takes a while ...")
+            self.log(msg("compiling; the first step takes a while ..."))
 
     def show(self, metrics: StepMetrics) -> None:
         """Show a step's metrics."""
@@ -135,11 +164,15 @@ class Display:
         done = metrics.step - self.first_step
         elapsed = time.monotonic() - self.started
         left = elapsed / done * (self.steps - metrics.step) if done else None
-        yield f"step {metrics.step:,}/{self.steps:,}"
-        yield f"train {self.smoothed_loss:.4f}"
-        yield f"val {self.val_loss:.4f}" if self.val_loss is not None else "val  -    "
-        yield f"{metrics.tokens_per_second:,.0f} tokens/s"
-        yield f"{left // 60:.0f}:{left % 60:02.0f} left" if left is not None else "-:-- left"
+        yield tr("step {step:,}/{steps:,}", step=metrics.step, steps=self.steps)
+        yield tr("train {loss:.4f}", loss=self.smoothed_loss)
+        if self.val_loss is None:
+            yield tr("val  -    ")
+        else:
+            yield tr("val {loss:.4f}", loss=self.val_loss)
+        yield tr("{speed:,.0f} tokens/s", speed=metrics.tokens_per_second)
+        time_left = "-:--" if left is None else f"{left // 60:.0f}:{left % 60:02.0f}"
+        yield tr("{time} left", time=time_left)
 
     def screen(self, metrics: StepMetrics) -> RenderableType:
         """Progress, figures, loss curve and the latest sample."""
@@ -153,7 +186,9 @@ class Display:
         if self.sample:
             rows = max(4, self.console.height - CURVE_HEIGHT - 12)
             lines = readable(self.sample).wrap(self.console, max(1, width - 4))
-            title = f"sample at step {self.curve[-1][0]:,}{AFTER if self.sample.prompt else ''}"
+            title = tr("sample at step {step:,}", step=self.curve[-1][0])
+            if self.sample.prompt:
+                title = tr("{title}, after the line in brackets", title=title)
             parts.append(
                 Panel(Text("\n").join(lines[:rows]), title=title, title_align="left", width=width)
             )
@@ -170,7 +205,7 @@ class Display:
             lines=True,
             width=min(60, self.console.width - 20),
             height=CURVE_HEIGHT,
-            legend_labels=["training", "validation"],
+            legend_labels=[tr("training"), tr("validation")],
             color=self.console.color_system is not None,
             character_set="block" if is_utf8(self.console.file) else "ascii",
         )
@@ -180,24 +215,24 @@ class Display:
         out = output()
         show_card(card, out)
         result = card.result
-        title = f"a sample{AFTER if result.sample.prompt else ''}"
+        title = tr("a sample")
+        if result.sample.prompt:
+            title = tr("{title}, after the line in brackets", title=title)
         text = readable(result.sample)
         out.print(Panel(text, title=title, title_align="left", width=min(80, out.width)))
         run = result.folder.path
         place, card_place, page = (
             escape(display_path(path)) for path in (run, run / "report.html", result.folder.page)
         )
-        see = (
-            f" To see through it, open {page} in a browser." if result.folder.page.is_file() else ""
-        )
-        out.print(
-            f"The run is in {place}, its report card in {card_place}.{see} Next:", soft_wrap=True
-        )
+        lines = [tr("The run is in {run}, its report card in {card}.", run=place, card=card_place)]
+        if result.folder.page.is_file():
+            lines.append(tr("To see through it, open {page} in a browser.", page=page))
+        out.print(" ".join((*lines, tr("Next:"))), soft_wrap=True)
         word = prompt_from(f"{result.sample.text} {result.sample.prompt}")
         for line in (
             command("sample", run, "--prompt", word),
             command("eval", run),
-            command("train", "YOUR_TEXT.txt"),
+            command("train", tr("YOUR_TEXT.txt")),
         ):
             out.print(f"  {escape(line)}", soft_wrap=True)
 
@@ -206,13 +241,15 @@ def show_card(card: Card, out: Console) -> None:
     """Print a summary of the report card: all predictors on one scale, the verdict, advice."""
     result = card.result
     error = result.evaluation.standard_error
-    kind = "exact" if error is None else f"estimated (standard error {error:.4f})"
-    out.print(f"[bold]validation loss, {kind}[/]")
+    heading = tr("validation loss, exact")
+    if error is not None:
+        heading = tr("validation loss, estimated (standard error {error:.4f})", error=error)
+    out.print(f"[bold]{heading}[/]")
     worst = max(each.nats_per_char for each in card.predictors)
     rows = [
         (
-            shown(each.name),
-            shown(each.kind),
+            translated(shown(each.name)),
+            translated(shown(each.kind)),
             f"{each.nats_per_char:.4f}",
             f"{each.nats_per_char / math.log(2):.4f}",
             "█" * round(12 * each.nats_per_char / worst),
@@ -220,48 +257,76 @@ def show_card(card: Card, out: Console) -> None:
         for each in card.predictors
     ]
     ours = [each.name for each in card.predictors].index("this model")
-    losses = ("nats/char", "bits/char")
-    headings = ("", "kind", *losses, " ")
+    losses = (tr("nats/char"), tr("bits/char"))
+    kind = tr("kind")
+    headings = ("", kind, *losses, " ")
     print_table(
-        out, headings, rows, numbers=losses, unbroken=("kind", " "), drop=(4, 1, 3), best=ours
+        out, headings, rows, numbers=losses, unbroken=(kind, " "), drop=(4, 1, 3), best=ours
     )
-    out.print(f"{WHICH}\n")
-    out.print(
-        f"{card.nats_per_char:.4f} nats/char ({uncertainty(card)}); perplexity "
-        f"{card.perplexity:.2f} per character.\n"
+    out.print(f"{translated(WHICH)}\n")
+    headline = tr(
+        "{loss:.4f} nats/char ({interval}); perplexity {perplexity:.2f} per character.",
+        loss=card.nats_per_char,
+        interval=uncertainty(card),
+        perplexity=card.perplexity,
     )
+    out.print(f"{headline}\n")
     if remarks := split_remarks(card):
-        out.print(f"{escape(remarks)}\n")
+        out.print(f"{escape(translated(remarks))}\n")
     for sentence in result.diagnosis.sentences:
-        out.print(escape(sentence))
+        out.print(escape(translated(sentence)))
     if result.diagnosis.advice:
-        out.print("To try next:")
+        out.print(tr("To try next:"))
     for advice in result.diagnosis.advice:
-        out.print(f"  - {escape(advice)}")
+        out.print(f"  - {escape(translated(advice))}")
     if result.pretrained:
-        out.print(escape(before_and_after(result)))
-    memory = f", {result.peak_memory_mib:,.0f} MiB peak memory" if result.peak_memory_mib else ""
-    spent = duration(result.seconds)
+        out.print(escape(translated(before_and_after(result))))
+    memory = ""
+    if result.peak_memory_mib:
+        memory = tr(", {size:,.0f} MiB peak memory", size=result.peak_memory_mib)
     if result.diagnosis.verdict == "counted":
-        out.print(f"\n{result.baselines.counted_tokens:,} tokens counted{memory}.\n")
+        number = result.baselines.counted_tokens
+        spent = tr("{number:,} tokens counted{memory}.", number=number, memory=memory)
     else:
-        out.print(
-            f"\n{result.steps:,} steps, {result.tokens:,} tokens, {spent} of training"
-            f"{memory}; best at step {result.step:,}.\n"
+        spent = tr(
+            "{steps:,} steps, {tokens:,} tokens, {time} of training{memory}; best at step "
+            "{best:,}.",
+            steps=result.steps,
+            tokens=result.tokens,
+            time=duration(result.seconds),
+            memory=memory,
+            best=result.step,
         )
+    out.print(f"\n{spent}\n")
     if abs(result.steps - result.planned_steps) > 0.1 * result.planned_steps:
-        why = result.steps_why or "the run has not ended"
-        out.print(f"{result.planned_steps:,} steps were planned: {escape(why)}.\n")
+        why = result.steps_why or msg("the run has not ended")
+        planned = tr("{steps:,} steps were planned: {why}.", steps=result.planned_steps, why=why)
+        out.print(f"{escape(planned)}\n")
 
 
 def before_and_after(result: Result) -> str:
     """What fine-tuning gained on the text, and what it cost on a general one."""
     found, loss = result.pretrained or {}, result.evaluation.nats_per_char
-    gained = f"before training, {found['val_nats_per_char']:.4f} nats/char; now {loss:.4f}."
+    gained = msg(
+        "before training, {before:.4f} nats/char; now {now:.4f}.",
+        before=found["val_nats_per_char"],
+        now=loss,
+    )
     before, after = found.get("general_nats_per_char"), found.get("general_nats_per_char_after")
     if before is None or after is None:
         return gained
-    return f"{gained} On {found['general']}, {before:.4f} before and {after:.4f} now."
+    general = msg(
+        "On {text}, {before:.4f} before and {after:.4f} now.",
+        text=found["general"],
+        before=before,
+        after=after,
+    )
+    return joined(" ", (gained, general))
+
+
+def subject_of(name: str, width: int) -> str:
+    """What a line is about, in columns of the same width."""
+    return padded(translated(SUBJECTS.get(name, name)), width)
 
 
 def readable(sample: Sample) -> Text:

@@ -4,6 +4,21 @@ from dataclasses import asdict
 
 from hornbook.cli.console import output
 from hornbook.cli.terminal import print_json, table
+from hornbook.language import by_english, msg, tr, translated
+
+NAMES = by_english(
+    msg("system"),
+    msg("processor"),
+    msg("cores"),
+    msg("cpu capability"),
+    msg("gpu"),
+    msg("cache"),
+    msg("device"),
+    msg("precision"),
+    msg("compile"),
+    msg("threads"),
+    msg("decoder"),
+)
 
 
 def run(*, json: bool = False) -> None:
@@ -28,17 +43,26 @@ def run(*, json: bool = False) -> None:
     console = output()
     found = table()
     for name, fact in facts.items():
-        found.add_row(name.replace("_", " "), fact)
+        found.add_row(called(name), fact)
     console.print(found)
-    console.print("\nhornbook train will use")
+    console.print(f"\n{tr('hornbook train will use')}")
     training = table()
-    training.add_row("device", chosen.device.value, chosen.device.why)
-    training.add_row("precision", chosen.precision.value, chosen.precision.why)
-    training.add_row("compile", chosen.compile.value, chosen.compile.why)
-    why = may.why if chosen.threads == may.count else "PyTorch's default on this machine"
-    training.add_row("threads", str(chosen.threads), why)
+    for name, choice in (
+        ("device", chosen.device),
+        ("precision", chosen.precision),
+        ("compile", chosen.compile),
+    ):
+        training.add_row(called(name), choice.value, translated(choice.why))
+    why = may.why if chosen.threads == may.count else msg("PyTorch's default on this machine")
+    training.add_row(called("threads"), str(chosen.threads), translated(why))
     console.print(training)
-    console.print("\nhornbook sample will use")
+    console.print(f"\n{tr('hornbook sample will use')}")
     generation = table()
-    generation.add_row("decoder", decoder.value, decoder.why)
+    generation.add_row(called("decoder"), decoder.value, translated(decoder.why))
     console.print(generation)
+
+
+def called(fact: str) -> str:
+    """The name of a fact of the JSON, as people read it."""
+    name = fact.replace("_", " ")
+    return translated(NAMES.get(name, name))

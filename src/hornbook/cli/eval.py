@@ -10,6 +10,7 @@ from rich.markup import escape
 from hornbook.cli.console import note, output
 from hornbook.cli.terminal import TEXT, CorpusArgument, fit_text, print_json, table
 from hornbook.errors import ConfigError, DataError, HornbookError, display_path
+from hornbook.language import msg, tr
 
 if TYPE_CHECKING:
     from hornbook.runs.load import TrainedModel
@@ -54,18 +55,21 @@ def run(
     from hornbook.text.dataset import formed
 
     if corpus is not None and text is not None:
-        raise ConfigError("--text says where the run's own text is; give either it or a corpus")
+        raise ConfigError(
+            msg("--text says where the run's own text is; give either it or a corpus")
+        )
     trained = load(run, which=checkpoint, text=text)
     skipped, answers = (), None
     if corpus is None:
         own = trained.dataset()
-        tokens, name = own.validation, f"{trained.config.data.corpus}, validation part"
+        named = msg("{text}, validation part", text=display_path(trained.config.data.corpus))
+        tokens, name = own.validation, named
         answers = own.validation_answers
     else:
         own = own_text(trained)
         other = formed(read(corpus, encoding, field), trained.config.data)
         words = fit_text(trained.tokenizer, other.text, unknown)
-        tokens, name = trained.tokenizer.encode_array(words), other.source
+        tokens, name = trained.tokenizer.encode_array(words), display_path(other.source)
         skipped = other.skipped
     found = trained.evaluate_tokens(tokens, answers=answers)
     learning = None
@@ -76,7 +80,12 @@ def run(
     if own is not None:
         copied = find_copied(trained.tokenizer, spread(tokens, MOST_EVALUATED), own.train)
         if copied.much:
-            note(f"{copied.sentence('the text')}, so the loss is lower than on new text")
+            note(
+                msg(
+                    "{sentence}, so the loss is lower than on new text",
+                    sentence=copied.sentence(msg("the text")),
+                )
+            )
     if json:
         files = [asdict(each) for each in skipped]
         share = copied and copied.share
@@ -87,24 +96,37 @@ def run(
         print_json({**figures, "copied_share": share, "skipped_files": files})
         return
     console = output()
-    on = escape(f"{display_path(run)}, step {trained.step}, on {display_path(name)}")
-    console.print(f"{on}: {found.positions:,} positions")
+    measured = tr(
+        "{run}, step {step}, on {text}: {positions:,} positions",
+        run=display_path(run),
+        step=trained.step,
+        text=name,
+        positions=found.positions,
+    )
+    console.print(escape(measured))
     losses = table()
     for label, value in (
-        ("nats per token", found.nats_per_token),
-        ("nats per character", found.nats_per_char),
-        ("bits per character", found.bits_per_char),
-        ("bits per byte", found.bits_per_byte),
-        ("nats per character, sliding window", found.sliding_nats_per_char),
-        ("nats per character, learning as it reads", learning and learning.nats_per_char),
+        (tr("nats per token"), found.nats_per_token),
+        (tr("nats per character"), found.nats_per_char),
+        (tr("bits per character"), found.bits_per_char),
+        (tr("bits per byte"), found.bits_per_byte),
+        (tr("nats per character, sliding window"), found.sliding_nats_per_char),
+        (
+            tr("nats per character, learning as it reads"),
+            learning and learning.nats_per_char,
+        ),
     ):
         if value is not None:
             losses.add_row(label, f"{value:.4f}")
     console.print(losses)
     if learning and learning.standard_error is not None:
         console.print(
-            f"learning as it reads: {learning.positions:,} evenly spaced positions, standard error "
-            f"{learning.standard_error:.4f}"
+            tr(
+                "learning as it reads: {positions:,} evenly spaced positions, standard error "
+                "{error:.4f}",
+                positions=learning.positions,
+                error=learning.standard_error,
+            )
         )
 
 
@@ -112,8 +134,8 @@ def own_text(trained: "TrainedModel") -> "Dataset | None":
     """The run's own text, to compare another with; None, with a note, where it cannot be read."""
     try:
         if "://" in trained.config.data.corpus:
-            raise DataError("the run's text is at an address, which is not read for that")
+            raise DataError(msg("the run's text is at an address, which is not read for that"))
         return trained.dataset()
     except HornbookError as error:
-        note(f"whether the model was trained on this text is not known: {error}")
+        note(msg("whether the model was trained on this text is not known: {error}", error=error))
         return None

@@ -14,6 +14,7 @@ from hornbook.cli.terminal import CorpusArgument, print_json, table
 from hornbook.cli.texts import AS_IT_IS, TextOptions, read_texts
 from hornbook.config import DataConfig, parse_all
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 
 if TYPE_CHECKING:
     from hornbook.learn.explain import Averaging, Bigram, Difference, Matrix
@@ -40,12 +41,23 @@ def run(
     from hornbook.learn import explain
 
     if topic not in (None, *explain.TOPICS):
-        raise ConfigError(f"explain {topic}: expected one of {', '.join(explain.TOPICS)}")
+        raise ConfigError(
+            msg(
+                "explain {topic}: expected one of {topics}",
+                topic=topic,
+                topics=", ".join(explain.TOPICS),
+            )
+        )
     if topic != "bigram" and (corpus is not None or run is not None or reading.given()):
-        raise ConfigError("a corpus, its options and --run only apply to hornbook explain bigram")
+        raise ConfigError(
+            msg("a corpus, its options and --run only apply to hornbook explain bigram")
+        )
     if run is not None and (corpus is not None or reading.given()):
         raise ConfigError(
-            "--run uses the text of its run, read as the run does; give either a corpus or --run"
+            msg(
+                "--run uses the text of its run, read as the run does; give either a corpus or "
+                "--run"
+            )
         )
     console = output()
     if topic is None:

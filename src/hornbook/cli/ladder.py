@@ -13,6 +13,7 @@ from hornbook.cli.console import is_utf8, note, output, printable
 from hornbook.cli.terminal import CorpusArguments, Whole, print_json, print_table
 from hornbook.cli.texts import AS_IT_IS, TextOptions, read_texts
 from hornbook.config import DataConfig, parse_all
+from hornbook.language import msg
 
 if TYPE_CHECKING:
     from hornbook.learn.ladder import Plan
@@ -65,7 +66,7 @@ def run(
     data = DataConfig(**parse_all(reading.given()))
     text = read_texts(corpus or (data.corpus,), data)
     if minutes:
-        note("timing a step of each rung ...")
+        note(msg("timing a step of each rung ..."))
     plan = ladder.plan(
         "-" if len(corpus) > 1 else "".join(corpus) or data.corpus,
         reading=data,
@@ -78,13 +79,20 @@ def run(
         out=out,
     )
     if "lecture" not in plan.rungs and not names:
-        note("without the lecture's large model, which needs a GPU or patience; --rungs adds it")
+        note(
+            msg("without the lecture's large model, which needs a GPU or patience; --rungs adds it")
+        )
     try:
         train(plan)
     except (KeyboardInterrupt, SystemExit):
-        note(f"stopped and saved in {plan.folder}; run the same command again to continue")
+        note(
+            msg(
+                "stopped and saved in {folder}; run the same command again to continue",
+                folder=plan.folder,
+            )
+        )
         raise
-    note("measuring every rung on the whole validation text ...")
+    note(msg("measuring every rung on the whole validation text ..."))
     found = measure(plan)
     if json:
         print_json(found.as_dict(), ascii_only=False)
@@ -120,8 +128,17 @@ def train(plan: "Plan") -> None:
                 loss = "already trained" if found is None else f"val {found:.3f}"
                 bars.update(tasks[folder], loss=loss)
             if not live and done == steps:
-                loss = "already trained" if found is None else f"val {found:.4f}"
-                note(f"{folder.name}: {steps:,} steps, {loss}")
+                loss = msg("already trained")
+                if found is not None:
+                    loss = msg("val {loss:.4f}", loss=found)
+                note(
+                    msg(
+                        "{folder}: {steps:,} steps, {loss}",
+                        folder=folder.name,
+                        steps=steps,
+                        loss=loss,
+                    )
+                )
 
 
 def show(found: "Ladder") -> None:

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from hornbook.cli.console import note, output
 from hornbook.cli.terminal import TEXT, print_json
 from hornbook.errors import ConfigError, display_path
+from hornbook.language import msg, tr
 
 UNITS = {"kb": 1_000, "mb": 1_000_000}
 
@@ -56,10 +57,18 @@ def run(
     for sentence in written.kept.sentences():
         note(sentence)
     if written.bytes > 1.1 * limit:
-        note(f"the page is larger than --size {size}: this is the smallest that it can be")
+        note(
+            msg(
+                "the page is larger than --size {size}: this is the smallest that it can be",
+                size=size,
+            )
+        )
     output().print(
-        f"The page is in {display_path(written.path)} ({written.bytes / 1e6:.1f} MB): open it in a "
-        "browser",
+        tr(
+            "The page is in {path} ({size:.1f} MB): open it in a browser",
+            path=display_path(written.path),
+            size=written.bytes / 1e6,
+        ),
         soft_wrap=True,
         markup=False,
     )
@@ -70,5 +79,7 @@ def bytes_of(size: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(kb|mb)?", size.strip().lower())
     count = float(found[1]) * UNITS.get(found[2], 1) if found else 0
     if not 100_000 <= count <= 64_000_000:
-        raise ConfigError(f"--size {size}: expected a size from 100kB to 64MB, such as 8MB")
+        raise ConfigError(
+            msg("--size {size}: expected a size from 100kB to 64MB, such as 8MB", size=size)
+        )
     return int(count)

@@ -6,6 +6,7 @@ import sys
 
 from hornbook.cli.console import note
 from hornbook.errors import ConfigError, DataError, reason
+from hornbook.language import msg
 from hornbook.text.forms import BYTE_ORDER_MARK
 from hornbook.text.tokenizer import Tokenizer
 from hornbook.text.tokenizer.unknown import SURROGATE
@@ -25,14 +26,21 @@ def typed(name: str, text: str, *, escapes: bool, encoding: str | None) -> str:
         try:
             data = os.fsencode(text)
         except UnicodeEncodeError:
-            raise DataError(f"{name} contains half a surrogate pair: expected characters") from None
+            raise DataError(
+                msg("{name} contains half a surrogate pair: expected characters", name=name)
+            ) from None
         text = decoded(name, data, encoding)
     if escapes:
         return _ESCAPE.sub(_character, text)
     if found := re.search(r"\\[nrt]", text):
         note(
-            f"{name} has a backslash and the letter {found[0][1]}, which are two characters; "
-            f"--escapes reads {found[0]} as one, and so does a shell in $'...'"
+            msg(
+                "{name} has a backslash and the letter {letter}, which are two characters; "
+                "--escapes reads {escape} as one, and so does a shell in $'...'",
+                name=name,
+                letter=found[0][1],
+                escape=found[0],
+            )
         )
     return text
 
@@ -44,8 +52,11 @@ def _character(escape: re.Match[str]) -> str:
     number = int("".join(filter(None, codes)) or "-1", 16)
     if not 0 <= number <= sys.maxunicode or 0xD800 <= number < 0xE000:
         raise ConfigError(
-            f"--escapes: {escape[0]!r} is not a character; expected \\n, \\r, \\t, \\\\, \\xHH, "
-            "\\uHHHH or \\UHHHHHHHH"
+            msg(
+                "--escapes: {escape!r} is not a character; expected \\n, \\r, \\t, \\\\, \\xHH, "
+                "\\uHHHH or \\UHHHHHHHH",
+                escape=escape[0],
+            )
         )
     return chr(number)
 
@@ -69,11 +80,11 @@ def piped(tokenizer: Tokenizer, encoding: str | None) -> str:
     """
     stream = getattr(sys.stdin, "buffer", None)
     if stream is None:
-        raise DataError("expected a prompt on standard input, but there is no standard input")
+        raise DataError(msg("expected a prompt on standard input, but there is no standard input"))
     try:
         data = stream.read()
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read standard input: {reason(error)}") from None
+        raise DataError(msg("cannot read standard input: {error}", error=reason(error))) from None
     text = decoded("standard input", data, encoding).removeprefix(BYTE_ORDER_MARK)
     if tokenizer.kind == "char" or tokenizer.text_has_cr is not None:
         return text

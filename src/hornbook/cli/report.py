@@ -9,6 +9,7 @@ from rich.markup import escape
 from hornbook.cli.console import note, output
 from hornbook.cli.terminal import TEXT, print_json, print_table
 from hornbook.errors import ConfigError, display_path
+from hornbook.language import msg, tr, translated
 
 # The columns that a narrow terminal does without, in that order.
 DROPPED = (7, 1, 6, 5, 4, 3)
@@ -37,9 +38,11 @@ def run(
     """
     paths = [run, *others]
     if out is not None and not others:
-        raise ConfigError("--out is the folder of a comparison; give two runs or more to compare")
+        raise ConfigError(
+            msg("--out is the folder of a comparison; give two runs or more to compare")
+        )
     if len({path.resolve() for path in paths}) < len(paths):
-        raise ConfigError("a run is named twice; name each run once")
+        raise ConfigError(msg("a run is named twice; name each run once"))
 
     from hornbook import report
     from hornbook.cli.display import show_card
@@ -52,17 +55,21 @@ def run(
         card = report.write(report.examine(revisit(path, device=device, text=text)))
         cards.append(card)
         if not card.result.finished:
-            step = f"step {card.result.step:,}"
-            note(f"{display_path(path)} has not ended: the figures are those of {step}")
+            note(
+                msg(
+                    "{path} has not ended: the figures are those of step {step:,}",
+                    path=display_path(path),
+                    step=card.result.step,
+                )
+            )
     console = output()
     if not others:
         if json:
             print_json(cards[0].as_dict())
             return
         show_card(cards[0], console)
-        console.print(
-            f"The report card is in {escape(display_path(run / 'report.html'))}", soft_wrap=True
-        )
+        place = escape(display_path(run / "report.html"))
+        console.print(tr("The report card is in {path}", path=place), soft_wrap=True)
         return
     folder = out or Path(os.path.commonpath([path.resolve().parent for path in paths]))
     try:
@@ -74,8 +81,12 @@ def run(
     if json:
         print_json([row.as_dict() for row in rows])
         return
-    shown = [[escape(cell) for cell in report.cells(row)] for row in rows]
-    print_table(console, report.COLUMNS, shown, numbers=NUMBERS, drop=DROPPED, best=0)
+    shown = [[escape(translated(cell)) for cell in report.cells(row)] for row in rows]
+    columns = [translated(name) for name in report.COLUMNS]
+    numbers = [translated(name) for name in report.COLUMNS if name in NUMBERS]
+    print_table(console, columns, shown, numbers=numbers, drop=DROPPED, best=0)
     if remark := report.remark(rows):
         note(remark)
-    console.print(f"The comparison is in {escape(display_path(page))}", soft_wrap=True)
+    console.print(
+        tr("The comparison is in {path}", path=escape(display_path(page))), soft_wrap=True
+    )

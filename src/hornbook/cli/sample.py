@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from hornbook.cli.console import note, printable
 from hornbook.cli.terminal import FreeText, Natural, fit_text, print_json
+from hornbook.language import msg, tr
 
 if TYPE_CHECKING:
     from hornbook.text.tokenizer import Tokenizer
@@ -76,9 +77,15 @@ def run(
         expect_encoding(encoding)
     for name, value in (("max-new-tokens", max_new_tokens), ("num-samples", num_samples)):
         if value < 1:
-            raise ConfigError(f"--{name} {value}: expected 1 or more")
+            raise ConfigError(msg("--{name} {value}: expected 1 or more", name=name, value=value))
     if num_samples > MOST_SAMPLES:
-        raise ConfigError(f"--num-samples {num_samples}: expected at most {MOST_SAMPLES:,}")
+        raise ConfigError(
+            msg(
+                "--num-samples {number}: expected at most {most:,}",
+                number=num_samples,
+                most=MOST_SAMPLES,
+            )
+        )
     engine = open_engine(run, which=checkpoint, weights=weights, rows=num_samples)
     if engine.remark:
         note(engine.remark)
@@ -115,7 +122,8 @@ def run(
             print_json(row, ascii_only=False)
             continue
         if num_samples > 1:
-            sys.stdout.write(f"{'' if number == 0 else chr(10)}--- sample {number + 1}\n")
+            heading = tr("--- sample {number}", number=number + 1)
+            sys.stdout.write(f"{'' if number == 0 else chr(10)}{heading}\n")
         pieces = chain([prompt] if prompt else [], text)
         if sys.stdout.isatty():  # a CR alone would have the next line overwrite this one
             pieces = reformed(pieces, newlines="lf", normalize="none")

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from hornbook.cli.terminal import Natural
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 
 
 def run(
@@ -44,16 +45,21 @@ def run(
             inside nothing.
     """
     if not runs:
-        raise ConfigError("expected one or more run folders, as in hornbook serve runs/my-book-1")
+        raise ConfigError(
+            msg("expected one or more run folders, as in hornbook serve runs/my-book-1")
+        )
     if port > 65535:
-        raise ConfigError(f"--port {port}: expected at most 65535")
+        raise ConfigError(msg("--port {port}: expected at most 65535", port=port))
     if not 0 <= drain <= 3600:
-        raise ConfigError(f"--drain {drain}: expected from 0 to 3600 seconds")
+        raise ConfigError(msg("--drain {drain}: expected from 0 to 3600 seconds", drain=drain))
     try:
         from hornbook.serve.server import Options, keys_in, serve
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"hornbook serve needs {error.name}; install it with pip install 'hornbook[serve]'"
+            msg(
+                "hornbook serve needs {name}; install it with pip install 'hornbook[serve]'",
+                name=error.name,
+            )
         ) from None
     keys = () if api_key is None else (api_key,)
     keys += () if api_key_file is None else keys_in(api_key_file)

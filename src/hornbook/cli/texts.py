@@ -10,6 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from hornbook.cli.console import note
 from hornbook.config import DataConfig
+from hornbook.language import msg, tr
 
 if TYPE_CHECKING:  # --help reads no text
     from hornbook.text.corpus import Corpus
@@ -66,7 +67,7 @@ def read(
     from hornbook.text.corpus import read_corpus
 
     console = Console(stderr=True)
-    bar = Progress(TextColumn("downloading"), BarColumn(), DownloadColumn(), console=console)
+    bar = Progress(TextColumn(tr("downloading")), BarColumn(), DownloadColumn(), console=console)
     task = bar.add_task("", total=None)
 
     def show(done: int, total: int | None) -> None:
@@ -85,8 +86,12 @@ def read(
         note(message)
     if found.characters > LARGE_CHARACTERS:
         note(
-            f"{found.characters:,} characters: preparing their tokens takes a while the first time;"
-            " if it is stopped, the next attempt continues from there; each time, copies of the "
-            f"validation text are searched, about {SEARCH_SECONDS * found.characters:.0f} s"
+            msg(
+                "{characters:,} characters: preparing their tokens takes a while the first "
+                "time; if it is stopped, the next attempt continues from there; each time, "
+                "copies of the validation text are searched, about {seconds:.0f} s",
+                characters=found.characters,
+                seconds=SEARCH_SECONDS * found.characters,
+            )
         )
     return found

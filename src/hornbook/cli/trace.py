@@ -11,6 +11,7 @@ from rich.text import Text
 from hornbook.cli.console import note, output, printable
 from hornbook.cli.terminal import TEXT, CorpusArgument, Natural, print_json
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 
 if TYPE_CHECKING:
     from hornbook.report.copies import Trace
@@ -63,7 +64,7 @@ def run(
     from hornbook.runs.load import load
 
     if text is not None and samples is not None:
-        raise ConfigError("give either a text or --samples, not both")
+        raise ConfigError(msg("give either a text or --samples, not both"))
     found = trace(
         run if moved is None else load(run, which=checkpoint, text=moved),
         None if text is None else read(text, encoding, field).text,

@@ -26,6 +26,7 @@ from hornbook.config import (
     preset_values,
 )
 from hornbook.errors import ConfigError, HornbookError, command, display_path
+from hornbook.language import msg, tr, translated
 
 if TYPE_CHECKING:
     from hornbook.cli.display import Display
@@ -135,10 +136,14 @@ def run(
     if serve:
         beside.check(port)
     if from_ is not None and (preset is not None or model is not None):
-        raise ConfigError("--from says which model it is, so --preset and --model cannot be given")
+        raise ConfigError(
+            msg("--from says which model it is, so --preset and --model cannot be given")
+        )
     request = requested(preset, model, config, parse_all(assignments), given)
     if request.config.model.pretrained is None and request.config.model.lora_rank is not None:
-        raise ConfigError("--lora trains a part of a model that is there: it needs --from MODEL")
+        raise ConfigError(
+            msg("--lora trains a part of a model that is there: it needs --from MODEL")
+        )
 
     check_conversations(request.config)
     # Only now: a wrong setting should not wait for torch.
@@ -164,8 +169,12 @@ def run(
             trainer = engine.resume(resume, steps=raised, strict=strict, text=text)
             if raised is not None:
                 note(
-                    f"planned for {raised:,} steps now; from step {trainer.state.step:,} on the "
-                    "learning rate follows the longer plan"
+                    msg(
+                        "planned for {steps:,} steps now; from step {step:,} on the learning rate "
+                        "follows the longer plan",
+                        steps=raised,
+                        step=trainer.state.step,
+                    )
                 )
         elif again is not None:
             trainer = engine.resume(again)
@@ -214,11 +223,15 @@ def check_conversations(config: Config) -> None:
         return
     if config.model.pretrained is None:
         raise ConfigError(
-            "--chat teaches a trained model to answer, so it needs --from MODEL: a run, a folder, "
-            "a GGUF file, a name on the Hub, or smollm2"
+            msg(
+                "--chat teaches a trained model to answer, so it needs --from MODEL: a run, a "
+                "folder, a GGUF file, a name on the Hub, or smollm2"
+            )
         )
     if config.data.field is not None:
-        raise ConfigError("--chat reads messages, or prompt and response, so --field has no use")
+        raise ConfigError(
+            msg("--chat reads messages, or prompt and response, so --field has no use")
+        )
 
 
 def check_resuming(
@@ -227,16 +240,24 @@ def check_resuming(
     """Check what may and what must be given with --resume. Raises: ConfigError."""
     if resume is not None and others:
         raise ConfigError(
-            f"--resume uses the run's own settings, so {', '.join(sorted(others))} cannot be given "
-            "too (--steps can, to train longer); train a new run for other settings"
+            msg(
+                "--resume uses the run's own settings, so {others} cannot be given too "
+                "(--steps can, to train longer); train a new run for other settings",
+                others=", ".join(sorted(others)),
+            )
         )
     if text is not None and resume is None:
         raise ConfigError(
-            "--text says where the text of a run is now, so it needs --resume RUN; to train on a "
-            f"text, use {command('train', text)}"
+            msg(
+                "--text says where the text of a run is now, so it needs --resume RUN; to "
+                "train on a text, use {command}",
+                command=command("train", text),
+            )
         )
     if strict and resume is None:
-        raise ConfigError("--strict compares a run's machine with this one: it needs --resume RUN")
+        raise ConfigError(
+            msg("--strict compares a run's machine with this one: it needs --resume RUN")
+        )
 
 
 def follow(
@@ -265,23 +286,30 @@ def follow(
                 write_page(result)
             card = report.write(report.examine(result)) if finite else None
     except (KeyboardInterrupt, SystemExit):
-        log(f"stopped at step {trainer.state.step} of {trainer.state.steps}, saved; go on with:")
+        log(
+            msg(
+                "stopped at step {step} of {steps}, saved; go on with:",
+                step=trainer.state.step,
+                steps=trainer.state.steps,
+            )
+        )
         log(f"  {command('train', '--resume', trainer.folder.path)}")
         raise
     except HornbookError as error:
         if trainer.ranks.world > 1:
             note_failure(trainer, str(error))
-        log(f"the run so far is in {display_path(trainer.folder.path)}")
+        log(msg("the run so far is in {folder}", folder=display_path(trainer.folder.path)))
         raise
     if json:
         print_json(result.as_dict())
     elif card:
         display.conclude(card)
     else:
-        sys.stdout.write(
+        infinite = tr(
             "validation loss: infinite (inf), because the model gives probability zero to "
-            "something in the text; so there is no report card\n"
+            "something in the text; so there is no report card"
         )
+        sys.stdout.write(f"{infinite}\n")
 
 
 def write_page(result: "Result") -> None:
@@ -291,18 +319,23 @@ def write_page(result: "Result") -> None:
     try:
         write(result.trained, dataset=result.dataset)
     except HornbookError as error:
-        note(f"no page was written: {error}")
+        note(msg("no page was written: {error}", error=error))
 
 
 def show_plan(planned: "Plan", found: "Corpus", *, json: bool) -> None:
     """A plan on stdout: a line for each reason, or one JSON object."""
+    from hornbook.cli.display import subject_of
+
     if json:
         skipped = [asdict(each) for each in found.skipped]
         print_json({**planned.as_dict(), "skipped_files": skipped})
         return
-    sys.stdout.writelines(f"{each.value:<8} {each.why}\n" for each in planned.reasons)
+    lines = [(each.value, each.why) for each in planned.reasons]
     if planned.split:
-        sys.stdout.write(f"{'split':<8} {planned.split.copied.sentence()}\n")
+        lines.append(("split", planned.split.copied.sentence()))
+    for subject, line in lines:
+        sys.stdout.write(f"{subject_of(subject, 8)} {translated(line)}\n")
+    if planned.split:
         for warning in planned.split.warnings():
             note(warning)
 
@@ -320,7 +353,11 @@ def requested(
     model, and when minutes and steps are both given alike.
     """
     if model not in (None, *MODELS, "lecture"):
-        raise ConfigError(f"--model {model}: {one_of(model, (*MODELS, 'lecture'))}")
+        raise ConfigError(
+            msg(
+                "--model {model}: {one_of}", model=model, one_of=one_of(model, (*MODELS, "lecture"))
+            )
+        )
     own = preset_values(model if model and model != ModelConfig.model else "laptop")
     named = preset is not None or model is not None
     request = Request().layer({"preset": own if preset is None else preset_values(preset)})
@@ -341,7 +378,11 @@ def requested(
     # The preset `lecture` is a layernorm model, so models are compared, not names.
     if model is not None and request.config.model.model != own.get("model", ModelConfig.model):
         raise ConfigError(
-            f"--model {model} is at odds with model = {request.config.model.model!r} from "
-            "--preset, --config, --set or HORNBOOK_MODEL; give one of them"
+            msg(
+                "--model {model} is at odds with model = {other!r} from --preset, --config, "
+                "--set or HORNBOOK_MODEL; give one of them",
+                model=model,
+                other=request.config.model.model,
+            )
         )
     return request.lasting(None if named or file is not None else DEFAULT_MINUTES)

@@ -5,8 +5,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from hornbook.cli.console import padded
 from hornbook.cli.terminal import print_json
 from hornbook.errors import for_terminal
+from hornbook.language import tr
 
 
 def run(run: Path, /, *, json: bool = False) -> int:
@@ -28,9 +30,15 @@ def run(run: Path, /, *, json: bool = False) -> int:
     names = [str(each.path.relative_to(run)) for each in findings]
     width = max(map(len, names))
     for name, each in zip(names, findings, strict=True):
-        mark = "[green]sound  [/]" if each.sound else "[bold red]UNSOUND[/]"
+        mark = f"[bold red]{tr('UNSOUND')}[/]"
+        if each.sound:
+            mark = f"[green]{padded(tr('sound'), 7)}[/]"
         line = f"{name:<{width}}  {each.fault or each.holds}"
         console.print(f"{mark}  {escape(for_terminal(line))}")
     unsound = sum(not each.sound for each in findings)
-    console.print(f"{run}: {unsound} of {len(findings)} unsound" if unsound else f"{run}: sound")
+    if unsound:
+        figures = {"run": run, "unsound": unsound, "number": len(findings)}
+        console.print(tr("{run}: {unsound} of {number} unsound", **figures))
+    else:
+        console.print(tr("{run}: sound", run=run))
     return 1 if unsound else 0

@@ -5,6 +5,7 @@ from typing import Any
 from hornbook.config.settings import Config, ModelConfig
 from hornbook.config.spec import MODELS, spec_of
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 
 # Presets that are sizes of a model; the defaults are `laptop`, about two minutes on two CPU cores.
 SIZES: dict[str, dict[str, Any]] = {
@@ -38,7 +39,13 @@ def preset_values(name: str) -> dict[str, Any]:
     Raises: ConfigError listing the presets.
     """
     if name not in preset_names():
-        raise ConfigError(f"unknown preset {name!r}; expected one of {', '.join(preset_names())}")
+        raise ConfigError(
+            msg(
+                "unknown preset {name!r}; expected one of {known}",
+                name=name,
+                known=", ".join(preset_names()),
+            )
+        )
     size = SIZES.get(name, {"model": name})
     return {**spec_of(size.get("model", ModelConfig.model)).preset, **size}
 

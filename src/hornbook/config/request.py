@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from hornbook.config.settings import FIELDS, Config, locate, read_settings
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 
 Origin = Literal["default", "preset", "file", "environment", "set", "flag"]
 
@@ -70,9 +71,9 @@ class Request:
         by_file = {self.origins.get(name) for name in ("minutes", "steps")} == {"file"}
         no_time = self.requested("minutes") and not self.config.train.minutes
         if no_time and minutes >= steps and not by_file:
-            raise ConfigError("minutes = 0 leaves no time to train: give more, or give steps")
+            raise ConfigError(msg("minutes = 0 leaves no time to train: give more, or give steps"))
         if minutes and minutes == steps:
-            raise ConfigError("minutes and steps both say how long to train; give one of them")
+            raise ConfigError(msg("minutes and steps both say how long to train; give one of them"))
         if steps > minutes:
             return self.layer({"default": {"minutes": 0.0}})
         if minutes:  # a plan sets the steps

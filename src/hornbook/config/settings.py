@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from hornbook.config.spec import MODELS, ModelSpec, spec_of
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 from hornbook.storage.files import SETTINGS_BYTES, read_regular
 
 Count = Annotated[int, Meta(ge=1, le=2**40)]
@@ -39,6 +40,7 @@ NOT_SETTINGS = {
     "HORNBOOK_CACHE_DIR",
     "HORNBOOK_DATA_DIR",
     "HORNBOOK_DEBUG",
+    "HORNBOOK_LANG",
 }
 
 
@@ -52,7 +54,10 @@ def one_of(value: object, choices: Iterable[str]) -> str:
     """What was expected in place of a value, with the nearest choice where one is near."""
     known = list(choices)
     near = difflib.get_close_matches(str(value), known, n=1)
-    return f"expected one of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")
+    listed = ", ".join(known)
+    if not near:
+        return msg("expected one of {choices}", choices=listed)
+    return msg("expected one of {choices}; did you mean {near}?", choices=listed, near=near[0])
 
 
 def converted(name: str, value: object, hint: Any, *, strict: bool = True) -> Any:
@@ -66,7 +71,9 @@ def converted(name: str, value: object, hint: Any, *, strict: bool = True) -> An
         expected = str(error).split(" - at ")[0].removesuffix(f", got `{value!r}`")
         if get_origin(hint) is Literal:
             expected = one_of(value, get_args(hint))
-        raise ConfigError(f"{name} = {value!r}: {expected}") from None
+        raise ConfigError(
+            msg("{name} = {value!r}: {expected}", name=name, value=value, expected=expected)
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,20 +156,37 @@ class ModelConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.model not in MODELS:
-            raise ConfigError(f"model = {self.model!r}: {one_of(self.model, MODELS)}")
+            raise ConfigError(
+                msg(
+                    "model = {model!r}: {one_of}",
+                    model=self.model,
+                    one_of=one_of(self.model, MODELS),
+                )
+            )
         if self.with_counts and not self.spec.joins_counts:
             raise ConfigError(
-                f"with_counts = true joins n-grams to a gpt, but model = {self.model!r}"
+                msg(
+                    "with_counts = true joins n-grams to a gpt, but model = {model!r}",
+                    model=self.model,
+                )
             )
         if self.with_mixer and not self.spec.joins_counts:
             raise ConfigError(
-                f"with_mixer = true mixes the contexts of a text with a gpt, but model = "
-                f"{self.model!r}"
+                msg(
+                    "with_mixer = true mixes the contexts of a text with a gpt, but model = "
+                    "{model!r}",
+                    model=self.model,
+                )
             )
         if self.reads_counts and self.order > self.block_size:
             raise ConfigError(
-                f"order = {self.order} reads {self.order - 1} tokens back, but a block has "
-                f"{self.block_size}; lower the order or raise block_size"
+                msg(
+                    "order = {order} reads {back} tokens back, but a block has {block_size}; "
+                    "lower the order or raise block_size",
+                    order=self.order,
+                    back=self.order - 1,
+                    block_size=self.block_size,
+                )
             )
         self.spec.check(self)
 
@@ -354,8 +378,10 @@ def locate(name: str) -> tuple[str, str]:
     if key in FIELDS and section in ("", FIELDS[key]):
         return FIELDS[key], key
     near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(FIELDS)}"
-    raise ConfigError(f"unknown setting {name!r}; {hint}")
+    hint = msg("known: {names}", names=", ".join(FIELDS))
+    if near:
+        hint = msg("did you mean {near}?", near=near[0])
+    raise ConfigError(msg("unknown setting {name!r}; {hint}", name=name, hint=hint))
 
 
 def parse(name: str, text: str) -> Any:
@@ -383,7 +409,9 @@ def parse_assignments(assignments: list[str]) -> dict[str, str]:
     pairs = [assignment.partition("=") for assignment in assignments]
     for name, equals, _ in pairs:
         if not equals:
-            raise ConfigError(f"--set {name!r}: expected key=value, as in --set n_layer=6")
+            raise ConfigError(
+                msg("--set {name!r}: expected key=value, as in --set n_layer=6", name=name)
+            )
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
@@ -405,11 +433,13 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         tables = tomllib.loads(read_regular(path, SETTINGS_BYTES).decode())
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the settings: {error.strerror}") from None
+        raise ConfigError(
+            msg("{path}: cannot read the settings: {strerror}", path=path, strerror=error.strerror)
+        ) from None
     except RecursionError:
-        raise ConfigError(f"{path}: not valid TOML: nested too deep") from None
+        raise ConfigError(msg("{path}: not valid TOML: nested too deep", path=path)) from None
     except ValueError as error:  # bad TOML, bad UTF-8, or a number of too many digits
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+        raise ConfigError(msg("{path}: not valid TOML: {error}", path=path, error=error)) from None
     values: dict[str, Any] = {}
     for name, value in tables.items():
         if isinstance(value, dict) and name in SECTIONS:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from hornbook.config import Config
 from hornbook.eval.baselines import Baselines
+from hornbook.language import by_english, joined, msg
 
 Verdict = Literal["still learning", "done", "overfit", "too short to tell", "counted"]
 
@@ -24,8 +25,10 @@ SMALL_GAP = 0.05
 MEMORISED_GAP = 0.5
 AS_GOOD = 0.0005
 
-COUNTED = "Counted: the n-grams were counted once, so there are no steps and no training curve."
-AFTER_COUNTING = "a network beside the n-grams: --minutes 2 instead of --model ngram"
+COUNTED = msg(
+    "Counted: the n-grams were counted once, so there are no steps and no training curve."
+)
+AFTER_COUNTING = msg("a network beside the n-grams: --minutes 2 instead of --model ngram")
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def diagnose(
     sentences.insert(0 if ahead < -AS_GOOD else len(sentences), against(name, ahead))
     ahead_of_counts = baselines.ngram - loss
     may_join = config.model.spec.joins_counts and not config.model.with_counts
-    joined = ["n-grams beside the network: --with-counts"] * (ahead_of_counts < 0 and may_join)
+    joined = [msg("n-grams beside the network: --with-counts")] * (ahead_of_counts < 0 and may_join)
     return replace(
         found,
         ahead_of_counts=ahead_of_counts,
@@ -145,38 +148,69 @@ def verdict_on(
     rise = (last.validation - top.validation) * tokens_per_char
     larger = f"--set n_embd={2 * config.model.n_embd}"
     verdict: Verdict = "done"
+    advice: list[str]
     if rise > WORTH_NAMING and last.train < top.train:
         verdict = "overfit"
-        said = (
-            f"Overfit since step {top.step:,}: from there to step {last.step:,} the validation "
-            f"loss rose by {rise:.3f} nats/char while the training loss went on falling. "
+        rose = msg(
+            "Overfit since step {best:,}: from there to step {last:,} the validation loss rose by "
+            "{rise:.3f} nats/char while the training loss went on falling.",
+            best=top.step,
+            last=last.step,
+            rise=rise,
         )
         if of_another_kind(baselines):
-            said += "The validation text is of another kind: frequencies do worse than chance on it"
-            advice = ["text of both kinds in the training part: what it lacks cannot be learned"]
+            kept = msg(
+                "The validation text is of another kind: frequencies do worse than chance on it; "
+                "the weights of step {step:,} are kept.",
+                step=top.step,
+            )
+            advice = [
+                msg("text of both kinds in the training part: what it lacks cannot be learned")
+            ]
         else:
-            said += "After that it only memorised this text"
+            kept = msg(
+                "After that it only memorised this text; the weights of step {step:,} are kept.",
+                step=top.step,
+            )
             advice = against_overfitting(config, gap, points)
-        said += f"; the weights of step {top.step:,} are kept."
+        said = joined(" ", (rose, kept))
     elif fall > WORTH_NAMING:
         verdict = "still learning"
-        said = (
-            f"Still learning: from step {before.step:,} to the end at step {last.step:,} the "
-            f"validation loss fell by another {fall:.3f} nats/char."
+        said = msg(
+            "Still learning: from step {first:,} to the end at step {last:,} the validation loss "
+            "fell by another {fall:.3f} nats/char.",
+            first=before.step,
+            last=last.step,
+            fall=fall,
         )
         minutes = config.train.minutes
         longer = f"--minutes {2 * minutes:g}" if minutes else f"--steps {2 * last.step}"
-        advice = [f"more time: {longer}"]
+        advice = [msg("more time: {options}", options=longer)]
         if passes < 1:
-            advice.append(f"then a larger model too: {larger} ({passes:.0%} of its text is read)")
+            advice.append(
+                msg(
+                    "then a larger model too: {options} ({share:.0%} of its text is read)",
+                    options=larger,
+                    share=passes,
+                )
+            )
         elif gap < SMALL_GAP:
-            advice.append(f"then a larger model too: {larger} (it has memorised nothing yet)")
+            advice.append(
+                msg(
+                    "then a larger model too: {options} (it has memorised nothing yet)",
+                    options=larger,
+                )
+            )
     else:
-        said = (
-            f"Done: from step {before.step:,} to the end at step {last.step:,} the validation loss "
-            f"changed by {-fall:+.3f} nats/char, no more than another seed would change it."
+        said = msg(
+            "Done: from step {first:,} to the end at step {last:,} the validation loss changed by "
+            "{change:+.3f} nats/char, no more than another seed would change it.",
+            first=before.step,
+            last=last.step,
+            change=-fall,
         )
-        advice = [f"a larger model: {larger}, or --set n_layer={config.model.n_layer + 2}"]
+        deeper = f"--set n_layer={config.model.n_layer + 2}"
+        advice = [msg("a larger model: {options}, or {others}", options=larger, others=deeper)]
         if passes >= 1 and gap >= SMALL_GAP:
             advice = against_overfitting(config, gap, points)
     return Diagnosis(
@@ -193,7 +227,10 @@ def verdict_on(
 
 def too_short(evaluations: int) -> Diagnosis:
     """The verdict on a run without a curve."""
-    said = f"Too short to tell: a curve needs two evaluations, and this run has {evaluations}."
+    said = msg(
+        "Too short to tell: a curve needs two evaluations, and this run has {number}.",
+        number=evaluations,
+    )
     return Diagnosis("too short to tell", sentences=[said])
 
 
@@ -223,11 +260,15 @@ def memorised_in_words(
     train, validation = last.train * tokens_per_char, last.validation * tokens_per_char
     worse = ""
     if baselines and validation > baselines.uniform:
-        worse = f", worse than the uniform guess ({baselines.uniform:.3f})"
-    return (
-        f"Overfit: at step {last.step:,}, after {passes:.1f} epochs, the training loss is "
-        f"{train:.3f} nats/char and the validation loss {validation:.3f}{worse}. It has memorised "
-        "this text."
+        worse = msg(", worse than the uniform guess ({loss:.3f})", loss=baselines.uniform)
+    return msg(
+        "Overfit: at step {step:,}, after {epochs:.1f} epochs, the training loss is {train:.3f} "
+        "nats/char and the validation loss {validation:.3f}{worse}. It has memorised this text.",
+        step=last.step,
+        epochs=passes,
+        train=train,
+        validation=validation,
+        worse=worse,
     )
 
 
@@ -235,42 +276,86 @@ def against_overfitting(config: Config, gap: float, points: Sequence[Point]) -> 
     """What helps a model that has memorised its training text instead of learning the language."""
     dropout = config.model.dropout
     more = 0.2 if dropout < 0.2 else min(0.5, round(dropout + 0.1, 2))
-    advice = [f"more text: training and validation loss are {gap:.3f} nats/char apart"]
+    advice: list[str] = [
+        msg("more text: training and validation loss are {gap:.3f} nats/char apart", gap=gap)
+    ]
     if more > dropout:
-        advice.append(f"dropout: --set dropout={more} (it was {dropout:g})")
-    advice.append(f"a smaller model: --set n_embd={max(16, config.model.n_embd // 2)}")
+        advice.append(
+            msg("dropout: --set dropout={more} (it was {dropout:g})", more=more, dropout=dropout)
+        )
+    smaller = max(16, config.model.n_embd // 2)
+    advice.append(msg("a smaller model: --set n_embd={width}", width=smaller))
     if (wasted := evaluations_since_best(points)) > 3 and not config.train.patience:
-        advice.append(f"--patience 3 stops sooner: {wasted} evaluations brought nothing better")
+        advice.append(
+            msg(
+                "--patience 3 stops sooner: {number} evaluations brought nothing better",
+                number=wasted,
+            )
+        )
     return advice
 
 
 def gap_in_words(gap: float, passes: float, *, copied: bool) -> str:
     """The gap between training and validation loss, and what it means."""
     if copied:
-        return (
-            f"Training and validation loss end {gap:+.3f} nats/char apart; with this much copied, "
-            "that says little of new text."
+        return msg(
+            "Training and validation loss end {gap:+.3f} nats/char apart; with this much copied, "
+            "that says little of new text.",
+            gap=gap,
         )
     if gap < SMALL_GAP:
-        apart = f"{gap:+.3f} nats/char apart: it predicts new text about as well as the text it has"
-        return f"Training and validation loss end {apart} read."
-    apart = f"Training and validation loss end {gap:.3f} nats/char apart"
-    if passes < 1:
-        return (
-            f"{apart}. Little of it can be memorised after {passes:.1f} epochs: the validation "
-            "text is harder."
+        return msg(
+            "Training and validation loss end {gap:+.3f} nats/char apart: it predicts new text "
+            "about as well as the text it has read.",
+            gap=gap,
         )
-    return (
-        f"{apart}: what it has memorised after {passes:.1f} epochs, and by how much the validation "
-        "text is harder."
+    if passes < 1:
+        return msg(
+            "Training and validation loss end {gap:.3f} nats/char apart. Little of it can be "
+            "memorised after {epochs:.1f} epochs: the validation text is harder.",
+            gap=gap,
+            epochs=passes,
+        )
+    return msg(
+        "Training and validation loss end {gap:.3f} nats/char apart: what it has memorised after "
+        "{epochs:.1f} epochs, and by how much the validation text is harder.",
+        gap=gap,
+        epochs=passes,
     )
 
 
 def against(name: str, ahead: float) -> str:
     """How the model compares with the best of the baselines."""
-    shown, their = (name, "their") if name != "knowing nothing" else ("the uniform guess", "its")
+    shown = msg("the uniform guess") if name == "knowing nothing" else predictor(name)
     if ahead < -AS_GOOD:
-        return f"Worse than {shown}: {their} loss is lower by {-ahead:.3f} nats/char."
+        if name == "knowing nothing":
+            return msg(
+                "Worse than {name}: its loss is lower by {nats:.3f} nats/char.",
+                name=shown,
+                nats=-ahead,
+            )
+        return msg(
+            "Worse than {name}: their loss is lower by {nats:.3f} nats/char.",
+            name=shown,
+            nats=-ahead,
+        )
     if ahead <= AS_GOOD:
-        return f"It is as good as {shown}: the losses differ by less than 0.001 nats/char."
-    return f"It beats the best of the simpler predictors, {shown}, by {ahead:.3f} nats/char."
+        return msg(
+            "It is as good as {name}: the losses differ by less than 0.001 nats/char.", name=shown
+        )
+    return msg(
+        "It beats the best of the simpler predictors, {name}, by {nats:.3f} nats/char.",
+        name=shown,
+        nats=ahead,
+    )
+
+
+def predictor(name: str) -> str:
+    """The n-gram counts of the baselines' rows by a name that can be translated."""
+    order, dash, rest = name.partition("-gram")
+    if dash and rest == " counts":
+        return msg("{order}-gram counts", order=order)
+    return by_english(
+        msg("bigram counts"),
+        msg("unigram counts"),
+    ).get(name, name)

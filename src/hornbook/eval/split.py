@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hornbook.eval.baselines import spread
 from hornbook.eval.loss import MOST_EVALUATED, lengths
+from hornbook.language import msg
 from hornbook.ngram.window_hashes import copied_characters
 from hornbook.text.corpus import Corpus
 from hornbook.text.dataset import Dataset, Reader, Tokens
@@ -31,6 +32,7 @@ WARNING_SHARE = 0.05
 MOST_SEARCHED = 100_000_000
 NAMED = 20
 PIECE = 1 << 18  # tokens
+VALIDATION_TEXT = msg("the validation text")
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,23 @@ class Copied:
         """Whether the loss on the text is not that of new text."""
         return self.share >= WARNING_SHARE
 
-    def sentence(self, text: str = "the validation text") -> str:
+    def sentence(self, text: str = VALIDATION_TEXT) -> str:
         """The share in words."""
-        part = f"last {self.searched:,} tokens of the " if self.searched else ""
-        return (
-            f"{self.share:.1%} of {text} stands verbatim in the {part}training text (runs of {RUN} "
-            "characters and more)"
+        if self.searched:
+            return msg(
+                "{share:.1%} of {text} stands verbatim in the last {searched:,} tokens of the "
+                "training text (runs of {run} characters and more)",
+                share=self.share,
+                text=text,
+                searched=self.searched,
+                run=RUN,
+            )
+        return msg(
+            "{share:.1%} of {text} stands verbatim in the training text (runs of {run} characters "
+            "and more)",
+            share=self.share,
+            text=text,
+            run=RUN,
         )
 
     def elsewhere(self, tokenizer: Tokenizer, tokens: Tokens, nats: np.ndarray) -> float | None:
@@ -92,18 +105,28 @@ class Split:
     def warnings(self) -> Iterator[str]:
         """What makes the loss another one than that of new text of this kind."""
         if self.copied.much:
-            yield f"{self.copied.sentence()}, so the loss is lower than on new text. {self.help}"
+            yield msg(
+                "{copied}, so the loss is lower than on new text. {help}",
+                copied=self.copied.sentence(),
+                help=self.help,
+            )
         if self.only_validation:
-            yield f"{self.symbols}. Nothing can be learned of them."
+            yield msg("{symbols}. Nothing can be learned of them.", symbols=self.symbols)
 
     @property
     def help(self) -> str:
         """What to do about copies."""
         if not self.duplicates:
-            return "Remove repeated chapters, quotations and boilerplate from the text."
+            return msg("Remove repeated chapters, quotations and boilerplate from the text.")
         listed = "; ".join(" = ".join(group) for group in self.duplicates[:NAMED])
         more = len(self.duplicates) - NAMED
-        return f"Remove files with the same text: {listed}{f'; {more:,} more' if more > 0 else ''}."
+        if more > 0:
+            return msg(
+                "Remove files with the same text: {listed}; {more:,} more.",
+                listed=listed,
+                more=more,
+            )
+        return msg("Remove files with the same text: {listed}.", listed=listed)
 
     @property
     def symbols(self) -> str:
@@ -111,10 +134,22 @@ class Split:
         number = len(self.only_validation)
         more = " ..." if number > NAMED else ""
         share = self.only_validation_positions / max(1, self.positions)
-        return (
-            f"{number:,} of {self.vocab_size:,} tokens {'occurs' if number == 1 else 'occur'} only "
-            f"in the validation text, at {share:.1%} of its positions: "
-            f"{' '.join(self.only_validation[:NAMED])}{more}"
+        listed = " ".join(self.only_validation[:NAMED]) + more
+        if number == 1:
+            return msg(
+                "1 of {vocab_size:,} tokens occurs only in the validation text, at {share:.1%} of "
+                "its positions: {listed}",
+                vocab_size=self.vocab_size,
+                share=share,
+                listed=listed,
+            )
+        return msg(
+            "{number:,} of {vocab_size:,} tokens occur only in the validation text, at {share:.1%} "
+            "of its positions: {listed}",
+            number=number,
+            vocab_size=self.vocab_size,
+            share=share,
+            listed=listed,
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from hornbook.errors import ConfigError
-from hornbook.learn.languages import LANGUAGES, Language, choose_language
+from hornbook.language import LANGUAGES, Language, choose_language
 from hornbook.learn.sheet import WIDTH, Sheet
 
 

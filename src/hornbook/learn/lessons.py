@@ -14,8 +14,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hornbook.errors import ConfigError
+from hornbook.language import LANGUAGES, Language, choose_language
 from hornbook.learn import progress
-from hornbook.learn.languages import LANGUAGES, Language, choose_language
 from hornbook.learn.trials import TRIALS, Trial
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ The source is Markdown with code cells, and the Korean catalogue of each. The co
 both languages. Importing this module does not import torch.
 """
 
-import ast
 import json
 import re
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hornbook.errors import HornbookError
-from hornbook.learn.languages import Language
+from hornbook.language import Language
+from hornbook.language.catalogue import read_catalogue
 from hornbook.storage.disk import write_atomically
 
 # The one cell that differs between the languages.
@@ -76,17 +76,7 @@ def read(source: Path) -> list[Cell]:
 def catalogue(source: Path) -> dict[str, str]:
     """The Korean of each sentence of a lesson, by its English."""
     path = source_folder() / "locale/ko/LC_MESSAGES/lessons" / f"{source.stem}.po"
-    messages: dict[str, str] = {}
-    for entry in re.split(r"\n\n+", path.read_text(encoding="utf-8")):
-        parts = {"msgid": "", "msgstr": ""}
-        current = ""
-        for line in entry.splitlines():
-            found = re.match(r'(?:(msgid|msgstr) )?(".*")$', line)
-            if found:
-                current = found[1] or current
-                parts[current] += ast.literal_eval(found[2])
-        messages[parts["msgid"]] = parts["msgstr"]
-    return messages
+    return read_catalogue(path.read_text(encoding="utf-8"))
 
 
 def translate(prose: str, messages: dict[str, str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from hornbook.learn.languages import Language
+from hornbook.language import Language
 
 WIDTH = 640
 LEAST = 500  # on a phone a drawing scrolls, so that its words can be read

@@ -17,7 +17,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from hornbook.errors import ConfigError
-from hornbook.learn.languages import LANGUAGES, Language, choose_language
+from hornbook.language import LANGUAGES, Language, choose_language
 from hornbook.learn.sheet import Sheet
 
 if TYPE_CHECKING:

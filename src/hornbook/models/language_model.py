@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hornbook.language import msg
+
 if TYPE_CHECKING:
     from hornbook.models.ngram import NGramProbs
 
@@ -93,7 +95,11 @@ class LanguageModel(nn.Module):
     @property
     def summary(self) -> str:
         """Size and context in one line."""
-        return f"{self.parameter_count:,} parameters, context of {self.context_size} tokens"
+        return msg(
+            "{parameters:,} parameters, context of {context} tokens",
+            parameters=self.parameter_count,
+            context=self.context_size,
+        )
 
     @property
     def parameter_count(self) -> int:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hornbook.errors import CheckpointError, DataError
 from hornbook.kernels.mixer import MOST_TOKENS, Model, mixer_library
+from hornbook.language import msg
 from hornbook.models.code_tree import CodeTree
 
 if TYPE_CHECKING:
@@ -100,7 +101,11 @@ class Mixer:
     @property
     def summary(self) -> str:
         """What was learned in one line."""
-        return f"a mixer of {len(self.text):,} tokens in {len(self.lines) >> 20:,} MiB"
+        return msg(
+            "a mixer of {tokens:,} tokens in {size:,} MiB",
+            tokens=len(self.text),
+            size=len(self.lines) >> 20,
+        )
 
     def described(self) -> Model:
         """The arrays for mixer.c, which reads them in place: they must outlive what is returned."""

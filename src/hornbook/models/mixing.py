@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hornbook.language import msg
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.mixer import Mixer, Reader
 
@@ -66,7 +67,7 @@ class Mixing(LanguageModel):
     @property
     def summary(self) -> str:
         """Both in one line."""
-        return f"{self.network.summary}, and {self.mixer.summary}"
+        return msg("{first}, and {second}", first=self.network.summary, second=self.mixer.summary)
 
     def forward(
         self, idx_BT: Tensor, targets_BT: Tensor | None = None

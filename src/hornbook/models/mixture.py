@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hornbook.language import msg
 from hornbook.models.context_counts import LENGTHS, ContextCounts
 from hornbook.models.gpt import GPT
 from hornbook.models.kv_cache import KeyValueCache
@@ -43,7 +44,7 @@ class GPTWithCounts(LanguageModel):
     @property
     def summary(self) -> str:
         """Both halves in one line."""
-        return f"{super().summary}, and {self.counts.summary}"
+        return msg("{first}, and {second}", first=super().summary, second=self.counts.summary)
 
     def forward(
         self,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hornbook.config import ModelSpec
 from hornbook.kernels import ngrams
+from hornbook.language import msg
 from hornbook.models.language_model import LanguageModel
 from hornbook.ngram.model import Level, NGramModel, side_by_side
 
@@ -62,7 +63,12 @@ class NGramLanguageModel(LanguageModel):
     def summary(self) -> str:
         """Size and order in one line."""
         n_grams = sum(len(table.keys) for table in self.tables)
-        return f"{n_grams:,} n-grams of up to {self.order} tokens, {self.smoothing}"
+        return msg(
+            "{number:,} n-grams of up to {order} tokens, {smoothing}",
+            number=n_grams,
+            order=self.order,
+            smoothing=self.smoothing,
+        )
 
     def ngram_model(self) -> NGramModel:
         """The model that this one was made from; it shares the arrays where they are on a CPU."""

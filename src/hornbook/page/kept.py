@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from hornbook.language import msg
 from hornbook.page.packing import Precision
 
 
@@ -29,28 +30,41 @@ class Kept:
 
     def sentences(self) -> list[str]:
         """What is in the page, a line for each part."""
-        found = []
+        found: list[str] = []
         if self.precision != "float32":
-            found.append(f"weights in {self.precision}")
+            found.append(msg("weights in {precision}", precision=self.precision))
         if self.n_grams:
-            pruned = f" of {self.all_n_grams:,}" if self.n_grams < self.all_n_grams else ""
+            number = f"{self.n_grams:,}"
+            if self.n_grams < self.all_n_grams:
+                number = msg("{kept:,} of {number:,}", kept=self.n_grams, number=self.all_n_grams)
             found.append(
-                f"{self.n_grams:,}{pruned} n-grams, which are pieces of the training text: "
-                "--network-only leaves them out"
+                msg(
+                    "{number} n-grams, which are pieces of the training text: --network-only "
+                    "leaves them out",
+                    number=number,
+                )
             )
         if self.mixed_tokens:
             found.append(
-                f"a mixer, with all {self.mixed_tokens:,} tokens of training text that it counts: "
-                "--network-only leaves them out"
+                msg(
+                    "a mixer, with all {tokens:,} tokens of training text that it counts: "
+                    "--network-only leaves them out",
+                    tokens=self.mixed_tokens,
+                )
             )
         if self.network_only and self.all_n_grams:
-            found.append("the network alone, without the n-grams it was trained with")
+            found.append(msg("the network alone, without the n-grams it was trained with"))
         if self.mixer_left_out:
-            found.append("without the mixer, which corrects the probabilities in the run")
+            found.append(msg("without the mixer, which corrects the probabilities in the run"))
         if self.loss is not None and self.full_loss is not None and not self.is_exact:
             found.append(
-                f"loss {self.loss:.4f} nats/char, {self.full_loss:.4f} in the run "
-                f"({self.loss - self.full_loss:+.4f}), over {self.measured_tokens:,} tokens of the "
-                "validation text"
+                msg(
+                    "loss {loss:.4f} nats/char, {full:.4f} in the run ({more:+.4f}), over "
+                    "{tokens:,} tokens of the validation text",
+                    loss=self.loss,
+                    full=self.full_loss,
+                    more=self.loss - self.full_loss,
+                    tokens=self.measured_tokens,
+                )
             )
         return found

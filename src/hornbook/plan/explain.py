@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from hornbook.language import Message, msg
 from hornbook.plan.costs import Text, counted_tokens
 from hornbook.plan.machine import Choice
 from hornbook.plan.timing import COMPILE_SECONDS, COMPILED_SHARE
@@ -18,21 +19,56 @@ def explain(best: "Plan", plans: "Sequence[Plan]", text: Text) -> Iterator[Choic
     sizes = sorted({each.parameters for each in plans})
     at = sizes.index(best.parameters)
 
-    def margin(size: int) -> str:
+    def margin(size: int) -> Message:
         least = min(each.predicted_loss for each in plans if each.parameters == size)
-        return f"{least - best.predicted_loss:.3f} nats better than {size / 1e6:.2f} million"
+        return msg(
+            "{nats:.3f} nats better than {millions:.2f} million",
+            nats=least - best.predicted_loss,
+            millions=size / 1e6,
+        )
 
-    counted = counted_tokens(best.config, text)
-    mixer = " and a mixer" * bool(model.held_out(text.train_tokens))
-    counts = f", beside n-grams{mixer} of {counted:,} tokens" if model.with_counts else ""
-    beside = " and ".join(margin(sizes[i]) for i in (at - 1, at + 1) if 0 <= i < len(sizes))
-    shape = f"{model.n_layer} layers, {model.n_embd} wide: {best.parameters / 1e6:.2f} million"
-    expected = f"; expected to be {beside}" if beside else ""
-    yield Choice("size", f"{shape} parameters{counts}{expected}")
-    size = f"{train.batch_size} x {model.block_size} tokens"
-    yield Choice("batches", f"about {train.steps:,} steps of {size}: {epochs:.1f} epochs")
-    compiled = f"on: {COMPILE_SECONDS:.0f} s to compile, and a step takes {COMPILED_SHARE:.0%} of "
-    how = {"c": "c: C kernels, with nothing to wait for", "on": f"{compiled}the time"}
-    yield Choice("compile", how.get(train.compile, "off: it would not pay in this time"))
-    enough = "repeated often enough" if model.dropout else "large enough not"
-    yield Choice("dropout", f"{model.dropout:g}: the text is {enough} to be memorised")
+    counts = expected = ""
+    if model.with_counts:
+        counted = counted_tokens(best.config, text)
+        counts = msg(", beside n-grams of {counted:,} tokens", counted=counted)
+        if model.held_out(text.train_tokens):
+            counts = msg(", beside n-grams and a mixer of {counted:,} tokens", counted=counted)
+    margins = [margin(sizes[i]) for i in (at - 1, at + 1) if 0 <= i < len(sizes)]
+    if margins:
+        both = margins[0]
+        if margins[1:]:
+            both = msg("{first} and {second}", first=both, second=margins[1])
+        expected = msg("; expected to be {margins}", margins=both)
+    shape = msg(
+        "{layers} layers, {width} wide: {millions:.2f} million",
+        layers=model.n_layer,
+        width=model.n_embd,
+        millions=best.parameters / 1e6,
+    )
+    yield Choice(
+        "size",
+        msg("{shape} parameters{counts}{expected}", shape=shape, counts=counts, expected=expected),
+    )
+    yield Choice(
+        "batches",
+        msg(
+            "about {steps:,} steps of {rows} x {block} tokens: {epochs:.1f} epochs",
+            steps=train.steps,
+            rows=train.batch_size,
+            block=model.block_size,
+            epochs=epochs,
+        ),
+    )
+    compiled = msg(
+        "on: {seconds:.0f} s to compile, and a step takes {share:.0%} of the time",
+        seconds=COMPILE_SECONDS,
+        share=COMPILED_SHARE,
+    )
+    how = {"c": msg("c: C kernels, with nothing to wait for"), "on": compiled}
+    yield Choice("compile", how.get(train.compile, msg("off: it would not pay in this time")))
+    kept = msg("{dropout:g}: the text is large enough not to be memorised", dropout=model.dropout)
+    if model.dropout:
+        kept = msg(
+            "{dropout:g}: the text is repeated often enough to be memorised", dropout=model.dropout
+        )
+    yield Choice("dropout", kept)

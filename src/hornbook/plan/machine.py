@@ -21,6 +21,7 @@ from hornbook.kernels.library import shared_library
 from hornbook.kernels.recipe import DECODER, TRAINING
 from hornbook.kernels.runtime import default_threads
 from hornbook.kernels.training import TrainingKernels, misfit, training_kernels
+from hornbook.language import msg
 from hornbook.models.schema import Schema
 from hornbook.parallel import Job
 
@@ -50,29 +51,37 @@ def choose_device(wanted: str = "auto") -> Choice:
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(wanted, True):
-        raise ConfigError(f"device = {wanted!r}: not present here; use device = 'cpu' or 'auto'")
+        raise ConfigError(
+            msg(
+                "device = {wanted!r}: not present here; use device = 'cpu' or 'auto'", wanted=wanted
+            )
+        )
     if wanted != "auto":
-        return Choice(wanted, "requested")
+        return Choice(wanted, msg("requested"))
     found = next((name for name, there in present.items() if there), None)
-    return Choice(found, "present") if found else Choice("cpu", "no GPU that PyTorch can use")
+    return (
+        Choice(found, msg("present"))
+        if found
+        else Choice("cpu", msg("no GPU that PyTorch can use"))
+    )
 
 
 def choose_precision(device: str, wanted: str = "auto") -> Choice:
     """bfloat16 where the device multiplies it in hardware (and oneDNN may), else float32."""
     if wanted != "auto":
-        return Choice(wanted, "requested")
+        return Choice(wanted, msg("requested"))
     if device == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Choice("bfloat16", "this GPU multiplies bfloat16 in hardware")
-        return Choice("float32", "this GPU has no bfloat16 units")
+            return Choice("bfloat16", msg("this GPU multiplies bfloat16 in hardware"))
+        return Choice("float32", msg("this GPU has no bfloat16 units"))
     if device == "mps":
-        return Choice("float32", "the safe choice on Apple GPUs")
+        return Choice("float32", msg("the safe choice on Apple GPUs"))
     may = onednn_may_use("BF16", "AMX")
     if torch.cpu._is_amx_tile_supported() and may:
-        return Choice("bfloat16", "AMX tiles: about six times float32's speed")
+        return Choice("bfloat16", msg("AMX tiles: about six times float32's speed"))
     if torch.cpu._is_avx512_bf16_supported() and may:
-        return Choice("bfloat16", "AVX-512 bfloat16: about twice float32's speed")
-    return Choice("float32", "this CPU has no bfloat16 units")
+        return Choice("bfloat16", msg("AVX-512 bfloat16: about twice float32's speed"))
+    return Choice("float32", msg("this CPU has no bfloat16 units"))
 
 
 def multiplies_in_tiles(precision: str) -> bool:
@@ -102,32 +111,47 @@ def choose_compile(config: Config, device: str, precision: str) -> Choice:
     no_c = obstacle_to_c(config, device, precision) if wanted in ("auto", "c") else ""
     no_compiling = obstacle_to_compiling(device)
     if obstacle := {"c": no_c, "on": no_compiling}.get(wanted):
-        raise ConfigError(f"compile = {wanted!r}: {obstacle}")
+        raise ConfigError(msg("compile = {wanted!r}: {obstacle}", wanted=wanted, obstacle=obstacle))
     if wanted != "auto":
-        return Choice(wanted, "requested")
+        return Choice(wanted, msg("requested"))
     if not no_c and (no_compiling or not multiplies_in_tiles(precision)):
-        return Choice("c", f"C kernels: 1.5 to 2.5 times PyTorch's speed; {origin(precision)}")
+        return Choice(
+            "c",
+            msg("C kernels: 1.5 to 2.5 times PyTorch's speed; {origin}", origin=origin(precision)),
+        )
     if device == "mps":
-        return Choice("off", "torch.compile is not reliable on Apple GPUs yet")
+        return Choice("off", msg("torch.compile is not reliable on Apple GPUs yet"))
     if no_compiling:
-        slower = "; training takes about 2 times as long without them"
-        return Choice("off", no_c + slower * processor.target().trains_faster)
+        if not processor.target().trains_faster:
+            return Choice("off", no_c)
+        return Choice(
+            "off",
+            msg("{why}; training takes about 2 times as long without them", why=no_c),
+        )
     if steps < STEPS_WORTH_COMPILING:
-        return Choice("off", f"{steps} steps end before compiling (about 20 s) pays")
-    return Choice("on", "two thirds of a step's time, after about 20 s")
+        return Choice(
+            "off", msg("{steps} steps end before compiling (about 20 s) pays", steps=steps)
+        )
+    return Choice("on", msg("two thirds of a step's time, after about 20 s"))
 
 
 def obstacle_to_c(config: Config, device: str, precision: str) -> str:
     """Why the C kernels cannot train this model here; empty where they can. May compile them."""
     if device != "cpu":
-        return f"the C kernels are for CPUs, and this is {device}"
+        return msg("the C kernels are for CPUs, and this is {device}", device=device)
     if config.train.compile != "c" and not (kind := processor.target()).trains_faster:
-        return f"the C kernels were not measured to train faster on {kind.name} processors"
+        return msg(
+            "the C kernels were not measured to train faster on {kind} processors", kind=kind.name
+        )
     if not config.model.spec.c_kernels:
-        return f"the C kernels run the blocks of a gpt, and model = {config.model.model!r}"
+        return msg(
+            "the C kernels run the blocks of a gpt, and model = {model!r}", model=config.model.model
+        )
     schema = Schema.of(config.model, vocab_size=1)
     if not schema.is_ours or config.model.lora_rank:
-        return "the C kernels train all weights of hornbook's own shape of a GPT, and this differs"
+        return msg(
+            "the C kernels train all weights of hornbook's own shape of a GPT, and this differs"
+        )
     if obstacle := misfit(schema.n_embd, schema.head_width):
         return obstacle
     try:
@@ -142,8 +166,13 @@ def obstacle_to_compiling(device: str) -> str:
     if device != "cpu":
         return ""
     if platform.system() != "Linux":
-        return f"on a CPU hornbook compiles on Linux only, and this is {platform.system()}"
-    return "" if compiler() else "torch.compile needs a C++ compiler and found none; install g++"
+        return msg(
+            "on a CPU hornbook compiles on Linux only, and this is {system}",
+            system=platform.system(),
+        )
+    if compiler():
+        return ""
+    return msg("torch.compile needs a C++ compiler and found none; install g++")
 
 
 def choose_decoder() -> Choice:
@@ -155,9 +184,11 @@ def choose_decoder() -> Choice:
     try:
         native.decoder_library()
     except native.NativeUnavailableError as error:
-        return Choice("torch", f"{error}; PyTorch takes 6 to 30 times as long")
+        return Choice("torch", msg("{error}; PyTorch takes 6 to 30 times as long", error=error))
     library = shared_library(DECODER)
-    return Choice("C", f"{library.target} kernels, {library.origin}")
+    return Choice(
+        "C", msg("{target} kernels, {origin}", target=library.target, origin=library.origin)
+    )
 
 
 def origin(precision: str) -> str:
@@ -207,9 +238,12 @@ def choose(config: Config) -> Machine:
     compile_ = choose_compile(config, device.value, precision.value)
     threads, may = config.train.threads, cores.usable(requested="")
     if threads > may.count and device.value == "cpu":
-        warning = (
-            f"threads = {threads}, but this process may use {may.count} ({may.why}): "
-            f"it is slower than threads = {may.count}, and gives the bits of {threads} threads"
+        warning = msg(
+            "threads = {threads}, but this process may use {count} ({why}): it is slower than "
+            "threads = {count}, and gives the bits of {threads} threads",
+            threads=threads,
+            count=may.count,
+            why=may.why,
         )
         warnings.warn(warning, ThreadsWarning, stacklevel=2)
     ranks = Job.of_environment().world if config.train.parallel == "ddp" else 1

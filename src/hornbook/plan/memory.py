@@ -13,6 +13,7 @@ from hornbook import cores
 from hornbook.config import Config, ModelConfig
 from hornbook.errors import ConfigError
 from hornbook.eval.loss import EVAL_BATCH_LOGITS, EVAL_BATCH_TOKENS
+from hornbook.language import msg
 from hornbook.models.mixer import LINE_BYTES, table_bits
 from hornbook.models.ngram import N_PARTS
 from hornbook.models.schema import Schema
@@ -218,21 +219,30 @@ def check(
     batch = largest(config.train.batch_size, 1, lambda size: fits(batch_size=size))
     order = largest(model.order or LONGEST, 1, lambda size: fits(order=size)) if countable else 0
     if order:
-        advice = f"order = {order} would fit"
+        advice = msg("order = {order} would fit", order=order)
     elif model.spec.counted:
-        advice = "not even order = 1 would fit; take less text"
+        advice = msg("not even order = 1 would fit; take less text")
     elif batch:
-        advice = f"batch_size = {batch} would fit, with gradient_accumulation for the rest"
+        advice = msg(
+            "batch_size = {batch} would fit, with gradient_accumulation for the rest", batch=batch
+        )
     elif model.with_counts and fits(with_counts=False):
-        advice = "without n-grams it would fit"
+        advice = msg("without n-grams it would fit")
     else:
         unit = 2 * model.n_head
         width = largest(model.n_embd, unit, lambda size: fits(n_embd=size, batch_size=1))
-        tip = f"with it n_embd = {width} would" if width else "take fewer layers or a smaller block"
-        advice = f"not even batch_size = 1 would fit; {tip}"
+        tip = msg("take fewer layers or a smaller block")
+        if width:
+            tip = msg("with it n_embd = {width} would", width=width)
+        advice = msg("not even batch_size = 1 would fit; {tip}", tip=tip)
     raise ConfigError(
-        f"the run would need about {needed / MIB:,.0f} MiB of memory, and {available / MIB:,.0f} "
-        f"MiB are available: {advice}"
+        msg(
+            "the run would need about {needed:,.0f} MiB of memory, and {available:,.0f} "
+            "MiB are available: {advice}",
+            needed=needed / MIB,
+            available=available / MIB,
+            advice=advice,
+        )
     )
 
 

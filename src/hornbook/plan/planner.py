@@ -13,6 +13,7 @@ from hornbook.config import Config, Request
 from hornbook.cores import slowdown
 from hornbook.errors import ConfigError
 from hornbook.eval.split import Split
+from hornbook.language import msg
 from hornbook.plan import costs, law, memory
 from hornbook.plan import machine as machines
 from hornbook.plan.costs import Text, concluding_seconds
@@ -81,9 +82,14 @@ def plan(
         needed = seconds - left + costs.SHORTEST_SECONDS
         enough = config.train.minutes + (needed - seconds) / 60
         raise ConfigError(
-            f"--minutes {config.train.minutes:g}: {max(0, math.floor(seconds))} s of it are left "
-            f"once the text is read, and about {math.ceil(needed)} s are needed; give --minutes "
-            f"{math.ceil(10 * enough) / 10:g} or more"
+            msg(
+                "--minutes {minutes:g}: {left} s of it are left once the text is read, and "
+                "about {needed} s are needed; give --minutes {enough:g} or more",
+                minutes=config.train.minutes,
+                left=max(0, math.floor(seconds)),
+                needed=math.ceil(needed),
+                enough=math.ceil(10 * enough) / 10,
+            )
         )
     most_bytes = memory.available_bytes() if machine.device.value == "cpu" else None
     search = Search(replace(request, config=config), text, machine, timer or time_step, most_bytes)
@@ -96,7 +102,10 @@ def plan(
         plans = plans or [each for timed in times for each in search.candidates(*timed, left)]
     if not plans:
         raise ConfigError(
-            f"not one step fits into {left:.0f} seconds; give more --minutes or a smaller model"
+            msg(
+                "not one step fits into {left:.0f} seconds; give more --minutes or a smaller model",
+                left=left,
+            )
         )
     best = min(plans, key=lambda each: each.predicted_loss)
     return replace(best, reasons=tuple(explain(best, plans, text)))
@@ -105,7 +114,7 @@ def plan(
 def unplanned(config: Config, text: Text) -> Plan:
     """Settings that say themselves how long to train, as a plan."""
     if config.model.spec.counted:
-        counting = Choice("counting", "the whole text, once; there is nothing to train")
+        counting = Choice("counting", msg("the whole text, once; there is nothing to train"))
         return Plan(config, 0, math.nan, reasons=(counting,))
     size, steps = config.model.parameter_count(text.vocab_size), config.train.steps
     tokens, joint = steps * config.tokens_per_step, config.model.with_counts

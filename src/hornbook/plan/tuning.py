@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hornbook.cores import slowdown
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 from hornbook.plan import costs, memory
 from hornbook.plan.machine import Choice
 from hornbook.plan.planner import Plan
@@ -58,15 +59,29 @@ def plan_tuning(
     steps = int(left / step_seconds)
     if steps < 1:
         raise ConfigError(
-            f"--minutes {config.train.minutes:g}: not one step fits; a step of this model takes "
-            f"{step_seconds:.1f} s here, and measuring it {beside:.0f} s"
+            msg(
+                "--minutes {minutes:g}: not one step fits; a step of this model takes "
+                "{step_seconds:.1f} s here, and measuring it {beside:.0f} s",
+                minutes=config.train.minutes,
+                step_seconds=step_seconds,
+                beside=beside,
+            )
         )
     most = max(1, math.ceil(MOST_EPOCHS * text.train_tokens / config.tokens_per_step))
     epochs = min(steps, most) * config.tokens_per_step / text.train_tokens
-    why_steps = f"about {min(steps, most):,} steps of {config.train.batch_size} x "
-    why_steps += f"{config.model.block_size} tokens: {epochs:.1f} epochs"
+    why_steps = msg(
+        "about {steps:,} steps of {rows} x {block} tokens: {epochs:.1f} epochs",
+        steps=min(steps, most),
+        rows=config.train.batch_size,
+        block=config.model.block_size,
+        epochs=epochs,
+    )
     if most < steps:
-        why_steps += f"; more than {MOST_EPOCHS} would memorise the text, so it ends early"
+        why_steps = msg(
+            "{steps}; more than {most} would memorise the text, so it ends early",
+            steps=why_steps,
+            most=MOST_EPOCHS,
+        )
     steps = min(steps, most)
     interval = max(1, math.ceil(steps / EVALUATIONS))
     config = chosen(
@@ -76,8 +91,8 @@ def plan_tuning(
     reasons = (
         Choice("weights", why_weights),
         Choice("batches", why_steps),
-        Choice("rate", f"{rate_of(config):g} at first, falling to 0"),
-        Choice("compile", COMPILE.get(way, "requested")),
+        Choice("rate", msg("{rate:g} at first, falling to 0", rate=rate_of(config))),
+        Choice("compile", COMPILE.get(way, msg("requested"))),
         Choice("memory", memory_line(config, text, machine)),
     )
     return Plan(config, size, math.nan, beside, reasons)
@@ -103,15 +118,16 @@ def with_weights(request: Request, text: Text, machine: Machine) -> tuple[Config
             chosen(request, base, lora_rank=rank, recompute=recompute, **(rates if rank else {}))
             for recompute in (False, True)
         ]
-        why = "all are trained"
+        why = msg("all are trained")
         if rank is not None:
-            reason = "requested" if request.requested("lora_rank") else "all would not fit"
-            why = f"LoRA of rank {rank} beside them: {reason}"
+            given = request.requested("lora_rank")
+            reason = msg("requested") if given else msg("all would not fit")
+            why = msg("LoRA of rank {rank} beside them: {reason}", rank=rank, reason=reason)
         for most in (comfortable, available or math.inf):
             for config in found:
                 if peak(config, text, machine) <= most:
                     return config, why
-    return config, f"{why}, and even so memory may not be enough"
+    return config, msg("{why}, and even so memory may not be enough", why=why)
 
 
 def chosen(request: Request, config: Config, **values: object) -> Config:

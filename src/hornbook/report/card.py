@@ -8,6 +8,7 @@ from typing import Any
 from hornbook.eval.diagnosis import Point, curve
 from hornbook.eval.loss import losses as token_losses
 from hornbook.infer.sample import SAMPLE_TEMPERATURE, Sample, generate_sample
+from hornbook.language import msg
 from hornbook.ngram.suffix_array import SuffixArray
 from hornbook.report import characters
 from hornbook.report.characters import CharacterLosses, Kind, Passage
@@ -169,10 +170,11 @@ def measure_context(result: Result) -> ContextLoss:
 
 def predictors(result: Result, compressed: list[Compressed]) -> Iterator[Predictor]:
     """The model, n-gram counts, the uniform guess and compressors, by the names of the JSON."""
+    longest = msg("the order that fits held-out text best")
     notes = {
         "bigram counts": "",
-        "unigram counts": "the frequency of each token",
-        "knowing nothing": "all tokens equally likely",
+        "unigram counts": msg("the frequency of each token"),
+        "knowing nothing": msg("all tokens equally likely"),
     }
     yield Predictor("this model", result.kind, result.evaluation.nats_per_char)
     yield Predictor(
@@ -180,7 +182,7 @@ def predictors(result: Result, compressed: list[Compressed]) -> Iterator[Predict
     )
     for name, nats in result.baselines.rows().items():
         kind = "chance" if name == "knowing nothing" else "counts"
-        yield Predictor(name, kind, nats, notes.get(name, "the order that fits held-out text best"))
+        yield Predictor(name, kind, nats, notes.get(name, longest))
     for each in compressed:
         yield Predictor(each.name, "compressor", each.bits_per_char * log(2), each.settings)
 
@@ -188,11 +190,14 @@ def predictors(result: Result, compressed: list[Compressed]) -> Iterator[Predict
 def measured_part(result: Result) -> str:
     """How the dynamic figure was measured."""
     error = result.dynamic.standard_error
-    part = ""
-    if error is not None:
-        positions = result.dynamic.positions
-        part = f", in {positions:,} evenly spaced tokens (standard error {error:.4f})"
-    return f"it learns the validation text as it reads{part}"
+    if error is None:
+        return msg("it learns the validation text as it reads")
+    return msg(
+        "it learns the validation text as it reads, in {positions:,} evenly spaced tokens "
+        "(standard error {error:.4f})",
+        positions=result.dynamic.positions,
+        error=error,
+    )
 
 
 def generate_samples(result: Result, index: SuffixArray) -> Iterator[TracedSample]:

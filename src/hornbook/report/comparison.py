@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from html import escape
 from math import log
 
+from hornbook.language import Language, msg, speaking, tr, translated
 from hornbook.report.card import Card
 from hornbook.report.characters import CharacterLosses
 from hornbook.report.confidence import Interval, interval
 from hornbook.report.drawing import Line, bar, chart, legend
 from hornbook.report.markup import document, style_of, visible
-from hornbook.report.words import duration, shown
+from hornbook.report.words import VERDICTS, duration, shown
 
 LONGEST_TOKEN = 100
 
@@ -66,9 +67,11 @@ def behind(losses: CharacterLosses, best: CharacterLosses) -> Interval | None:
 def remark(rows: Sequence[Row]) -> str:
     """Names the runs with another validation text than the best; empty if there are none."""
     others = ", ".join(row.card.name for row in rows[1:] if row.behind is None)
-    return others and (
-        f"These runs have another validation text than {rows[0].card.name} and cannot be compared "
-        f"with it: {others}."
+    return others and msg(
+        "These runs have another validation text than {best} and cannot be compared with it: "
+        "{others}.",
+        best=rows[0].card.name,
+        others=others,
     )
 
 
@@ -77,7 +80,16 @@ def behind_in_words(row: Row) -> str:
     return f"{row.behind.mean:+.3f} ± {row.behind.half_width:.3f}" if row.behind else ""
 
 
-COLUMNS = ("run", "kind", "nats/char", "behind", "parameters", "steps", "time", "verdict")
+COLUMNS = (
+    msg("run"),
+    msg("kind"),
+    msg("nats/char"),
+    msg("behind"),
+    msg("parameters"),
+    msg("steps"),
+    msg("time"),
+    msg("verdict"),
+)
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -91,16 +103,22 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{result.parameters:,}",
         f"{result.steps:,}",
         duration(result.seconds),
-        result.diagnosis.verdict,
+        VERDICTS[result.diagnosis.verdict],
     )
 
 
-def comparison_html(rows: Sequence[Row]) -> str:
+def comparison_html(rows: Sequence[Row], language: Language = "en") -> str:
     """The comparison as one page."""
+    with speaking(language):
+        return page(rows)
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The page in the current language."""
     worst = max(row.card.nats_per_char for row in rows)
     table = "".join(
         f'<tr{" class=mine" if i == 0 else ""}><th scope="row">{visible(row.card.name)} '
-        f"<small>{escape(shown(row.card.result.kind))}</small></th>"
+        f"<small>{escape(translated(shown(row.card.result.kind)))}</small></th>"
         f'<td class="wide">{bar(row.card.nats_per_char / worst, style_of(row.card.result.kind))}'
         f'</td><td class="number">{row.card.nats_per_char:.3f}</td>'
         f'<td class="number optional">{row.card.nats_per_char / log(2):.3f}</td>'
@@ -108,34 +126,49 @@ def comparison_html(rows: Sequence[Row]) -> str:
         for i, row in enumerate(rows)
     )
     details = "".join(
-        f"<tr>{''.join(f'<td>{visible(cell)}</td>' for cell in cells(row))}</tr>" for row in rows
+        f"<tr>{''.join(f'<td>{visible(translated(cell))}</td>' for cell in cells(row))}</tr>"
+        for row in rows
     )
-    heads = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
-    alert = remark(rows)
+    heads = "".join(f"<th>{escape(translated(name))}</th>" for name in COLUMNS)
+    alert = translated(remark(rows))
     lines: list[Line] = []
     for i, card in enumerate(row.card for row in rows):
         per_char = card.result.tokens_per_char
         points = [(point.step, point.validation * per_char) for point in card.points]
         lines.append(Line(card.name, points, f"run-{min(i, 5)}", dots=len(points) <= 40))
     best = rows[0].card
-    drawn = chart(lines, description="Validation loss by step.", x_label="step")
+    drawn = chart(
+        lines,
+        description=tr("Validation loss by step."),
+        x_label=tr("step"),
+        y_label=tr("nats per character"),
+    )
+    nats, bits = tr("nats/char"), tr("bits/char")
+    lede = tr(
+        "The best is {name}, at {loss:.3f} nats per character on\nthe validation text of {text}.",
+        name=visible(best.name),
+        loss=best.nats_per_char,
+        text=visible(best.origin.corpus),
+    )
+    paired = tr(
+        "The exact validation loss; shorter is better. The difference to the best is paired\n"
+        "by character, with a 95% confidence interval."
+    )
     body = f"""<header>
-<p class="eyebrow">Comparison</p>
-<h1>{len(rows)} runs</h1>
-<p class="lede">The best is {visible(best.name)}, at {best.nats_per_char:.3f} nats per character on
-the validation text of {visible(best.origin.corpus)}.</p>
+<p class="eyebrow">{tr("Comparison")}</p>
+<h1>{tr("{number} runs", number=len(rows))}</h1>
+<p class="lede">{lede}</p>
 {f'<p class="alert">{visible(alert)}</p>' if alert else ""}
 </header>
-<section><h2>All runs on one scale</h2>
-<p class="hint">The exact validation loss; shorter is better. The difference to the best is paired
-by character, with a 95% confidence interval.</p>
-<table class="scale"><thead><tr><th></th><th></th><th class="number">nats/char</th>
-<th class="number optional">bits/char</th><th class="number">behind</th></tr></thead>
+<section><h2>{tr("All runs on one scale")}</h2>
+<p class="hint">{paired}</p>
+<table class="scale"><thead><tr><th></th><th></th><th class="number">{nats}</th>
+<th class="number optional">{bits}</th><th class="number">{tr("behind")}</th></tr></thead>
 <tbody>{table}</tbody></table></section>
-<section><h2>Loss during training</h2>
+<section><h2>{tr("Loss during training")}</h2>
 <figure>{legend(lines)}{drawn}</figure>
 </section>
-<section><h2>All figures</h2><div class="scroll"><table><thead><tr>{heads}</tr></thead>
+<section><h2>{tr("All figures")}</h2><div class="scroll"><table><thead><tr>{heads}</tr></thead>
 <tbody>{details}</tbody></table></div></section>
 """
-    return document(f"{len(rows)} runs compared", body)
+    return document(tr("{number} runs compared", number=len(rows)), body)

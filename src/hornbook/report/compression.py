@@ -15,6 +15,8 @@ import brotli
 import pyppmd
 import zstandard
 
+from hornbook.language import msg
+
 TRAINING_BYTES = 1_500_000
 VALIDATION_BYTES = 250_000
 
@@ -112,9 +114,9 @@ def with_brotli(before: bytes, after: bytes) -> int:
 
 # The slowest first, so that two cores share the work evenly.
 COMPRESSORS = (
-    ("PPMd", "order 6 or 16, whichever is better; 128 MB", with_ppmd),
-    ("xz", "level 6, 8 MB dictionary", with_xz),
-    ("brotli", "quality 10, 16 MB window", with_brotli),
-    ("zstd", "level 19, training text as dictionary", with_zstd),
-    ("bz2", "level 9, training text within its block of 900 kB", with_bz2),
+    ("PPMd", msg("order 6 or 16, whichever is better; 128 MB"), with_ppmd),
+    ("xz", msg("level 6, 8 MB dictionary"), with_xz),
+    ("brotli", msg("quality 10, 16 MB window"), with_brotli),
+    ("zstd", msg("level 19, training text as dictionary"), with_zstd),
+    ("bz2", msg("level 9, training text within its block of 900 kB"), with_bz2),
 )

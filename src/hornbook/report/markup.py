@@ -8,13 +8,19 @@ from itertools import groupby
 from string import Template
 
 from hornbook import __version__
+from hornbook.language import current, tr
 
 
 def document(title: str, body: str) -> str:
-    """A complete HTML document around a body."""
+    """A complete HTML document around a body, in the current language."""
     here = files("hornbook.report")
     return Template((here / "page.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
+        language=current(),
+        made=tr(
+            "Made by hornbook {version}. Every figure on this page was measured.",
+            version=escape(__version__),
+        ),
         version=escape(__version__),
         style=stylesheet(),
         body=body,

@@ -2,56 +2,122 @@
 
 from collections.abc import Iterator
 
+from hornbook.eval.diagnosis import predictor
+from hornbook.language import by_english, joined, msg, tr, translated
 from hornbook.report.card import INDEXED_CHARACTERS, Card, shares_copied
 from hornbook.report.characters import Passage
 from hornbook.report.context import ContextLoss
 
 # Predictors and their kinds have other names in the JSON, which programs rely on.
 SHOWN = {
-    "knowing nothing": "uniform guess",
-    "counts": "n-grams",
-    "network and counts": "network + n-grams",
+    "this model": msg("this model"),
+    "this model, dynamic": msg("this model, dynamic"),
+    "bigram counts": msg("bigram counts"),
+    "unigram counts": msg("unigram counts"),
+    "knowing nothing": msg("uniform guess"),
+    "counts": msg("n-grams"),
+    "network": msg("network"),
+    "network and counts": msg("network + n-grams"),
+    "compressor": msg("compressor"),
+    "chance": msg("chance"),
 }
+VERDICTS = by_english(
+    msg("still learning"),
+    msg("done"),
+    msg("overfit"),
+    msg("too short to tell"),
+    msg("counted"),
+)
 
 
-SAMPLES_FOLLOW = "Each sample follows the line in brackets, the first of the validation text."
+SAMPLES_FOLLOW = msg("Each sample follows the line in brackets, the first of the validation text.")
 
 
 def shown(name: str) -> str:
     """A predictor or kind of the JSON by the name that people read."""
-    return SHOWN.get(name, name)
+    return SHOWN.get(name) or predictor(name)
+
+
+KINDS = by_english(
+    msg("line ends"),
+    msg("spaces"),
+    msg("Chinese characters"),
+    msg("capital letters"),
+    msg("small letters"),
+    msg("digits"),
+    msg("accents and marks"),
+    msg("other numbers"),
+    msg("punctuation"),
+    msg("symbols"),
+    msg("others"),
+)
+SCRIPTS = by_english(
+    msg("Hangul"),
+    msg("Hiragana"),
+    msg("Katakana"),
+    msg("Arabic"),
+    msg("Hebrew"),
+    msg("Devanagari"),
+    msg("Thai"),
+)
+
+
+def kind_name(kind: str) -> str:
+    """A kind of character as `characters.kind_of` names it, in the current language."""
+    if kind in KINDS:
+        return translated(KINDS[kind])
+    script = kind.removesuffix(" letters")
+    return tr("{script} letters", script=SCRIPTS.get(script, script))
 
 
 def duration(seconds: float) -> str:
     """A time in hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+        return msg("{hours} h {minutes:02d} min", hours=minutes // 60, minutes=minutes % 60)
+    if minutes:
+        return msg("{minutes} min {seconds:02d} s", minutes=minutes, seconds=rest)
+    return msg("{seconds} s", seconds=rest)
 
 
 def lede(card: Card) -> str:
     """The run in one sentence."""
     result, corpus = card.result, card.origin.corpus
     if result.kind == "counts":
-        return f"An n-gram model of {corpus}, without a network."
-    epochs = result.tokens / max(1, len(result.dataset.train))
-    combined = "" if result.kind == "network" else " combined with an n-gram model"
-    trained = f"trained on {corpus} for {epochs:.1f} epochs in {duration(result.seconds)}"
-    return f"A network of {result.parameters:,} parameters{combined}, {trained}."
+        return msg("An n-gram model of {text}, without a network.", text=corpus)
+    figures = {
+        "parameters": result.parameters,
+        "text": corpus,
+        "epochs": result.tokens / max(1, len(result.dataset.train)),
+        "time": duration(result.seconds),
+    }
+    if result.kind == "network":
+        return msg(
+            "A network of {parameters:,} parameters, trained on {text} for {epochs:.1f} epochs in "
+            "{time}.",
+            **figures,
+        )
+    return msg(
+        "A network of {parameters:,} parameters combined with an n-gram model, trained on {text} "
+        "for {epochs:.1f} epochs in {time}.",
+        **figures,
+    )
 
 
 def unfinished(card: Card) -> str:
     """How far a run is that has not ended."""
     result = card.result
-    return (
-        f"This run has not ended: {result.steps:,} of {result.trained.config.train.steps:,} steps "
-        f"are done. The figures are those of its checkpoint at step {result.step:,}."
+    return msg(
+        "This run has not ended: {done:,} of {steps:,} steps are done. The figures are those of "
+        "its checkpoint at step {best:,}.",
+        done=result.steps,
+        steps=result.trained.config.train.steps,
+        best=result.step,
     )
 
 
 # Which rows of the scale can be compared.
-WHICH = (
+WHICH = msg(
     "Compare the compressors, which learn the validation text as they read it, with this model, "
     "dynamic, which does so too; this model and the n-grams are frozen after the training text."
 )
@@ -60,16 +126,27 @@ WHICH = (
 def uncertainty(card: Card) -> str:
     """The headline's confidence interval."""
     low, high = card.confidence.low, card.confidence.high
-    kind = "with as much copied" if card.result.split.copied.much else "of the same kind"
-    return f"95% confidence interval {low:.3f} to {high:.3f}, for other text {kind}"
+    if card.result.split.copied.much:
+        return msg(
+            "95% confidence interval {low:.3f} to {high:.3f}, for other text with as much copied",
+            low=low,
+            high=high,
+        )
+    return msg(
+        "95% confidence interval {low:.3f} to {high:.3f}, for other text of the same kind",
+        low=low,
+        high=high,
+    )
 
 
 def measured_on(card: Card) -> str:
     """What the headline was measured on."""
     copied = card.result.split.copied
     if not copied.much:
-        return "text it has never seen"
-    return f"the validation text, of which it has seen {copied.share:.1%} in training"
+        return msg("text it has never seen")
+    return msg(
+        "the validation text, of which it has seen {share:.1%} in training", share=copied.share
+    )
 
 
 def split_remarks(card: Card) -> str:
@@ -78,84 +155,149 @@ def split_remarks(card: Card) -> str:
     remarks = list(split.warnings())
     if split.copied.copied_characters:
         if not split.copied.much:
-            remarks.insert(0, f"{split.copied.sentence()}.")
-        elsewhere = "There is no other text to measure."
+            remarks.insert(0, msg("{sentence}.", sentence=split.copied.sentence()))
+        elsewhere = msg("There is no other text to measure.")
         if rest is not None:
-            elsewhere = f"On the rest of it the loss is {rest:.4f} nats/char."
+            elsewhere = msg("On the rest of it the loss is {loss:.4f} nats/char.", loss=rest)
         remarks.insert(1, elsewhere)
-    return " ".join(remarks)
+    return joined(" ", remarks)
 
 
 def context_advice(context: ContextLoss, block_size: int) -> str:
     """Whether a longer context may help, by what its last doubling gained."""
     size, gain, noise = context.context_size, context.last_doubling, context.noise
     if gain is None or noise is None:
-        return "The context or the text is too short for this measurement."
-    doubling = f"from {size // 4 + 1}–{size // 2} to {size // 2 + 1}–{size} tokens of context"
+        return msg("The context or the text is too short for this measurement.")
+    before = f"{size // 4 + 1}–{size // 2}"
+    after = f"{size // 2 + 1}–{size}"
     if gain > noise:
-        return (
-            f"The last doubling, {doubling}, still lowers the loss by {gain:.3f} ± {noise:.3f} "
-            f"nats/char: a longer block may help (--set block_size={2 * block_size})."
+        return msg(
+            "The last doubling, from {before} to {after} tokens of context, still lowers the loss "
+            "by {gain:.3f} ± {noise:.3f} nats/char: a longer block may help (--set "
+            "block_size={longer}).",
+            before=before,
+            after=after,
+            gain=gain,
+            noise=noise,
+            longer=2 * block_size,
         )
-    return (
-        f"The last doubling, {doubling}, gains {gain:.3f} ± {noise:.3f} nats/char, which is within "
-        "the noise: there is no sign that a longer block would help."
+    return msg(
+        "The last doubling, from {before} to {after} tokens of context, gains {gain:.3f} ± "
+        "{noise:.3f} nats/char, which is within the noise: there is no sign that a longer block "
+        "would help.",
+        before=before,
+        after=after,
+        gain=gain,
+        noise=noise,
     )
 
 
 def copying(card: Card) -> str:
     """How much of the samples is copied, compared with real text."""
     shares = shares_copied([n for sample in card.samples for n in sample.match_lengths])
-    listed = "; ".join(
-        f"{share:.1%} in matches of {n}+ characters (real validation text: "
-        f"{card.copied_in_real_text[n]:.1%})"
-        for n, share in shares.items()
+    listed = joined(
+        "; ",
+        (
+            msg(
+                "{share:.1%} in matches of {length}+ characters (real validation text: {real:.1%})",
+                share=share,
+                length=n,
+                real=card.copied_in_real_text[n],
+            )
+            for n, share in shares.items()
+        ),
     )
-    part = f" Only the last {INDEXED_CHARACTERS:,} characters of the training text were searched."
-    whole = card.origin.training_characters <= INDEXED_CHARACTERS
-    return f"Copied verbatim from the training text: {listed}.{'' if whole else part}"
+    found = [msg("Copied verbatim from the training text: {shares}.", shares=listed)]
+    if card.origin.training_characters > INDEXED_CHARACTERS:
+        found.append(
+            msg(
+                "Only the last {number:,} characters of the training text were searched.",
+                number=INDEXED_CHARACTERS,
+            )
+        )
+    return joined(" ", found)
 
 
 def made_from(card: Card) -> Iterator[tuple[str, str]]:
     """The most important facts, by name."""
     origin, result, split = card.origin, card.result, card.result.split
     config, environment = result.trained.config, origin.environment
-    yield "text", f"{origin.corpus}, {origin.characters:,} characters"
-    yield "SHA-256", origin.corpus_sha256
-    last = f"{origin.validation_characters:,} ({origin.validation_fraction:.0%}) for validation"
-    first = f"the first {origin.training_characters:,} characters for training"
-    yield "split", f"{first}, the last {last}"
-    yield "copied", split.copied.sentence()
-    if split.only_validation:
-        yield "only in validation", split.symbols
-    yield "vocabulary", f"{origin.vocab_size:,} distinct tokens ({origin.tokenizer})"
     yield (
-        "model",
-        f"{config.model.model} ({shown(result.kind)}), {result.parameters:,} parameters, context "
-        f"length {config.model.context_size} tokens, block size {config.model.block_size}",
+        msg("text"),
+        msg("{name}, {number:,} characters", name=origin.corpus, number=origin.characters),
     )
-    steps = f"{result.steps:,} steps, {result.tokens:,} tokens, {duration(result.seconds)}"
-    planned = ""
+    yield "SHA-256", origin.corpus_sha256
+    yield (
+        msg("split"),
+        msg(
+            "the first {train:,} characters for training, the last {validation:,} ({share:.0%}) "
+            "for validation",
+            train=origin.training_characters,
+            validation=origin.validation_characters,
+            share=origin.validation_fraction,
+        ),
+    )
+    yield msg("copied"), split.copied.sentence()
+    if split.only_validation:
+        yield msg("only in validation"), split.symbols
+    yield (
+        msg("vocabulary"),
+        msg(
+            "{number:,} distinct tokens ({tokenizer})",
+            number=origin.vocab_size,
+            tokenizer=origin.tokenizer,
+        ),
+    )
+    yield (
+        msg("model"),
+        msg(
+            "{model} ({kind}), {parameters:,} parameters, context length {context} tokens, block "
+            "size {block}",
+            model=config.model.model,
+            kind=shown(result.kind),
+            parameters=result.parameters,
+            context=config.model.context_size,
+            block=config.model.block_size,
+        ),
+    )
+    training = msg(
+        "{steps:,} steps, {tokens:,} tokens, {time}; best at step {best:,}",
+        steps=result.steps,
+        tokens=result.tokens,
+        time=duration(result.seconds),
+        best=result.step,
+    )
     if result.finished and result.steps != result.planned_steps:
-        planned = f"; {result.planned_steps:,} steps were planned: {result.steps_why}"
-    training = f"{steps}; best at step {result.step:,}{planned}"
-    if result.diagnosis.verdict == "counted":
-        training = f"{result.baselines.counted_tokens:,} tokens counted, no steps"
-    yield "training", training
-    energy = "not available on this machine"
-    if result.energy_joules is not None:
-        energy = (
-            f"{result.energy_joules / 3600:.2f} Wh, as reported by all processors of the machine"
+        training = msg(
+            "{training}; {steps:,} steps were planned: {why}",
+            training=training,
+            steps=result.planned_steps,
+            why=result.steps_why,
         )
-    yield "energy", energy
+    if result.diagnosis.verdict == "counted":
+        training = msg(
+            "{number:,} tokens counted, no steps", number=result.baselines.counted_tokens
+        )
+    yield msg("training"), training
+    energy = msg("not available on this machine")
+    if result.energy_joules is not None:
+        energy = msg(
+            "{energy:.2f} Wh, as reported by all processors of the machine",
+            energy=result.energy_joules / 3600,
+        )
+    yield msg("energy"), energy
     if result.peak_memory_mib:
-        yield "memory", f"{result.peak_memory_mib:,.0f} MiB at peak"
+        yield msg("memory"), msg("{size:,.0f} MiB at peak", size=result.peak_memory_mib)
+    unknown = msg("not recorded")
     parts = (environment.get(name, "none") for name in ("processor", "gpu", "system"))
-    yield "machine", ", ".join(part for part in parts if part != "none") or "not recorded"
+    yield msg("machine"), ", ".join(part for part in parts if part != "none") or unknown
     named = ("hornbook", "commit", "python", "torch", "numpy")
     versions = (f"{name} {environment[name]}" for name in named if name in environment)
-    yield "versions", ", ".join(versions) or "not recorded"
-    yield "size", f"{origin.bytes:,} bytes, {origin.lines:,} lines"
+    yield msg("versions"), ", ".join(versions) or unknown
+    yield (
+        msg("size"),
+        msg("{bytes:,} bytes, {lines:,} lines", bytes=origin.bytes, lines=origin.lines),
+    )
 
 
 def settings_lines(card: Card) -> Iterator[tuple[str, str]]:
@@ -168,4 +310,6 @@ def settings_lines(card: Card) -> Iterator[tuple[str, str]]:
 
 def place_of(passage: Passage) -> str:
     """The line of a passage."""
-    return "A passage" if passage.line is None else f"Line {passage.line:,}"
+    if passage.line is None:
+        return msg("A passage")
+    return msg("Line {line:,}", line=passage.line)

@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from hornbook.config import Config, load_config
 from hornbook.errors import CheckpointError, ConfigError, DataError, command
+from hornbook.language import msg
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, UNFINISHED, Disk, write_atomically
 from hornbook.storage.files import JSON_BYTES, read_json, read_log, read_regular
@@ -141,8 +142,10 @@ class RunFolder:
             occupied = self.config.exists()  # The process before may have finished it just now.
         if occupied:
             on = command("train", "--resume", self.path)
-            run = f", or go on with its run by {on}" if self.config.exists() else ""
-            raise ConfigError(f"--out {self.path}: the folder is not empty; name a new one{run}")
+            why = msg("--out {path}: the folder is not empty; name a new one", path=self.path)
+            if self.config.exists():
+                why = msg("{why}, or go on with its run by {command}", why=why, command=on)
+            raise ConfigError(why)
         return lock
 
     def occupied(self) -> bool:
@@ -215,19 +218,34 @@ class RunFolder:
         except FileNotFoundError:
             if self.environment_facts().get("format", 1) == 1:
                 return None
-            raise CheckpointError(f"{self.manifest}: missing") from None
+            raise CheckpointError(msg("{manifest}: missing", manifest=self.manifest)) from None
         except OSError as error:
-            raise CheckpointError(f"{self.manifest}: cannot be read: {error.strerror}") from None
+            raise CheckpointError(
+                msg(
+                    "{manifest}: cannot be read: {strerror}",
+                    manifest=self.manifest,
+                    strerror=error.strerror,
+                )
+            ) from None
         # msgspec lets UnicodeDecodeError through, for bytes that are not UTF-8.
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise CheckpointError(f"{self.manifest}: damaged: {error}") from None
+            raise CheckpointError(
+                msg("{manifest}: damaged: {error}", manifest=self.manifest, error=error)
+            ) from None
         if found.format != FORMAT:
             raise CheckpointError(
-                f"{self.manifest}: in the run format {found.format}, which this version of "
-                f"hornbook ({FORMAT}) cannot read; use the version that wrote it"
+                msg(
+                    "{manifest}: in the run format {format}, which this version of hornbook "
+                    "({FORMAT}) cannot read; use the version that wrote it",
+                    manifest=self.manifest,
+                    format=found.format,
+                    FORMAT=FORMAT,
+                )
             )
         if set(found.files) != {path.name for path in self.own_files}:
-            raise CheckpointError(f"{self.manifest}: damaged: it does not list the run's files")
+            raise CheckpointError(
+                msg("{manifest}: damaged: it does not list the run's files", manifest=self.manifest)
+            )
         return found
 
     def check(self, path: Path) -> None:
@@ -247,14 +265,27 @@ class RunFolder:
             return
         if path == self.config:
             raise CheckpointError(
-                f"{path}: edited or damaged since the run began (its SHA-256 is not the one in "
-                "run.json); a run keeps its settings: undo the change, or train a new run with "
-                f"{command('train', '--config', path)}"
+                msg(
+                    "{path}: edited or damaged since the run began (its SHA-256 is not the one in "
+                    "run.json); a run keeps its settings: undo the change, or train a new run with "
+                    "{command}",
+                    path=path,
+                    command=command("train", "--config", path),
+                )
             )
         if entry.bytes != manifest.files[path.name].bytes:
             expected = manifest.files[path.name].bytes
-            raise CheckpointError(f"{path}: {entry.bytes} bytes, expected {expected}")
-        raise CheckpointError(f"{path}: its SHA-256 is not the one recorded in run.json")
+            raise CheckpointError(
+                msg(
+                    "{path}: {bytes} bytes, expected {expected}",
+                    path=path,
+                    bytes=entry.bytes,
+                    expected=expected,
+                )
+            )
+        raise CheckpointError(
+            msg("{path}: its SHA-256 is not the one recorded in run.json", path=path)
+        )
 
     def read(self, path: Path) -> Any:
         """A JSON file's contents.
@@ -264,7 +295,9 @@ class RunFolder:
         try:
             return read_json(path)
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be read: {error}") from None
+            raise CheckpointError(
+                msg("{path}: cannot be read: {error}", path=path, error=error)
+            ) from None
 
     def environment_facts(self) -> dict[str, Any]:
         """The contents of `environment.json`.
@@ -273,7 +306,9 @@ class RunFolder:
         """
         facts = self.read(self.environment)
         if not isinstance(facts, dict):
-            raise CheckpointError(f"{self.environment}: expected a JSON object")
+            raise CheckpointError(
+                msg("{environment}: expected a JSON object", environment=self.environment)
+            )
         return facts
 
     def metrics_rows(self) -> Iterator[dict[str, Any]]:
@@ -288,7 +323,13 @@ class RunFolder:
                 if is_like(row, MetricsRow):
                     yield row
         except OSError as error:
-            raise CheckpointError(f"{self.metrics}: cannot be read: {error.strerror}") from None
+            raise CheckpointError(
+                msg(
+                    "{metrics}: cannot be read: {strerror}",
+                    metrics=self.metrics,
+                    strerror=error.strerror,
+                )
+            ) from None
 
     def figures(self) -> Figures:
         """The contents of `result.json`.
@@ -298,7 +339,10 @@ class RunFolder:
         figures = self.read(self.result)
         if not is_like(figures, Figures):
             raise CheckpointError(
-                f"{self.result}: not the figures of a run; remove it to have them measured again"
+                msg(
+                    "{result}: not the figures of a run; remove it to have them measured again",
+                    result=self.result,
+                )
             )
         return figures
 
@@ -311,14 +355,23 @@ def steps_never_saved(folder: RunFolder) -> int:
     done = max((row["step"] for row in folder.metrics_rows()), default=0)
     interval = folder.settings().train.checkpoint_interval
     if folder.result.exists():
-        sign = "result.json says that the run had ended"
+        sign = msg("result.json says that the run had ended")
     elif done > interval:  # Step interval + 1 begins only after its checkpoint is on disk.
-        sign = f"metrics.jsonl has {done:,} steps, and they were saved every {interval:,}"
+        sign = msg(
+            "metrics.jsonl has {done:,} steps, and they were saved every {interval:,}",
+            done=done,
+            interval=interval,
+        )
     else:
         return done
     raise CheckpointError(
-        f"{folder.checkpoints}: the run's checkpoints are missing: {sign}; bring the folder back, "
-        f"or train a new run with {command('train', '--config', folder.config)}"
+        msg(
+            "{checkpoints}: the run's checkpoints are missing: {sign}; bring the folder "
+            "back, or train a new run with {command}",
+            checkpoints=folder.checkpoints,
+            sign=sign,
+            command=command("train", "--config", folder.config),
+        )
     )
 
 
@@ -352,12 +405,15 @@ def open_run(path: str | os.PathLike[str]) -> RunFolder:
             folder.check(file)
         return folder
     if folder.checkpoints.is_dir():
-        raise CheckpointError(f"{folder.config}: missing from this run")
+        raise CheckpointError(msg("{config}: missing from this run", config=folder.config))
     near = [
         p.parent for p in (*folder.path.glob("*/config.toml"), *Path("runs").glob("*/config.toml"))
     ]
-    hint = f"; runs here: {', '.join(str(p) for p in sorted(near)[:5])}" if near else ""
-    raise CheckpointError(f"{path}: not a run folder (no config.toml in it){hint}")
+    why = msg("{path}: not a run folder (no config.toml in it)", path=path)
+    if near:
+        listed = ", ".join(str(p) for p in sorted(near)[:5])
+        why = msg("{why}; runs here: {listed}", why=why, listed=listed)
+    raise CheckpointError(why)
 
 
 def run_tokenizer(folder: RunFolder) -> "Tokenizer":
@@ -383,7 +439,9 @@ def run_text(folder: RunFolder, config: Config) -> "Corpus":
     try:
         corpus = read_text(config.data)
     except DataError as error:
-        raise DataError(f"{error}; if it was moved, --text PATH says where it is now") from None
+        raise DataError(
+            msg("{error}; if it was moved, --text PATH says where it is now", error=error)
+        ) from None
     check_same_text(corpus, folder)
     return corpus
 
@@ -396,7 +454,12 @@ def check_same_text(corpus: "Corpus", folder: RunFolder) -> None:
     recorded = folder.environment_facts().get("corpus_sha256")
     if recorded != corpus.sha256:
         raise CheckpointError(
-            f"{corpus.source} has changed since {folder.path} was trained on it (SHA-256 "
-            f"{corpus.sha256[:12]}, then {str(recorded)[:12]}); bring the old text back, or train "
-            "a new run"
+            msg(
+                "{source} has changed since {folder} was trained on it (SHA-256 {sha256}, then "
+                "{recorded}); bring the old text back, or train a new run",
+                source=corpus.source,
+                folder=folder.path,
+                sha256=corpus.sha256[:12],
+                recorded=str(recorded)[:12],
+            )
         )

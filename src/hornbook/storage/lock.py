@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hornbook.errors import CheckpointError
+from hornbook.language import msg
 
 try:
     import fcntl
@@ -81,7 +82,11 @@ class Lock:
                 holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
                 os.close(descriptor)
                 raise CheckpointError(
-                    f"{self.path.parent}: {holder} is training it; a run has one writer at a time"
+                    msg(
+                        "{parent}: {holder} is training it; a run has one writer at a time",
+                        parent=self.path.parent,
+                        holder=holder,
+                    )
                 ) from None
         with suppress(OSError):  # On a full disk only the name in the message is missing.
             os.ftruncate(descriptor, 0)

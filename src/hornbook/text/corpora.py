@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from hornbook.errors import DataError, display_path, reason
+from hornbook.language import msg
 from hornbook.storage.cache import cache_folder
 from hornbook.text.sources import read_bytes, status_of
 
@@ -34,20 +35,22 @@ class KnownCorpus:
 CATALOGUE: Final = (
     KnownCorpus(
         name="python-docs",
-        description="The help topics of the Python language, which come with Python itself",
+        description=msg("The help topics of the Python language, which come with Python itself"),
     ),
     KnownCorpus(
         name="shakespeare",
         aliases=("tinyshakespeare",),
-        description="A third of Shakespeare's plays, the corpus of Karpathy's lecture",
+        description=msg("A third of Shakespeare's plays, the corpus of Karpathy's lecture"),
         characters=1_115_394,
         sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
     ),
     KnownCorpus(
         name="korean-novels",
-        description="Korean prose of the 1920s-30s, half of the novels of the KoCoNovel corpus, "
-        "from Wikisource; CC BY-SA 4.0",
+        description=msg(
+            "Korean prose of the 1920s-30s, half of the novels of the KoCoNovel corpus, from "
+            "Wikisource; CC BY-SA 4.0"
+        ),
         characters=312_604,
         sha256="43c92891392ba23ae1aff10144b491411b02b60208c54bed2576fc104881872a",
     ),
@@ -84,8 +87,12 @@ def fetch(known: KnownCorpus, on_progress: Progress | None = None) -> tuple[byte
         text = _embedded_text()
         if text is None:
             raise DataError(
-                f"this Python comes without {_EMBEDDED_MODULE}, the text of {DEFAULT}: "
-                "use shakespeare or a file of your own"
+                msg(
+                    "this Python comes without {module}, the text of {name}: use "
+                    "shakespeare or a file of your own",
+                    module=_EMBEDDED_MODULE,
+                    name=DEFAULT,
+                )
             )
         return text.encode(), _EMBEDDED_MODULE
     copies = _copies(known)
@@ -97,22 +104,45 @@ def fetch(known: KnownCorpus, on_progress: Progress | None = None) -> tuple[byte
             return data, str(path)
         if path != cached or known.url is None:
             raise DataError(
-                f"{display_path(path)} is not {known.name}: expected sha256 {known.sha256}, got "
-                f"{sha256}; replace or remove the file"
+                msg(
+                    "{path} is not {known}: expected sha256 {sha256}, got {found}; replace or "
+                    "remove the file",
+                    path=display_path(path),
+                    known=known.name,
+                    sha256=known.sha256,
+                    found=sha256,
+                )
             )
-    remedy = f"put it at {display_path(copies[0])}"
+    remedy = msg("put it at {path}", path=display_path(copies[0]))
     if known.url is None:
-        raise DataError(f"{known.name} is not on this machine and cannot be downloaded: {remedy}")
+        raise DataError(
+            msg(
+                "{known} is not on this machine and cannot be downloaded: {remedy}",
+                known=known.name,
+                remedy=remedy,
+            )
+        )
     try:
         data = _download_into(cached, known, on_progress)
     except OSError as error:
         raise DataError(
-            f"cannot save {known.name} in {display_path(cached.parent)} ({reason(error)}): "
-            "set HORNBOOK_CACHE_DIR to a writable folder"
+            msg(
+                "cannot save {known} in {parent} ({error}): set HORNBOOK_CACHE_DIR to a "
+                "writable folder",
+                known=known.name,
+                parent=display_path(cached.parent),
+                error=reason(error),
+            )
         ) from None
     except DownloadError as error:
         raise DataError(
-            f"cannot download {known.name} ({error}): get {known.url} and {remedy}"
+            msg(
+                "cannot download {known} ({error}): get {url} and {remedy}",
+                known=known.name,
+                error=error,
+                url=known.url,
+                remedy=remedy,
+            )
         ) from None
     return data, str(cached)
 
@@ -125,7 +155,9 @@ def _download_into(cached: Path, known: KnownCorpus, on_progress: Progress | Non
         download(known.url or "", target, on_progress)
         data = read_bytes(target)
         if known.sha256 not in (None, hashlib.sha256(data).hexdigest()):
-            raise DownloadError(f"the download does not have the sha256 {known.sha256}")
+            raise DownloadError(
+                msg("the download does not have the sha256 {sha256}", sha256=known.sha256)
+            )
         with target.open("rb+") as file:
             os.fsync(file.fileno())
         target.replace(cached)
@@ -140,7 +172,7 @@ def download(url: str, target: Path, on_progress: Progress | None) -> None:
     """Download a URL into a file, with retries where they may help. Raises: DownloadError."""
     # fsspec's chains and references would open further addresses, named in a file.
     if "::" in url or url.startswith("reference:"):
-        raise DownloadError("expected one plain address, without ::")
+        raise DownloadError(msg("expected one plain address, without ::"))
     from fsspec.callbacks import Callback
     from fsspec.core import url_to_fs
 
@@ -163,13 +195,13 @@ def download(url: str, target: Path, on_progress: Progress | None) -> None:
             refused = 400 <= (getattr(error, "status", None) or 0) < 500
             if refused or wait_seconds is None or isinstance(error, _FINAL_ERRORS):
                 missing = isinstance(error, FileNotFoundError)
-                why = "there is nothing at that address" if missing else reason(error)
+                why = msg("there is nothing at that address") if missing else reason(error)
                 raise DownloadError(why) from None
             time.sleep(wait_seconds)
         else:
             if target.is_file():
                 return
-            raise DownloadError("it is a folder: copy it to this machine and give its path")
+            raise DownloadError(msg("it is a folder: copy it to this machine and give its path"))
 
 
 def _embedded_text() -> str | None:

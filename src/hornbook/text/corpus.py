@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, unquote_to_bytes
 
 from hornbook.errors import DataError, display_path, reason, redacted
+from hornbook.language import msg
 from hornbook.text import conversations as chats
 from hornbook.text import corpora
 from hornbook.text.corpora import CATALOGUE, DownloadError, KnownCorpus, Progress
@@ -55,9 +56,11 @@ def split_place(characters: int, validation_fraction: float = 0.1) -> int:
     # The lecture's int(0.9 * len(data)), to the character.
     cut = int((1 - validation_fraction) * characters)
     if not 0 < cut < characters:
+        found = msg("{count} characters", count=characters)
+        if characters == 1:
+            found = msg("1 character")
         raise DataError(
-            f"the text has {characters} character{'s' * (characters != 1)}, too few to split into "
-            "training and validation"
+            msg("the text has {found}, too few to split into training and validation", found=found)
         )
     return cut
 
@@ -160,7 +163,9 @@ def read_corpus(
     if not isinstance(corpus, str):
         return _read_path(Path(corpus), reading)
     if not corpus or "\0" in corpus:
-        raise DataError(f"expected the name of a corpus, a file or a folder, got {corpus!r}")
+        raise DataError(
+            msg("expected the name of a corpus, a file or a folder, got {corpus!r}", corpus=corpus)
+        )
     if corpus == "-":
         return _corpus("stdin", _read_stdin(), reading, "standard input")
     if "://" in corpus:
@@ -217,8 +222,10 @@ def join(corpora: Sequence[Corpus]) -> Corpus:
 def _read_path(path: Path, reading: Reading) -> Corpus:
     status = status_of(path)
     if status is None:
-        kind = "a symbolic link to nothing" if path.is_symlink() else "no file or folder"
-        raise DataError(f"cannot read {display_path(path)}: there is {kind} of that name")
+        why = msg("there is no file or folder of that name")
+        if path.is_symlink():
+            why = msg("there is a symbolic link to nothing of that name")
+        raise DataError(msg("cannot read {path}: {why}", path=display_path(path), why=why))
     if stat.S_ISDIR(status.st_mode):
         return _read_folder(path, reading)
     name = path.resolve().parent.name if path.stem == "input" else path.stem
@@ -248,7 +255,11 @@ def _read_folder(folder: Path, reading: Reading) -> Corpus:
     if not found.texts:
         why = f" ({'; '.join(notes)})" if notes else ""
         raise DataError(
-            f"expected text files in the folder {display_path(folder)}, found none{why}"
+            msg(
+                "expected text files in the folder {folder}, found none{why}",
+                folder=display_path(folder),
+                why=why,
+            )
         )
     return Corpus(
         name=_slug(folder.resolve().name),
@@ -295,7 +306,7 @@ def _corpus(name: str, source: Source, reading: Reading, origin: str) -> Corpus:
     sources = _in_memory_if_small([source])
     found = survey([Part(source, reading) for source in sources], lenient=False)
     if not found.characters:
-        raise DataError(f"{display_path(origin)} is empty: expected text")
+        raise DataError(msg("{origin} is empty: expected text", origin=display_path(origin)))
     return Corpus(
         name=name,
         sha256=found.sha256,
@@ -333,11 +344,11 @@ def _files_below(folder: Path) -> Iterator[str]:
 def _read_stdin() -> Source:
     stream = getattr(sys.stdin, "buffer", None)
     if stream is None:
-        raise DataError("expected text on standard input, but there is no standard input")
+        raise DataError(msg("expected text on standard input, but there is no standard input"))
     try:
         return buffer_stream(stream, "standard input")
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read standard input: {reason(error)}") from None
+        raise DataError(msg("cannot read standard input: {error}", error=reason(error))) from None
 
 
 def _read_url(url: str, reading: Reading, on_progress: Progress | None) -> Corpus:
@@ -352,9 +363,13 @@ def _read_url(url: str, reading: Reading, on_progress: Progress | None) -> Corpu
                 source = buffer_stream(file, display_path(url))
     except OSError as error:
         where = display_path(url)
-        raise DataError(f"cannot save the download of {where}: {reason(error)}") from None
+        raise DataError(
+            msg("cannot save the download of {where}: {error}", where=where, error=reason(error))
+        ) from None
     except DownloadError as error:
-        raise DataError(f"cannot download {display_path(url)}: {error}") from None
+        raise DataError(
+            msg("cannot download {url}: {error}", url=display_path(url), error=error)
+        ) from None
     # Not by urllib, which refuses some URLs that fsspec accepts.
     address = PurePosixPath(unquote(re.split(r"[?#]", url.split("://", 1)[1])[0]))
     name = address.parent.name if address.stem == "input" else address.stem
@@ -371,11 +386,16 @@ def _missing(corpus: str, path: Path, catalogue: Iterable[KnownCorpus]) -> DataE
     if not close:
         near = difflib.get_close_matches(path.name, _names_in(path.parent), 1)
         close = [str(path.with_name(name)) for name in near]
-    hint = f" (did you mean {display_path(close[0])}?)" if close else ""
+    hint = msg(" (did you mean {near}?)", near=display_path(close[0])) if close else ""
     known_names = ", ".join(known.name for known in catalogue)
     return DataError(
-        f"there is no corpus, file or folder {display_path(corpus)}{hint}: "
-        f"expected one of {known_names}, or a file, a folder, a URL, or - for standard input"
+        msg(
+            "there is no corpus, file or folder {corpus}{hint}: expected one of "
+            "{known}, or a file, a folder, a URL, or - for standard input",
+            corpus=display_path(corpus),
+            hint=hint,
+            known=known_names,
+        )
     )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hornbook.config import DataConfig
 from hornbook.errors import DataError, display_path, reason
+from hornbook.language import by_english, msg
 from hornbook.storage import cache
 from hornbook.text.arrays import Chunks, Tokens, open_arrays, write_arrays
 from hornbook.text.conversations import conversations
@@ -26,6 +27,12 @@ Mask = NDArray[np.bool_]
 
 FORMAT = 2
 PARTS = ("train", "validation")
+# As messages name them.
+NAMES = by_english(
+    msg("training"),
+    msg("validation"),
+    msg("evaluated"),
+)
 # Without a writable cache, arrays of texts up to this length stay in memory.
 MAX_CHARACTERS_IN_MEMORY = 1 << 28
 SEARCHED_TOKENS = 1 << 20
@@ -143,9 +150,14 @@ def prepare_conversations(
     Raises: DataError for a single conversation, and for one that the template refuses.
     """
     if not corpus.boundaries:
-        raise DataError(f"{corpus.source}: expected two conversations or more, to hold one out")
+        raise DataError(
+            msg(
+                "{source}: expected two conversations or more, to hold one out",
+                source=corpus.source,
+            )
+        )
     if tokenizer is None or config.chat_template is None:
-        raise DataError("conversations need the tokenizer and the chat template of a model")
+        raise DataError(msg("conversations need the tokenizer and the chat template of a model"))
     from hornbook.text.chat import answered
 
     reader = Reader(corpus)
@@ -155,7 +167,9 @@ def prepare_conversations(
     )
     for part, name in ((train, "training"), (validation, "validation")):
         if not part.answers.any():
-            raise DataError(f"{corpus.source}: no answer in the {name} part")
+            raise DataError(
+                msg("{source}: no answer in the {part} part", source=corpus.source, part=name)
+            )
     facts = (FORMAT, corpus.sha256, config.validation_fraction, tokenizer.to_json())
     return Dataset(
         tokenizer,
@@ -189,8 +203,13 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, cut: int, folder: Path) -> list
     except OSError as error:
         if corpus.characters > MAX_CHARACTERS_IN_MEMORY:
             raise DataError(
-                f"cannot save the tokens of {corpus.source} in {display_path(folder.parent)} "
-                f"({reason(error)}): set HORNBOOK_CACHE_DIR to a folder with room for them"
+                msg(
+                    "cannot save the tokens of {source} in {parent} ({error}): set "
+                    "HORNBOOK_CACHE_DIR to a folder with room for them",
+                    source=corpus.source,
+                    parent=display_path(folder.parent),
+                    error=reason(error),
+                )
             ) from None
     pieces = ([ids for _, ids in tokenizer.encode_chunks(text(0))] for text in parts.values())
     return [np.concatenate(arrays) for arrays in pieces]
@@ -247,8 +266,13 @@ class Reader:
             self.buffer = self.buffer or next(self.chunks, "")
             if not self.buffer:
                 raise DataError(
-                    f"{self.corpus.source} now ends at character {self.offset:,}, it had "
-                    f"{self.corpus.characters:,}: start again"
+                    msg(
+                        "{source} now ends at character {offset:,}, it had {characters:,}: "
+                        "start again",
+                        source=self.corpus.source,
+                        offset=self.offset,
+                        characters=self.corpus.characters,
+                    )
                 )
             wanted = self.buffer[max(0, start - self.offset) : stop - self.offset]
             read = min(len(self.buffer), stop - self.offset)
@@ -265,11 +289,24 @@ def check_length(tokens: Tokens, block_size: int, part: str) -> None:
     if len(tokens) <= block_size:
         if len(tokens) < 2:
             raise DataError(
-                f"the {part} text has {len(tokens)} token{'s' * (len(tokens) != 1)}, but at least "
-                "2 are needed: each token but the first is predicted; use a longer text"
+                msg(
+                    "the {part} text has {tokens}, but at least 2 are needed: each token but the "
+                    "first is predicted; use a longer text",
+                    part=NAMES[part],
+                    tokens=msg("1 token")
+                    if len(tokens) == 1
+                    else msg("{count} tokens", count=len(tokens)),
+                )
             )
         raise DataError(
-            f"the {part} part of the text has {len(tokens)} tokens, but block_size = {block_size} "
-            f"needs at least {block_size + 1}; use a longer text or a smaller block "
-            f"(--set block_size={max(1, (len(tokens) - 1) // 2)})"
+            msg(
+                "the {part} part of the text has {tokens} tokens, but block_size = "
+                "{block_size} needs at least {needed}; use a longer text or a smaller "
+                "block (--set block_size={smaller})",
+                part=NAMES[part],
+                tokens=len(tokens),
+                block_size=block_size,
+                needed=block_size + 1,
+                smaller=max(1, (len(tokens) - 1) // 2),
+            )
         )

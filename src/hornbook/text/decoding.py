@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from hornbook.errors import ConfigError, DataError, reason
+from hornbook.language import msg
 from hornbook.text.encodings import SAMPLE_BYTES, changed_line, damage, guess
 from hornbook.text.formats import DAMAGED, Compression, decompressed, not_text
 from hornbook.text.sources import Source
@@ -94,9 +95,12 @@ def decode(
                 notes.append("removed a byte order mark")
             if "\0" in text:
                 raise NotTextError(
-                    f"{source.name} contains a NUL character at offset "
-                    f"{characters + text.index(chr(0)):,}: it is not text, or it is UTF-16 without "
-                    "a byte order mark (then use --encoding utf-16-le)"
+                    msg(
+                        "{source} contains a NUL character at offset {offset:,}: it is not text, "
+                        "or it is UTF-16 without a byte order mark (then use --encoding utf-16-le)",
+                        source=source.name,
+                        offset=characters + text.index(chr(0)),
+                    )
                 )
             if text:
                 yield text
@@ -127,9 +131,13 @@ def expect_encoding(encoding: str) -> None:
         # Python also has codecs that are not of text, such as hex.
         names = {*aliases, *aliases.values()} - {encoding}
         close = difflib.get_close_matches(encoding.lower(), names, 1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        hint = msg(" (did you mean {near}?)", near=close[0]) if close else ""
         raise ConfigError(
-            f"expected the name of an encoding, such as utf-8 or cp949; got {encoding!r}{hint}"
+            msg(
+                "expected the name of an encoding, such as utf-8 or cp949; got {encoding!r}{hint}",
+                encoding=encoding,
+                hint=hint,
+            )
         ) from None
 
 
@@ -138,7 +146,9 @@ def _read(stream: BinaryIO, size: int, source: Source, compression: Compression 
         return stream.read(size)
     except DAMAGED as error:
         if compression is None:
-            raise DataError(f"cannot read {source.name}: {reason(error)}") from None
+            raise DataError(
+                msg("cannot read {source}: {error}", source=source.name, error=reason(error))
+            ) from None
         why = f"{source.name}: its {compression.name} data are damaged or cut off: {reason(error)}"
         raise NotTextError(why) from None
 
@@ -157,10 +167,22 @@ def _undecodable(source: Source, name: str, error: UnicodeError, start: int) -> 
     if isinstance(error, UnicodeEncodeError):
         at = start + error.start
         return NotTextError(
-            f"{source.name} read as {name} contains half a surrogate pair at offset {at:,}"
+            msg(
+                "{source} read as {name} contains half a surrogate pair at offset {at:,}",
+                source=source.name,
+                name=name,
+                at=at,
+            )
         )
     if not isinstance(error, UnicodeDecodeError):
-        return NotTextError(f"{source.name} is not {name}: {reason(error)}")
+        return NotTextError(
+            msg(
+                "{source} is not {name}: {error}",
+                source=source.name,
+                name=name,
+                error=reason(error),
+            )
+        )
     bad = error.object[error.start : error.start + 1].hex()
     likely, line, hint = _advice(source, start + error.start)
     found = NotTextError(

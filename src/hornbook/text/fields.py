@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 from hornbook.errors import DataError, reason
+from hornbook.language import msg
 from hornbook.storage.files import parse_json
 from hornbook.text.decoding import NotTextError, decode, opened
 from hornbook.text.formats import PARQUET, delimiter
@@ -36,8 +37,13 @@ def documents(source: Source, encoding: str | None, field: str, notes: list[str]
             continue
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise NotTextError(
-                f"{source.name}: the field {field!r} of record {number:,} is no text but a "
-                f"{type(value).__name__}"
+                msg(
+                    "{source}: the field {field!r} of record {number:,} is no text but a {name}",
+                    source=source.name,
+                    field=field,
+                    number=number,
+                    name=type(value).__name__,
+                )
             )
         text, bad = _NO_TEXT.subn("\ufffd", str(value))
         yield SEPARATOR * bool(found) + text
@@ -67,11 +73,26 @@ def separate(chunks: Iterable[str]) -> Iterator[str]:
 
 def _no_field(name: str, field: str, fields: list[str], records: int) -> NotTextError:
     if field in fields:
-        return NotTextError(f"{name}: the field {field!r} is empty in all {records:,} records")
+        return NotTextError(
+            msg(
+                "{name}: the field {field!r} is empty in all {records:,} records",
+                name=name,
+                field=field,
+                records=records,
+            )
+        )
     close = difflib.get_close_matches(field, fields, 1)
     hint = f"; did you mean {close[0]}?" if close else ""
     listed = ", ".join(map(repr, fields[:20])) or "none"
-    return NotTextError(f"{name} has no field {field!r}: its fields are {listed}{hint}")
+    return NotTextError(
+        msg(
+            "{name} has no field {field!r}: its fields are {listed}{hint}",
+            name=name,
+            field=field,
+            listed=listed,
+            hint=hint,
+        )
+    )
 
 
 def _values(
@@ -127,10 +148,18 @@ def _of_objects(
             why = error.msg if isinstance(error, json.JSONDecodeError) else reason(error)
             if number == 1 and line.strip().startswith("{") and not line.rstrip().endswith("}"):
                 why = "expected JSON Lines, an object a line, or a list; this is one large object"
-            raise NotTextError(f"{name}, line {number:,}: not JSON ({why})") from None
+            raise NotTextError(
+                msg("{name}, line {number:,}: not JSON ({why})", name=name, number=number, why=why)
+            ) from None
         for record in value if isinstance(value, list) else [value]:
             if not isinstance(record, dict):
-                raise NotTextError(f"{name}, line {number:,}: expected an object with fields")
+                raise NotTextError(
+                    msg(
+                        "{name}, line {number:,}: expected an object with fields",
+                        name=name,
+                        number=number,
+                    )
+                )
             yield record.get(field, _MISSING), record
 
 
@@ -146,7 +175,9 @@ def _of_table(name: str, lines: Iterator[str], field: str) -> Iterator[tuple[Any
         for row in csv.reader(lines, delimiter=delimiter(header)):
             yield row[place] if place < len(row) else _MISSING, columns
     except csv.Error as error:
-        raise NotTextError(f"{name} is not a table (CSV): {error}") from None
+        raise NotTextError(
+            msg("{name} is not a table (CSV): {error}", name=name, error=error)
+        ) from None
 
 
 def _of_parquet(source: Source, field: str) -> Iterator[tuple[Any, Iterable[str]]]:
@@ -154,7 +185,9 @@ def _of_parquet(source: Source, field: str) -> Iterator[tuple[Any, Iterable[str]
         from pyarrow import ArrowException  # pyrefly: ignore[missing-import]
         from pyarrow.parquet import ParquetFile  # pyrefly: ignore[missing-import]
     except ImportError:
-        raise DataError(f"{source.name}: Parquet needs pyarrow (pip install pyarrow)") from None
+        raise DataError(
+            msg("{source}: Parquet needs pyarrow (pip install pyarrow)", source=source.name)
+        ) from None
     with opened(source) as file:
         try:
             table = ParquetFile(file)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from hornbook.errors import DataError, display_path, reason
+from hornbook.language import msg
 
 # Smaller sources are read into memory once; larger ones are read from the disk each time.
 MAX_IN_MEMORY_BYTES = 1 << 26
@@ -52,7 +53,9 @@ class FileSource:
     def check(self, file: BinaryIO) -> None:
         """Check that the open file has not changed. Raises: DataError."""
         if signature_of(os.fstat(file.fileno())) != self.signature:
-            raise DataError(f"{self.name} was changed while it was being read: start again")
+            raise DataError(
+                msg("{name} was changed while it was being read: start again", name=self.name)
+            )
 
 
 Source: TypeAlias = BytesSource | FileSource
@@ -62,11 +65,15 @@ def file_source(path: Path, name: str | None = None) -> FileSource:
     """A regular file, to be read later. Raises: DataError if it is not a regular file."""
     status, shown = status_of(path), display_path(path)
     if status is None:
-        raise DataError(f"cannot read {shown}: it no longer exists")
+        raise DataError(msg("cannot read {shown}: it no longer exists", shown=shown))
     if stat.S_ISFIFO(status.st_mode):  # Opening a pipe without a writer would block.
-        raise DataError(f"{shown} is a pipe, not a file: pipe it into standard input with -")
+        raise DataError(
+            msg("{shown} is a pipe, not a file: pipe it into standard input with -", shown=shown)
+        )
     if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"expected a file of text, but {shown} is a device or a socket")
+        raise DataError(
+            msg("expected a file of text, but {shown} is a device or a socket", shown=shown)
+        )
     return FileSource(name or shown, path, signature_of(status))
 
 
@@ -115,4 +122,6 @@ def status_of(path: Path) -> os.stat_result | None:
 
 def cannot_read(path: Path, error: OSError) -> DataError:
     """The error for a path that cannot be read."""
-    return DataError(f"cannot read {display_path(path)}: {reason(error)}")
+    return DataError(
+        msg("cannot read {path}: {error}", path=display_path(path), error=reason(error))
+    )

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 from hornbook.eval.baselines import Baselines
+from hornbook.language import msg
 from hornbook.plan.costs import DYNAMIC_SHARE
 from hornbook.runs.load import load
 from hornbook.runs.result import Result, measure, peak_memory_mib
@@ -16,18 +17,22 @@ def steps_why(trainer: Trainer) -> str:
     """Why the run took as many steps as it did, in one sentence's words."""
     train, taken, pace = trainer.config.train, trainer.state.step, trainer.pace
     if taken < trainer.state.steps and train.patience:
-        return f"no improvement in {train.patience} evaluations"
+        return msg("no improvement in {number} evaluations", number=train.patience)
     if taken == train.steps:
-        why = "as planned"
+        why = msg("as planned")
     elif pace is not None and trainer.plan is not None:
         planned = 1e3 * max(0.0, pace.planned_seconds) / train.steps
         took = 1e3 * pace.seconds_of(taken)
-        why = f"a step took {took:.3g} ms with evaluations, and {planned:.3g} ms were planned"
+        why = msg(
+            "a step took {took:.3g} ms with evaluations, and {planned:.3g} ms were planned",
+            took=took,
+            planned=planned,
+        )
     else:
-        why = "as many as its time allowed"
-    return (
-        f"{why}; planned anew, because the first plan was far off" if trainer.planned_anew else why
-    )
+        why = msg("as many as its time allowed")
+    if trainer.planned_anew:
+        why = msg("{why}; planned anew, because the first plan was far off", why=why)
+    return why
 
 
 def dynamic_seconds(trainer: Trainer) -> float | None:

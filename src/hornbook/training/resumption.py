@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hornbook.errors import CheckpointError, ConfigError, HornbookWarning
+from hornbook.language import msg
 from hornbook.plan import check_memory, machine
 from hornbook.pretrained.find import open_source
 from hornbook.pretrained.run_source import knowing
@@ -50,8 +51,11 @@ def resume(
     folder = open_run(path)
     if folder.checkpoints.is_symlink():
         raise CheckpointError(
-            f"{folder.checkpoints}: a symbolic link, and a run writes only inside its own folder: "
-            "move the checkpoints there"
+            msg(
+                "{checkpoints}: a symbolic link, and a run writes only inside its own folder: "
+                "move the checkpoints there",
+                checkpoints=folder.checkpoints,
+            )
         )
     lock = Lock(folder.path)
     lock.acquire()
@@ -61,8 +65,12 @@ def resume(
     planned = folder.settings()
     if steps is not None and steps < planned.train.steps:
         raise ConfigError(
-            f"--steps {steps}: the run is planned for {planned.train.steps} steps, and a plan can "
-            "only be made longer"
+            msg(
+                "--steps {steps}: the run is planned for {planned} steps, and a plan can only "
+                "be made longer",
+                steps=steps,
+                planned=planned.train.steps,
+            )
         )
     saved = bool(checkpoint.folders(folder.checkpoints, "step"))
     if not saved and (lost := steps_never_saved(folder)):

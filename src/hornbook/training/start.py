@@ -13,6 +13,7 @@ import msgspec
 from hornbook.errors import DataError
 from hornbook.eval.baselines import character_ngrams
 from hornbook.eval.loss import estimate, losses, per_char
+from hornbook.language import joined, msg
 from hornbook.runs.folder import runs_on
 from hornbook.text.corpus import read_corpus
 
@@ -69,28 +70,38 @@ class Start:
 
     def sentences(self) -> list[str]:
         """What a person should know before they wait, a sentence each."""
-        found = [f"before the first step: {self.val_nats_per_char:.4f} nats per character"]
-        if self.ngram_nats_per_char is not None:
-            found[0] += f"; n-grams of the same text: {self.ngram_nats_per_char:.4f}"
-        if self.best_run_nats_per_char is not None:
-            found[0] += f"; from scratch, {self.best_run}: {self.best_run_nats_per_char:.4f}"
-        if self.general_nats_per_char is not None:
-            known = f"{self.general_nats_per_char:.4f}"
-            found.append(f"before the first step, on {self.general}: {known}")
+        loss = self.val_nats_per_char
+        first = [msg("before the first step: {loss:.4f} nats per character", loss=loss)]
+        if (loss := self.ngram_nats_per_char) is not None:
+            first.append(msg("n-grams of the same text: {loss:.4f}", loss=loss))
+        if (loss := self.best_run_nats_per_char) is not None:
+            first.append(msg("from scratch, {run}: {loss:.4f}", run=self.best_run, loss=loss))
+        found = [joined("; ", first)]
+        if (loss := self.general_nats_per_char) is not None:
+            general = msg(
+                "before the first step, on {text}: {loss:.4f}", text=self.general, loss=loss
+            )
+            found.append(general)
         if self.known_text:
             found.append(
-                "this text was very likely in the model's pre-training, so its loss says little of "
-                "texts that it has not seen"
+                msg(
+                    "this text was very likely in the model's pre-training, so its loss says "
+                    "little of texts that it has not seen"
+                )
             )
         others = [self.ngram_nats_per_char, self.best_run_nats_per_char]
         best = min((each for each in others if each is not None), default=None)
         if best is not None and best < self.val_nats_per_char:
             found.append(
-                f"the model knows less of this text ({self.val_nats_per_char:.2f}) than one that "
-                f"was made from the text alone ({best:.2f}), as an English model does of Korean: "
-                "without --from the result will likely be better"
+                msg(
+                    "the model knows less of this text ({loss:.2f}) than one that was made from "
+                    "the text alone ({best:.2f}), as an English model does of Korean: without "
+                    "--from the result will likely be better",
+                    loss=self.val_nats_per_char,
+                    best=best,
+                )
             )
-        return found
+        return [*found]
 
 
 def measured_start(trainer: Trainer, source: Source) -> Start:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hornbook.errors import NonFiniteLossError, command
 from hornbook.kernels.runtime import deterministic, signals_held
+from hornbook.language import msg
 from hornbook.models.language_model import NO_TARGET, Batch
 from hornbook.optim.optimizer import learning_rate_scale
 from hornbook.text.batches import draw_blocks
@@ -130,9 +131,14 @@ def broken_step(trainer: Trainer, losses: list[float], norm: float) -> NonFinite
     if ranks.world > 1 and at is not None:
         where = f"rank {at}, {where}"
     return NonFiniteLossError(
-        f"step {step + 1}, {where}; nothing was updated, and the last good state is kept. "
-        f"{command('train', '--resume', trainer.folder.path)} meets it again. Try a lower "
-        "learning_rate and muon_learning_rate, or precision = 'float32'"
+        msg(
+            "step {step}, {where}; nothing was updated, and the last good state is kept. "
+            "{command} meets it again. Try a lower learning_rate and muon_learning_rate, "
+            "or precision = 'float32'",
+            step=step + 1,
+            where=where,
+            command=command("train", "--resume", trainer.folder.path),
+        )
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from hornbook.errors import ConfigError, DataError, UnknownCharacterError
+from hornbook.language import msg
 from hornbook.text.forms import in_known_characters
 from hornbook.text.tokenizer.unknown import SURROGATE, describe, excerpt, substitutes, summary
 
@@ -84,8 +85,13 @@ class Tokenizer(ABC):
         except (KeyError, TypeError):
             bad = next(i for i in numbers if not isinstance(i, Hashable) or i not in tokens)
             raise DataError(
-                f"expected ids from 0 to {self.vocab_size - 1} (vocabulary of {self.vocab_size}), "
-                f"got {str(bad)[:40]}: were these ids made by another tokenizer?"
+                msg(
+                    "expected ids from 0 to {last} (vocabulary of {vocab_size}), got {bad}: "
+                    "were these ids made by another tokenizer?",
+                    last=self.vocab_size - 1,
+                    vocab_size=self.vocab_size,
+                    bad=str(bad)[:40],
+                )
             ) from None
 
     def fit(self, text: str, policy: str = "error") -> tuple[str, str]:
@@ -117,7 +123,13 @@ class Tokenizer(ABC):
         try:
             Path(path).write_bytes(self.to_json().encode())
         except OSError as error:
-            raise DataError(f"cannot write the tokenizer to {path}: {error.strerror}") from None
+            raise DataError(
+                msg(
+                    "cannot write the tokenizer to {path}: {strerror}",
+                    path=path,
+                    strerror=error.strerror,
+                )
+            ) from None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.to_json() == other.to_json()
@@ -149,10 +161,16 @@ class Tokenizer(ABC):
             at = next(i for i, c in enumerate(text) if not self.knows(c))
         line = lines + text.count("\n", 0, at) + 1
         return UnknownCharacterError(
-            f"the tokenizer does not know {describe(text[at])}, character {characters + at + 1:,} "
-            f"of the text, on line {line:,}:\n{excerpt(text, at)}\n"
-            "use --unknown skip to leave such characters out, --unknown replace to substitute the "
-            "closest known ones, or train on a text that has them"
+            msg(
+                "the tokenizer does not know {character}, character {place:,} of the text, "
+                "on line {line:,}:\n{excerpt}\nuse --unknown skip to leave such characters out, "
+                "--unknown replace to substitute the closest known ones, or train on a text "
+                "that has them",
+                character=describe(text[at]),
+                place=characters + at + 1,
+                line=line,
+                excerpt=excerpt(text, at),
+            )
         )
 
 
@@ -161,4 +179,12 @@ def expect_one_of(value: str, choices: Sequence[str], what: str) -> None:
     if value not in choices:
         close = difflib.get_close_matches(str(value), choices, 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ConfigError(f"expected {what} among {', '.join(choices)}; got {value!r}{hint}")
+        raise ConfigError(
+            msg(
+                "expected {what} among {choices}; got {value!r}{hint}",
+                what=what,
+                choices=", ".join(choices),
+                value=value,
+                hint=hint,
+            )
+        )

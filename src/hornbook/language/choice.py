@@ -1,4 +1,4 @@
-"""The languages that the lessons speak."""
+"""The languages that people are addressed in, and which of them is wanted."""
 
 import os
 from collections.abc import Mapping
