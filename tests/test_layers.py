@@ -18,6 +18,7 @@ LAYERS = [
     {"kernels"},
     {"parallel"},
     {"models"},
+    {"scale"},
     {"optim"},
     {"infer"},
     {"eval"},
