@@ -1,4 +1,4 @@
-"""`hornbook train --serve`: the server beside a training, as a process of its own."""
+"""What runs beside a training: the server, as a process of its own, and trackers."""
 
 import json
 import subprocess
@@ -16,15 +16,26 @@ from hornbook.errors import ConfigError
 NEEDED = ("fastapi", "uvicorn")
 
 
-def check(port: int) -> None:
-    """Check that a server can be started, before anything is trained. Raises: ConfigError."""
-    if port > 65535:
-        raise ConfigError(f"--port {port}: expected at most 65535")
-    for name in NEEDED:
-        if find_spec(name) is None:
-            raise ConfigError(
-                f"--serve needs {name}; install it with pip install 'hornbook[serve]'"
-            )
+def check(port: int | None, tracker: str | None) -> None:
+    """Check that server and tracker, where wanted, can begin, before anything is trained.
+
+    Raises: ConfigError.
+    """
+    if port is not None:
+        if port > 65535:
+            raise ConfigError(f"--port {port}: expected at most 65535")
+        for name in NEEDED:
+            check_installed("--serve", name, "serve")
+    if tracker is not None:
+        check_installed(f"--track {tracker}", tracker, tracker)
+
+
+def check_installed(option: str, package: str, extra: str) -> None:
+    """Check that an option's package is installed, without importing it. Raises: ConfigError."""
+    if find_spec(package) is None:
+        raise ConfigError(
+            f"{option} needs {package}; install it with pip install 'hornbook[{extra}]'"
+        )
 
 
 @contextmanager
