@@ -20,6 +20,7 @@ LAYERS = [
     {"kernels"},
     {"parallel"},
     {"models"},
+    {"scale"},
     {"optim"},
     {"infer"},
     {"eval"},

@@ -50,6 +50,7 @@ for command, summary in {
     "lessons": "Write the lessons as notebooks, in English or Korean.",
     "explain": "Show how an idea works, in figures.",
     "corpora": "List the named texts, and which of them are on this machine.",
+    "plan": "Estimate a run on GPUs: memory, communication, speed, time and cost.",
     "bench": "Measure speed and memory on this machine, and compare with other programs.",
     "doctor": "Print what this machine offers and what training will use.",
 }.items():

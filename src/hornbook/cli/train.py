@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -63,6 +63,7 @@ def run(
     page: bool = True,
     serve: Annotated[bool, Parameter(negative="")] = False,
     port: Natural = 8000,
+    track: Literal["tensorboard", "wandb", "trackio"] | None = None,
     json: bool = False,
     strict: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False,
@@ -109,6 +110,8 @@ def run(
         serve: Serve the run as it grows (see hornbook serve): the page shows its loss, samples and
             what is inside. It is served on after training, until Ctrl-C.
         port: With --serve: the port; 0 takes a free one.
+        track: Send loss, learning rate, speed and validation loss to a tracker, too: TensorBoard
+            (into the run folder), Weights & Biases or Trackio.
         json: Print one JSON object on stdout at the end, and nothing else.
         strict: With --resume: refuse to continue on a machine that may compute other bits.
         quiet: Print only the result.
@@ -133,8 +136,7 @@ def run(
     named = {*given, *assignments, *(name for name, value in others.items() if value is not None)}
     longer = named & {"steps", "train.steps"}
     check_resuming(resume, named - longer, text, strict=strict)
-    if serve:
-        beside.check(port)
+    beside.check(port if serve else None, track)
     if from_ is not None and (preset is not None or model is not None):
         raise ConfigError(
             msg("--from says which model it is, so --preset and --model cannot be given")
@@ -188,7 +190,8 @@ def run(
         lead(trainer, ranks)
         resumed = bool(resume or again)
         with beside.served(trainer.folder.path, port) if serve else nullcontext() as server:
-            follow(trainer, Display(quiet=quiet), json=json, page=page, resumed=resumed)
+            display = Display(quiet=quiet)
+            follow(trainer, display, track=track, json=json, page=page, resumed=resumed)
             if server is not None:
                 beside.wait(server)
 
@@ -261,7 +264,13 @@ def check_resuming(
 
 
 def follow(
-    trainer: "Trainer", display: "Display", *, json: bool, page: bool, resumed: bool
+    trainer: "Trainer",
+    display: "Display",
+    *,
+    track: str | None,
+    json: bool,
+    page: bool,
+    resumed: bool,
 ) -> None:
     """Train to the end, showing each step, then page and report card; print where a run stopped."""
     from hornbook import report
@@ -269,16 +278,19 @@ def follow(
     from hornbook.training.conclude import conclude
     from hornbook.training.energy import EnergyMeter
     from hornbook.training.ranks import note_failure
+    from hornbook.training.trackers import Tracking
 
     energy = EnergyMeter()
     try:
         display.announce(trainer)
+        tracking = Tracking(trainer, track)
         # To the last of its files the run has one writer.
         with trainer.lock:
             # Closed explicitly: leaving the loop saves, and an error of the disk must be raised.
-            with display, closing(engine.steps(trainer)) as taken:
+            with display, closing(tracking), closing(engine.steps(trainer)) as taken:
                 for metrics in taken:
                     display.show(metrics)
+                    tracking.log(metrics)
                     energy.read()
             result = conclude(trainer, energy_joules=None if resumed else energy.read())
             finite = math.isfinite(result.evaluation.nats_per_char)

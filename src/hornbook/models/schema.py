@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 Shape: TypeAlias = tuple[int, ...]
 
 BLOCKS = "blocks"
+# From this size on logits are computed a few at a time: those of 1,024 positions of SmolLM2's
+# vocabulary and their gradients would take a gigabyte.
+LARGE_VOCABULARY = 16_384
+CHUNK_LOGITS = 2**23
 
 
 class RotaryScaling(NamedTuple):

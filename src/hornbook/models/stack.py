@@ -13,11 +13,7 @@ from torch import Tensor, nn
 
 from hornbook.models.kv_cache import KeyValueCache
 from hornbook.models.language_model import NO_TARGET, Batch, LanguageModel
-
-# From this size on logits are computed a few at a time: those of 1,024 positions of SmolLM2's
-# vocabulary and their gradients would take a gigabyte.
-LARGE_VOCABULARY = 16_384
-CHUNK_LOGITS = 2**23
+from hornbook.models.schema import CHUNK_LOGITS, LARGE_VOCABULARY
 
 
 class StackModel(LanguageModel):
