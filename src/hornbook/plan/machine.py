@@ -156,7 +156,7 @@ def choose_decoder() -> Choice:
         native.decoder_library()
     except native.NativeUnavailableError as error:
         return Choice("torch", f"{error}; PyTorch takes 6 to 30 times as long")
-    library = shared_library(DECODER)
+    library = shared_library(DECODER["float32"])
     return Choice("C", f"{library.target} kernels, {library.origin}")
 
 
