@@ -16,7 +16,7 @@ from small import TEXT
 
 from hornbook.kernels import processor
 from hornbook.kernels.library import DamagedKernelsWarning, Library, load_built
-from hornbook.kernels.recipe import DECODER, MIXER, NGRAMS, TARGETS, TRAINING, compiler
+from hornbook.kernels.recipe import DECODER, MIXER, NGRAMS, SAMPLER, TARGETS, TRAINING, compiler
 
 ROOT = Path(__file__).parents[2]
 V4, V3, AARCH64, BASELINE = TARGETS
@@ -77,7 +77,7 @@ def test_a_wheel_trains_and_generates_in_c_without_a_compiler(wheel: Path, tmp_p
 
 @pytest.mark.parametrize("target", processor.runnable(), ids=lambda each: each.name)
 def test_the_wheel_has_every_library_of_this_architecture(wheel: Path, target: object) -> None:
-    for sources in (DECODER["float32"], NGRAMS, MIXER, TRAINING["float32"]):
+    for sources in (DECODER["float32"], SAMPLER, NGRAMS, MIXER, TRAINING["float32"]):
         found = load_built(built(wheel), sources, target)
         assert (found is None) == (target == BASELINE)
         if found:
