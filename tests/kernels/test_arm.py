@@ -185,12 +185,14 @@ def test_generation_is_this_machines(
         )
 
     expected = decoder().forward_all(idx)
-    library = Decoding(machine, DECODER)
+    library = Decoding(machine, DECODER["bfloat16" if precision == "bfloat16" else "float32"])
     monkeypatch.setattr(kernels, "shared_library", lambda _: Library(library, "aarch64", ""))
     emulated = decoder()
     library.kept = emulated._kept  # what the model points to
     found = emulated.forward_all(idx)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    # Processors add up products of bfloat16 in orders of their own, or round their inputs or not.
+    near = 2e-2 if precision == "bfloat16" else 1e-4
+    np.testing.assert_allclose(found, expected, rtol=near, atol=near * np.abs(expected).max())
 
 
 class Decoding(OnArm):

@@ -16,7 +16,7 @@ from small import TEXT
 
 from hornbook.kernels import processor
 from hornbook.kernels.library import DamagedKernelsWarning, Library, load_built
-from hornbook.kernels.recipe import DECODER, MIXER, NGRAMS, TARGETS, TRAINING, compiler
+from hornbook.kernels.recipe import DECODER, MIXER, NGRAMS, SAMPLER, TARGETS, TRAINING, compiler
 
 ROOT = Path(__file__).parents[2]
 V4, V3, AARCH64, BASELINE = TARGETS
@@ -77,7 +77,7 @@ def test_a_wheel_trains_and_generates_in_c_without_a_compiler(wheel: Path, tmp_p
 
 @pytest.mark.parametrize("target", processor.runnable(), ids=lambda each: each.name)
 def test_the_wheel_has_every_library_of_this_architecture(wheel: Path, target: object) -> None:
-    for sources in (DECODER, NGRAMS, MIXER, TRAINING["float32"]):
+    for sources in (DECODER["float32"], SAMPLER, NGRAMS, MIXER, TRAINING["float32"]):
         found = load_built(built(wheel), sources, target)
         assert (found is None) == (target == BASELINE)
         if found:
@@ -90,15 +90,17 @@ def test_a_damaged_library_is_a_line_and_the_slower_way(wheel: Path, tmp_path: P
         pytest.skip("no wheel has kernels for this processor")
     with zipfile.ZipFile(next(wheel.parent.glob("*.whl"))) as archive:
         archive.extractall(tmp_path / "site")
-    library = built(tmp_path / "site") / processor.target().name / "decoder.so"
+    library = built(tmp_path / "site") / processor.target().name / "decoder-float32.so"
     sound = library.read_bytes()
     manifest = built(tmp_path / "site") / "manifest.json"
     described = manifest.read_text(encoding="utf-8")
-    named = json.loads(described)["libraries"][f"{processor.target().name}/decoder.so"]
+    named = json.loads(described)["libraries"][f"{processor.target().name}/decoder-float32.so"]
 
     def reported() -> str:
         with pytest.warns(DamagedKernelsWarning, match="reinstall hornbook") as told:
-            assert load_built(built(tmp_path / "site"), DECODER, processor.target()) is None
+            assert (
+                load_built(built(tmp_path / "site"), DECODER["float32"], processor.target()) is None
+            )
         return str(told[0].message)
 
     library.write_bytes(sound[:-50] + bytes(50))
@@ -112,7 +114,9 @@ def test_a_damaged_library_is_a_line_and_the_slower_way(wheel: Path, tmp_path: P
         manifest.write_text(nonsense, encoding="utf-8")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DamagedKernelsWarning)
-            assert load_built(built(tmp_path / "site"), DECODER, processor.target()) is None
+            assert (
+                load_built(built(tmp_path / "site"), DECODER["float32"], processor.target()) is None
+            )
 
     # What the user sees: the same text, from PyTorch.
     manifest.write_text(described, encoding="utf-8")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hornbook.config import SamplingConfig
 from hornbook.infer.decoder import Decoder
+from hornbook.infer.native_sampler import NO_TEXT, NativeSampler, Packed, pack_text
 from hornbook.infer.sampling import LogProbs, Row, distributions, draw, log_probs, uniforms
+from hornbook.kernels import NativeUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,6 +46,19 @@ class Generation:
     row: int = -1
     top_logprobs: int | None = None  # how many log-probabilities are wanted beside a token's own
     scored: list[int] = field(default_factory=list)  # the rest of the prompt, last token first
+    packed: Packed = field(init=False)
+    copied: array[int] | None = field(init=False)  # the tokens for sampler.c, where it needs them
+
+    def __post_init__(self) -> None:
+        self.packed = Packed.of(self.sampling)
+        self.copied = array("i", self.tokens) if self.sampling.changes_logits else None
+
+    def as_text(self, context_size: int) -> bytes:
+        """`as_row` for sampler.c."""
+        if self.copied is None:
+            return NO_TEXT
+        length = len(self.tokens)
+        return pack_text(self.copied, max(0, length - context_size), self.prompt_length)
 
     def as_row(self, context_size: int) -> Row:
         """What the next token depends on."""
@@ -65,6 +82,9 @@ class Batch:
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
+        self._sampler: NativeSampler | None = None
+        with suppress(NativeUnavailableError):  # numpy draws the same tokens
+            self._sampler = NativeSampler()
         self.logprobs: dict[int, LogProbs] = {}
         self._free = list(range(decoder.rows))[::-1]
         self._running: dict[int, Generation] = {}
@@ -165,9 +185,18 @@ class Batch:
         self, drawing: list[tuple[int, Generation]], logits_RV: NDArray[np.float32]
     ) -> dict[int, int]:
         size = self.decoder.context_size
-        p_RV = distributions(logits_RV, [each.as_row(size) for _, each in drawing])
         # A scored prompt takes no random numbers, so that what follows it is the same unscored.
-        tokens = draw(p_RV, [0.0 if each.scored else next(each.uniforms) for _, each in drawing])
+        uniform_R = [0.0 if each.scored else next(each.uniforms) for _, each in drawing]
+        if self._sampler:
+            tokens = self._sampler.draw(
+                logits_RV,
+                [each.packed.setting for _, each in drawing],
+                [each.as_text(size) for _, each in drawing],
+                uniform_R,
+            )
+        else:
+            p_RV = distributions(logits_RV, [each.as_row(size) for _, each in drawing])
+            tokens = draw(p_RV, uniform_R)
         drawn: dict[int, int] = {}
         for place, ((number, each), token) in enumerate(zip(drawing, tokens, strict=True)):
             if each.scored:
@@ -177,6 +206,8 @@ class Batch:
             if each.read - each.start == size:
                 each.start = each.read = each.read + 1 - max(1, size // 2)
             each.tokens.append(token)
+            if each.copied is not None:
+                each.copied.append(token)
             drawn[number] = token
             if len(each.tokens) >= each.end:
                 self.remove(number)

@@ -72,10 +72,22 @@ def quantised(weight_OI: Floats) -> tuple[NDArray[np.int8], Floats]:
     return np.rint(weight_OI / scale_O[:, None]).astype(np.int8), scale_O
 
 
-def cache_bytes(schema: Schema, context_size: int) -> int:
-    """The size of one row's key-value cache."""
+def chosen_precision(weights: Weights, precision: Precision | Literal["auto"]) -> Precision:
+    """The precision that "auto" stands for."""
+    if precision != "auto":
+        return precision
+    parameters = sum(array.size for array in weights.values())
+    return "float32" if parameters <= LARGEST_EXACT_PARAMETERS else "bfloat16"
+
+
+def cache_bytes(schema: Schema, context_size: int, precision: Precision) -> int:
+    """The size of one row's key-value cache.
+
+    Raises: NativeUnavailableError.
+    """
     padded = up_to(context_size, PANEL) * up_to(schema.head_width, 16)
-    return 2 * 4 * schema.n_layer * schema.n_kv_head * padded
+    number_bytes = decoder_library(precision).number_bytes
+    return 2 * number_bytes * schema.n_layer * schema.n_kv_head * padded
 
 
 def choose_threads(parameters: int) -> int:
@@ -87,8 +99,10 @@ def choose_threads(parameters: int) -> int:
 class NativeDecoder:
     """A GPT in C; see `Decoder`. `weights` have the names and shapes of `schema`.
 
-    `precision` is that of the weights; all sums are float32. A row's logits are the same to the bit
-    whatever the other rows are, and whether its tokens come at once or one by one. Not thread-safe.
+    `precision` is that of the weights; all sums are float32. On a processor that multiplies
+    bfloat16, bfloat16 weights have inputs, keys and values in bfloat16 beside them. A row's logits
+    are the same to the bit whatever the other rows are, and whether its tokens come at once or one
+    by one. Not thread-safe.
     Raises: CheckpointError for weights of another shape; NativeUnavailableError.
     """
 
@@ -108,14 +122,13 @@ class NativeDecoder:
                 "decoder.c needs a key-value head for each head, normalised queries and keys, and "
                 "rotary positions without scaling"
             )
-        if cache_bytes(schema, context_size) * rows > MOST_CACHE_BYTES:
+        self.precision = chosen_precision(weights, precision)
+        if cache_bytes(schema, context_size, self.precision) * rows > MOST_CACHE_BYTES:
             raise NativeUnavailableError(
                 f"the keys and values of {rows} x {context_size:,} positions would take over "
                 f"{MOST_CACHE_BYTES >> 30} GiB"
             )
         parameters = sum(array.size for array in weights.values())
-        small = parameters <= LARGEST_EXACT_PARAMETERS
-        self.precision = ("float32" if small else "bfloat16") if precision == "auto" else precision
         self.threads = threads or choose_threads(parameters)
         self._lanes_worth_threads = 1
         if not threads and self.threads == 1:  # a small model: its crowds are worth more
@@ -124,7 +137,7 @@ class NativeDecoder:
         self.context_size = context_size
         self.vocab_size = schema.vocab_size
         self.rows = rows
-        self._library = decoder_library()
+        self._library = decoder_library(self.precision).handle
         self._kept: list[object] = []  # what the C side points to
         model = self._pack(schema, weights)
         self._handle = self._library.hornbook_open(ctypes.byref(model))
@@ -217,7 +230,7 @@ class NativeDecoder:
         layer_array = (PackedLayer * schema.n_layer)(*layers)
         self._kept.append(layer_array)
         cosines, sines = rotary_angles(self.context_size, D, schema.rotary_base)
-        cached = self.rows * cache_bytes(schema, self.context_size) // 8
+        cached = self.rows * cache_bytes(schema, self.context_size, self.precision) // 8
         return PackedModel(
             self.vocab_size, self.context_size, schema.n_layer, H, C, D,
             schema.window or self.context_size, KINDS[self.precision], self.threads, self.rows,
@@ -234,6 +247,7 @@ class NativeDecoder:
         """A matrix cut into panels in this decoder's precision; see decoder.c, `unpack`."""
         O, I = weight_OI.shape  # noqa: E741
         P = up_to(O, PANEL) // PANEL
+        I = up_to(I, 2) if self.precision == "bfloat16" else I  # noqa: E741
         packed, scale_O = weight_OI, None
         if self.precision == "int8":
             packed, scale_O = quantised(weight_OI)
@@ -241,7 +255,7 @@ class NativeDecoder:
             pad(packed, P * PANEL, I).reshape(P, PANEL, I).transpose(0, 2, 1)
         )
         if self.precision == "bfloat16":
-            panels_PIO = bfloat16(panels_PIO).reshape(P, I, 2, 2, 16).swapaxes(-1, -2)
+            panels_PIO = bfloat16(panels_PIO).reshape(P, I // 2, 2, PANEL).swapaxes(-1, -2)
         elif self.precision == "int8":
             panels_PIO = panels_PIO.reshape(P, I, 4, 16).swapaxes(-1, -2)
         scales = None if scale_O is None else self._pointer(pad(scale_O, P * PANEL))

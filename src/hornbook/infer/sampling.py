@@ -1,5 +1,7 @@
 """Sampling: the distribution of the next token from a model's logits, and a token drawn from it.
 
+`infer.native_sampler` draws the same tokens in C, and this file where it is not available.
+
 Shapes in names: R rows (texts generated together), V vocabulary.
 """
 
@@ -109,10 +111,11 @@ def cut_off(p_RV: Floats, samplings: Sequence[SamplingConfig]) -> Floats:
     kept_RV = np.arange(V) < top_k_R1
     kept_RV &= sorted_RV >= min_p_R1 * sorted_RV[:, :1]
     sorted_RV *= kept_RV
-    # A token is kept while the mass before it is less than top_p. The first always is, also where
-    # top_p is so small that the product is 0.
+    # A token is kept while the mass before it is less than top_p, within rounding. The first always
+    # is, also where top_p is so small that the product is 0.
     before_RV = sorted_RV.cumsum(axis=1) - sorted_RV
-    enough_RV = before_RV >= top_p_R1 * sorted_RV.sum(axis=1, keepdims=True)
+    mass_R1 = sorted_RV.sum(axis=1, keepdims=True)
+    enough_RV = before_RV >= top_p_R1 * mass_R1 * (1 - 1e-12)
     enough_RV[:, 0] = False
     kept_RV &= ~enough_RV | (top_p_R1 >= 1)
     count_R = kept_RV.sum(axis=1)
@@ -140,12 +143,17 @@ def draw(p_RV: Floats, uniform_R: Sequence[float]) -> list[int]:
     cumulative_RV = p_RV.cumsum(axis=1)
     last_R1 = cumulative_RV[:, -1:]
     if not (last_R1 > 0).all():
-        raise CheckpointError(
-            "the model's probabilities are not numbers: its weights are damaged, or its training "
-            "diverged"
-        )
+        raise not_numbers()
     cumulative_RV /= last_R1
     return (cumulative_RV > np.array(uniform_R)[:, None]).argmax(axis=1).tolist()
+
+
+def not_numbers() -> CheckpointError:
+    """The error of a model whose probabilities are not numbers."""
+    return CheckpointError(
+        "the model's probabilities are not numbers: its weights are damaged, or its training "
+        "diverged"
+    )
 
 
 class LogProbs(NamedTuple):

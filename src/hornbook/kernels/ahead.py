@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from hornbook.kernels import processor
 from hornbook.kernels.library import NativeUnavailableError, shared_library
-from hornbook.kernels.recipe import DECODER, MIXER, NGRAMS, TRAINING
+from hornbook.kernels.recipe import DECODER, MIXER, NGRAMS, SAMPLER, TRAINING
 
 
 def compile_ahead() -> None:
@@ -13,7 +13,7 @@ def compile_ahead() -> None:
 
     Compiling takes 3 s of one core, once on a machine, which importing torch leaves free.
     """
-    wanted = [NGRAMS, DECODER, MIXER]
+    wanted = [NGRAMS, DECODER["float32"], SAMPLER, MIXER, DECODER["bfloat16"]]
     if processor.target().trains_faster:
         precision = "bfloat16" if processor.multiplies_bfloat16() else "float32"
         wanted.insert(0, TRAINING[precision])

@@ -10,9 +10,13 @@
  * out the same to the last bit alone or beside others, and prefilled at once or token by token.
  *
  * Panels. A matrix is cut into panels of 64 outputs, stored input by input: 64 weights, and then
- * those of the next input. So a product needs no sums across a vector. Weights have three formats,
- * all multiplied and added in float32: float32; bfloat16, two to a word; int8, four to a word, with
- * one scale an output. infer/native_decoder.py packs them.
+ * those of the next input. So a product needs no sums across a vector. Weights have three formats:
+ * float32; bfloat16, those of two inputs to a word; int8, those of four outputs to a word, with one
+ * scale an output. infer/native_decoder.py packs them.
+ *
+ * Numbers. Compiled with PACK = 1, inputs of products, keys and values are float32, and weights of every
+ * format are multiplied in float32. With PACK = 2, for processors that multiply bfloat16, weights,
+ * inputs, keys and values are bfloat16 (see numbers.h). Sums, the residual stream and softmax are float32.
  *
  * Threads. Panels, or heads of lanes, are divided evenly. A barrier stands where one thread reads
  * what another wrote. Names: C width, H heads, D head width, F MLP width, V vocabulary; a trailing
@@ -23,7 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vectors.h"
+#include "numbers.h"
 
 enum { PANEL = 64, LANES = 64, FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
 
@@ -37,7 +41,7 @@ enum { GROUP = WIDE == 16 ? 6 : REGISTERS == 32 ? 4 : 2, SLICES = 16 / WIDE };
 typedef struct {
     const void *panels;
     const float *scales; /* [outputs, padded]; only for int8 */
-    int32_t inputs, count; /* inputs of a panel; panels */
+    int32_t inputs, count; /* inputs of a panel, an even number for bfloat16; panels */
 } Matrix;
 
 typedef struct {
@@ -56,7 +60,7 @@ typedef struct {
     const Layer *layers;
     Matrix logits;
     int32_t lanes_worth_threads; /* a pass of fewer lanes runs on the caller's thread alone */
-    float *keys, *values; /* [rows, blocks, n_layer, H, Dp, 64] and [..., 64, Dp] */
+    word *keys, *values; /* [rows, blocks, n_layer, H, 4, Dp / PACK, 16], [..., H, 64 / PACK, Dp] */
 } Model;
 
 typedef struct Decoder Decoder;
@@ -64,21 +68,24 @@ typedef struct Decoder Decoder;
 typedef struct {
     Decoder *decoder;
     int number;
-    float *normal; /* [LANES, Cp] this thread's normalised copy of the residual stream */
+    number *normal; /* [LANES, Cp] this thread's normalised copy of the residual stream */
     float *product; /* [2, LANES, PANEL] */
-    float *scores; /* [context, padded] */
+    float *scores; /* [H, scores_room], and the weights that they become */
     pthread_t thread;
 } Worker;
 
 struct Decoder {
     Model model;
     int width, head_width, attention_width, qkv_width, mlp_width, positions; /* all padded */
+    int scores_room; /* the positions that a lane attends to, rounded to blocks on both sides */
     int32_t *cached; /* [rows] positions of each row whose keys and values are in the cache */
     int active; /* threads of the current pass: one, or all */
     int lanes; /* of the current pass, with each lane's row, position, and address for its logits */
+    int apart; /* whether no two lanes of it are of one row */
     int32_t rows[LANES], positions_of[LANES];
     float *logits[LANES]; /* NULL where they are not requested */
-    float *stream, *qkv, *mixed, *hidden; /* [LANES, ...], shared by the threads */
+    float *stream, *qkv; /* [LANES, ...], shared by the threads */
+    number *mixed, *hidden;
     Worker *workers;
     int requested_threads; /* the system granted model.threads */
     atomic_uint pass, arrived, round, sleepers;
@@ -135,45 +142,46 @@ static void barrier(Decoder *d)
 
 /* ---- products ---- */
 
-/* The weights of a slice's outputs for one input. */
-INLINE void unpack(const int kind, const void *panel, int slice, int input, floats w[4])
+/* The weights of a slice's outputs for one word of a lane. */
+INLINE void unpack(const int kind, const void *panel, int slice, int at, words w[4])
 {
     int first = slice * WIDE;
-    if (kind == FLOAT32) {
-        const float *from = (const float *)panel + (size_t)input * PANEL + first;
+    if (kind == INT8) {
+        words four = *(const words *)((const word *)panel + (size_t)at * (PANEL / 4) + first);
         for (int j = 0; j < 4; j++)
-            w[j] = *(const floats *)(from + 16 * j);
-    } else if (kind == BFLOAT16) { /* the upper half of a float32 */
-        const uint32_t *from = (const uint32_t *)panel + (size_t)input * (PANEL / 2) + first;
-        for (int j = 0; j < 2; j++) {
-            words pair = *(const words *)(from + 16 * j);
-            w[2 * j] = (floats)(pair << 16);
-            w[2 * j + 1] = (floats)(pair & 0xffff0000u);
-        }
+            w[j] = (words)__builtin_convertvector((ints)(four << (24 - 8 * j)) >> 24, floats);
     } else {
-        const uint32_t *from = (const uint32_t *)panel + (size_t)input * (PANEL / 4) + first;
-        words four = *(const words *)from;
-        for (int j = 0; j < 4; j++)
-            w[j] = __builtin_convertvector((ints)(four << (24 - 8 * j)) >> 24, floats);
+        const int halved = kind == BFLOAT16 && PACK == 1;
+        const word *from = (const word *)panel + (size_t)(halved ? at / 2 : at) * PANEL + first;
+        for (int j = 0; j < 4; j++) {
+            w[j] = *(const words *)(from + 16 * j);
+            if (halved && at % 2)
+                w[j] &= 0xffff0000u;
+            else if (halved)
+                w[j] <<= 16;
+        }
     }
 }
 
-/* y[lane, 64] = panel x[lane] for `lanes` lanes, each sum in the order of the inputs. */
-INLINE void multiply(const int kind, const int lanes, const void *panel, int inputs,
-                     const float *x, int stride, float *y)
+/* y[lane, 64] = panel x[lane] for `lanes` lanes of `depth` words, each sum in their order. */
+INLINE void multiply(const int kind, const int lanes, const void *panel, int depth, const word *x,
+                     int stride, float *y)
 {
     /* One lane has registers for two slices, and reads its weights from farther away. */
     const int together = lanes == 1 && SLICES > 1 ? 2 : 1;
+    const int step = kind == BFLOAT16 && PACK == 1 ? 2 : 1;
     for (int slice = 0; slice < SLICES; slice += together) {
         floats sum[GROUP][2][4] = {0};
-        for (int i = 0; i < inputs; i++)
-            for (int s = 0; s < together; s++) {
-                floats w[4];
-                unpack(kind, panel, slice + s, i, w);
-                for (int lane = 0; lane < lanes; lane++)
-                    for (int j = 0; j < 4; j++)
-                        sum[lane][s][j] += w[j] * x[lane * stride + i];
-            }
+        for (int k = 0; k < depth; k += step)
+            for (int part = 0; part < step; part++)
+                for (int s = 0; s < together; s++) {
+                    words w[4];
+                    unpack(kind, panel, slice + s, k + part, w);
+                    for (int lane = 0; lane < lanes; lane++)
+                        for (int j = 0; j < 4; j++)
+                            sum[lane][s][j] =
+                                multiply_add(sum[lane][s][j], x[lane * stride + k + part], w[j]);
+                }
         for (int lane = 0; lane < lanes; lane++)
             for (int s = 0; s < together; s++)
                 for (int j = 0; j < 4; j++)
@@ -182,32 +190,35 @@ INLINE void multiply(const int kind, const int lanes, const void *panel, int inp
 }
 
 /* `multiply` for any number of lanes. The constants let the compiler keep all sums in registers. */
-INLINE void multiply_all(const int kind, int lanes, const void *panel, int inputs, const float *x,
+INLINE void multiply_all(const int kind, int lanes, const void *panel, int depth, const word *x,
                          int stride, float *y)
 {
     int lane = 0;
     for (; lane + GROUP <= lanes; lane += GROUP)
-        multiply(kind, GROUP, panel, inputs, x + lane * stride, stride, y + lane * PANEL);
+        multiply(kind, GROUP, panel, depth, x + lane * stride, stride, y + lane * PANEL);
     for (; GROUP > 2 && lane + 2 <= lanes; lane += 2)
-        multiply(kind, 2, panel, inputs, x + lane * stride, stride, y + lane * PANEL);
+        multiply(kind, 2, panel, depth, x + lane * stride, stride, y + lane * PANEL);
     for (; lane < lanes; lane++)
-        multiply(kind, 1, panel, inputs, x + lane * stride, stride, y + lane * PANEL);
+        multiply(kind, 1, panel, depth, x + lane * stride, stride, y + lane * PANEL);
 }
 
 /* One panel of a matrix times every lane: x[lanes, stride] -> y[lanes, 64]. */
-static void product(const Decoder *d, const Matrix *m, int panel, int lanes, const float *x,
+static void product(const Decoder *d, const Matrix *m, int panel, int lanes, const number *x,
                     int stride, float *y)
 {
     static const int bytes[] = {4, 2, 1};
-    int kind = d->model.kind;
+    const int kind = PACK == 2 ? BFLOAT16 : d->model.kind;
     const char *from =
         (const char *)m->panels + (size_t)panel * m->inputs * PANEL * bytes[kind];
-    if (kind == FLOAT32)
-        multiply_all(FLOAT32, lanes, from, m->inputs, x, stride, y);
-    else if (kind == BFLOAT16)
-        multiply_all(BFLOAT16, lanes, from, m->inputs, x, stride, y);
+    const word *lying = (const word *)x;
+    int depth = m->inputs / PACK;
+    stride /= PACK;
+    if (kind == BFLOAT16)
+        multiply_all(BFLOAT16, lanes, from, depth, lying, stride, y);
+    else if (kind == FLOAT32)
+        multiply_all(FLOAT32, lanes, from, depth, lying, stride, y);
     else {
-        multiply_all(INT8, lanes, from, m->inputs, x, stride, y);
+        multiply_all(INT8, lanes, from, depth, lying, stride, y);
         for (int lane = 0; lane < lanes; lane++)
             for (int i = 0; i < PANEL; i++)
                 y[lane * PANEL + i] *= m->scales[panel * PANEL + i];
@@ -216,120 +227,190 @@ static void product(const Decoder *d, const Matrix *m, int panel, int lanes, con
 
 /* ---- norms and rotary positions ---- */
 
-/* y = x / root mean square of x, times the gain; `width` numbers, padded to `padded`. */
-static void rms_norm(const float *x, const float *gain, int width, int padded, float epsilon,
-                     float *y)
+/* 1 / root mean square of `width` numbers, padded to `padded`. */
+static float inverse_size(const float *x, int width, int padded, float epsilon)
 {
     floats squares = {0};
     for (int i = 0; i < padded; i += WIDE) {
         floats part = *(const floats *)(x + i);
         squares += part * part;
     }
-    float scale = 1.0f / sqrtf(total(squares) / width + epsilon);
-    for (int i = 0; i < padded; i += WIDE)
-        *(floats *)(y + i) = *(const floats *)(x + i) * scale * *(const floats *)(gain + i);
+    return 1.0f / sqrtf(total(squares) / width + epsilon);
 }
 
-/* Rotate each pair (i, i + D/2) by the position's angle. */
-static void rotate(float *x, const float *cosines, const float *sines, int half)
+/* A lane's residual stream, normalised. */
+static void normalise_lane(const Decoder *d, int lane, const float *gain, number *y)
 {
+    const float *x = d->stream + (size_t)lane * d->width;
+    float scale = inverse_size(x, d->model.width, d->width, d->model.epsilon);
+    for (int i = 0; i < d->width; i += WIDE)
+        store(y + i, *(const floats *)(x + i) * scale * *(const floats *)(gain + i));
+}
+
+/* A head's query or key: normalised, each pair (i, i + D/2) rotated by its position's angle, and
+ * scaled. `y` may lie where `x` does. */
+static void prepare(const Decoder *d, const float *x, const float *gain, int position, float scale,
+                    number *y)
+{
+    const Model *m = &d->model;
+    int half = m->head_width / 2, wide = d->head_width;
+    const float *cosines = m->cosines + position * half, *sines = m->sines + position * half;
+    float turned[wide];
+    float by = inverse_size(x, m->head_width, wide, m->epsilon);
+    for (int i = 0; i < wide; i += WIDE)
+        *(floats *)(turned + i) = *(const floats *)(x + i) * by * *(const floats *)(gain + i);
     for (int i = 0; i < half; i++) {
-        float first = x[i], second = x[i + half];
-        x[i] = first * cosines[i] - second * sines[i];
-        x[i + half] = second * cosines[i] + first * sines[i];
+        float first = turned[i], second = turned[i + half];
+        turned[i] = first * cosines[i] - second * sines[i];
+        turned[i + half] = second * cosines[i] + first * sines[i];
     }
+    for (int i = 0; i < wide; i += WIDE)
+        store(y + i, *(const floats *)(turned + i) * scale);
 }
 
 /* ---- attention ---- */
 
-/* The numbers of a row's block of 64 positions. All layers and heads of a block lie together, so that
- * a short text fills few pages of memory: with 64 rows, 4,096 positions and 0.8 million parameters,
- * one block of each row touched the whole gigabyte before. */
+/* The cache. A row has blocks of 64 positions, with all layers and heads of a block together: so a
+ * short text fills few pages of memory. A head's keys lie in four parts of 16 positions, channel by
+ * channel; its values position by position, with PACK = 2 by pairs of them. One row's attention to
+ * 130 positions of 6 heads, all heads of a block after each other, reads its 550 kB at 20 GB/s; head
+ * after head, each over all blocks, at 10. */
+enum { BLOCK = 64, PART = 16 };
+
+static size_t head_size(const Decoder *d) { return (size_t)d->head_width * (BLOCK / PACK); }
+
+/* The words from block to block. */
 static size_t block_size(const Decoder *d)
 {
-    return (size_t)d->model.n_layer * d->model.n_head * d->head_width * 64;
+    return d->model.n_layer * d->model.n_head * head_size(d);
 }
 
-static size_t cache_offset(const Decoder *d, int layer, int lane, int head)
+/* Where a lane's row has the first head of a layer in the block of a position. */
+static size_t cache_offset(const Decoder *d, int layer, int lane, int position)
 {
-    size_t before = d->rows[lane] * (size_t)(d->positions / 64) * block_size(d);
-    return before + ((size_t)layer * d->model.n_head + head) * d->head_width * 64;
+    size_t block = (size_t)d->rows[lane] * (d->positions / BLOCK) + position / BLOCK;
+    return block * block_size(d) + layer * d->model.n_head * head_size(d);
 }
 
-/* One head of one lane: normalise and rotate its query and key, and cache its key and value. */
+/* One head of one lane: prepare its query, where it lies, and cache its key and value. */
 static void cache_head(Decoder *d, int layer, int lane, int head)
 {
     const Model *m = &d->model;
     const Layer *weights = &m->layers[layer];
-    int position = d->positions_of[lane], half = m->head_width / 2, wide = d->head_width;
+    int position = d->positions_of[lane], inside = position % BLOCK, wide = d->head_width;
     float *query = d->qkv + (size_t)lane * d->qkv_width + head * wide;
     float *key = query + m->n_head * wide, *value = key + m->n_head * wide;
-    const float *cosines = m->cosines + position * half, *sines = m->sines + position * half;
-    rms_norm(query, weights->query_norm, m->head_width, wide, m->epsilon, query);
-    rms_norm(key, weights->key_norm, m->head_width, wide, m->epsilon, key);
-    rotate(query, cosines, sines, half);
-    rotate(key, cosines, sines, half);
-    float scale = 1.0f / sqrtf((float)m->head_width);
-    size_t offset = cache_offset(d, layer, lane, head) + position / 64 * block_size(d);
-    for (int i = 0; i < wide; i++) {
-        query[i] *= scale;
-        /* In blocks of 64 adjacent positions: a row of all positions would be as far from the next
-         * as a page or more is long, and 64 rows would fall into the same few sets of the cache. */
-        m->keys[offset + i * 64 + (position & 63)] = key[i];
-        m->values[offset + (position & 63) * wide + i] = value[i];
+    number found[wide];
+    prepare(d, query, weights->query_norm, position, 1.0f / sqrtf((float)m->head_width),
+            (number *)query);
+    prepare(d, key, weights->key_norm, position, 1.0f, found);
+    size_t offset = cache_offset(d, layer, lane, position) + head * head_size(d);
+    word *keys = m->keys + offset + inside / PART * PART * wide / PACK + inside % PART;
+    for (int i = 0; i < wide / PACK; i++)
+        keys[i * PART] = ((const word *)found)[i];
+    for (int i = 0; i < wide; i += WIDE)
+        store(found + i, *(const floats *)(value + i));
+    number *values = (number *)(m->values + offset + inside / PACK * wide) + inside % PACK;
+    for (int i = 0; i < wide; i++)
+        values[i * PACK] = found[i];
+}
+
+/* Scores of one query of `depth` words with a part's keys. */
+INLINE void score(const word *query, int depth, const word *keys, float *scores)
+{
+    enum { VECTORS = PART / WIDE, CHAINS = 4 / VECTORS }; /* four sums do not wait for each other */
+    floats sum[CHAINS][VECTORS] = {0};
+    for (int i = 0; i < depth; i += CHAINS)
+        for (int c = 0; c < CHAINS; c++)
+            for (int j = 0; j < VECTORS; j++)
+                sum[c][j] = multiply_add(sum[c][j], query[i + c],
+                                         *(const words *)(keys + (i + c) * PART + WIDE * j));
+    for (int j = 0; j < VECTORS; j++) {
+        for (int c = 1; c < CHAINS; c++)
+            sum[0][j] += sum[c][j];
+        *(floats *)(scores + WIDE * j) = sum[0][j];
     }
 }
 
-/* Attention of one head of one lane over its row: softmax(q k) v, over a window that ends with its
- * own position. */
-static void attend(Decoder *d, int layer, int lane, int head, float *scores)
+/* Of `padded` scores those from `first` to `length` become weights, e^(score - highest), the others
+ * zero. The weights lie where the scores do, and are no longer than these. Returns 1 / their sum. */
+static float soften(float *scores, int first, int length, int padded)
 {
-    int wide = d->head_width, length = d->positions_of[lane] + 1;
-    int first = length > d->model.window ? length - d->model.window : 0;
-    /* Rounded to 64 on both sides; masked positions are computed and then set to zero. */
-    int begin = first & ~63, padded = (length + 63) & ~63;
-    const float *query = d->qkv + (size_t)lane * d->qkv_width + head * wide;
-    const float *keys = d->model.keys + cache_offset(d, layer, lane, head);
-    const float *values = d->model.values + cache_offset(d, layer, lane, head);
-    size_t apart = block_size(d);
-    float *mixed = d->mixed + (size_t)lane * d->attention_width + head * wide;
-
-    for (int s = begin; s < padded; s += 4 * WIDE) {
-        const float *block = keys + s / 64 * apart;
-        floats sum[4] = {0};
-        for (int i = 0; i < wide; i++)
-            for (int j = 0; j < 4; j++)
-                sum[j] += query[i] * *(const floats *)(block + i * 64 + (s & 63) + WIDE * j);
-        for (int j = 0; j < 4; j++)
-            *(floats *)(scores + s + WIDE * j) = sum[j];
-    }
-    for (int s = begin; s < first; s++)
-        scores[s] = scores[first];
+    number *weights = (number *)scores;
+    for (int s = 0; s < first; s++)
+        scores[s] = -INFINITY;
     for (int s = length; s < padded; s++)
-        scores[s] = scores[first];
-    floats highest = *(floats *)(scores + begin);
-    for (int s = begin + WIDE; s < padded; s += WIDE) {
+        scores[s] = -INFINITY;
+    floats highest = *(floats *)scores, sums = {0};
+    for (int s = WIDE; s < padded; s += WIDE) {
         floats part = *(floats *)(scores + s);
         highest = choose(part > highest, part, highest);
     }
     float most = largest(highest);
-    for (int s = begin; s < padded; s += WIDE)
-        *(floats *)(scores + s) = exponential(*(const floats *)(scores + s) - most);
-    memset(scores + begin, 0, (first - begin) * sizeof(float));
-    memset(scores + length, 0, (padded - length) * sizeof(float));
-    floats sums = {0};
-    for (int s = begin; s < padded; s += WIDE)
-        sums += *(const floats *)(scores + s);
-    float share = 1.0f / total(sums);
-    for (int i = 0; i < wide; i += WIDE) {
-        floats sum[4] = {0};
-        for (int s = begin; s < length; s += 4) { /* the last few may have weight zero */
-            const float *four = values + s / 64 * apart + (s & 63) * wide + i;
-            for (int j = 0; j < 4; j++)
-                sum[j] += scores[s + j] * *(const floats *)(four + j * wide);
-        }
-        *(floats *)(mixed + i) = ((sum[0] + sum[1]) + (sum[2] + sum[3])) * share;
+    for (int s = 0; s < padded; s += WIDE) {
+        floats part = exponential(*(const floats *)(scores + s) - most);
+        sums += part; /* a masked score's e^-87 adds nothing to a sum of 1 or more */
+        store(weights + s, part);
     }
+    memset(weights, 0, first * sizeof(number));
+    memset(weights + length, 0, (padded - length) * sizeof(number));
+    return 1.0f / total(sums);
+}
+
+/* Add `vectors` vectors of the values' channels to `sums`, `count` words of positions by their weights. */
+INLINE void mix(const int vectors, const word *weights, int count, const word *values, int wide,
+                float *sums)
+{
+    floats sum[4][4] = {0};
+    for (int s = 0; s < count; s += 4) /* the last few may have weight zero */
+        for (int c = 0; c < 4; c++)
+            for (int j = 0; j < vectors; j++)
+                sum[c][j] = multiply_add(sum[c][j], weights[s + c],
+                                         *(const words *)(values + (s + c) * wide + WIDE * j));
+    for (int j = 0; j < vectors; j++)
+        *(floats *)(sums + WIDE * j) += (sum[0][j] + sum[1][j]) + (sum[2][j] + sum[3][j]);
+}
+
+/* Attention of `count` heads of one lane over its row: softmax(q k) v, over a window that ends with
+ * its own position. */
+static void attend(const Decoder *d, Worker *me, int layer, int lane, int head, int count)
+{
+    const int together = REGISTERS == 32 ? 4 : 2; /* vectors of values */
+    int wide = d->head_width, length = d->positions_of[lane] + 1;
+    int first = length > d->model.window ? length - d->model.window : 0;
+    /* Rounded on both sides; masked positions are computed and then set to zero. */
+    int begin = first & ~(BLOCK - 1), padded = (length + PART - 1) & ~(PART - 1);
+    int depth = wide / PACK, room = d->scores_room;
+    size_t size = head_size(d), offset = cache_offset(d, layer, lane, begin) + head * size;
+    const float *query = d->qkv + (size_t)lane * d->qkv_width + head * wide;
+    number *mixed = d->mixed + (size_t)lane * d->attention_width + head * wide;
+    float shares[count], sums[count * wide];
+
+    for (int s = begin; s < padded; s += BLOCK) {
+        const word *keys = d->model.keys + offset + (s - begin) / BLOCK * block_size(d);
+        for (int h = 0; h < count; h++)
+            for (int part = 0; part < BLOCK && s + part < padded; part += PART)
+                score((const word *)(query + h * wide), depth, keys + h * size + part * depth,
+                      me->scores + h * room + s - begin + part);
+    }
+    for (int h = 0; h < count; h++)
+        shares[h] = soften(me->scores + h * room, first - begin, length - begin, padded - begin);
+    memset(sums, 0, sizeof sums);
+    for (int s = begin; s < length; s += BLOCK) {
+        const word *values = d->model.values + offset + (s - begin) / BLOCK * block_size(d);
+        int positions = length - s < BLOCK ? length - s : BLOCK;
+        for (int h = 0, i; h < count; h++) {
+            const word *weights = (const word *)(me->scores + h * room) + (s - begin) / PACK;
+            const word *from = values + h * size;
+            for (i = 0; i + together * WIDE <= wide; i += together * WIDE)
+                mix(together, weights, (positions + PACK - 1) / PACK, from + i, wide,
+                    sums + h * wide + i);
+            for (; i < wide; i += WIDE)
+                mix(1, weights, (positions + PACK - 1) / PACK, from + i, wide, sums + h * wide + i);
+        }
+    }
+    for (int i = 0; i < count * wide; i += WIDE)
+        store(mixed + i, *(floats *)(sums + i) * shares[i / wide]);
 }
 
 /* ---- one pass ---- */
@@ -341,7 +422,7 @@ static void attend(Decoder *d, int layer, int lane, int head, float *scores)
          item < item##_end; item++)
 
 /* Add a product to the residual stream. */
-static void add_product(Decoder *d, Worker *me, const Matrix *matrix, const float *x, int stride)
+static void add_product(Decoder *d, Worker *me, const Matrix *matrix, const number *x, int stride)
 {
     EACH(panel, matrix->count) {
         product(d, matrix, panel, d->lanes, x, stride, me->product);
@@ -356,14 +437,15 @@ static void add_product(Decoder *d, Worker *me, const Matrix *matrix, const floa
 static void normalise(Decoder *d, Worker *me, const float *gain)
 {
     for (int lane = 0; lane < d->lanes; lane++)
-        rms_norm(d->stream + (size_t)lane * d->width, gain, d->model.width, d->width,
-                 d->model.epsilon, me->normal + (size_t)lane * d->width);
+        normalise_lane(d, lane, gain, me->normal + (size_t)lane * d->width);
 }
 
 static void attention(Decoder *d, Worker *me, int layer)
 {
     const Layer *weights = &d->model.layers[layer];
-    int lanes = d->lanes, heads = lanes * d->model.n_head;
+    int lanes = d->lanes, heads = d->model.n_head;
+    /* All heads of a lane together where there are enough lanes for the threads. */
+    int parts = lanes < 2 * d->active ? heads : 1, share = heads / parts;
     normalise(d, me, weights->attention_norm);
     EACH(panel, weights->qkv.count) {
         product(d, &weights->qkv, panel, lanes, me->normal, d->width, me->product);
@@ -372,11 +454,19 @@ static void attention(Decoder *d, Worker *me, int layer)
                    me->product + lane * PANEL, PANEL * sizeof(float));
     }
     barrier(d);
-    EACH(head, heads) cache_head(d, layer, head / d->model.n_head, head % d->model.n_head);
-    if (lanes > 1) /* a lane may attend to another lane of this pass */
+    /* Threads take turns, since lanes may be of different length. What a lane attends to, it alone
+     * has cached, or other lanes of this pass as well. */
+    for (int item = me->number; item < lanes * parts; item += d->active) {
+        for (int head = item % parts * share; head < (item % parts + 1) * share; head++)
+            cache_head(d, layer, item / parts, head);
+        if (d->apart)
+            attend(d, me, layer, item / parts, item % parts * share, share);
+    }
+    if (!d->apart) {
         barrier(d);
-    EACH(head, heads)
-        attend(d, layer, head / d->model.n_head, head % d->model.n_head, me->scores);
+        for (int item = me->number; item < lanes * parts; item += d->active)
+            attend(d, me, layer, item / parts, item % parts * share, share);
+    }
     barrier(d);
     add_product(d, me, &weights->output, d->mixed, d->attention_width);
     barrier(d);
@@ -394,8 +484,8 @@ static void mlp(Decoder *d, Worker *me, int layer)
         for (int lane = 0; lane < lanes; lane++)
             for (int i = lane * PANEL; i < (lane + 1) * PANEL; i += WIDE) {
                 floats g = *(floats *)(gate + i), u = *(floats *)(up + i);
-                *(floats *)(d->hidden + (size_t)lane * d->mlp_width + panel * PANEL +
-                            (i - lane * PANEL)) = g / (1.0f + exponential(-g)) * u;
+                store(d->hidden + (size_t)lane * d->mlp_width + panel * PANEL + (i - lane * PANEL),
+                      g / (1.0f + exponential(-g)) * u);
             }
     }
     barrier(d);
@@ -414,8 +504,7 @@ static void forward(Decoder *d, Worker *me)
     int count = 0; /* lanes whose logits are requested, moved together */
     for (int lane = 0; lane < d->lanes; lane++)
         if (d->logits[lane]) {
-            rms_norm(d->stream + (size_t)lane * d->width, m->norm, m->width, d->width, m->epsilon,
-                     me->normal + (size_t)count * d->width);
+            normalise_lane(d, lane, m->norm, me->normal + (size_t)count * d->width);
             logits[count++] = d->logits[lane];
         }
     if (count)
@@ -475,11 +564,12 @@ Decoder *hornbook_open(const Model *model)
     d->attention_width = d->head_width * model->n_head;
     d->qkv_width = model->layers[0].qkv.count * PANEL;
     d->mlp_width = model->layers[0].gate.count * PANEL;
-    d->positions = (model->context_size + 63) & ~63;
+    d->positions = (model->context_size + BLOCK - 1) & ~(BLOCK - 1);
+    d->scores_room = (model->window + 2 * BLOCK - 1) & ~(BLOCK - 1);
     d->stream = calloc((size_t)LANES * d->width, sizeof(float));
     d->qkv = calloc((size_t)LANES * d->qkv_width, sizeof(float));
-    d->mixed = calloc((size_t)LANES * d->attention_width, sizeof(float));
-    d->hidden = calloc((size_t)LANES * d->mlp_width, sizeof(float));
+    d->mixed = calloc((size_t)LANES * d->attention_width, sizeof(number));
+    d->hidden = calloc((size_t)LANES * d->mlp_width, sizeof(number));
     d->cached = calloc(model->rows, sizeof(int32_t));
     d->workers = calloc(model->threads, sizeof(Worker));
     d->requested_threads = model->threads;
@@ -491,9 +581,9 @@ Decoder *hornbook_open(const Model *model)
         Worker *worker = &d->workers[i];
         worker->decoder = d;
         worker->number = i;
-        worker->normal = calloc((size_t)LANES * d->width, sizeof(float));
+        worker->normal = calloc((size_t)LANES * d->width, sizeof(number));
         worker->product = calloc((size_t)2 * LANES * PANEL, sizeof(float));
-        worker->scores = calloc(d->positions, sizeof(float));
+        worker->scores = calloc((size_t)model->n_head * d->scores_room, sizeof(float));
         ready = worker->normal && worker->product && worker->scores;
     }
     if (!ready) {
@@ -517,8 +607,8 @@ int hornbook_copy(Decoder *d, int32_t source, int32_t row, int32_t length)
     if (source < 0 || source >= m->rows || row < 0 || row >= m->rows || length < 0 ||
         length > d->cached[source])
         return -1;
-    size_t size = ((size_t)length + 63) / 64 * block_size(d) * sizeof(float);
-    size_t apart = d->positions / 64 * block_size(d);
+    size_t size = ((size_t)length + BLOCK - 1) / BLOCK * block_size(d) * sizeof(word);
+    size_t apart = d->positions / BLOCK * block_size(d);
     if (source != row) {
         memcpy(m->keys + row * apart, m->keys + source * apart, size);
         memcpy(m->values + row * apart, m->values + source * apart, size);
@@ -559,9 +649,11 @@ int hornbook_decode(Decoder *d, const int32_t *tokens, const int32_t *row, const
     int at = 0, step = 0; /* the row and the token of it that the next lane takes */
     for (int64_t done = 0; done < lanes; done += d->lanes) {
         d->lanes = lanes - done < LANES ? (int)(lanes - done) : LANES;
+        d->apart = 1;
         for (int lane = 0; lane < d->lanes; lane++) {
             int last = step == length[at] - 1;
             d->rows[lane] = row[at];
+            d->apart &= !lane || row[at] != d->rows[lane - 1];
             d->positions_of[lane] = start[at] + step;
             d->logits[lane] = every || last
                                   ? logits + (every ? done + lane : at) * d->model.vocab_size

@@ -4,8 +4,10 @@ The structures hold addresses. `infer.native_decoder` packs the weights and call
 """
 
 import ctypes
+from contextlib import suppress
+from typing import NamedTuple
 
-from hornbook.kernels.library import shared_library
+from hornbook.kernels.library import NativeUnavailableError, shared_library
 from hornbook.kernels.recipe import DECODER
 
 
@@ -47,16 +49,28 @@ class PackedModel(ctypes.Structure):
     )
 
 
-def decoder_library() -> ctypes.CDLL:
-    """The loaded library, with the types of its functions.
+class DecoderLibrary(NamedTuple):
+    """The loaded library, and the bytes of a number: of a product's input, a key or a value."""
+
+    handle: ctypes.CDLL
+    number_bytes: int
+
+
+def decoder_library(precision: str = "float32") -> DecoderLibrary:
+    """The library for weights of this precision, with the types of its functions.
 
     Raises: NativeUnavailableError with the reason in one line.
     """
-    library = shared_library(DECODER).handle
+    number_bytes = 4
+    library = None
+    if precision == "bfloat16":
+        with suppress(NativeUnavailableError):  # the other one multiplies such weights in float32
+            library, number_bytes = shared_library(DECODER["bfloat16"]).handle, 2
+    library = library or shared_library(DECODER["float32"]).handle
     library.hornbook_open.restype = ctypes.c_void_p
     library.hornbook_close.argtypes = [ctypes.c_void_p]
     library.hornbook_decode.argtypes = [
         *[ctypes.c_void_p] * 5, *[ctypes.c_int32] * 2, ctypes.c_void_p
     ]  # fmt: skip
     library.hornbook_copy.argtypes = [ctypes.c_void_p, *[ctypes.c_int32] * 3]
-    return library
+    return DecoderLibrary(library, number_bytes)

@@ -30,12 +30,14 @@ class Sources:
         return {name: (HERE / name).read_bytes() for name in self.files}
 
 
-DECODER = Sources("decoder", ("decoder.c", "vectors.h"))
+_DECODER = ("decoder.c", "numbers.h", "vectors.h")
+DECODER = {each: Sources(f"decoder-{each}", _DECODER, each) for each in PACKED}
 NGRAMS = Sources("ngrams", ("ngrams.c", "threads.h"))
 MIXER = Sources("mixer", ("mixer.c", "vectors.h"))
-_TRAINING = ("block.c", "muon.c", "products.h", "threads.h", "vectors.h")
+SAMPLER = Sources("sampler", ("sampler.c", "vectors.h"))
+_TRAINING = ("block.c", "muon.c", "numbers.h", "products.h", "threads.h", "vectors.h")
 TRAINING = {each: Sources(f"training-{each}", _TRAINING, each) for each in PACKED}
-LIBRARIES = (DECODER, NGRAMS, MIXER, *TRAINING.values())
+LIBRARIES = (*DECODER.values(), SAMPLER, NGRAMS, MIXER, *TRAINING.values())
 
 
 @dataclass(frozen=True)

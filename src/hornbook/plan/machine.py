@@ -185,7 +185,7 @@ def choose_decoder() -> Choice:
         native.decoder_library()
     except native.NativeUnavailableError as error:
         return Choice("torch", msg("{error}; PyTorch takes 6 to 30 times as long", error=error))
-    library = shared_library(DECODER)
+    library = shared_library(DECODER["float32"])
     return Choice(
         "C", msg("{target} kernels, {origin}", target=library.target, origin=library.origin)
     )

@@ -12,7 +12,13 @@ from hornbook.infer.decoder import MOST_ROWS
 from hornbook.infer.engine import Engine
 from hornbook.infer.hidden_states import HiddenStates
 from hornbook.infer.mixing_decoder import MixingDecoder
-from hornbook.infer.native_decoder import NativeDecoder, Precision, Weights, cache_bytes
+from hornbook.infer.native_decoder import (
+    NativeDecoder,
+    Precision,
+    Weights,
+    cache_bytes,
+    chosen_precision,
+)
 from hornbook.infer.native_mixture import NativeMixture, network_weights
 from hornbook.kernels import NativeUnavailableError
 from hornbook.models.schema import Schema
@@ -76,7 +82,8 @@ def open_native(
     arrays, step = found.model, found.step
     schema = Schema.of(config.model, tokenizer.vocab_size)
     context_size = config.model.context_size
-    rows = max(1, min(rows, MOST_ROWS, CACHE_BYTES // cache_bytes(schema, context_size)))
+    row_bytes = cache_bytes(schema, context_size, chosen_precision(arrays, weights))
+    rows = max(1, min(rows, MOST_ROWS, CACHE_BYTES // row_bytes))
     size = {"context_size": context_size, "rows": rows}
     try:
         if config.model.with_counts:
