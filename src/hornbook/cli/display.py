@@ -98,7 +98,10 @@ class Display:
         else:
             self.log(f"plan      {plan}")
             self.log(f"compile   {chosen.compile.value}: {chosen.compile.why}")
-        for name, choice in (("device", chosen.device), ("precision", chosen.precision)):
+        choices = {"device": chosen.device, "precision": chosen.precision}
+        if chosen.ranks > 1:
+            choices["parallel"] = chosen.parallel
+        for name, choice in choices.items():
             self.log(f"{name:<9} {choice.value}: {choice.why}")
         for sentence in trainer.start.sentences() if trainer.start else ():
             self.log(f"from      {sentence}")

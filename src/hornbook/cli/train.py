@@ -161,14 +161,16 @@ def run(
         again = None if resume else unfinished_run(job, out)
         if resume is not None:
             raised = request.config.train.steps if longer else None
-            trainer = engine.resume(resume, steps=raised, strict=strict, text=text)
+            trainer = engine.resume(
+                resume, steps=raised, strict=strict, text=text, sharded=ranks.world > 1
+            )
             if raised is not None:
                 note(
                     f"planned for {raised:,} steps now; from step {trainer.state.step:,} on the "
                     "learning rate follows the longer plan"
                 )
         elif again is not None:
-            trainer = engine.resume(again)
+            trainer = engine.resume(again, sharded=ranks.world > 1)
             trainer.ranks = ranks
             note_failure(trainer, "the processes were started again")
         else:
