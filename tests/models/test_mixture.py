@@ -178,7 +178,7 @@ def test_no_block_is_asked_of_counts_that_have_seen_it(seed: int, n_parts: int) 
     before = np.arange(length, length + 2 * block_size)  # what was not counted at all
     vocab_size = length + len(before)
     text = np.random.default_rng(seed).permutation(length)
-    cross_fit = CrossFit(
+    cross_fit = CrossFit.count(
         text, vocab_size, Recipe(3), block_size=block_size, context_size=24, n_parts=n_parts
     )
     starts_B = np.arange(-len(before), length - block_size)
@@ -251,7 +251,7 @@ def test_what_comes_before_the_targets_is_there_for_the_counts_alone() -> None:
 
 def test_rows_are_asked_of_their_own_part_whatever_their_order() -> None:
     text = np.random.default_rng(0).integers(0, 5, 400)
-    cross_fit = CrossFit(text, 5, Recipe(3), block_size=8, context_size=8, n_parts=4)
+    cross_fit = CrossFit.count(text, 5, Recipe(3), block_size=8, context_size=8, n_parts=4)
     starts_B = np.array([399 - 8, 5, 250, 6, 120])
     windows = torch.from_numpy(text[starts_B[:, None] + np.arange(8)])
     together = cross_fit.lookup(windows, starts_B, 8)

@@ -1,11 +1,15 @@
 """Ranks as torchrun starts them, but forked from a process that has imported torch already.
 
-Usage: forked.py RANKS ARGUMENTS... . A rank of torchrun's takes two seconds to begin. Where
-SPOILED is set, rank 1 is not like the others: "seed" gives it another seed, and a number makes its
-loss NaN in that step.
+Usage: forked.py RANKS ARGUMENTS... , or forked.py --each for several commands of [RANKS, ARGUMENTS]
+as JSON on stdin, one after the other, with files for their output. A rank of torchrun's takes two
+seconds to begin. Where SPOILED is set, rank 1 is not like the others: "seed" gives it another seed,
+and a number makes its loss NaN in that step.
 """
 
+import importlib
+import json
 import os
+import shutil
 import socket
 import sys
 
@@ -57,5 +61,29 @@ def main(ranks: int, arguments: list[str]) -> int:
     return int(any(statuses))
 
 
+def each(commands: list[tuple[int, list[str]]]) -> None:
+    """Run the commands, each with its output in files N.out and N.err of the working folder.
+
+    One of no ranks copies a folder.
+    """
+    for name in ("hornbook.training.sharded", "torch._dynamo"):  # 2 s of each rank otherwise
+        importlib.import_module(name)
+    for number, (ranks, arguments) in enumerate(commands):
+        for descriptor, suffix in ((1, "out"), (2, "err")):
+            file = os.open(f"{number}.{suffix}", os.O_WRONLY | os.O_CREAT)
+            os.dup2(file, descriptor)
+        if not ranks:
+            shutil.copytree(*arguments)
+        elif child := os.fork():
+            os.waitpid(child, 0)
+        else:
+            status = main(ranks, arguments)
+            sys.stdout.flush()
+            os._exit(status)
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "--each":
+        each(json.load(sys.stdin))
+        sys.exit()
     sys.exit(main(int(sys.argv[1]), sys.argv[2:]))

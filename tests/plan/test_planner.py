@@ -247,7 +247,7 @@ def test_the_memory_of_a_candidate_is_that_of_its_resolved_settings(
     """`auto` once stood for float32, whatever the machine had chosen."""
     seen: set[tuple[str, str, int]] = set()
 
-    def peak(config: Config, vocab_size: int, countable: Countable | None = None) -> int:
+    def peak(config: Config, vocab_size: int, countable: Countable | None, _: object) -> int:
         seen.add((config.train.precision, config.train.compile, config.train.threads))
         return 0
 

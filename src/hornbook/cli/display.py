@@ -127,7 +127,10 @@ class Display:
         else:
             self.log(plan, "plan")
             self.log(joined(": ", (chosen.compile.value, chosen.compile.why)), "compile")
-        for name, choice in (("device", chosen.device), ("precision", chosen.precision)):
+        choices = {"device": chosen.device, "precision": chosen.precision}
+        if chosen.ranks > 1:
+            choices["parallel"] = chosen.parallel
+        for name, choice in choices.items():
             self.log(joined(": ", (choice.value, choice.why)), name)
         for sentence in trainer.start.sentences() if trainer.start else ():
             self.log(sentence, "from")

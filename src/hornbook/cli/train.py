@@ -168,7 +168,9 @@ def run(
         again = None if resume else unfinished_run(job, out)
         if resume is not None:
             raised = request.config.train.steps if longer else None
-            trainer = engine.resume(resume, steps=raised, strict=strict, text=text)
+            trainer = engine.resume(
+                resume, steps=raised, strict=strict, text=text, sharded=ranks.world > 1
+            )
             if raised is not None:
                 note(
                     msg(
@@ -179,7 +181,7 @@ def run(
                     )
                 )
         elif again is not None:
-            trainer = engine.resume(again)
+            trainer = engine.resume(again, sharded=ranks.world > 1)
             trainer.ranks = ranks
             note_failure(trainer, "the processes were started again")
         else:

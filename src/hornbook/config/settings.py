@@ -282,8 +282,9 @@ class TrainConfig(Section):
     deterministic: bool = True
     # Keep only what enters each block, and compute the rest again in the backward pass.
     recompute: bool = False
-    # Of torchrun's processes: "ddp" shares each batch out, "none" trains in the first one alone.
-    parallel: Literal["ddp", "none"] = "ddp"
+    # Of torchrun's processes: "ddp" shares each batch out, "fsdp" the weights too, and with "none"
+    # the first one trains alone.
+    parallel: Literal["auto", "ddp", "fsdp", "none"] = "auto"
     # How long a process waits in a step for another one before it counts as lost.
     rank_timeout_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 300
 

@@ -82,6 +82,9 @@ def losses(
             whole = [start for start in starts if start + block_size <= total]
             batches = [whole[i : i + rows] for i in range(0, len(whole), rows)]
             batches += [[start] for start in starts if start + block_size > total]
+            if ranks.sharded and ranks.rank >= (len(batches) % ranks.world or ranks.world):
+                # In the last round the others pass without this rank, whose weights they need.
+                model.token_losses(*torch.zeros(2, 1, 1, dtype=torch.long, device=model.device))
             for batch, rank in zip(batches, cycle(range(ranks.world)), strict=False):
                 length = min(block_size, total - batch[0])
                 if rank == ranks.rank:

@@ -7,7 +7,7 @@ positions, N the model's order: its contexts are 0 to N - 1 tokens long.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -218,12 +218,19 @@ class CrossFit:
 
     A network learns how far to trust n-grams from n-grams that have not counted its own targets, as
     they will not have counted a new text. A block that begins in one part may end in the next, so
-    the part left out is a block longer. `first` is the place of `tokens[0]` in the whole text.
-    Raises: DataError when nothing is left to count.
+    the part left out is a block longer. `models` has the models side by side, of a text of
+    `n_tokens` whose place in the whole one is `first`.
     """
 
     def __init__(
-        self,
+        self, models: NGramLanguageModel, n_tokens: int, *, first: int = 0, n_parts: int = N_PARTS
+    ) -> None:
+        self.models, self.first = models, first
+        self.edges = part_edges(n_tokens, n_parts)
+
+    @classmethod
+    def count(
+        cls,
         tokens: Integers,
         vocab_size: int,
         recipe: Recipe,
@@ -232,18 +239,19 @@ class CrossFit:
         context_size: int,
         first: int = 0,
         n_parts: int = N_PARTS,
-    ) -> None:
-        self.first = first
-        self.edges = np.linspace(0, len(tokens), n_parts + 1).astype(np.int64)
-        ends = [stop + block_size + 1 for stop in self.edges[1:]]
+    ) -> Self:
+        """Count each model. Raises: DataError when nothing is left to count."""
+        edges = part_edges(len(tokens), n_parts)
+        ends = [stop + block_size + 1 for stop in edges[1:]]
 
-        def count(start: int, end: int) -> NGramModel:
+        def count_rest(start: int, end: int) -> NGramModel:
             rest = np.concatenate([tokens[:start], tokens[end:]])
             return recipe.count(rest, vocab_size).rounded()
 
         with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
-            parts = list(pool.map(count, self.edges, ends))
-        self.models = NGramLanguageModel(side_by_side(parts), context_size)
+            parts = list(pool.map(count_rest, edges, ends))
+        models = NGramLanguageModel(side_by_side(parts), context_size)
+        return cls(models, len(tokens), first=first, n_parts=n_parts)
 
     def lookup(self, idx_BS: Tensor, starts_B: Ids, block_size: int) -> NGramProbs:
         """Probabilities for blocks that start at these places of the text, its part left out.
@@ -253,6 +261,11 @@ class CrossFit:
         places_B = starts_B - self.first
         part_B = np.maximum(0, self.edges.searchsorted(places_B, side="right") - 1)
         return self.models.lookup(idx_BS, last=block_size, model_B=torch.from_numpy(part_B))
+
+
+def part_edges(n_tokens: int, n_parts: int) -> Ids:
+    """Where the parts of a text begin and end: [n_parts + 1]."""
+    return np.linspace(0, n_tokens, n_parts + 1).astype(np.int64)
 
 
 SPECS = {

@@ -170,8 +170,8 @@ class NGramModel:
         return named
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The model of which these are the ``arrays``.
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], *, n_models: int = 1) -> Self:
+        """The model of which these are the ``arrays``, or so many of them ``side_by_side``.
 
         Raises: DataError if arrays are missing or are not valid.
         """
@@ -185,7 +185,7 @@ class NGramModel:
             raise DataError(f"these are not an n-gram model's arrays: no {error}") from None
         if not (levels and 1 <= vocab_size < 2**31):
             raise DataError("these are not an n-gram model's arrays: no n-grams or no vocabulary")
-        n_contexts = 1
+        n_contexts = n_models
         for n, level in enumerate(levels, start=1):
             if flaw := level.flaw(n_contexts, vocab_size):
                 raise DataError(f"these are not an n-gram model's arrays: {flaw} at order {n}")

@@ -5,7 +5,7 @@ own Muon (a test compares them), with all matrices of one shape orthogonalised t
 the C kernel in kernels/muon.c.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ class Muon:
     `kernels` of that precision take 0.6 ms instead of 1.8, and 6.3 instead of 9.7 at a width of 128
     (two threads). Of several `ranks` each updates its share of the matrices, and sends it to the
     others: orthogonalising all of them takes a fifth of a step of 10 million parameters. A rank has
-    the momentum of its own share alone, until `gather`.
+    the momentum of its own share alone, until `gather`. Sharded matrices, of which a rank has some
+    rows, are gathered whole for the rank that orthogonalises them; the momentum stays in rows.
     """
 
     def __init__(
@@ -50,17 +51,15 @@ class Muon:
     def step(self, scale: float = 1.0) -> None:
         """Move every matrix by its orthogonalised momentum, at `scale` times the full rate."""
         moved = [each for each in self.parameters if each.grad is not None]
+        if self.ranks.sharded:
+            self.move_rows(moved, self.lr * scale)
+            return
         mine = self.ranks.mine(moved) if self.ranks.world > 1 else moved
         if self.kernels:
             self.move_by_kernel(mine, self.lr * scale, self.kernels)
         else:
-            stacks: dict[tuple[int, int], list[Tensor]] = {}
-            for parameter in mine:
-                # A tall matrix is transposed.
-                short, long = sorted(parameter.shape)
-                stacks.setdefault((short, long), []).append(parameter)
-            for matrices in stacks.values():
-                self.move(matrices, self.lr * scale)
+            for places in by_shape(mine):
+                self.move([mine[place] for place in places], self.lr * scale)
         if self.ranks.world > 1:
             self.ranks.exchange(moved)
 
@@ -93,12 +92,59 @@ class Muon:
         buffers = [self.buffer(matrix) for matrix in matrices]
         torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
         ahead = torch._foreach_lerp(gradients, buffers, self.momentum)
-        steps = orthogonalize(torch.stack([wide(step).to(self.dtype) for step in ahead]))
+        steps = orthogonalized([each.to(self.dtype) for each in ahead])
         torch._foreach_mul_(matrices, 1 - lr * self.decay)
-        for matrix, step in zip(matrices, steps.unbind(), strict=True):
-            rows, columns = matrix.shape
-            scale = max(1.0, rows / columns) ** 0.5
-            matrix.add_(step.T if rows > columns else step, alpha=-lr * scale)
+        for matrix, step in zip(matrices, steps, strict=True):
+            matrix.add_(step, alpha=-lr * scale_of(matrix))
+
+    def move_rows(self, matrices: list[Tensor], lr: float) -> None:
+        """One step of sharded matrices: each rank moves its rows of all of them."""
+        if not matrices:
+            return
+        parts = own_parts(matrices)
+        gradients = own_parts([matrix.grad for matrix in matrices if matrix.grad is not None])
+        buffers = own_parts([self.buffer(matrix) for matrix in matrices])
+        torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
+        ahead = torch._foreach_lerp(gradients, buffers, self.momentum)
+        ahead = [each.to(self.dtype) for each in ahead]
+        mine = self.ranks.whole(matrices, ahead)
+        steps = list(mine)
+        for places in by_shape(mine):
+            found = orthogonalized([mine[place] for place in places])
+            for place, step in zip(places, found, strict=True):
+                steps[place] = step
+        torch._foreach_mul_(parts, 1 - lr * self.decay)
+        rows = self.ranks.rows(matrices, ahead, steps)
+        for matrix, part, step in zip(matrices, parts, rows, strict=True):
+            part.add_(step, alpha=-lr * scale_of(matrix))
+
+
+def own_parts(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """This rank's rows of sharded tensors; others themselves."""
+    return [each.to_local() if hasattr(each, "to_local") else each for each in tensors]
+
+
+def by_shape(matrices: Sequence[Tensor]) -> list[list[int]]:
+    """The places of the matrices of each shape, or its transpose."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for place, matrix in enumerate(matrices):
+        found.setdefault(tuple(sorted(matrix.shape)), []).append(place)
+    return list(found.values())
+
+
+def scale_of(matrix: Tensor) -> float:
+    """How far a matrix moves for one unit of the learning rate: tall ones further."""
+    rows, columns = matrix.shape
+    return max(1.0, rows / columns) ** 0.5
+
+
+def orthogonalized(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """`orthogonalize` for matrices of one shape or its transpose; a tall one is transposed."""
+    steps = orthogonalize(torch.stack([wide(each) for each in matrices])).unbind()
+    return [
+        step.T if matrix.size(0) > matrix.size(1) else step
+        for matrix, step in zip(matrices, steps, strict=True)
+    ]
 
 
 def wide(matrix: Tensor) -> Tensor:

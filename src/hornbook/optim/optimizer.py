@@ -14,7 +14,7 @@ from hornbook.errors import CheckpointError
 from hornbook.kernels.training import TrainingKernels
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.schema import is_matrix
-from hornbook.optim.muon import Muon
+from hornbook.optim.muon import Muon, own_parts
 from hornbook.parallel import Ranks
 
 EPSILON = 1e-8
@@ -72,19 +72,12 @@ class AdamW:
         moved = [each for each in self.parameters if each.grad is not None]
         if not moved:
             return
-        for each in moved:
-            if not self.state[each]:
-                self.state[each].update(
-                    step=torch.zeros((), device=each.device),
-                    exp_avg=torch.zeros_like(each),
-                    exp_avg_sq=torch.zeros_like(each),
-                )
-        states = [self.state[each] for each in moved]
+        states = [self.begun(each) for each in moved]
         adamw(
-            moved,
-            [each.grad for each in moved if each.grad is not None],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
+            own_parts(moved),
+            own_parts([each.grad for each in moved if each.grad is not None]),
+            own_parts([state["exp_avg"] for state in states]),
+            own_parts([state["exp_avg_sq"] for state in states]),
             [],
             [state["step"] for state in states],
             fused=True,
@@ -96,6 +89,17 @@ class AdamW:
             eps=EPSILON,
             maximize=False,
         )
+
+    def begun(self, parameter: Tensor) -> dict[str, Tensor]:
+        """A parameter's state, zero at first."""
+        state = self.state[parameter]
+        if not state:
+            state.update(
+                step=torch.zeros((), device=parameter.device),
+                exp_avg=torch.zeros_like(parameter),
+                exp_avg_sq=torch.zeros_like(parameter),
+            )
+        return state
 
 
 class Optimizers:
@@ -158,6 +162,15 @@ class Optimizers:
         for group in self.groups:
             if isinstance(group, Muon):
                 group.gather()
+
+    def begin(self) -> None:
+        """Make all state, to be filled."""
+        for group in self.groups:
+            for parameter in group.parameters:
+                if isinstance(group, Muon):
+                    group.buffer(parameter)
+                else:
+                    group.begun(parameter)
 
     def forget(self) -> None:
         """Give the memory of all state back, once it is saved and no step will follow."""

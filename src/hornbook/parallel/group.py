@@ -1,4 +1,4 @@
-"""Several processes that train one model, replicated: each has all weights and a share of a batch.
+"""Several processes that train one model: each has a share of a batch, and all weights or a part.
 
 Why not torch's DistributedDataParallel: blocks are a pure function of seed and step, so a rank
 computes its share with plain autograd, whoever runs the blocks (PyTorch, compiled, C kernels) and
@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from itertools import accumulate
 from typing import Any, Self
@@ -30,6 +30,7 @@ from hornbook.config import Config
 from hornbook.errors import ConfigError, RankError, reason
 from hornbook.parallel.job import Job
 from hornbook.parallel.ranks import Ranks
+from hornbook.parallel.rows import to_owners, to_rows
 
 # Reading, counting and planning of rank 0, for which the others wait.
 START_SECONDS = 1800
@@ -99,6 +100,11 @@ class Group(Ranks):
         if self.rank == 0 and not self.ended and not self.lost:
             with suppress(RankError):
                 self.tell("end", status=status)
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        with self.waiting_for("the weights of a pass") if self.sharded else nullcontext():
+            yield
 
     @contextmanager
     def waiting_for(self, what: str) -> Iterator[None]:
@@ -188,6 +194,8 @@ class Group(Ranks):
 
     @torch.no_grad()
     def average(self, parameters: Sequence[Tensor], losses: Tensor) -> Tensor:
+        if self.sharded:
+            return self.tally(losses)
         trained = [each for each in parameters if each.requires_grad]
         # Behind the gradients each rank fills a row of its own: its losses, its gradients' sum,
         # which is not finite where one of them is not, and the signal it was sent.
@@ -208,6 +216,18 @@ class Group(Ranks):
         self.broken = (~rows[:, -2].isfinite()).nonzero().flatten().tolist()
         self.noted = self.noted or int(rows[:, -1].max())
         return rows[:, :-2].flatten()
+
+    def tally(self, losses: Tensor) -> Tensor:
+        """`average`, where the backward pass has added up the gradients."""
+        columns = len(losses) + 1
+        rows = losses.new_zeros(self.world, columns)
+        rows[self.rank, :-1] = losses
+        rows[self.rank, -1] = self.noted
+        with self.waiting_for("the losses of a step"):
+            dist.all_reduce(rows, group=self.group)
+        self.broken = []
+        self.noted = self.noted or int(rows[:, -1].max())
+        return rows[:, :-1].flatten()
 
     def lay_out(self, parameters: Sequence[Tensor], behind: int) -> None:
         """Make the common buffer of these parameters' gradients, and of numbers behind them."""
@@ -257,6 +277,18 @@ class Group(Ranks):
                 continue
             for place, part in zip(share, received[rank][: sum(sizes)].split(sizes), strict=True):
                 matrices[place].copy_(part.view(matrices[place].shape))
+
+    def whole(self, matrices: Sequence[Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+        shapes = [(each.size(0), each.size(1)) for each in matrices]
+        with self.waiting_for("the rows of its matrices"):
+            return to_owners(parts, shapes, self.shares(matrices), self.group)
+
+    def rows(
+        self, matrices: Sequence[Tensor], parts: Sequence[Tensor], share: Sequence[Tensor]
+    ) -> list[Tensor]:
+        shapes = [(each.size(0), each.size(1)) for each in matrices]
+        with self.waiting_for("its rows of the matrices"):
+            return to_rows(share, parts, shapes, self.shares(matrices), self.group)
 
     def started(self) -> None:
         self.group, self.limit_seconds = self.steps_group, self.timeout_seconds

@@ -28,6 +28,8 @@ class Ranks:
         self.rank, self.world = 0, 1
         # The ranks whose gradients were not finite in the last step.
         self.broken: list[int] = []
+        # Whether each rank has a part of every weight (parallel = "fsdp"): then all pass together.
+        self.sharded = False
 
     def tell(self, order: str, **facts: Any) -> None:
         """Rank 0: what all others are to do next."""
@@ -60,6 +62,27 @@ class Ranks:
     def exchange(self, matrices: Sequence[Tensor]) -> None:
         """Take every matrix from the rank that has updated it (`mine`)."""
 
+    def whole(self, matrices: Sequence[Tensor], parts: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """Whole, this rank's share of something that has the shapes of sharded matrices.
+
+        `parts` are its rows on this rank.
+        """
+        return list(parts)
+
+    def rows(
+        self,
+        matrices: Sequence[Tensor],  # noqa: ARG002
+        parts: Sequence[Tensor],  # noqa: ARG002
+        share: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """The way back: this rank's rows of all, from each rank's `share` of them."""
+        return list(share)
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Inside, a pass of a model may wait for the other ranks. Raises: RankError."""
+        yield
+
     def started(self) -> None:
         """From here on a rank that is waited for longer than the time limit counts as lost."""
 
@@ -75,6 +98,25 @@ class Ranks:
 ALONE = Ranks()
 
 
+def check_sharding(config: Config, world: int) -> None:
+    """Check that weights which are spread over ranks go together with the other settings.
+
+    Raises: ConfigError.
+    """
+    train, obstacle = config.train, ""
+    if train.parallel != "fsdp" or world == 1:
+        return
+    if train.batch_size < world:
+        obstacle = (
+            f"each of {world} ranks needs a block of every batch, and batch_size = "
+            f"{train.batch_size}: start fewer, or raise batch_size"
+        )
+    elif config.model.lora_rank is not None:
+        obstacle = "LoRA's factors are small, and their model frozen: use parallel = 'ddp'"
+    if obstacle:
+        raise ConfigError(f"parallel = 'fsdp': {obstacle}")
+
+
 @contextmanager
 def join(job: Job, config: Config) -> Iterator[Ranks]:
     """The ranks of a torchrun command, until the body ends; rank 0 then sends the others home.
@@ -88,6 +130,7 @@ def join(job: Job, config: Config) -> Iterator[Ranks]:
         raise ConfigError(
             f"model = {config.model.model!r} is counted, not trained: run it without torchrun"
         )
+    check_sharding(config, job.world)
     # Only here: a plain run has no use for it.
     from hornbook.parallel.group import Group
 

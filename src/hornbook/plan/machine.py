@@ -24,6 +24,7 @@ from hornbook.kernels.training import TrainingKernels, misfit, training_kernels
 from hornbook.language import msg
 from hornbook.models.schema import Schema
 from hornbook.parallel import Job
+from hornbook.plan.memory import Sharing
 
 # Compiling the default model's block takes 15-23 s on two cores and saves 40% of each step after
 # (14,100 tokens/s eager, 25,400 compiled): won back in about 200 steps of 4,096 tokens.
@@ -110,6 +111,8 @@ def choose_compile(config: Config, device: str, precision: str) -> Choice:
     wanted, steps = config.train.compile, config.train.steps
     no_c = obstacle_to_c(config, device, precision) if wanted in ("auto", "c") else ""
     no_compiling = obstacle_to_compiling(device)
+    if spread := obstacle_of_spreading(config):
+        no_c = no_compiling = spread
     if obstacle := {"c": no_c, "on": no_compiling}.get(wanted):
         raise ConfigError(msg("compile = {wanted!r}: {obstacle}", wanted=wanted, obstacle=obstacle))
     if wanted != "auto":
@@ -161,6 +164,16 @@ def obstacle_to_c(config: Config, device: str, precision: str) -> str:
     return ""
 
 
+def obstacle_of_spreading(config: Config) -> str:
+    """Why weights that are spread over several processes leave blocks to PyTorch; empty for others.
+
+    Nothing else was tried.
+    """
+    if config.train.parallel != "fsdp" or Job.of_environment().world == 1:
+        return ""
+    return "with parallel = 'fsdp' PyTorch runs the blocks, uncompiled"
+
+
 def obstacle_to_compiling(device: str) -> str:
     """Why torch.compile cannot work here; empty where it can."""
     if device != "cpu":
@@ -207,6 +220,12 @@ class Machine:
     threads: int
     # Among how many processes each batch is shared out. All else is this process's own.
     ranks: int = 1
+    parallel: Choice = Choice("ddp", "each process has all weights")
+
+    @property
+    def sharing(self) -> Sharing:
+        """Who trains, and who shares this machine's memory."""
+        return Sharing.of(self.ranks, self.device.value)
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -225,6 +244,7 @@ class Machine:
             precision=self.precision.value,
             compile=self.compile.value,
             threads=self.threads,
+            parallel=self.parallel.value,
         )
 
 
@@ -246,8 +266,10 @@ def choose(config: Config) -> Machine:
             why=may.why,
         )
         warnings.warn(warning, ThreadsWarning, stacklevel=2)
-    ranks = Job.of_environment().world if config.train.parallel == "ddp" else 1
-    return Machine(device, precision, compile_, threads or default_threads(), ranks)
+    wanted = config.train.parallel
+    ranks = Job.of_environment().world if wanted != "none" else 1
+    parallel = Machine.parallel if wanted == "auto" else Choice(wanted, "requested")
+    return Machine(device, precision, compile_, threads or default_threads(), ranks, parallel)
 
 
 def choose_again(config: Config) -> Machine:

@@ -20,6 +20,7 @@ from hornbook.models.schema import Schema
 from hornbook.models.stack import CHUNK_LOGITS, LARGE_VOCABULARY
 from hornbook.ngram.counting import checked_tokens, count_ngrams
 from hornbook.ngram.tuning import MAX_ORDER as LONGEST
+from hornbook.parallel import Job
 from hornbook.storage.tensors import PIECE_BYTES
 from hornbook.text.arrays import Tokens
 from hornbook.text.dataset import Dataset
@@ -117,8 +118,30 @@ def lora_parameters(model: ModelConfig, vocab_size: int) -> int:
     return (model.lora_rank or 0) * model.n_layer * sides
 
 
-def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = None) -> int:
+@dataclass(frozen=True)
+class Sharing:
+    """How many processes train a run, and how many of them on this machine."""
+
+    ranks: int = 1
+    here: int = 1
+
+    @classmethod
+    def of(cls, ranks: int, device: str) -> Self:
+        """So many ranks, which share a machine's memory, or each of which has a GPU of its own."""
+        if ranks == 1:
+            return cls()
+        return cls(ranks, Job.of_environment().local_world if device == "cpu" else 1)
+
+
+def peak_bytes(
+    config: Config,
+    vocab_size: int,
+    countable: Countable | None = None,
+    sharing: Sharing = Sharing(),
+) -> int:
     """About the most memory a run takes on a CPU: in counting, a step, saving, or evaluating.
+
+    Several processes on the machine take it together. What they share was not measured.
 
     Against the measured peaks of 17 runs in float32, not compiled (bigram to gpt, 4 thousand to 20
     million parameters, 0.1 to 1.7 GB; torch 2.13, one thread) it is between 13% below and 20%
@@ -136,10 +159,22 @@ def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = No
         count += trained
     # Weights, gradients, and the optimizer's one or two numbers for each.
     muon = config.optimizer.optimizer == "muon" and spec.c_kernels
-    kept = 4 * count + (8 if muon else 12) * trained
-    step = kept + train.batch_size * model.block_size * activation_bytes(config, vocab_size)
+    kept = whole = 4 * count + (8 if muon else 12) * trained
+    blocks = -(-train.batch_size // sharing.ranks)
+    starting = gathered = 0
+    spread = sharing.ranks if train.parallel == "fsdp" else 1
+    if spread > 1:
+        # All weights at first and at last, and what is outside the blocks, and two of these, with
+        # gradients, in between.
+        kept = whole // spread
+        layer = count // max(2, model.n_layer + 1)
+        starting, gathered = 4 * count + kept, 8 * 3 * layer
+        whole = max(kept, 4 * count)
+    step = kept + gathered + blocks * model.block_size * activation_bytes(config, vocab_size)
     # Muon works on all matrices of one shape at once, after the gradients are there.
-    moving = 27 * count if muon and train.compile != "c" else 0
+    moving = 0
+    if muon and train.compile != "c":
+        moving = 12 * count // spread + 15 * count // sharing.ranks
     if train.compile == "c":  # a layer's gradients for each thread, and what they work in
         layer = Schema.of(model, vocab_size).block_matrix_parameters
         step += 8 * layer * (train.threads or cores.usable().count)
@@ -157,15 +192,16 @@ def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = No
         inside += 3 * model.n_head * model.context_size
     # N-grams are read as distributions, several at a time.
     logits = min(rows, CHUNK_LOGITS // vocab_size + 1) if large else rows
-    evaluating = kept + 4 * rows * inside
+    evaluating = whole + 4 * rows * inside
     evaluating += 4 * logits * (9 if model.reads_counts else 3) * vocab_size
     counting, counts = countable.bytes(model) if countable and model.reads_counts else (0, 0)
     mixing = 0
     if countable and model.with_mixer:
         # Its tables, and their bytes twice over on the way to the disk.
-        mixing = kept + 3 * table_bytes(min(countable.tokens, model.counted_tokens))
-    peak = max(step, moving, saving, evaluating, mixing)
-    return FIXED_BYTES + int(max(counting, counts + peak))
+        mixing = whole + 3 * table_bytes(min(countable.tokens, model.counted_tokens))
+    peak = max(starting, step, moving, saving, evaluating, mixing)
+    # One process counts, and all map its tables.
+    return sharing.here * FIXED_BYTES + int(max(counting, counts + sharing.here * peak))
 
 
 def table_bytes(n_tokens: int) -> int:
@@ -203,17 +239,24 @@ def meminfo(path: Path) -> int | None:
 
 
 def check(
-    config: Config, vocab_size: int, available: int | None, countable: Countable | None = None
+    config: Config,
+    vocab_size: int,
+    available: int | None,
+    countable: Countable | None = None,
+    sharing: Sharing = Sharing(),
 ) -> None:
     """Check that a run on a CPU will fit, before it starts; `config` is resolved.
 
     Raises: ConfigError with the estimate, what is available, and the size that would fit.
     """
-    if available is None or (needed := peak_bytes(config, vocab_size, countable)) <= available:
+    if available is None:
+        return
+    needed = peak_bytes(config, vocab_size, countable, sharing)
+    if needed <= available:
         return
 
     def fits(**values: int) -> bool:
-        return peak_bytes(config.override(**values), vocab_size, countable) <= available
+        return peak_bytes(config.override(**values), vocab_size, countable, sharing) <= available
 
     model = config.model
     batch = largest(config.train.batch_size, 1, lambda size: fits(batch_size=size))

@@ -243,13 +243,15 @@ class Search:
 
     def fits(self, resolved: Config) -> bool:
         """Whether a run with these resolved settings fits into memory."""
-        needed = memory.peak_bytes(resolved, self.text.vocab_size, self.text.countable)
+        text, sharing = self.text, self.machine.sharing
+        needed = memory.peak_bytes(resolved, text.vocab_size, text.countable, sharing)
         return not self.most_bytes or needed <= self.most_bytes
 
     def ways(self) -> list[str]:
         """The values of `compile` to try: C kernels beat PyTorch on a CPU without AMX."""
         given = self.config.train.compile
-        if given != "auto" or not self.config.model.spec.c_kernels:
+        spread = machines.obstacle_of_spreading(self.config)
+        if given != "auto" or not self.config.model.spec.c_kernels or spread:
             return ["off" if given == "auto" else given]
         device, precision = self.machine.device.value, self.machine.precision.value
         alone = machines.obstacle_to_compiling(device) or device == "mps"

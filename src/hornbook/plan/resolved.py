@@ -4,11 +4,14 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import torch
+
 from hornbook.config import Config, Request
 from hornbook.errors import ConfigError
 from hornbook.eval.split import measure_split
 from hornbook.kernels import NativeUnavailableError, decoder_library
 from hornbook.kernels.mixer import mixer_library
+from hornbook.parallel.ranks import check_sharding
 from hornbook.plan import memory
 from hornbook.plan.costs import Text, mixer_pays
 from hornbook.plan.machine import Choice, Machine, choose
@@ -46,6 +49,7 @@ def resolve(
     if made and config.train.compile != machine.compile.value:
         (why,) = (each.why for each in made.reasons if each.value == "compile")
         machine = replace(machine, compile=Choice(config.train.compile, why))
+    machine = with_parallel(config, machine, dataset)
     config = machine.resolve(config)
     check_length(dataset.train, config.model.block_size, "training")
     check_length(dataset.validation, 1, "validation")
@@ -120,15 +124,48 @@ def may_join(request: Request, machine: Machine) -> bool:
     return free and model.spec.joins_counts and machine.device.value == "cpu"
 
 
+def with_parallel(config: Config, machine: Machine, dataset: Dataset) -> Machine:
+    """The choices with one for `parallel`: weights are spread over ranks where all do not fit."""
+    if config.train.parallel != "auto" or machine.ranks == 1:
+        return machine
+    text, free = text_of(config, dataset), free_bytes(machine)
+
+    def needed(choice: Machine) -> int:
+        resolved = choice.resolve(config)
+        return memory.peak_bytes(resolved, text.vocab_size, text.countable, choice.sharing)
+
+    if free is None or (replicated := needed(machine)) <= free:
+        return machine
+    with suppress(ConfigError):  # for memory, the reason then is
+        spread = config.override(parallel="fsdp")
+        check_sharding(spread, machine.ranks)
+        chosen = choose(spread)
+        if needed(chosen) <= free:
+            why = (
+                f"all weights on each process would take {replicated / memory.MIB:,.0f} MiB, and "
+                f"{free / memory.MIB:,.0f} are available"
+            )
+            return replace(chosen, parallel=Choice("fsdp", why))
+    return machine
+
+
+def free_bytes(machine: Machine) -> int | None:
+    """Memory available on the machine's device; None where that is not known."""
+    if machine.device.value == "cuda":
+        free: int = torch.cuda.mem_get_info()[0]
+        return free
+    return memory.available_bytes() if machine.device.value == "cpu" else None
+
+
 def check_memory(config: Config, machine: Machine, dataset: Dataset) -> None:
     """Check that a run fits, where the estimate was measured: on a CPU.
 
     Raises: ConfigError with the size that would fit.
     """
     if machine.device.value == "cpu":
-        text = text_of(config, dataset)
-        free = memory.available_bytes()
-        memory.check(machine.resolve(config), text.vocab_size, free, text.countable)
+        text, resolved = text_of(config, dataset), machine.resolve(config)
+        free = free_bytes(machine)
+        memory.check(resolved, text.vocab_size, free, text.countable, machine.sharing)
 
 
 def text_of(config: Config, dataset: Dataset) -> Text:

@@ -144,7 +144,8 @@ def rate_of(config: Config) -> float:
 
 def peak(config: Config, text: Text, machine: Machine) -> int:
     """The estimated peak of memory."""
-    return memory.peak_bytes(machine.resolve(config), text.vocab_size, text.countable)
+    resolved = machine.resolve(config)
+    return memory.peak_bytes(resolved, text.vocab_size, text.countable, machine.sharing)
 
 
 def memory_line(config: Config, text: Text, machine: Machine) -> str:

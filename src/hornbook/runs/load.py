@@ -195,7 +195,9 @@ def load(
     return TrainedModel(model, tokenizer, config, found.step, folder)
 
 
-def save_counts(folder: RunFolder, counted: NGramModel, disk: Disk = DISK) -> None:
+def save_counts(
+    folder: RunFolder, counted: NGramModel, disk: Disk = DISK, *, kind: str = "counts"
+) -> Path:
     """Save a run's n-gram model, once a run, as a checkpoint of step 0.
 
     Raises: CheckpointError when the disk refuses.
@@ -208,21 +210,26 @@ def save_counts(folder: RunFolder, counted: NGramModel, disk: Disk = DISK) -> No
         for name, array in counted.arrays().items()
     }
     made = checkpoint.Checkpoint(0, {"counts": tensors}, {})
-    checkpoint.save(folder.checkpoints, "counts", made, disk=disk)
+    return checkpoint.save(folder.checkpoints, kind, made, disk=disk)
 
 
-def load_counts(folder: RunFolder, tokenizer: Tokenizer) -> NGramModel:
-    """A run's n-gram model.
+def load_counts(
+    folder: RunFolder, tokenizer: Tokenizer, path: Path | None = None, *, n_models: int = 1
+) -> NGramModel:
+    """A run's n-gram model, or the `n_models` side by side that were saved at another `path`.
 
+    Its tables are memory-mapped.
     Raises: CheckpointError when it is missing, damaged, or not of this tokenizer.
     """
+    path = path or folder.counts
     try:
-        counted = NGramModel.from_arrays(checkpoint.read_tables(folder.counts, "counts"))
+        arrays = checkpoint.read_tables(path, "counts")
+        counted = NGramModel.from_arrays(arrays, n_models=n_models)
     except DataError as error:
-        raise CheckpointError(f"{folder.counts}: {error}") from None
+        raise CheckpointError(f"{path}: {error}") from None
     if counted.vocab_size != tokenizer.vocab_size:
         raise CheckpointError(
-            f"{folder.counts}: the counts are of {counted.vocab_size} different tokens, but "
+            f"{path}: the counts are of {counted.vocab_size} different tokens, but "
             f"tokenizer.json has {tokenizer.vocab_size}"
         )
     return counted

@@ -14,6 +14,7 @@ from hornbook.runs.folder import RunFolder, steps_never_saved
 from hornbook.runs.load import check_shapes, load_counts, load_mixer, load_weights
 from hornbook.storage import checkpoint
 from hornbook.storage.files import LOG_BYTES, LOG_LINE_BYTES, open_regular
+from hornbook.storage.tensors import pieces
 from hornbook.text.dataset import read_text
 from hornbook.text.tokenizer import load_tokenizer
 
@@ -197,7 +198,7 @@ def check_never_saved(folder: RunFolder) -> str:
 
 def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFinding:
     """Check a checkpoint: its files against its manifest, its tensors against the settings."""
-    fault = None
+    fault, found = None, None
     try:
         found = checkpoint.read(path)
         config = folder.settings()
@@ -218,9 +219,19 @@ def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFi
         fault,
         kind=kind,
         step=checkpoint.step_of(path),
-        weights_sha256=file_sha256(path / "model.safetensors"),
-        optimizer_sha256=file_sha256(path / "optimizer.safetensors"),
+        weights_sha256=tensors_sha256(path, "model", found),
+        optimizer_sha256=tensors_sha256(path, "optimizer", found),
     )
+
+
+def tensors_sha256(path: Path, name: str, found: checkpoint.Checkpoint | None) -> str | None:
+    """The SHA-256 of a checkpoint's file; of shards, that of the file that they would be whole."""
+    if found is None or name not in found.tensors or (path / f"{name}.safetensors").exists():
+        return file_sha256(path / f"{name}.safetensors")
+    digest = hashlib.sha256()
+    for data in pieces(found.tensors[name]):
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def file_sha256(path: Path) -> str | None:

@@ -3,6 +3,7 @@
     checkpoints/step-00000400/   the last: model.safetensors optimizer.safetensors state.json
     checkpoints/best-00000300/   the weights with the lowest validation loss so far
 
+Several processes may have written one together, in shards (`shards.py`).
 A folder is written under a temporary name, synced with all its files, and then renamed, so that a
 crash or a power cut leaves either the old one or the new one. `manifest.json` has the size and
 SHA-256 of each file. They are checked before use; instead of a damaged checkpoint the one before
@@ -26,7 +27,15 @@ from safetensors import SafetensorError
 
 from hornbook.errors import CheckpointError, HornbookWarning, reason
 from hornbook.storage.disk import DISK, UNFINISHED, Disk
-from hornbook.storage.files import map_regular, open_regular, parse_json, read_json, read_regular
+from hornbook.storage.files import (
+    JSON_BYTES,
+    map_regular,
+    open_regular,
+    parse_json,
+    read_json,
+    read_regular,
+)
+from hornbook.storage.shards import joined, whole_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -38,9 +47,9 @@ Found = TypeVar("Found")
 # The bytes of a file: in memory, or memory-mapped.
 Data = TypeVar("Data", bytes, bytes | mmap.mmap)
 
-# Format 2 added the kind of the checkpoint to its state.
-FORMAT, READABLE = 2, (1, 2)
-MANIFEST = "manifest.json"
+# Format 2 added the kind of the checkpoint to its state. Format 3 is in shards.
+FORMAT, SHARDED, READABLE = 2, 3, (1, 2, 3)
+MANIFEST, STATE = "manifest.json", "state.json"
 SUFFIX = ".safetensors"
 
 
@@ -93,24 +102,31 @@ def save(
         ) from None
     if not there:
         check_files(final)
-    # Newer ones than this are damaged, or training would have continued from them.
-    others = [path for path in folders(folder, kind) if path != final]
-    newer = [path for path in others if step_of(path) > checkpoint.step]
+    prune(final, keep_last, disk)
+    return final
+
+
+def prune(final: Path, keep_last: int, disk: Disk) -> None:
+    """Remove all checkpoints of a kind but this one and the newest before it.
+
+    Newer ones than this are damaged, or training would have continued from them.
+    """
+    others = [path for path in folders(final.parent, kind_of(final)) if path != final]
+    newer = [path for path in others if step_of(path) > step_of(final)]
     for path in newer + others[len(newer) + keep_last - 1 :]:
         with suppress(OSError):  # An old checkpoint that stays does no harm.
             disk.discard(path)
-    return final
 
 
 def packed(kind: str, checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
     """The files of a checkpoint folder in pieces, each with its file's name; the manifest last."""
     from hornbook.storage.tensors import pieces
 
-    state = {**checkpoint.state, "format": FORMAT, "kind": kind, "step": checkpoint.step}
     files: dict[str, Iterable[bytes]] = {
         f"{name}{SUFFIX}": pieces(tensors) for name, tensors in checkpoint.tensors.items()
     }
-    files["state.json"] = [json.dumps(state).encode()]
+    state = {**checkpoint.state, "format": FORMAT, "kind": kind, "step": checkpoint.step}
+    files[STATE] = [json.dumps(state).encode()]
     manifest = {}
     for name, parts in files.items():
         size, digest = 0, hashlib.sha256()
@@ -127,25 +143,40 @@ def write_folder(final: Path, contents: Iterable[tuple[str, bytes]], disk: Disk)
 
     Pieces of one file come one after the other.
     """
-    temporary = final.with_name(f"{UNFINISHED}{final.name}")
+    temporary = unfinished(final)
     try:
-        disk.make_folder(final.parent)
-        disk.remove(temporary)
-        disk.make_folder(temporary)
+        open_folder(final, disk)
         for name, parts in groupby(contents, key=lambda each: each[0]):
             for number, (_, data) in enumerate(parts):
                 write = disk.append if number else disk.write
                 write(temporary / name, data)
             disk.sync(temporary / name)
-        disk.sync_folder(temporary)
-        if final.exists():
-            disk.discard(final)
-        disk.rename(temporary, final)
-        disk.sync_folder(final.parent)
+        promote(final, disk)
     except OSError:
         with suppress(OSError):
             disk.remove(temporary)
         raise
+
+
+def unfinished(final: Path) -> Path:
+    """Where a folder stands until it is promoted."""
+    return final.with_name(f"{UNFINISHED}{final.name}")
+
+
+def open_folder(final: Path, disk: Disk) -> None:
+    """Make the unfinished folder, empty. Raises: OSError."""
+    disk.make_folder(final.parent)
+    disk.remove(unfinished(final))
+    disk.make_folder(unfinished(final))
+
+
+def promote(final: Path, disk: Disk) -> None:
+    """Give an unfinished folder, all of whose files are synced, its name. Raises: OSError."""
+    disk.sync_folder(unfinished(final))
+    if final.exists():
+        disk.discard(final)
+    disk.rename(unfinished(final), final)
+    disk.sync_folder(final.parent)
 
 
 def manifest_of(contents: dict[str, bytes]) -> dict[str, dict[str, Any]]:
@@ -202,23 +233,56 @@ def step_of(path: Path) -> int:
     return int(path.name.rpartition("-")[2])
 
 
+def kind_of(path: Path) -> str:
+    """The kind in a checkpoint folder's name."""
+    return path.name.rpartition("-")[0]
+
+
 def read(path: Path) -> Checkpoint:
     """Read and verify one checkpoint folder. Raises: CheckpointError with the file and fault."""
     import safetensors.torch
+    import torch
 
     state, files = read_files(path)
-    tensors = {name: parse(path, safetensors.torch.load, data) for name, data in files.items()}
-    return Checkpoint(state["step"], tensors, state)
+    parts = {name: parse(path, safetensors.torch.load, data) for name, data in files.items()}
+    return Checkpoint(state["step"], whole(path, parts, torch.cat), state)
 
 
 def read_arrays(path: Path) -> Arrays:
     """Read and verify one folder's model. Raises: CheckpointError with the file and fault."""
+    import numpy as np
     import safetensors.numpy
 
     state, files = read_files(path)
-    if "model" not in files:
+    parts = {
+        name: parse(path, safetensors.numpy.load, data)
+        for name, data in files.items()
+        if whole_name(name) == "model"
+    }
+    if not parts:
         raise CheckpointError(f"{path}: no model.safetensors in the checkpoint")
-    return Arrays(state["step"], parse(path, safetensors.numpy.load, files["model"]))
+    return Arrays(state["step"], whole(path, parts, np.concatenate)["model"])
+
+
+def whole(
+    path: Path, parts: dict[str, dict[str, Found]], concatenate: Callable[[list[Found]], Found]
+) -> dict[str, dict[str, Found]]:
+    """The tensors of a folder from its shards, if it has any. Raises: CheckpointError."""
+    try:
+        return joined(parts, concatenate)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{path}: {reason(error)[:200]}") from None
+
+
+def read_state(path: Path) -> Checkpoint:
+    """Verify one checkpoint folder, and read all of it but the tensors. Raises: CheckpointError."""
+    check_files(path)
+    try:
+        data = read_regular(path / STATE, JSON_BYTES)
+    except OSError as error:
+        raise CheckpointError(f"{path / STATE}: {reason(error)}") from None
+    state = checked_state(path, data)
+    return Checkpoint(state["step"], {}, state)
 
 
 def read_tables(path: Path, name: str) -> dict[str, NDArray[Any]]:
@@ -274,11 +338,17 @@ def read_files(
 ) -> tuple[dict[str, Any], dict[str, Data]]:
     """The verified state, and the bytes of each file of tensors by its name without the suffix."""
     contents = read_verified(path, read_one)
+    state = checked_state(path, bytes(contents.pop(STATE, b"")))
+    return state, {name.removesuffix(SUFFIX): data for name, data in contents.items()}
+
+
+def checked_state(path: Path, data: bytes) -> dict[str, Any]:
+    """A folder's state from the bytes of its file. Raises: CheckpointError if it is another's."""
     try:
-        state = parse_json(bytes(contents.pop("state.json")))
+        state: dict[str, Any] = parse_json(data)
         known = state["format"] in READABLE
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: state.json is unreadable: {error}") from None
+        raise CheckpointError(f"{path}: {STATE} is unreadable: {error}") from None
     if not known:
         raise CheckpointError(
             f"{path}: has checkpoint format {state['format']!r}, this version of hornbook reads "
@@ -291,7 +361,7 @@ def read_files(
             f"{path}: contains a {state.get('kind', kind)!r} checkpoint of step "
             f"{state.get('step')}: the folder was renamed or exchanged"
         )
-    return state, {name.removesuffix(SUFFIX): data for name, data in contents.items()}
+    return state
 
 
 def read_verified(path: Path, read_one: Callable[[Path, int], Data]) -> dict[str, Data]:
@@ -316,13 +386,18 @@ def check_files(path: Path) -> None:
     Raises: CheckpointError with the file and the fault.
     """
     for file, (size, sha256) in read_manifest(path).items():
-        try:
-            with open_regular(file, size) as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"{file}: {reason(error)}") from None
-        if digest != sha256:
-            raise CheckpointError(f"{file}: its SHA-256 is not the one recorded")
+        check_file(file, size, sha256)
+
+
+def check_file(file: Path, size: int, sha256: str) -> None:
+    """Check size and SHA-256 of a file. Raises: CheckpointError."""
+    try:
+        with open_regular(file, size) as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{file}: {reason(error)}") from None
+    if digest != sha256:
+        raise CheckpointError(f"{file}: its SHA-256 is not the one recorded")
 
 
 def read_manifest(path: Path) -> dict[Path, tuple[int, str]]:

@@ -1,6 +1,7 @@
 """The end of a run: its best weights are measured, and its figures saved."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 
 from hornbook.eval.baselines import Baselines
@@ -55,6 +56,8 @@ def conclude(
     with trainer.lock:
         # All is saved, and the best weights are about to be loaded.
         trainer.state.release()
+        if trainer.sharded:
+            trainer.sharded, trainer.ranks.sharded = None, False
         result = measure(
             load(folder.path, device=trainer.machine.device.value),
             trainer.corpus,
@@ -71,6 +74,8 @@ def conclude(
         )
         if trainer.start:
             result = replace(result, pretrained=trainer.start.compared(result))
+        with suppress(OSError):  # what several ranks shared
+            trainer.disk.sweep(folder.checkpoints)
         write_atomically(folder.sample, f"{result.sample}\n".encode("utf-8", "replace"))
         write_atomically(folder.result, json.dumps(result.as_dict(), indent=1).encode())
     return result

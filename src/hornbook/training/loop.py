@@ -84,19 +84,21 @@ def next_step(trainer: Trainer) -> StepMetrics:
     """The next step, by all ranks; before it is the place for a signal."""
     trainer.ranks.heed()
     trainer.ranks.tell("step", steps=trainer.state.steps)
-    return train_step(trainer)
+    with trainer.ranks.passing():
+        return train_step(trainer)
 
 
 def validation_loss(trainer: Trainer) -> float:
     """Over the same blocks each time: it decides which weights are the best."""
-    return estimate(
-        trainer.state.model,
-        trainer.dataset.validation,
-        block_size=trainer.config.model.context_size,
-        max_positions=trainer.config.train.eval_positions,
-        answers=trainer.dataset.validation_answers,
-        ranks=trainer.ranks,
-    )
+    with trainer.ranks.passing():
+        return estimate(
+            trainer.sharded or trainer.state.model,
+            trainer.dataset.validation,
+            block_size=trainer.config.model.context_size,
+            max_positions=trainer.config.train.eval_positions,
+            answers=trainer.dataset.validation_answers,
+            ranks=trainer.ranks,
+        )
 
 
 def ended(trainer: Trainer) -> bool:
@@ -126,8 +128,14 @@ def keep_pace(trainer: Trainer, metrics: StepMetrics) -> bool:
 
 def sample_of(trainer: Trainer) -> Sample:
     """A short sample of the present model; the training's random stream is not disturbed."""
+    model = trainer.state.model
+    if trainer.sharded:
+        from hornbook.training.sharded import whole_model
+
+        trainer.ranks.tell("whole")
+        model = whole_model(trainer) or model
     return generate_sample(
-        trainer.state.model,
+        model,
         trainer.dataset,
         max_new_tokens=trainer.config.train.sample_tokens,
         seed=trainer.config.train.seed,

@@ -36,9 +36,12 @@ def resume(
     strict: bool = False,
     text: str | None = None,
     disk: Disk = DISK,
+    sharded: bool = False,
 ) -> Trainer:
     """A run as its last checkpoint left it; `steps` extends it.
 
+    With `sharded` weights, which the run's settings spread over ranks, are yet to come:
+    `training.sharded` reads them, each rank its part.
     `text` says where the run's text is now, if it was moved, and is remembered.
 
     The learning rate follows the new number of steps from there on. `training_seconds` is as for
@@ -96,7 +99,7 @@ def resume(
         if not saved:
             knowing(open_source(config.model.pretrained), corpus).load_into(state.model)
     if saved:
-        found = load_checkpoint(folder, "last")
+        found = last_state(trainer, sharded=sharded and config.train.parallel == "fsdp")
         restore(trainer, found, strict=strict)
         if config.train.minutes or config.train.replanned or training_seconds:
             state.steps = found.state["steps"]  # the pace's last plan
@@ -109,3 +112,16 @@ def resume(
     if config != planned:
         folder.replace({folder.config: folder.toml(config)}, disk)
     return trainer
+
+
+def last_state(trainer: Trainer, *, sharded: bool) -> checkpoint.Checkpoint:
+    """A run's last checkpoint; of a `sharded` one all but the tensors, which ranks read later.
+
+    Raises: CheckpointError when there is none.
+    """
+    folder = trainer.folder
+    if not sharded:
+        return load_checkpoint(folder, "last")
+    found = checkpoint.newest_intact(folder.checkpoints, "step", checkpoint.read_state)
+    trainer.resumed_from = folder.checkpoints / f"step-{found.step:08d}"
+    return found

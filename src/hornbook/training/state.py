@@ -69,7 +69,8 @@ class TrainState:
         self.optimizers.forget()
         for parameter in self.model.parameters():
             parameter.grad = None
-            parameter.data = parameter.data.new_empty(0)
+            if not hasattr(parameter, "to_local"):  # FSDP holds its own, a part of them
+                parameter.data = parameter.data.new_empty(0)
 
 
 Byte = Annotated[int, Meta(ge=0, le=255)]
@@ -113,8 +114,9 @@ def restore(trainer: Trainer, found: checkpoint.Checkpoint, *, strict: bool = Fa
     if unlike:
         warning = f"the bits may differ from here on: {unlike} (--strict refuses)"
         warnings.warn(warning, OtherMachineWarning, stacklevel=3)
-    load_weights(state.model, found.tensors["model"], folder)
-    if found.step:  # before the first update the optimizers have no state
+    if found.tensors:
+        load_weights(state.model, found.tensors["model"], folder)
+    if found.tensors and found.step:  # before the first update the optimizers have no state
         state.optimizers.load_tensors(found.tensors["optimizer"])
     state.step = found.step
     state.seconds = saved["seconds"]
@@ -176,6 +178,9 @@ def save_if_best(trainer: Trainer, val_loss: float) -> None:
         return
     with signals_held():
         state.best_loss = val_loss
+        if trainer.sharded:
+            save_shards(trainer, "best", {"val_loss": val_loss})
+            return
         made = checkpoint.Checkpoint(
             state.step, {"model": state_dict(state.model)}, {"val_loss": val_loss}
         )
@@ -190,11 +195,8 @@ def save_last(trainer: Trainer) -> None:
     """
     state = trainer.state
     with signals_held():
-        if state.step:
-            trainer.ranks.tell("gather")
-            state.optimizers.gather()
-        tensors = {"model": state_dict(state.model), "optimizer": state.optimizers.tensors()}
-        if not all(value.isfinite().all() for part in tensors.values() for value in part.values()):
+        tensors = {} if trainer.sharded else whole_state(trainer)
+        if not finite(trainer, tensors):
             raise NonFiniteLossError(
                 f"step {state.step}: the update left weights that are not finite; what was "
                 f"saved before is kept. {command('train', '--resume', trainer.folder.path)} meets "
@@ -213,6 +215,9 @@ def save_last(trainer: Trainer) -> None:
         }
         with suppress(OSError):  # The rows become as durable as the state that they led to.
             trainer.disk.sync(trainer.folder.metrics)
+        if trainer.sharded:
+            save_shards(trainer, "step", saved, keep_last=trainer.config.train.keep_last)
+            return
         checkpoint.save(
             trainer.folder.checkpoints,
             "step",
@@ -220,6 +225,33 @@ def save_last(trainer: Trainer) -> None:
             keep_last=trainer.config.train.keep_last,
             disk=trainer.disk,
         )
+
+
+def whole_state(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+    """All weights and the optimizer's state, that of other ranks too."""
+    state = trainer.state
+    if state.step:
+        trainer.ranks.tell("gather")
+        state.optimizers.gather()
+    return {"model": state_dict(state.model), "optimizer": state.optimizers.tensors()}
+
+
+def finite(trainer: Trainer, tensors: dict[str, dict[str, Tensor]]) -> bool:
+    """Whether all of these, or all that the ranks have, are finite."""
+    if not trainer.sharded:
+        return all(value.isfinite().all() for part in tensors.values() for value in part.values())
+    from hornbook.training.sharded import all_finite
+
+    trainer.ranks.tell("finite")
+    return all_finite(trainer)
+
+
+def save_shards(trainer: Trainer, kind: str, facts: dict[str, Any], *, keep_last: int = 1) -> None:
+    """Save a checkpoint by all ranks. Raises: CheckpointError, RankError."""
+    from hornbook.training import sharded
+
+    trainer.ranks.tell("save", kind=kind)
+    sharded.save(trainer, kind, facts, keep_last=keep_last)
 
 
 def state_dict(model: LanguageModel) -> dict[str, Tensor]:

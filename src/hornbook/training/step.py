@@ -30,7 +30,7 @@ def train_step(trainer: Trainer) -> StepMetrics:
     """
     started = time.perf_counter()
     state, config = trainer.state, trainer.config
-    model, n_micro = state.model, config.train.gradient_accumulation
+    model, n_micro = trainer.sharded or state.model, config.train.gradient_accumulation
     scale = learning_rate_scale(
         state.step,
         state.steps,

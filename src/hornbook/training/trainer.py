@@ -16,6 +16,7 @@ from hornbook.cores import slowdown
 from hornbook.errors import ConfigError, HornbookWarning
 from hornbook.eval.split import Split, measure_split
 from hornbook.kernels import runtime
+from hornbook.models.language_model import LanguageModel
 from hornbook.models.ngram import CrossFit
 from hornbook.models.registry import build
 from hornbook.models.stack import StackModel
@@ -79,6 +80,9 @@ class Trainer:
     planned_anew: bool = False
     start: Start | None = None  # of a model that was not made from nothing
     ranks: Ranks = ALONE
+    # With weights that are spread over the ranks: what passes go through, in place of the model.
+    sharded: LanguageModel | None = None
+    resumed_from: Path | None = None  # the checkpoint that these have yet to be filled from
 
 
 def begin(
@@ -232,18 +236,16 @@ def assemble(
     lock: Lock,
     disk: Disk,
     counts: tuple[NGramModel | None, CrossFit | None] | None = None,
-    saving: bool = True,
 ) -> Trainer:
     """Model and optimizers at step 0, on the chosen device, with the chosen kernels.
 
-    N-grams that the model needs are counted here unless given, and saved in the folder unless this
-    is not the run's writer (`saving`).
+    N-grams that the model needs are counted here unless given, and saved in the folder.
     """
     tokens = learned_part(config.model, dataset)
     ngram_model, cross_fit = counts or (None, None)
     if config.model.reads_counts and counts is None:
         ngram_model, cross_fit = count(config, dataset)
-    if ngram_model and counts is None and saving:
+    if ngram_model and counts is None:
         save_counts(folder, ngram_model, disk)
     if chosen.device.value == "cuda" and config.train.deterministic:
         # cuBLAS reads it when it starts, and refuses deterministic products without it.
@@ -309,7 +311,7 @@ def count(config: Config, dataset: Dataset) -> tuple[NGramModel, CrossFit | None
     ngram_model = recipe.count(tokens, vocab_size)
     if not wanted.with_counts:
         return ngram_model, None
-    return ngram_model, CrossFit(
+    return ngram_model, CrossFit.count(
         tokens,
         vocab_size,
         recipe,
