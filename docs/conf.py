@@ -5,12 +5,10 @@
 
 The lessons are notebooks. Both languages share one cache of executed cells (keyed by the code), so
 the second build runs nothing again; after a change in hornbook itself, remove docs/_build.
-The index, the glossary, the notebook, texts, traces, the report card, training by several
-processes, the exports, the processors, looking inside, the page, the server and the lessons are
-translated, and of other pages the titles. After a change of the English, and a build of it, refresh
-the catalogues by
+All pages are translated but the experiments, of which the title is. After a change of the English,
+and a build of it, refresh the catalogues by
 
-    sphinx-build -b gettext -D "exclude_patterns=_build,locale,[!cgilnprst]*.md,ladder.md" \\
+    sphinx-build -b gettext -D "exclude_patterns=_build,locale,experiments.md" \\
         docs docs/_build/gettext
     sphinx-intl update -p docs/_build/gettext -d docs/locale -l ko
 """
@@ -42,8 +40,6 @@ nb_execution_raise_on_error = True
 # Seconds a cell may take: a guard against one that hangs, on the slowest machine.
 nb_execution_timeout = 600
 nb_merge_streams = True
-# What a picture shows, in words, is to be translated too; gettext knows no pictures by itself.
-nb_mime_priority_overrides = [("gettext", "image/svg+xml", 0)]
 
 locale_dirs = ["locale"]
 gettext_compact = False  # one catalogue a page

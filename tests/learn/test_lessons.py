@@ -74,6 +74,11 @@ WORKED_OUT: dict[str, Any] = {
     "pretrained-2": 100 * 4 + 4 * 200,
     "pretrained-3": 4 * 4 * 0.135,
     "pretrained-4": 0,
+    "ranks-1": len(range(64)[3::4]),
+    "ranks-2": np.mean([0.4, -0.8, 1.0]),
+    "ranks-3": np.mean([2.0, 2.0, 2.0, 4.0]),
+    "ranks-4": 2 * (100 - 100 / 5),
+    "ranks-5": 1,
 }
 
 
@@ -212,8 +217,8 @@ def test_importing_the_checker_does_not_import_torch() -> None:
     assert ran.stdout == "False\n"
 
 
-def test_there_are_twelve_lessons() -> None:
-    assert [page.name[:3] for page in PAGES] == [f"{number:02}-" for number in range(1, 13)]
+def test_there_are_thirteen_lessons() -> None:
+    assert [page.name[:3] for page in PAGES] == [f"{number:02}-" for number in range(1, 14)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

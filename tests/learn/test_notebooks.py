@@ -15,6 +15,7 @@ from commands import hornbook
 from myst_nb.core.read import read_myst_markdown_notebook
 from nbclient import NotebookClient
 
+from hornbook.config import environment_settings
 from hornbook.language import LANGUAGES
 from hornbook.learn import progress
 from hornbook.learn.notebooks import CODE, lay_out, lessons, notebook, source_folder
@@ -58,6 +59,13 @@ def test_a_notebook_is_valid_and_in_its_language(source: Path, language: str) ->
     first = made["cells"][1]
     assert f'"HORNBOOK_LANG"] = "{language}"' in "".join(first["source"])
     assert "google.colab" in "".join(first["source"])
+
+
+def test_what_a_notebook_sets_is_no_setting_of_a_run_that_it_starts() -> None:
+    begin = "".join(notebook(LESSONS[0], "ko")["cells"][1]["source"])
+    variables = dict.fromkeys(re.findall(r'environ\["(HORNBOOK_\w+)"\]', begin), "ko")
+    assert variables
+    assert environment_settings(variables) == {}
 
 
 def test_answers_are_folded_away_and_no_answer_is_given_away() -> None:

@@ -315,6 +315,31 @@ def split(sheet: Sheet) -> None:
     )
 
 
+def ranks(sheet: Sheet) -> None:
+    """Two processes share a batch, and their gradients meet."""
+    sheet.text(100, 27, sheet.say("batch", "배치"), at="end")
+    for number in range(4):
+        rank = number % 2
+        x = 120 + 105 * number
+        hue = ("blue", "orange")[rank]
+        sheet.box(x, 12, 85, 30, sheet.say(f"block {number}", f"블록 {number}"), hue=hue, size=13)
+        sheet.arrow(x + 42, 44, 160 + 320 * rank, 84, hue=hue)
+    for rank, hue in enumerate(("blue", "orange")):
+        middle = 160 + 320 * rank
+        words = sheet.say(f"rank {rank}: all weights", f"랭크 {rank}: 전체 가중치")
+        sheet.box(middle - 90, 88, 180, 30, words, hue=hue)
+        sheet.arrow(middle, 120, middle, 144, hue=hue)
+        gradient = sheet.say("its gradient", "자기 몫의 기울기")
+        sheet.box(middle - 75, 148, 150, 28, gradient, hue=hue, strength=0.1, size=13)
+        inner = (280, 360)[rank]
+        sheet.arrow(middle, 178, inner, 214, hue="green")
+        sheet.arrow(inner, 250, middle, 280, hue="green")
+        same = sheet.say("the same update", "같은 업데이트")
+        sheet.box(middle - 75, 284, 150, 28, same, hue="green", size=13)
+    mean = sheet.say("all-reduce: mean of the gradients", "올리듀스: 기울기의 평균")
+    sheet.box(200, 217, 240, 30, mean, hue="green")
+
+
 KINDS: dict[str, Callable[[Sheet], None]] = {
     drawing.__name__: drawing
     for drawing in (
@@ -330,6 +355,7 @@ KINDS: dict[str, Callable[[Sheet], None]] = {
         kv_cache,
         clocks,
         intervals,
+        ranks,
     )
 }
 
