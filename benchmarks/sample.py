@@ -167,7 +167,7 @@ def reads_a_second(size: int) -> float:
 
 
 def products_a_second(parameters: int, precision: Precision) -> tuple[float, str]:
-    """How many tokens' products a matrix product of PyTorch's has time for, and in which numbers."""
+    """How many tokens' products PyTorch's matrix product has time for, and in which numbers."""
     halved = precision == "bfloat16" and processor.multiplies_bfloat16()
     dtype, name = (torch.bfloat16, "bfloat16") if halved else (torch.float32, "float32")
     return matrix_peak(dtype, 1024) / (2 * parameters), f"{name} products"
