@@ -25,6 +25,7 @@ from benchmarks.train import matrix_peak
 from hornbook.config import Config, ModelConfig, SamplingConfig
 from hornbook.infer.batch import Batch
 from hornbook.infer.native_decoder import Floats, NativeDecoder, Precision, Weights
+from hornbook.kernels import processor
 from hornbook.models.gpt import GPT
 from hornbook.models.schema import Schema
 
@@ -56,7 +57,7 @@ def measure(*, short: bool = False) -> list[Row]:
                 ceiling = (
                     (reads_a_second(parameters * width), "its weights read from memory")
                     if rows == 1
-                    else (matrix_peak(torch.float32, 1024) / (2 * parameters), "float32 products")
+                    else products_a_second(parameters, precision)
                 )
                 decoder = decoder_of(shape, weights, precision, rows)
                 ours = our_speed(decoder, shape.block_size, runs if rows == 1 else 1)
@@ -163,6 +164,13 @@ def reads_a_second(size: int) -> float:
     """How often so many bytes can be read."""
     numbers = torch.ones(size // 4)
     return 1 / median_seconds(numbers.sum, runs=20)
+
+
+def products_a_second(parameters: int, precision: Precision) -> tuple[float, str]:
+    """How many tokens' products PyTorch's matrix product has time for, and in which numbers."""
+    halved = precision == "bfloat16" and processor.multiplies_bfloat16()
+    dtype, name = (torch.bfloat16, "bfloat16") if halved else (torch.float32, "float32")
+    return matrix_peak(dtype, 1024) / (2 * parameters), f"{name} products"
 
 
 def shape_of(recipe: Recipe) -> ModelConfig:

@@ -25,7 +25,7 @@ Weights: TypeAlias = Mapping[str, Floats]
 
 Precision = Literal["float32", "bfloat16", "int8"]
 
-PANEL = 64
+PANEL, BLOCK = 64, 256  # outputs, positions of the cache
 KINDS: dict[str, int] = {"float32": 0, "bfloat16": 1, "int8": 2}
 
 MOST_CACHE_BYTES = 1 << 34
@@ -85,7 +85,7 @@ def cache_bytes(schema: Schema, context_size: int, precision: Precision) -> int:
 
     Raises: NativeUnavailableError.
     """
-    padded = up_to(context_size, PANEL) * up_to(schema.head_width, 16)
+    padded = up_to(context_size, BLOCK) * up_to(schema.head_width, 16)
     number_bytes = decoder_library(precision).number_bytes
     return 2 * number_bytes * schema.n_layer * schema.n_kv_head * padded
 

@@ -60,7 +60,7 @@ typedef struct {
     const Layer *layers;
     Matrix logits;
     int32_t lanes_worth_threads; /* a pass of fewer lanes runs on the caller's thread alone */
-    word *keys, *values; /* [rows, blocks, n_layer, H, 4, Dp / PACK, 16], [..., H, 64 / PACK, Dp] */
+    word *keys, *values; /* [rows, blocks, n_layer, parts, H, Dp / PACK, 16], [..., H, 16 / PACK, Dp] */
 } Model;
 
 typedef struct Decoder Decoder;
@@ -77,7 +77,7 @@ typedef struct {
 struct Decoder {
     Model model;
     int width, head_width, attention_width, qkv_width, mlp_width, positions; /* all padded */
-    int scores_room; /* the positions that a lane attends to, rounded to blocks on both sides */
+    int scores_room; /* the positions that a lane attends to, rounded to parts on both sides */
     int32_t *cached; /* [rows] positions of each row whose keys and values are in the cache */
     int active; /* threads of the current pass: one, or all */
     int lanes; /* of the current pass, with each lane's row, position, and address for its logits */
@@ -270,26 +270,42 @@ static void prepare(const Decoder *d, const float *x, const float *gain, int pos
 
 /* ---- attention ---- */
 
-/* The cache. A row has blocks of 64 positions, with all layers and heads of a block together: so a
- * short text fills few pages of memory. A head's keys lie in four parts of 16 positions, channel by
- * channel; its values position by position, with PACK = 2 by pairs of them. One row's attention to
- * 130 positions of 6 heads, all heads of a block after each other, reads its 550 kB at 20 GB/s; head
- * after head, each over all blocks, at 10. */
-enum { BLOCK = 64, PART = 16 };
+/* The cache. A row has blocks of positions, a block has layers, a layer has parts of 16 positions, and a
+ * part has heads. A head's keys lie channel by channel; its values position by position, with PACK = 2
+ * by pairs of them. All layers of a block are together, so that a short text fills few pages of memory.
+ * In a layer whatever a text attends to is one piece: at 130 positions of 6 heads memory is read at
+ * 24 GB/s, where a piece for each head is read at 14, and pieces of 8 kB at 10. */
+enum { BLOCK = 256, PART = 16 };
 
-static size_t head_size(const Decoder *d) { return (size_t)d->head_width * (BLOCK / PACK); }
+/* The words of a head's part, and from block to block. */
+static size_t head_size(const Decoder *d) { return (size_t)d->head_width * (PART / PACK); }
 
-/* The words from block to block. */
 static size_t block_size(const Decoder *d)
 {
-    return d->model.n_layer * d->model.n_head * head_size(d);
+    return d->model.n_layer * (BLOCK / PART) * d->model.n_head * head_size(d);
 }
 
-/* Where a lane's row has the first head of a layer in the block of a position. */
-static size_t cache_offset(const Decoder *d, int layer, int lane, int position)
+/* Where a row has the first head of a layer, in the part of a position. */
+static size_t cache_offset(const Decoder *d, int row, int layer, int position)
 {
-    size_t block = (size_t)d->rows[lane] * (d->positions / BLOCK) + position / BLOCK;
-    return block * block_size(d) + layer * d->model.n_head * head_size(d);
+    size_t block = (size_t)row * (d->positions / BLOCK) + position / BLOCK;
+    size_t part = layer * (BLOCK / PART) + position % BLOCK / PART;
+    return block * block_size(d) + part * d->model.n_head * head_size(d);
+}
+
+/* The first position that a lane attends to: the window ends with its own. */
+static int first_seen(const Decoder *d, int lane)
+{
+    int length = d->positions_of[lane] + 1;
+    return length > d->model.window ? length - d->model.window : 0;
+}
+
+/* Begin to load a head's part while something else is computed. From there on the processor loads ahead
+ * by itself: attention of 64 texts takes 15% less time. */
+INLINE void fetch(const word *part, size_t size)
+{
+    for (size_t i = 0; i < size; i += 16)
+        __builtin_prefetch(part + i, 0, 2);
 }
 
 /* One head of one lane: prepare its query, where it lies, and cache its key and value. */
@@ -297,15 +313,17 @@ static void cache_head(Decoder *d, int layer, int lane, int head)
 {
     const Model *m = &d->model;
     const Layer *weights = &m->layers[layer];
-    int position = d->positions_of[lane], inside = position % BLOCK, wide = d->head_width;
+    int position = d->positions_of[lane], inside = position % PART, wide = d->head_width;
     float *query = d->qkv + (size_t)lane * d->qkv_width + head * wide;
     float *key = query + m->n_head * wide, *value = key + m->n_head * wide;
     number found[wide];
+    size_t begin = cache_offset(d, d->rows[lane], layer, first_seen(d, lane));
+    fetch(m->keys + begin + head * head_size(d), head_size(d));
     prepare(d, query, weights->query_norm, position, 1.0f / sqrtf((float)m->head_width),
             (number *)query);
     prepare(d, key, weights->key_norm, position, 1.0f, found);
-    size_t offset = cache_offset(d, layer, lane, position) + head * head_size(d);
-    word *keys = m->keys + offset + inside / PART * PART * wide / PACK + inside % PART;
+    size_t offset = cache_offset(d, d->rows[lane], layer, position) + head * head_size(d);
+    word *keys = m->keys + offset + inside;
     for (int i = 0; i < wide / PACK; i++)
         keys[i * PART] = ((const word *)found)[i];
     for (int i = 0; i < wide; i += WIDE)
@@ -357,18 +375,18 @@ static float soften(float *scores, int first, int length, int padded)
     return 1.0f / total(sums);
 }
 
-/* Add `vectors` vectors of the values' channels to `sums`, `count` words of positions by their weights. */
-INLINE void mix(const int vectors, const word *weights, int count, const word *values, int wide,
-                float *sums)
+/* Add `vectors` vectors of a part's values to `sums`, by the weights of their positions. */
+INLINE void mix(const int vectors, const word *weights, const word *values, int wide, float *sums)
 {
-    floats sum[4][4] = {0};
-    for (int s = 0; s < count; s += 4) /* the last few may have weight zero */
-        for (int c = 0; c < 4; c++)
-            for (int j = 0; j < vectors; j++)
-                sum[c][j] = multiply_add(sum[c][j], weights[s + c],
-                                         *(const words *)(values + (s + c) * wide + WIDE * j));
+    floats sum[4];
     for (int j = 0; j < vectors; j++)
-        *(floats *)(sums + WIDE * j) += (sum[0][j] + sum[1][j]) + (sum[2][j] + sum[3][j]);
+        sum[j] = *(floats *)(sums + WIDE * j);
+    for (int s = 0; s < PART / PACK; s++)
+        for (int j = 0; j < vectors; j++)
+            sum[j] = multiply_add(sum[j], weights[s],
+                                  *(const words *)(values + s * wide + WIDE * j));
+    for (int j = 0; j < vectors; j++)
+        *(floats *)(sums + WIDE * j) = sum[j];
 }
 
 /* Attention of `count` heads of one lane over its row: softmax(q k) v, over a window that ends with
@@ -376,37 +394,35 @@ INLINE void mix(const int vectors, const word *weights, int count, const word *v
 static void attend(const Decoder *d, Worker *me, int layer, int lane, int head, int count)
 {
     const int together = REGISTERS == 32 ? 4 : 2; /* vectors of values */
-    int wide = d->head_width, length = d->positions_of[lane] + 1;
-    int first = length > d->model.window ? length - d->model.window : 0;
+    int wide = d->head_width, length = d->positions_of[lane] + 1, first = first_seen(d, lane);
     /* Rounded on both sides; masked positions are computed and then set to zero. */
-    int begin = first & ~(BLOCK - 1), padded = (length + PART - 1) & ~(PART - 1);
-    int depth = wide / PACK, room = d->scores_room;
-    size_t size = head_size(d), offset = cache_offset(d, layer, lane, begin) + head * size;
+    int begin = first & ~(PART - 1), padded = (length + PART - 1) & ~(PART - 1);
+    int row = d->rows[lane], room = d->scores_room;
+    size_t size = head_size(d);
     const float *query = d->qkv + (size_t)lane * d->qkv_width + head * wide;
     number *mixed = d->mixed + (size_t)lane * d->attention_width + head * wide;
     float shares[count], sums[count * wide];
 
-    for (int s = begin; s < padded; s += BLOCK) {
-        const word *keys = d->model.keys + offset + (s - begin) / BLOCK * block_size(d);
+    for (int s = begin; s < padded; s += PART) {
+        const word *keys = d->model.keys + cache_offset(d, row, layer, s) + head * size;
         for (int h = 0; h < count; h++)
-            for (int part = 0; part < BLOCK && s + part < padded; part += PART)
-                score((const word *)(query + h * wide), depth, keys + h * size + part * depth,
-                      me->scores + h * room + s - begin + part);
+            score((const word *)(query + h * wide), wide / PACK, keys + h * size,
+                  me->scores + h * room + s - begin);
     }
-    for (int h = 0; h < count; h++)
+    const word *next = d->model.values + cache_offset(d, row, layer, begin) + head * size;
+    for (int h = 0; h < count; h++) {
+        fetch(next + h * size, size);
         shares[h] = soften(me->scores + h * room, first - begin, length - begin, padded - begin);
+    }
     memset(sums, 0, sizeof sums);
-    for (int s = begin; s < length; s += BLOCK) {
-        const word *values = d->model.values + offset + (s - begin) / BLOCK * block_size(d);
-        int positions = length - s < BLOCK ? length - s : BLOCK;
-        for (int h = 0, i; h < count; h++) {
+    for (int s = begin; s < padded; s += PART) {
+        const word *values = d->model.values + cache_offset(d, row, layer, s) + head * size;
+        for (int h = 0, i; h < count; h++, values += size) {
             const word *weights = (const word *)(me->scores + h * room) + (s - begin) / PACK;
-            const word *from = values + h * size;
             for (i = 0; i + together * WIDE <= wide; i += together * WIDE)
-                mix(together, weights, (positions + PACK - 1) / PACK, from + i, wide,
-                    sums + h * wide + i);
+                mix(together, weights, values + i, wide, sums + h * wide + i);
             for (; i < wide; i += WIDE)
-                mix(1, weights, (positions + PACK - 1) / PACK, from + i, wide, sums + h * wide + i);
+                mix(1, weights, values + i, wide, sums + h * wide + i);
         }
     }
     for (int i = 0; i < count * wide; i += WIDE)
@@ -565,7 +581,7 @@ Decoder *hornbook_open(const Model *model)
     d->qkv_width = model->layers[0].qkv.count * PANEL;
     d->mlp_width = model->layers[0].gate.count * PANEL;
     d->positions = (model->context_size + BLOCK - 1) & ~(BLOCK - 1);
-    d->scores_room = (model->window + 2 * BLOCK - 1) & ~(BLOCK - 1);
+    d->scores_room = (model->window + 2 * PART - 1) & ~(PART - 1);
     d->stream = calloc((size_t)LANES * d->width, sizeof(float));
     d->qkv = calloc((size_t)LANES * d->qkv_width, sizeof(float));
     d->mixed = calloc((size_t)LANES * d->attention_width, sizeof(number));
@@ -607,11 +623,15 @@ int hornbook_copy(Decoder *d, int32_t source, int32_t row, int32_t length)
     if (source < 0 || source >= m->rows || row < 0 || row >= m->rows || length < 0 ||
         length > d->cached[source])
         return -1;
-    size_t size = ((size_t)length + BLOCK - 1) / BLOCK * block_size(d) * sizeof(word);
-    size_t apart = d->positions / BLOCK * block_size(d);
-    if (source != row) {
-        memcpy(m->keys + row * apart, m->keys + source * apart, size);
-        memcpy(m->values + row * apart, m->values + source * apart, size);
+    for (int begin = 0; begin < length && source != row; begin += BLOCK) {
+        int parts = ((length - begin < BLOCK ? length - begin : BLOCK) + PART - 1) / PART;
+        size_t size = parts * m->n_head * head_size(d) * sizeof(word);
+        for (int layer = 0; layer < m->n_layer; layer++) {
+            size_t from = cache_offset(d, source, layer, begin);
+            size_t to = cache_offset(d, row, layer, begin);
+            memcpy(m->keys + to, m->keys + from, size);
+            memcpy(m->values + to, m->values + from, size);
+        }
     }
     d->cached[row] = length;
     return 0;

@@ -2,8 +2,7 @@
  * reference, and names the sources of the methods; tests/infer/test_native_sampler.py compares them.
  *
  * Numbers are float64, as the reference's are, so that a seed gives the same text by both. Nothing is
- * sorted: top-k and top-p take the likeliest tokens from a heap, one after the other, until they have
- * enough.
+ * sorted: the least number that top-k or top-p keeps is found by bisection.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -32,16 +31,10 @@ typedef struct {
     int64_t length, context, generated;
 } Text;
 
-typedef struct {
-    double p;
-    int32_t token;
-} Candidate;
-
 /* One text's numbers. */
 typedef struct {
     int count, padded; /* of the vocabulary */
     double *p;
-    Candidate *heap;
     int32_t *times; /* zeros between texts */
 } Room;
 
@@ -92,65 +85,69 @@ static void penalise(Room *room, const Setting *s, const Text *text)
     }
 }
 
-/* Whether a token comes before another: the likelier one, of equal ones the first. */
-INLINE int before(Candidate a, Candidate b)
+/* How many numbers are above a threshold, and their sum. */
+static int above(const Room *room, double threshold, double *sum)
 {
-    return a.p > b.p || (a.p == b.p && a.token < b.token);
+    doubles sums = {0};
+    longs counts = {0};
+    for (int i = 0; i < room->padded; i += HALF) {
+        doubles part = *(const doubles *)(room->p + i);
+        longs is = (longs)(part > threshold);
+        sums += (doubles)((longs)part & is);
+        counts -= is;
+    }
+    int64_t count = 0;
+    *sum = 0;
+    for (int i = 0; i < HALF; i++) {
+        *sum += sums[i];
+        count += counts[i];
+    }
+    return (int)count;
 }
 
-/* Let a heap's entry sink to its place. */
-static void sink(Candidate *heap, int count, int at)
+/* Keep the likeliest tokens, of equal ones the first: each while the number of those before it, or their
+ * mass, is less than `limit`; the first in any case. The others become zero. */
+static void keep_likeliest(Room *room, int by_mass, double limit)
 {
-    Candidate moving = heap[at];
-    for (int child; (child = 2 * at + 1) < count; at = child) {
-        child += child + 1 < count && before(heap[child + 1], heap[child]);
-        if (!before(heap[child], moving))
-            break;
-        heap[at] = heap[child];
+    typedef union { double value; int64_t bits; } Number; /* both in one order */
+    double *p = room->p, sum = 0, least = 0;
+    Number low = {0}, high = {1}, middle;
+    int of_low = above(room, 0, &sum), of_high = 0, count;
+    /* The least to be kept is above `low`, and not above `high`. */
+    while (high.bits - low.bits > 1 && of_low - of_high > 1) {
+        middle.bits = low.bits + (high.bits - low.bits) / 2;
+        count = above(room, middle.value, &sum);
+        if ((by_mass ? sum : count) < limit) {
+            high = middle;
+            of_high = count;
+        } else {
+            low = middle;
+            of_low = count;
+        }
     }
-    heap[at] = moving;
+    for (int i = 0; i < room->count; i++)
+        least = p[i] <= high.value && p[i] > least ? p[i] : least;
+    count = above(room, least, &sum);
+    double before = by_mass ? sum : count;
+    for (int i = 0; i < room->count; i++) {
+        int equal = p[i] == least;
+        p[i] = p[i] > least || (equal && (before == 0 || before < limit)) ? p[i] : 0;
+        before += equal ? by_mass ? least : 1 : 0;
+    }
 }
 
 /* Set to zero what top-k, min-p and top-p drop. The likeliest token has the number 1. */
 static void cut_off(Room *room, const Setting *s)
 {
-    double *p = room->p, total = 0, mass = 0;
-    Candidate *heap = room->heap;
-    int count = 0, taken = 0, left = 0;
-    for (int i = 0; i < room->count; i++) {
-        p[i] = p[i] >= s->min_p ? p[i] : 0;
-        left += p[i] > 0;
-        total += p[i];
-    }
-    int all = !s->top_k || s->top_k >= left; /* the sum of what top-k leaves is known */
-    if (all && s->top_p >= 1)
-        return;
-    /* Where a token is within top-p, it and all that are no likelier have the rest of the mass. */
-    double least = all ? total * (1 - s->top_p) / left * (1 - 1e-9) : 0;
+    double *p = room->p, mass;
     for (int i = 0; i < room->count; i++)
-        if (p[i] > 0 && p[i] >= least)
-            heap[count++] = (Candidate){p[i], i};
-    for (int at = count / 2; at-- > 0;)
-        sink(heap, count, at);
-    int most = all ? count : (int)s->top_k;
-    double enough = all ? s->top_p * total * (1 - 1e-12) : INFINITY;
-    /* Those that are taken stand behind the heap, the likeliest last. */
-    while (taken < most && (taken == 0 || mass < enough)) {
-        Candidate first = heap[0];
-        heap[0] = heap[count - taken - 1];
-        sink(heap, count - taken - 1, 0);
-        heap[count - ++taken] = first;
-        mass += first.p;
+        p[i] = p[i] >= s->min_p ? p[i] : 0;
+    if (s->top_k && s->top_k < room->count)
+        keep_likeliest(room, 0, (double)s->top_k);
+    if (s->top_p < 1) {
+        above(room, 0, &mass);
+        keep_likeliest(room, 1, s->top_p * mass * (1 - 1e-12));
     }
-    if (!all && s->top_p < 1) {
-        enough = s->top_p * mass * (1 - 1e-12);
-        mass = 0;
-        for (most = taken, taken = 0; taken < most && (taken == 0 || mass < enough); taken++)
-            mass += heap[count - 1 - taken].p;
-    }
-    memset(p, 0, room->count * sizeof(double));
-    for (int i = count - taken; i < count; i++)
-        p[heap[i].token] = heap[i].p;
 }
 
 /* A text's token by a number in [0, 1), never one of probability 0; -1 where logits are not numbers. */
@@ -200,8 +197,8 @@ int hornbook_draw(const float *logits, int32_t rows, int32_t vocab_size, const S
 {
     int padded = (vocab_size + EIGHT - 1) & ~(EIGHT - 1), failed = 0;
     Room room = {vocab_size, padded, malloc(padded * sizeof(double)),
-                 malloc(vocab_size * sizeof(Candidate)), calloc(vocab_size, sizeof(int32_t))};
-    if (!room.p || !room.heap || !room.times)
+                 calloc(vocab_size, sizeof(int32_t))};
+    if (!room.p || !room.times)
         failed = 2;
     for (int row = 0; row < rows && !failed; row++) {
         tokens[row] = draw(&room, logits + (size_t)row * vocab_size, settings + row,
@@ -209,7 +206,6 @@ int hornbook_draw(const float *logits, int32_t rows, int32_t vocab_size, const S
         failed = tokens[row] < 0;
     }
     free(room.p);
-    free(room.heap);
     free(room.times);
     return failed;
 }
