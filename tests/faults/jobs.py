@@ -1,6 +1,7 @@
 """What the trials' processes do: train a very small model, or run a command, as a user would."""
 
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -21,9 +22,11 @@ from hornbook import training as engine
 from hornbook.config import Config
 from hornbook.errors import HornbookError
 from hornbook.ngram.suffix_array import SuffixArray
+from hornbook.parallel import Job, join
 from hornbook.storage import checkpoint, lock
 from hornbook.storage.checkpoint import Checkpoint
 from hornbook.storage.disk import Disk
+from hornbook.training.ranks import attend, lead
 
 TEXT = "to be, or not to be: that is the question. whether 'tis nobler in the mind\n" * 30
 STEPS = 12
@@ -66,15 +69,17 @@ def hashes(run: Path) -> dict[str, str]:
     """The SHA-256 of a finished run's last weights and optimizer state, and of its best weights."""
     last = max((run / "checkpoints").glob("step-*"))
     best = max((run / "checkpoints").glob("best-*"))
-    files = (last / "model.safetensors", last / "optimizer.safetensors", best / "model.safetensors")
     return {
         f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
+        for folder in (last, best)
+        for path in sorted(folder.glob("*.safetensors"))
     }
 
 
 def warm_up(folder: Path) -> None:
     """Train once for what is set up at first use: 2.6 s the first time, 0.03 s from then on."""
+    importlib.import_module("torch._dynamo")  # which FSDP imports, 2 s
+    importlib.import_module("hornbook.training.sharded")
     folder.mkdir()
     text = write_text(folder)
     devnull = os.open(os.devnull, os.O_WRONLY)
@@ -108,6 +113,48 @@ def train(
         say(f"from {trainer.state.step}")
         for metrics in engine.steps(trainer):
             say(f"step {metrics.step}")
+    except HornbookError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    say(f"operations {len(disk.operations)}")
+    return 0
+
+
+def rank(
+    text: str,
+    run: str,
+    rank: int,
+    world: int,
+    port: int,
+    restarts: int = 0,
+    at: int | None = None,
+    when: When = "before",
+    **changes: object,
+) -> int:
+    """One of the processes of a torchrun command, from wherever the folder's run is.
+
+    With `at`, the process kills itself at that operation of the disk.
+    """
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="trial",
+        TORCHELASTIC_RESTART_COUNT=str(restarts),
+    )  # fmt: skip
+    disk, chosen = Breaking(die, at, when), config(Path(text), **changes)
+    try:
+        with join(Job.of_environment(), chosen) as ranks:
+            if rank:
+                status = attend(ranks, disk)
+                say(f"operations {len(disk.operations)}")
+                return status
+            if (Path(run) / "config.toml").exists():
+                trainer = engine.resume(run, disk=disk, sharded=True)
+            else:
+                trainer = engine.begin(chosen, out=run, disk=disk)
+            lead(trainer, ranks)
+            say(f"from {trainer.state.step}")
+            for metrics in engine.steps(trainer):
+                say(f"step {metrics.step}")
     except HornbookError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

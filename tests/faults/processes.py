@@ -31,6 +31,12 @@ class Trial:
         # Not yet waited for, so the number is still its own.
         os.kill(self.pid, number)
 
+    @property
+    def over(self) -> bool:
+        """Whether the process has ended, which `wait` has yet to hear."""
+        status = Path(f"/proc/{self.pid}/stat").read_text()
+        return status.rpartition(")")[2].split()[0] == "Z"
+
     def reaches(self, line: str) -> None:
         """Wait until the process has written a line."""
         while line not in self.log.with_suffix(".out").read_text().splitlines():

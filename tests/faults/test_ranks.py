@@ -1,0 +1,150 @@
+"""One of several ranks killed, at any instant and at any operation of a sharded save.
+
+RANK_KILLS=20 pytest -n0 tests/faults/test_ranks.py     so many kills of each kind
+"""
+
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from jobs import INTERVAL, STEPS, hashes, write_text
+from processes import Outcome, Processes, Trial
+
+from hornbook.runs.folder import RunFolder
+from hornbook.runs.verify import verify
+from hornbook.storage import checkpoint
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+
+# Longer than any step of a trial, and than a fork takes on a busy machine.
+LIMIT_SECONDS = 30
+REPLICATED: dict[str, object] = {"batch_size": 4, "rank_timeout_seconds": LIMIT_SECONDS}
+SPREAD = REPLICATED | {"parallel": "fsdp"}
+
+
+def launched(
+    processes: Processes, text: Path, run: Path, world: int, **given: object
+) -> list[Trial]:
+    """So many ranks of one run; `at` and `when` are for the rank `victim`."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    victim = given.pop("victim", None)
+    struck = {name: given.pop(name) for name in ("at", "when") if name in given}
+    return [
+        processes.start(
+            "rank", text=text, run=run, rank=rank, world=world, port=port,
+            **given, **(struck if rank == victim else {}),
+        )
+        for rank in range(world)
+    ]  # fmt: skip
+
+
+def ended(trials: list[Trial], seconds: float = 5) -> list[Outcome]:
+    """The ends of all; like torchrun, it stops those that go on long after one has failed."""
+    first = None
+    while not all(trial.over for trial in trials):
+        if first is None and any(trial.over for trial in trials):
+            first = time.monotonic()
+        if first is not None and time.monotonic() > first + seconds:
+            for trial in trials:
+                trial.send(signal.SIGKILL)
+        time.sleep(0.005)
+    return [trial.wait() for trial in trials]
+
+
+def goes_on(
+    processes: Processes, text: Path, run: Path, world: int, expected: dict[str, str],
+    **settings: object,
+) -> int:  # fmt: skip
+    """See that started again, all ranks end in the uninterrupted run's bytes; the steps lost."""
+    before = [row["step"] for row in RunFolder(run).metrics_rows()]
+    rest = ended(launched(processes, text, run, world, restarts=1, **settings), 60)
+    assert [each.status for each in rest] == [0] * world, [each.stderr for each in rest]
+    lost = max(before, default=0) - int(rest[0].stdout.split()[1])
+    assert hashes(run) == expected
+    steps = [row["step"] for row in RunFolder(run).metrics_rows()]
+    assert steps == list(range(1, int(str(settings.get("steps", STEPS))) + 1))
+    return lost
+
+
+@pytest.mark.parametrize("kind", ["replicated", "spread"])
+def test_a_rank_killed_at_a_random_instant(
+    kind: str,
+    tmp_path: Path,
+    processes: Processes,
+    chance: random.Random,
+    count: Callable[[int, int], int],
+    tell: Callable[[str, str], None],
+) -> None:
+    world, settings = 4, SPREAD if kind == "spread" else REPLICATED
+    text = write_text(tmp_path)
+    started = time.perf_counter()
+    whole = ended(launched(processes, text, tmp_path / "whole", world, **settings), 60)
+    duration = time.perf_counter() - started
+    assert [each.status for each in whole] == [0] * world, [each.stderr for each in whole]
+    expected = hashes(tmp_path / "whole")
+    trials, killed, most_lost = count(int(os.environ.get("RANK_KILLS", "1")), 100), 0, 0
+    for number in range(10 * trials):
+        run = tmp_path / f"run-{number}"
+        ranks = launched(processes, text, run, world, **settings)
+        time.sleep(chance.uniform(0, duration))
+        victim = ranks[chance.randrange(world)]
+        victim.send(signal.SIGKILL)
+        found = ended(ranks)
+        if all(each.status == 0 for each in found if each.status != -signal.SIGKILL):
+            continue  # all had done their work
+        killed += 1
+        most_lost = max(most_lost, goes_on(processes, text, run, world, expected, **settings))
+        if killed == trials:
+            break
+    assert killed == trials
+    assert most_lost <= INTERVAL
+    tell(
+        f"SIGKILL of one of {world} ranks at a random instant, weights {kind}",
+        f"{killed} killed; all ended in the uninterrupted run's bytes; at most {most_lost} of "
+        f"{STEPS} steps lost, an interval being {INTERVAL}",
+    )
+
+
+def test_a_rank_killed_during_a_sharded_save(
+    tmp_path: Path,
+    processes: Processes,
+    chance: random.Random,
+    count: Callable[[int, int], int],
+    tell: Callable[[str, str], None],
+) -> None:
+    world, settings = 2, SPREAD | {"steps": 4, "eval_interval": 2}
+    text = write_text(tmp_path)
+    whole = ended(launched(processes, text, tmp_path / "whole", world, **settings), 60)
+    assert [each.status for each in whole] == [0] * world, [each.stderr for each in whole]
+    expected = hashes(tmp_path / "whole")
+    instants = [
+        (victim, at, when)
+        for victim, one in enumerate(whole)
+        for at in range(int(one.stdout.split()[-1]))
+        for when in ("before", "midway", "after")
+    ]
+    trials = count(int(os.environ.get("RANK_KILLS", "2")), len(instants))
+    for number, (victim, at, when) in enumerate(chance.sample(instants, trials)):
+        run = tmp_path / f"run-{number}"
+        found = ended(
+            launched(processes, text, run, world, victim=victim, at=at, when=when, **settings)
+        )
+        # An operation that is no writing of bytes has no midway.
+        assert found[victim].status in ({-signal.SIGKILL, 0} if when == "midway" else {-9})
+        for kind in ("step", "best"):
+            for path in checkpoint.folders(run / "checkpoints", kind):
+                checkpoint.read(path)  # none is half there
+        goes_on(processes, text, run, world, expected, **settings)
+        assert verify(run).sound
+    tell(
+        "SIGKILL of one of 2 ranks during a sharded save",
+        f"{trials} of {len(instants)} instants of the disk's operations: no half checkpoint, and "
+        "all ended in the uninterrupted run's bytes",
+    )
