@@ -55,3 +55,20 @@ def test_a_paq8px_that_fails_or_is_missing_is_named(
     assert "no such file" in capsys.readouterr().err
     assert command(["bench", "startup", "--seeds", "2"]) == 2
     assert "only hornbook bench predict" in capsys.readouterr().err
+
+
+def test_the_goals_for_a_gpu_have_a_short_form() -> None:
+    if not (ROOT / "benchmarks").is_dir():
+        pytest.skip("the benchmarks are only in a clone")
+    from benchmarks.gpu import known_gpu, measure
+
+    rows = measure(short=True)
+    assert [row.unit for row in rows] == ["s", "tokens/s", "share of peak"]
+    assert "not reached" in rows[0].note
+    assert all(row.ours > 0 for row in rows)
+    found = known_gpu("NVIDIA H100 80GB HBM3")
+    assert found
+    assert found.name.startswith("H100")
+    assert known_gpu("NVIDIA GeForce RTX 4090") is not None
+    for other in ("Tesla K80", "NVIDIA H100 PCIe"):  # half the power, and another peak
+        assert known_gpu(other) is None

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.scale import GPT2_SMALL, RUNS, Published, mpt_runs, table
@@ -82,6 +82,7 @@ def test_one_gpu_sends_nothing_and_eight_send_gradients_and_muons_matrices() -> 
     assert estimate(RUN).communication_bytes == pytest.approx(sent)
 
 
+@settings(max_examples=50)
 @given(
     gpus=st.integers(1, 1024),
     gpu=st.sampled_from(sorted(GPUS)),
