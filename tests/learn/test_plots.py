@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 import pytest
 
 from hornbook.errors import ConfigError
+from hornbook.language import LANGUAGES
 from hornbook.learn import plots, show
-from hornbook.learn.languages import LANGUAGES
 from hornbook.learn.notebooks import lessons, read
 
 HANGUL = re.compile("[가-힣]")

@@ -21,7 +21,7 @@ from html import escape, unescape
 from typing import Any
 
 from hornbook.errors import ConfigError
-from hornbook.learn.languages import LANGUAGES, Language, choose_language
+from hornbook.language import LANGUAGES, Language, choose_language
 from hornbook.learn.sheet import FONT, LEAST
 
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
