@@ -15,8 +15,8 @@
  * one scale an output. infer/native_decoder.py packs them.
  *
  * Threads. Panels, or heads of lanes, are divided evenly. A barrier stands where one thread reads
- * what another wrote. Names: C width, H heads, D head width, F MLP width, V vocabulary; a trailing
- * p means padded (D to 16, the others to 64), the padding zero.
+ * what another wrote. Names: C width, H heads, K key-value heads, D head width, F MLP width,
+ * V vocabulary; a trailing p means padded (D to 16, the others to 64), the padding zero.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -41,12 +41,12 @@ typedef struct {
 } Matrix;
 
 typedef struct {
-    const float *attention_norm, *mlp_norm, *query_norm, *key_norm;
+    const float *attention_norm, *mlp_norm, *query_norm, *key_norm; /* the last two may be NULL */
     Matrix qkv, output, gate, up, down;
 } Layer;
 
 typedef struct {
-    int32_t vocab_size, context_size, n_layer, n_head, width, head_width;
+    int32_t vocab_size, context_size, n_layer, n_head, n_kv_head, width, head_width;
     int32_t window; /* how many positions a layer attends to, its own included */
     int32_t kind, threads, rows;
     float epsilon;
@@ -56,7 +56,7 @@ typedef struct {
     const Layer *layers;
     Matrix logits;
     int32_t lanes_worth_threads; /* a pass of fewer lanes runs on the caller's thread alone */
-    float *keys, *values; /* [rows, blocks, n_layer, H, Dp, 64] and [..., 64, Dp] */
+    float *keys, *values; /* [rows, blocks, n_layer, K, Dp, 64] and [..., 64, Dp] */
 } Model;
 
 typedef struct Decoder Decoder;
@@ -73,6 +73,7 @@ typedef struct {
 struct Decoder {
     Model model;
     int width, head_width, attention_width, qkv_width, mlp_width, positions; /* all padded */
+    int group; /* heads that share a key-value head */
     int32_t *cached; /* [rows] positions of each row whose keys and values are in the cache */
     int active; /* threads of the current pass: one, or all */
     int lanes; /* of the current pass, with each lane's row, position, and address for its logits */
@@ -247,32 +248,42 @@ static void rotate(float *x, const float *cosines, const float *sines, int half)
  * one block of each row touched the whole gigabyte before. */
 static size_t block_size(const Decoder *d)
 {
-    return (size_t)d->model.n_layer * d->model.n_head * d->head_width * 64;
+    return (size_t)d->model.n_layer * d->model.n_kv_head * d->head_width * 64;
 }
 
 static size_t cache_offset(const Decoder *d, int layer, int lane, int head)
 {
     size_t before = d->rows[lane] * (size_t)(d->positions / 64) * block_size(d);
-    return before + ((size_t)layer * d->model.n_head + head) * d->head_width * 64;
+    return before + ((size_t)layer * d->model.n_kv_head + head / d->group) * d->head_width * 64;
 }
 
-/* One head of one lane: normalise and rotate its query and key, and cache its key and value. */
+/* Normalise a head's query or key, where the model does that, and rotate it. */
+static void ready(const Decoder *d, int position, const float *gain, float *x)
+{
+    const Model *m = &d->model;
+    int half = m->head_width / 2;
+    if (gain)
+        rms_norm(x, gain, m->head_width, d->head_width, m->epsilon, x);
+    rotate(x, m->cosines + (size_t)position * half, m->sines + (size_t)position * half, half);
+}
+
+/* One head of one lane: make its query ready, and its group's first head caches key and value. */
 static void cache_head(Decoder *d, int layer, int lane, int head)
 {
     const Model *m = &d->model;
     const Layer *weights = &m->layers[layer];
-    int position = d->positions_of[lane], half = m->head_width / 2, wide = d->head_width;
-    float *query = d->qkv + (size_t)lane * d->qkv_width + head * wide;
-    float *key = query + m->n_head * wide, *value = key + m->n_head * wide;
-    const float *cosines = m->cosines + position * half, *sines = m->sines + position * half;
-    rms_norm(query, weights->query_norm, m->head_width, wide, m->epsilon, query);
-    rms_norm(key, weights->key_norm, m->head_width, wide, m->epsilon, key);
-    rotate(query, cosines, sines, half);
-    rotate(key, cosines, sines, half);
+    int position = d->positions_of[lane], wide = d->head_width;
+    float *qkv = d->qkv + (size_t)lane * d->qkv_width, *query = qkv + head * wide;
+    ready(d, position, weights->query_norm, query);
     float scale = 1.0f / sqrtf((float)m->head_width);
+    for (int i = 0; i < wide; i++)
+        query[i] *= scale;
+    if (head % d->group)
+        return;
+    float *key = qkv + (m->n_head + head / d->group) * wide, *value = key + m->n_kv_head * wide;
+    ready(d, position, weights->key_norm, key);
     size_t offset = cache_offset(d, layer, lane, head) + position / 64 * block_size(d);
     for (int i = 0; i < wide; i++) {
-        query[i] *= scale;
         /* In blocks of 64 adjacent positions: a row of all positions would be as far from the next
          * as a page or more is long, and 64 rows would fall into the same few sets of the cache. */
         m->keys[offset + i * 64 + (position & 63)] = key[i];
@@ -373,7 +384,8 @@ static void attention(Decoder *d, Worker *me, int layer)
     }
     barrier(d);
     EACH(head, heads) cache_head(d, layer, head / d->model.n_head, head % d->model.n_head);
-    if (lanes > 1) /* a lane may attend to another lane of this pass */
+    /* A lane may attend to another lane of this pass, or to a key that another head cached. */
+    if (lanes > 1 || d->group > 1)
         barrier(d);
     EACH(head, heads)
         attend(d, layer, head / d->model.n_head, head % d->model.n_head, me->scores);
@@ -472,6 +484,7 @@ Decoder *hornbook_open(const Model *model)
     d->model = *model;
     d->width = model->layers[0].output.count * PANEL;
     d->head_width = (model->head_width + 15) & ~15;
+    d->group = model->n_head / model->n_kv_head;
     d->attention_width = d->head_width * model->n_head;
     d->qkv_width = model->layers[0].qkv.count * PANEL;
     d->mlp_width = model->layers[0].gate.count * PANEL;
