@@ -15,7 +15,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from hornbook.errors import CheckpointError, HornbookWarning, NonFiniteLossError, command
-from hornbook.kernels.runtime import signals_held
+from hornbook.kernels.runtime import give_back_freed_memory, signals_held
 from hornbook.plan import machine
 from hornbook.runs.folder import Number, is_like
 from hornbook.runs.load import load_weights
@@ -70,6 +70,7 @@ class TrainState:
         for parameter in self.model.parameters():
             parameter.grad = None
             parameter.data = parameter.data.new_empty(0)
+        give_back_freed_memory()
 
 
 Byte = Annotated[int, Meta(ge=0, le=255)]
