@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 
 import hornbook as hb
+from benchmarks.sample import our_speed, reads_a_second
 from benchmarks.table import ROOT, Row, median_seconds, process
-from benchmarks.train import matrix_peak
+from benchmarks.train import HOW, matrix_peak
 from hornbook.config import Config
+from hornbook.infer.native_decoder import NativeDecoder
 from hornbook.kernels import runtime
 from hornbook.models.gpt import GPT
 from hornbook.models.schema import Schema
@@ -27,15 +29,19 @@ SHAPE = {"n_layer": 30, "n_head": 9, "n_kv_head": 3, "n_embd": 576, "head_width"
          "context_length": 2048, "rotary_base": 100_000.0, "batch_size": 8}  # fmt: skip
 SMALL = SHAPE | {"n_layer": 2, "n_head": 3, "n_kv_head": 1, "n_embd": 192, "mlp_width": 512,
                  "block_size": 64, "batch_size": 2}  # fmt: skip
+VOCABULARY = 49_152
 UNSEEN_CHARACTERS = 200_000
+# 3,000 MB, the goal.
+MOST_MIB = 3e9 / 2**20
 
 
 def measure(*, short: bool = False) -> list[Row]:
-    """Blocks forward and backward; then, with the weights, memory and two texts."""
-    found = [
-        blocks(SMALL if short else SHAPE, recompute, 1 if short else 5)
-        for recompute in (False, True)
-    ]
+    """Blocks forward and backward, decoding; then, with the weights, memory and two texts."""
+    shape, runs = (SMALL, 1) if short else (SHAPE, 3)
+    config = Config().override(device="cpu", **shape)
+    peak = matrix_peak(machine.choose(config).compute_dtype, 256 if short else 2048)
+    found = [blocks(config, recompute, runs, peak) for recompute in (False, True)]
+    found.append(decoding(config, runs))
     package, file, _ = SHORT["smollm2"]
     if short or packaged(package, file) is None:
         return found
@@ -48,9 +54,19 @@ def measure(*, short: bool = False) -> list[Row]:
     return found
 
 
-def blocks(shape: dict[str, object], recompute: bool, runs: int) -> Row:
-    """The share of the matrix peak that blocks reach forward and backward, on random weights."""
-    config = Config().override(device="cpu", compile="off", **shape)
+def blocks(config: Config, recompute: bool, runs: int, peak: float) -> Row:
+    """The share of the matrix peak that blocks reach forward and backward, beside PyTorch's."""
+    ways = {way: config.override(compile=way) for way in ("auto", "off")}
+    ours, theirs = (block_speed(each, recompute, runs) / peak for each in ways.values())
+    how = "inside of blocks computed again" if recompute else "all kept"
+    chosen, train = machine.choose(config), config.train
+    note = f"{train.batch_size} x {config.model.block_size} tokens, {chosen.precision.value}, "
+    note += f"by {HOW[chosen.compile.value]}; of {peak / 1e9:,.0f} GFLOP/s"
+    return Row(f"blocks, {how}", "share of peak", ours, theirs, "PyTorch", 1.0, "matrix peak", note)
+
+
+def block_speed(config: Config, recompute: bool, runs: int) -> float:
+    """Floating-point operations a second of random blocks; what is done twice counts once."""
     chosen = machine.choose(config)
     runtime.keep_freed_memory()
     model = GPT(config.model, vocab_size=256)
@@ -66,11 +82,22 @@ def blocks(shape: dict[str, object], recompute: bool, runs: int) -> Row:
     schema = Schema.of(config.model, 256)
     # Those of the blocks: nothing here reads the table of logits.
     flops = schema.training_flops(length) - 6 * schema.n_embd * 256
-    speed = size * length * flops / median_seconds(step, runs)
-    peak = matrix_peak(chosen.compute_dtype, 256 if runs == 1 else 2048)
-    how = "inside of blocks computed again" if recompute else "all kept"
-    note = f"{size} x {length} tokens, {chosen.precision.value}; of {peak / 1e9:,.0f} GFLOP/s"
-    return Row(f"blocks, {how}", "share of peak", speed / peak, None, "", 1.0, "matrix peak", note)
+    return size * length * flops / median_seconds(step, runs)
+
+
+def decoding(config: Config, runs: int) -> Row:
+    """Tokens a second of one text, with random weights in bfloat16."""
+    schema = Schema.of(config.model, VOCABULARY if runs > 1 else 256)
+    weights = {
+        name: torch.empty(shape).uniform_(-0.05, 0.05).numpy()
+        for name, shape in schema.weights().items()
+    }
+    length = config.model.block_size
+    decoder = NativeDecoder(schema, weights, context_size=2 * length, precision="bfloat16")
+    ours = our_speed(decoder, length, runs)
+    ceiling = reads_a_second(2 * schema.parameters)
+    note = f"{length} tokens after {length // 2}; threads: {decoder.threads}"
+    return Row("one text", "tokens/s", ours, None, "", ceiling, "its weights from memory", note)
 
 
 def unseen() -> str:
@@ -89,8 +116,8 @@ def tuned(name: str, path: Path, minutes: float) -> list[Row]:
     before, after = start["val_nats_per_char"], figures["val_nats_per_char"]
     forgot = start["general_nats_per_char_after"] - start["general_nats_per_char"]
     note = f"n-grams {start['ngram_nats_per_char']:.3f}; python-docs {forgot:+.3f}"
-    what = f"{name}, {minutes:g} minutes"
+    what, taken = f"{name}, {minutes:g} minutes", f"{figures['steps']} steps"
     return [
         Row(what, "nats/char", after, before, "before", note=note),
-        Row(f"{what}: memory", "MiB", ended.peak_mib, note=f"{figures['steps']} steps"),
+        Row(f"{what}: memory", "MiB", ended.peak_mib, None, "", MOST_MIB, "goal", taken),
     ]

@@ -60,7 +60,8 @@ def process(command: list[str], *, cold: bool = False) -> Finished:
     that its time includes preparing the text and compiling.
     """
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+        paths = (str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", ""))
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         if cold:
             environment["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "compiled")
             environment["HORNBOOK_CACHE_DIR"] = str(Path(folder) / "cache")

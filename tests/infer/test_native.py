@@ -6,7 +6,6 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +39,30 @@ SHAPES = {
     "nothing a multiple of anything": ModelConfig(block_size=21, n_layer=3, n_head=3, n_embd=30),
     "one table for both ends": ModelConfig(
         block_size=64, n_layer=1, n_head=1, n_embd=96, tie_embeddings=True
+    ),
+    "as Llama 3: grouped queries, no norm of them, scaled rotations": ModelConfig(
+        block_size=21,
+        context_length=100,
+        n_layer=2,
+        n_head=6,
+        n_kv_head=2,
+        n_embd=48,
+        head_width=10,
+        mlp_width=80,
+        query_key_norm=False,
+        rotary_base=1e5,
+        rotary_scaling=(8.0, 1.0, 4.0, 16),
+    ),
+    "as Qwen3: grouped queries, wide heads": ModelConfig(
+        block_size=21,
+        context_length=100,
+        sliding_window=30,
+        n_layer=2,
+        n_head=4,
+        n_kv_head=2,
+        n_embd=32,
+        head_width=16,
+        rotary_base=1e6,
     ),
 }
 shapes = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES.keys())
@@ -262,14 +285,6 @@ def test_models_with_forward_hooks_run_in_pytorch() -> None:
         assert bool(seen) is (part is not model), "the model's parts are called, not the model"
         hook.remove()
     assert isinstance(fastest_decoder(model), NativeDecoder)
-
-
-def test_shapes_that_the_kernel_lacks_are_unavailable() -> None:
-    schema = Schema.of(small_gpt().config, 11)
-    fewer = replace(schema, n_kv_head=1)
-    arrays = {name: np.ones(shape, np.float32) for name, shape in fewer.weights().items()}
-    with pytest.raises(NativeUnavailableError, match="key-value head"):
-        NativeDecoder(fewer, arrays, context_size=16)
 
 
 def test_weights_of_another_shape_are_refused_by_name() -> None:

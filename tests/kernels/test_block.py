@@ -3,7 +3,6 @@
 import copy
 import ctypes
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from hornbook.kernels import processor
 from hornbook.kernels.library import NativeUnavailableError, load_compiled, openmp
 from hornbook.kernels.recipe import TRAINING, Target, compiler
 from hornbook.kernels.training import TrainingKernels, misfit, training_kernels
-from hornbook.models.gpt import Block, random_bytes, rotary_angles
+from hornbook.models.gpt import Block, random_bytes, rotary_angles, sizes_of
 from hornbook.models.schema import Schema
 from hornbook.plan.machine import choose
 from hornbook.plan.prepare import prepare
@@ -30,6 +29,12 @@ SHAPES = {
     "heads of one panel and a half": ModelConfig(block_size=100, n_head=2, n_embd=96),
     "wider than a group": ModelConfig(block_size=300, n_head=2, n_embd=64),
     "dropout": ModelConfig(block_size=50, n_head=2, n_embd=64, dropout=0.2),
+    "as Llama: grouped queries, no norm of them": ModelConfig(
+        block_size=40, n_head=6, n_kv_head=2, n_embd=96, mlp_width=64, query_key_norm=False
+    ),
+    "as Qwen3: grouped queries, wide heads": ModelConfig(
+        block_size=40, n_head=4, n_kv_head=2, n_embd=32, head_width=48, dropout=0.1
+    ),
 }
 shapes = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES.keys())
 precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -69,9 +74,7 @@ def passes(block: Block, config: ModelConfig, dtype: torch.dtype, rows: int) -> 
     if config.dropout:
         torch.manual_seed(2)
         mask = random_bytes(2, *shape, device=x.device)
-    cos, sin = rotary_angles(
-        torch.arange(config.block_size), config.n_embd // config.n_head, 10_000.0
-    )
+    cos, sin = rotary_angles(torch.arange(config.block_size), block.schema.head_width, 10_000.0)
     x.requires_grad_()
     y = block(x, cos, sin, None, mask)
     assert y.dtype == dtype
@@ -178,9 +181,12 @@ def test_all_but_training_goes_by_the_reference() -> None:
 
 
 def test_what_the_kernels_cannot_train_is_reported() -> None:
-    assert not misfit(128, 32)
-    assert "multiple of 32" in misfit(48, 24)
-    assert "48 and 24" in misfit(48, 24)
+    sizes = sizes_of(Schema.of(ModelConfig(n_embd=128, n_head=4), vocab_size=1))
+    assert not misfit(sizes)
+    assert "multiple of 32" in misfit(sizes._replace(width=48, head_width=24))
+    assert "48 and 24" in misfit(sizes._replace(width=48, head_width=24))
+    assert "all key-value heads is 16" in misfit(sizes._replace(head_width=16, n_kv_head=1))
+    assert "the MLP is 100" in misfit(sizes._replace(mlp_width=100))
     with pytest.raises(ConfigError, match="compile = 'c': the C kernels need n_embd"):
         choose(Config().override(n_embd=48, n_head=2, compile="c"))
     assert choose(Config().override(n_embd=48, n_head=2)).compile.value != "c"
@@ -188,15 +194,31 @@ def test_what_the_kernels_cannot_train_is_reported() -> None:
         choose(Config().override(model="layernorm", compile="c"))
 
 
-def test_other_shapes_than_ours_run_in_pytorch() -> None:
-    schema = Schema.of(ModelConfig(block_size=8, n_head=4, n_embd=64), vocab_size=1)
-    grouped = replace(schema, n_kv_head=2)
-    block, reference = Block(grouped), Block(grouped)
-    reference.load_state_dict(block.state_dict())
-    block.kernels = in_c(torch.float32)
-    cos, sin = rotary_angles(torch.arange(8), 16, 10_000.0)
-    x = torch.randn(2, 8, 64)
-    assert torch.equal(block(x, cos, sin), reference(x, cos, sin))
+def test_what_a_block_keeps_can_be_computed_again() -> None:
+    config = ModelConfig(block_size=16, n_layer=3, n_head=2, n_embd=64)
+    torch.manual_seed(0)
+    model = hb.GPT(config, 11)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    for block in model.blocks:
+        block.kernels = in_c(torch.float32)
+    idx = torch.randint(11, (4, 16))
+    held: list[Tensor] = []
+
+    def hold(saved: Tensor) -> Tensor:
+        held.append(saved)
+        return saved
+
+    gradients, numbers = [], []
+    for model.recompute in (False, True):
+        held.clear()
+        with torch.autograd.graph.saved_tensors_hooks(hold, lambda saved: saved):
+            loss = model.hidden(idx).square().sum()
+        numbers.append(sum(each.numel() for each in held))
+        gradients.append(torch.autograd.grad(loss, list(model.blocks.parameters())))
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+    of_blocks = 3 * 4 * 16 * (5 * 64 + 2 * model.schema.mlp_width)
+    assert numbers[0] - numbers[1] >= of_blocks
 
 
 def test_hooks_on_a_blocks_parts_still_fire() -> None:

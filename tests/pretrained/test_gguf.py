@@ -133,12 +133,11 @@ def test_quantised_weights_are_unpacked(home: Path) -> None:
 
 
 def test_frequencies_of_llama_3_are_recognised(home: Path, tmp_path: Path) -> None:
-    from hornbook.models.gpt import scaled
     from hornbook.models.schema import RotaryScaling
     from hornbook.pretrained.gguf_source import rotary_of
 
     frequencies = 5e5 ** -(torch.arange(32) / 32)
-    factors = frequencies / scaled(frequencies, RotaryScaling(32.0, 1.0, 4.0, 8192))
+    factors = frequencies / RotaryScaling(32.0, 1.0, 4.0, 8192).slowed(frequencies)
     for name, array in (("right", factors.numpy()), ("wrong", np.linspace(1, 32, 32))):
         writer = gguf.GGUFWriter(tmp_path / name, "llama")
         writer.add_tensor("rope_freqs.weight", array.astype(np.float32))

@@ -57,7 +57,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(data=st.data())
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_one_flipped_bit_is_always_found(saved: Path, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(sorted(saved.iterdir())))
     sound = path.read_bytes()

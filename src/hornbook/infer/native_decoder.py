@@ -1,7 +1,7 @@
 """Runs a GPT with decoder.c: packs its weights and returns its logits as numpy arrays.
 
-Shapes in names: R rows (texts generated together), T time, C n_embd, H n_head, D head width, F MLP
-width, V vocabulary; O and I a matrix's outputs and inputs, P its panels of 64 outputs.
+Shapes in names: R rows (texts generated together), T time, C n_embd, H n_head or n_kv_head, D head
+width, F MLP width, V vocabulary; O and I a matrix's outputs and inputs, P its panels of 64 outputs.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from hornbook.errors import CheckpointError
 from hornbook.infer.decoder import MOST_ROWS, outside
 from hornbook.kernels import NativeUnavailableError, decoder_library
 from hornbook.kernels.decoder import PackedLayer, PackedMatrix, PackedModel
-from hornbook.models.schema import BLOCKS, Schema, Shape
+from hornbook.models.schema import BLOCKS, RotaryScaling, Schema, Shape
 
 Floats: TypeAlias = NDArray[np.float32]
 Weights: TypeAlias = Mapping[str, Floats]
@@ -117,11 +117,6 @@ class NativeDecoder:
         threads: int = 0,
     ) -> None:
         check_weights(schema.weights(most_layers(schema, weights)), weights)
-        if schema.n_kv_head != schema.n_head or not schema.query_key_norm or schema.rotary_scaling:
-            raise NativeUnavailableError(
-                "decoder.c needs a key-value head for each head, normalised queries and keys, and "
-                "rotary positions without scaling"
-            )
         self.precision = chosen_precision(weights, precision)
         if cache_bytes(schema, context_size, self.precision) * rows > MOST_CACHE_BYTES:
             raise NativeUnavailableError(
@@ -201,13 +196,16 @@ class NativeDecoder:
             raise outside(self, tokens, rows, starts)
 
     def _pack(self, schema: Schema, weights: Weights) -> PackedModel:
-        C, H, D = schema.n_embd, schema.n_head, schema.head_width
+        C, D = schema.n_embd, schema.head_width
         padded_C, padded_D = up_to(C, PANEL), up_to(D, 16)
 
         def of_heads(weight_OI: Floats) -> Floats:
             """Each head's outputs, padded."""
-            padded_HDI = pad(weight_OI.reshape(H, D, -1), H, padded_D, C)
-            return padded_HDI.reshape(H * padded_D, C)
+            weight_HDI = weight_OI.reshape(-1, D, C)
+            return pad(weight_HDI, len(weight_HDI), padded_D, C).reshape(-1, C)
+
+        def gain(weight_D: Floats | None) -> int | None:
+            return None if weight_D is None else self._pointer(pad(weight_D, padded_D))
 
         layers = []
         for layer in range(schema.n_layer):
@@ -220,8 +218,8 @@ class NativeDecoder:
                 PackedLayer(
                     self._pointer(pad(block["attention_norm.weight"], padded_C)),
                     self._pointer(pad(block["mlp_norm.weight"], padded_C)),
-                    self._pointer(pad(block["attention.query_norm.weight"], padded_D)),
-                    self._pointer(pad(block["attention.key_norm.weight"], padded_D)),
+                    gain(block.get("attention.query_norm.weight")),
+                    gain(block.get("attention.key_norm.weight")),
                     self._matrix(np.concatenate(qkv)),
                     self._matrix(output),
                     *(self._matrix(block[f"mlp.{name}.weight"]) for name in ("gate", "up", "down")),
@@ -229,10 +227,13 @@ class NativeDecoder:
             )
         layer_array = (PackedLayer * schema.n_layer)(*layers)
         self._kept.append(layer_array)
-        cosines, sines = rotary_angles(self.context_size, D, schema.rotary_base)
+        cosines, sines = rotary_angles(
+            self.context_size, D, schema.rotary_base, schema.rotary_scaling
+        )
         cached = self.rows * cache_bytes(schema, self.context_size, self.precision) // 8
         return PackedModel(
-            self.vocab_size, self.context_size, schema.n_layer, H, C, D,
+            self.vocab_size, self.context_size, schema.n_layer,
+            schema.n_head, schema.n_kv_head, C, D,
             schema.window or self.context_size, KINDS[self.precision], self.threads, self.rows,
             schema.epsilon,
             self._pointer(pad(weights["embedding.weight"], self.vocab_size, padded_C)),
@@ -274,10 +275,14 @@ class NativeDecoder:
         return zeros.ctypes.data
 
 
-def rotary_angles(positions: int, head_width: int, base: float) -> tuple[Floats, Floats]:
+def rotary_angles(
+    positions: int, head_width: int, base: float, scaling: RotaryScaling | None = None
+) -> tuple[Floats, Floats]:
     """Cosine and sine of each position's rotation, in numpy: two of [positions, D/2]."""
     exponents = np.arange(0, head_width, 2, dtype=np.float32) / np.float32(head_width)
     frequencies = np.float32(base) ** -exponents
+    if scaling is not None:
+        frequencies = scaling.slowed(frequencies)
     angles = np.outer(np.arange(positions, dtype=np.float32), frequencies)
     return np.cos(angles), np.sin(angles)
 

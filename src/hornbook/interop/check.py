@@ -11,7 +11,6 @@ import torch
 from hornbook.errors import CheckpointError, DataError
 from hornbook.eval.loss import losses, per_char
 from hornbook.interop.request import ExportError
-from hornbook.models.gpt import GPT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,13 +133,6 @@ def loss_in_blocks(trained: TrainedModel, text: Text) -> float:
     """Our loss in nats per character where no more than a block is read at once."""
     found = losses(trained.model, text.tokens, block_size=trained.model.block_size)
     return float(found.mean()) * text.tokens_per_char
-
-
-def gpt_of(trained: TrainedModel) -> GPT:
-    """The network of a GPT's run. Raises: TypeError for another model."""
-    if not isinstance(trained.model, GPT):
-        raise TypeError(f"expected a GPT, got {type(trained.model).__name__}")
-    return trained.model
 
 
 @torch.no_grad()

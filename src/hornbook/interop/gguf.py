@@ -20,12 +20,13 @@ import torch
 
 from hornbook.interop.check import WINDOW, Engine, loss_in_blocks
 from hornbook.interop.gguf_tokenizer import write_tokenizer
+from hornbook.interop.ollama import modelfile
 from hornbook.interop.request import ExportError
-from hornbook.models.gpt import GPT, scaled
+from hornbook.models.gpt import GPT
 from hornbook.models.gpt2 import EPSILON
 from hornbook.pretrained.chat import chat_template
 from hornbook.pretrained.names import OUTSIDE, gguf_parts, stored
-from hornbook.text.chat import end_of_answers, marked_ids
+from hornbook.text.chat import marked_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,20 +52,8 @@ def files(trained: TrainedModel, request: Request) -> dict[str, bytes]:
 
     Raises: ConfigError for a tokenizer that llama.cpp does not know.
     """
-    context_size = reads(trained, request)
-    template, chat = "TEMPLATE {{ .Prompt }}\n", chat_template(trained.folder)
-    if chat is not None:  # Ollama finds its own form of the file's template
-        end = end_of_answers(chat, trained.tokenizer)
-        spelled = "" if end is None else trained.tokenizer.decode([end])
-        template = f"PARAMETER stop {json.dumps(spelled)}\n" if spelled.isprintable() else ""
-    return {
-        FILE: packed(trained, request),
-        "Modelfile": (
-            f"FROM ./{FILE}\n{template}"
-            f"PARAMETER num_ctx {context_size}\nPARAMETER temperature 0.8\n"
-            f"PARAMETER num_predict {min(500, context_size // 2)}\n"
-        ).encode(),
-    }
+    lines = modelfile(trained, FILE, reads(trained, request))
+    return {FILE: packed(trained, request), "Modelfile": lines.encode()}
 
 
 def architecture(trained: TrainedModel, request: Request) -> str:
@@ -124,7 +113,7 @@ def slowed(schema: Schema) -> NDArray[Any]:
     D = schema.head_width
     plain = schema.rotary_base ** -(torch.arange(0, D, 2) / D)
     scaling = schema.rotary_scaling
-    return (plain / (plain if scaling is None else scaled(plain, scaling))).numpy()
+    return (plain / (plain if scaling is None else scaling.slowed(plain))).numpy()
 
 
 def write_gpt2_sizes(writer: gguf.GGUFWriter, config: ModelConfig) -> None:

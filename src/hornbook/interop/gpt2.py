@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from hornbook.errors import ConfigError
-from hornbook.pretrained.names import hf_parts
+from hornbook.models.gpt2 import GPT2
+from hornbook.pretrained.names import hf_parts, stored
 
 if TYPE_CHECKING:
     from hornbook.config import ModelConfig
-    from hornbook.models.gpt2 import GPT2
     from hornbook.pretrained.names import Part
     from hornbook.runs.load import TrainedModel
 
@@ -60,6 +60,17 @@ def settings(model: GPT2) -> dict[str, Any]:
         "pad_token_id": None,
         "dtype": "float32",
     }
+
+
+def form(trained: TrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The settings and the weights of transformers for a model that has a form as GPT-2.
+
+    Raises: ConfigError for another model.
+    """
+    model = trained.model
+    if isinstance(model, GPT2):
+        return settings(model), dict(stored(parts(model.config), model.state_dict()))
+    return widened(trained)
 
 
 def widened(trained: TrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -16,7 +16,7 @@ from hornbook.interop.check import WINDOW, Engine, loss_in_blocks
 from hornbook.models.gpt import GPT
 from hornbook.models.gpt2 import GPT2
 from hornbook.pretrained.chat import chat_template
-from hornbook.pretrained.names import names_of, stored
+from hornbook.pretrained.names import names_of
 from hornbook.text.chat import end_of_answers
 
 if TYPE_CHECKING:
@@ -39,12 +39,7 @@ def files(trained: TrainedModel, _: Request) -> dict[str, bytes]:
     import safetensors.torch
 
     model = trained.model
-    if isinstance(model, GPT):
-        tensors = renamed(model)
-    elif isinstance(model, GPT2):
-        tensors = dict(stored(gpt2.parts(model.config), model.state_dict()))
-    else:
-        tensors = gpt2.widened(trained)[1]
+    tensors = renamed(model) if isinstance(model, GPT) else gpt2.form(trained)[1]
     packed = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
     return {
         **settings(trained),

@@ -35,7 +35,7 @@ class Format:
 FORMATS: Final[dict[To, Format]] = {
     "hf": Format(("gpt", "layernorm", "gpt2"), "safetensors", "transformers"),
     "gguf": Format(("gpt", "gpt2"), "gguf", "xllamacpp"),
-    "onnx": Format(("gpt",), "onnx", "onnxruntime"),
+    "onnx": Format(("gpt", "layernorm", "gpt2"), "onnx", "onnxruntime"),
 }
 
 

@@ -6,8 +6,9 @@
  * Each thread sums those for itself; at the end they are added in order. So the same number of
  * threads gives the same bits. A share is processed in groups of whole rows.
  *
- * Names: C width, H heads, D head width, F MLP width, T length of a row, padded to QUERIES where it says
- * Tp; a number is bfloat16 or float32 (see products.h).
+ * Names: C width, H heads, D head width, A width of all heads, K width of all key-value heads (each
+ * shared by a group of heads), Q = A + 2 K, F MLP width, T length of a row, padded to QUERIES where it
+ * says Tp; a number is bfloat16 or float32 (see products.h).
  */
 #include "products.h"
 #include "threads.h"
@@ -25,14 +26,14 @@ enum { ATTENTION_NORM, QUERY, KEY, VALUE, OUTPUT, QUERY_NORM, KEY_NORM,
 
 /* The call from Python. Activations are contiguous, [rows, length, width]. */
 typedef struct {
-    int32_t rows, length, width, n_head, head_width, mlp_width;
+    int32_t rows, length, width, n_head, n_kv_head, head_width, mlp_width;
     int32_t threads;
     int32_t dropped; /* the dropout rate in 256ths */
     float epsilon;
     const number *x;
     const int8_t *mask; /* [2, rows, length, width], or null */
     const float *cosines, *sines; /* [length, D] */
-    const float *weights[WEIGHTS];
+    const float *weights[WEIGHTS]; /* those of queries' and keys' norms may be null */
     number *kept; /* hornbook_kept_numbers of them, kept from forward to backward */
     number *y;
     const number *dy;
@@ -56,7 +57,9 @@ typedef struct {
 
 typedef struct {
     const Block *block;
-    int C, H, D, F, T, Tp;
+    int C, H, D, A, K, Q, F, T, Tp;
+    int heads; /* of a group */
+    int norm; /* the width of queries' and keys' norms: D, or 0 without */
     int shares, group; /* the most rows of a group */
     word *qkv, *output, *gate_up, *down; /* packed weights */
     size_t gradient_numbers;
@@ -72,17 +75,22 @@ typedef struct {
              item##_end = (int)((int64_t)(count) * (share + 1) / run->shares);                     \
          item < item##_end; item++)
 
-/* Panels of x -> x W^T for `count` matrices W[outputs, inputs], their outputs concatenated. */
-static void pack_forward(const Run *run, int share, const float *const *matrices, int count,
-                         int outputs, int inputs, word *to)
+/* A matrix [outputs, inputs] in a product of several whose outputs are concatenated: `whole` of them,
+ * its own from `first` on. */
+typedef struct {
+    const float *numbers;
+    int outputs, inputs, first, whole;
+} Weights;
+
+/* Panels of x -> x W^T. */
+static void pack_forward(const Run *run, int share, Weights w, word *to)
 {
-    int depth = inputs / PACK;
-    PART(panel, count * outputs / PANEL) {
-        word *at = to + (size_t)panel * depth * PANEL;
+    int depth = w.inputs / PACK;
+    PART(panel, w.outputs / PANEL) {
+        word *at = to + (size_t)(w.first / PANEL + panel) * depth * PANEL;
         for (int n = 0; n < PANEL; n++) {
-            int place = panel * PANEL + n;
-            const float *row = matrices[place / outputs] + (size_t)(place % outputs) * inputs;
-            for (int k = 0; k < inputs; k += WIDE) {
+            const float *row = w.numbers + ((size_t)panel * PANEL + n) * w.inputs;
+            for (int k = 0; k < w.inputs; k += WIDE) {
                 union { number numbers[WIDE]; word words[WIDE / PACK]; } part;
                 store(part.numbers, *(const floats *)(row + k));
                 for (int i = 0; i < WIDE / PACK; i++)
@@ -92,33 +100,33 @@ static void pack_forward(const Run *run, int share, const float *const *matrices
     }
 }
 
-/* Panels of dy -> dy W for the same. */
-static void pack_backward(const Run *run, int share, const float *const *matrices, int count,
-                          int outputs, int inputs, word *to)
+/* Panels of dy -> dy W. */
+static void pack_backward(const Run *run, int share, Weights w, word *to)
 {
-    int depth = count * outputs / PACK;
-    PART(panel, inputs / PANEL) {
-        word *at = to + (size_t)panel * depth * PANEL;
-        for (int k = 0; k < depth; k++) {
-            int place = k * PACK;
-            const float *row = matrices[place / outputs] +
-                               (size_t)(place % outputs) * inputs + panel * PANEL;
+    PART(panel, w.inputs / PANEL) {
+        word *at = to + ((size_t)panel * w.whole + w.first) / PACK * PANEL;
+        for (int k = 0; k < w.outputs / PACK; k++) {
+            const float *row = w.numbers + (size_t)k * PACK * w.inputs + panel * PANEL;
             for (int n = 0; n < PANEL; n += WIDE)
                 *(words *)(at + (size_t)k * PANEL + n) = paired(
-                    *(const floats *)(row + n), *(const floats *)(row + (PACK - 1) * inputs + n));
+                    *(const floats *)(row + n), *(const floats *)(row + (PACK - 1) * w.inputs + n));
         }
     }
 }
 
-typedef void (*Pack)(const Run *, int, const float *const *, int, int, int, word *);
+typedef void (*Pack)(const Run *, int, Weights, word *);
 
 static void pack_all(const Run *run, int share, Pack pack)
 {
     const float *const *weights = run->block->weights;
-    pack(run, share, weights + QUERY, 3, run->C, run->C, run->qkv);
-    pack(run, share, weights + OUTPUT, 1, run->C, run->C, run->output);
-    pack(run, share, weights + GATE, 2, run->F, run->C, run->gate_up);
-    pack(run, share, weights + DOWN, 1, run->C, run->F, run->down);
+    int C = run->C, A = run->A, K = run->K, Q = run->Q, F = run->F;
+    pack(run, share, (Weights){weights[QUERY], A, C, 0, Q}, run->qkv);
+    pack(run, share, (Weights){weights[KEY], K, C, A, Q}, run->qkv);
+    pack(run, share, (Weights){weights[VALUE], K, C, A + K, Q}, run->qkv);
+    pack(run, share, (Weights){weights[OUTPUT], C, A, 0, C}, run->output);
+    pack(run, share, (Weights){weights[GATE], F, C, 0, 2 * F}, run->gate_up);
+    pack(run, share, (Weights){weights[UP], F, C, F, 2 * F}, run->gate_up);
+    pack(run, share, (Weights){weights[DOWN], C, F, 0, C}, run->down);
 }
 
 static void pack_for_forward(void *run, int share) { pack_all(run, share, pack_forward); }
@@ -165,17 +173,18 @@ static void normalise(const Run *run, int rows, const number *from, const float 
 
 /* ---- heads ---- */
 
-/* Normalise a head's query or key, rotate it by its position's angle, and scale it. */
+/* Normalise a head's query or key (where it has a gain), rotate it by its position's angle, and
+ * scale it. */
 static void ready(const Run *run, const number *from, const float *gain, float scale, number *to)
 {
     int D = run->D, half = D / 2;
     float x[D], y[D];
-    for (int t = 0; t < run->Tp; t++, from += 3 * run->C, to += D) {
+    for (int t = 0; t < run->Tp; t++, from += run->Q, to += D) {
         for (int i = 0; i < D; i += WIDE)
             *(floats *)(x + i) = load(from + i);
-        float by = scale * inverse_root_mean_square(x, D, run->block->epsilon);
+        float by = gain ? scale * inverse_root_mean_square(x, D, run->block->epsilon) : scale;
         for (int i = 0; i < D; i++)
-            x[i] *= by * gain[i];
+            x[i] *= gain ? by * gain[i] : by;
         int place = t < run->T ? t : 0;
         const float *cosines = run->block->cosines + (size_t)place * D;
         const float *sines = run->block->sines + (size_t)place * D;
@@ -194,7 +203,7 @@ static void ready_backward(const Run *run, const number *from, const float *gain
 {
     int D = run->D, half = D / 2;
     float x[D], dx[D];
-    for (int t = 0; t < run->Tp; t++, from += 3 * run->C, to += 3 * run->C, dy += D) {
+    for (int t = 0; t < run->Tp; t++, from += run->Q, to += run->Q, dy += D) {
         int place = t < run->T ? t : 0;
         const float *cosines = run->block->cosines + (size_t)place * D;
         const float *sines = run->block->sines + (size_t)place * D;
@@ -202,10 +211,12 @@ static void ready_backward(const Run *run, const number *from, const float *gain
             dx[i] = (dy[i] * cosines[i] + dy[i + half] * sines[i]) * scale;
             dx[i + half] = (dy[i + half] * cosines[i] - dy[i] * sines[i]) * scale;
         }
-        for (int i = 0; i < D; i += WIDE)
-            *(floats *)(x + i) = load(from + i);
-        float by = inverse_root_mean_square(x, D, run->block->epsilon);
-        normalise_backward(x, gain, D, by, dx, d_gain);
+        if (gain) {
+            for (int i = 0; i < D; i += WIDE)
+                *(floats *)(x + i) = load(from + i);
+            float by = inverse_root_mean_square(x, D, run->block->epsilon);
+            normalise_backward(x, gain, D, by, dx, d_gain);
+        }
         for (int i = 0; i < D; i += WIDE)
             store(to + i, *(floats *)(dx + i));
     }
@@ -246,46 +257,62 @@ static void look_back(const Run *run, Room *room, int begin)
                 room->weights + (size_t)i * run->Tp);
 }
 
-static void prepare_head(const Run *run, Room *room, const number *qkv)
+/* Where the key of a head is in its row's products; the value is K further. */
+static const number *key_of(const Run *run, const number *qkv, int head)
+{
+    return qkv + run->A + head / run->heads * run->D;
+}
+
+/* The head's query, and for the first head of a group their key. */
+static void prepare_head(const Run *run, Room *room, const number *qkv, int head)
 {
     const float *const *weights = run->block->weights;
-    ready(run, qkv, weights[QUERY_NORM], 1.0f / sqrtf((float)run->D), room->query);
-    ready(run, qkv + run->C, weights[KEY_NORM], 1.0f, room->key);
+    ready(run, qkv + head * run->D, weights[QUERY_NORM], 1.0f / sqrtf((float)run->D), room->query);
+    if (head % run->heads)
+        return;
+    ready(run, key_of(run, qkv, head), weights[KEY_NORM], 1.0f, room->key);
     turn(room->key, run->D, run->Tp, run->D, room->key_turned);
 }
 
-/* One head of one row: mixed[Tp, D of C] = softmax(q k) v. */
-static void attend(const Run *run, Room *room, const number *qkv, number *mixed)
+/* One head of one row, the heads of a group in order: mixed[Tp, D of A] = softmax(q k) v. */
+static void attend(const Run *run, Room *room, const number *qkv, int head, number *mixed)
 {
     int D = run->D, Tp = run->Tp;
-    prepare_head(run, room, qkv);
-    pair_rows(qkv + 2 * run->C, 3 * run->C, Tp, D, room->value_panels);
+    prepare_head(run, room, qkv, head);
+    if (head % run->heads == 0)
+        pair_rows(key_of(run, qkv, head) + run->K, run->Q, Tp, D, room->value_panels);
+    mixed += head * D;
     for (int begin = 0; begin < Tp; begin += QUERIES) {
         look_back(run, room, begin);
         product(ROUND, QUERIES, D, (begin + QUERIES) / PACK, lying(room->weights, Tp),
-                panels(room->value_panels, Tp / PACK), mixed + (size_t)begin * run->C, run->C);
+                panels(room->value_panels, Tp / PACK), mixed + (size_t)begin * run->A, run->A);
     }
 }
 
 /* Its backward pass: from the gradient of `mixed` to that of the products q, k and v. */
-static void attend_backward(const Run *run, Room *room, const number *qkv, const number *d_mixed,
-                            number *d_qkv)
+static void attend_backward(const Run *run, Room *room, const number *qkv, int head,
+                            const number *d_mixed, number *d_qkv)
 {
-    int C = run->C, D = run->D, Tp = run->Tp, deep = Tp / PACK, tile = QUERIES / PACK;
+    int C = run->C, D = run->D, A = run->A, Tp = run->Tp, deep = Tp / PACK, tile = QUERIES / PACK;
     const float *const *weights = run->block->weights;
-    float *of_query_norm = room->gradients + C + 4 * (size_t)C * C, *of_key_norm = of_query_norm + D;
-    prepare_head(run, room, qkv);
+    float *of_query_norm = room->gradients + C + (size_t)C * (run->Q + A),
+          *of_key_norm = of_query_norm + run->norm;
+    const number *key = key_of(run, qkv, head);
+    prepare_head(run, room, qkv, head);
     pair_rows(room->query, D, Tp, D, room->query_panels);
-    pair_rows(room->key, D, Tp, D, room->key_panels);
-    turn(qkv + 2 * C, 3 * C, Tp, D, room->value_turned);
-    pair_rows(d_mixed, C, Tp, D, room->mixed_panels);
-    memset(room->d_key, 0, (size_t)Tp * D * sizeof(float));
-    memset(room->d_value, 0, (size_t)Tp * D * sizeof(float));
+    d_mixed += head * D;
+    pair_rows(d_mixed, A, Tp, D, room->mixed_panels);
+    if (head % run->heads == 0) {
+        pair_rows(room->key, D, Tp, D, room->key_panels);
+        turn(key + run->K, run->Q, Tp, D, room->value_turned);
+        memset(room->d_key, 0, (size_t)Tp * D * sizeof(float));
+        memset(room->d_value, 0, (size_t)Tp * D * sizeof(float));
+    }
     for (int begin = 0; begin < Tp; begin += QUERIES) {
         int columns = begin + QUERIES;
         size_t at = (size_t)begin / PACK * PANEL; /* where these queries begin in a panel */
         look_back(run, room, begin);
-        product(SET, QUERIES, columns, D / PACK, lying(d_mixed + (size_t)begin * C, C),
+        product(SET, QUERIES, columns, D / PACK, lying(d_mixed + (size_t)begin * A, A),
                 panels(room->value_turned, D / PACK), room->d_scores, Tp);
         for (int i = 0; i < QUERIES; i++) {
             float *weight = room->scores + (size_t)i * Tp, *slope = room->d_scores + (size_t)i * Tp;
@@ -306,12 +333,15 @@ static void attend_backward(const Run *run, Room *room, const number *qkv, const
         product(ADD, columns, D, tile, turned(room->slope_panels, tile),
                 panels(room->query_panels + at, deep), room->d_key, D);
     }
-    ready_backward(run, qkv, weights[QUERY_NORM], 1.0f / sqrtf((float)D), room->d_query, d_qkv,
-                   of_query_norm);
-    ready_backward(run, qkv + C, weights[KEY_NORM], 1.0f, room->d_key, d_qkv + C, of_key_norm);
+    ready_backward(run, qkv + head * D, weights[QUERY_NORM], 1.0f / sqrtf((float)D), room->d_query,
+                   d_qkv + head * D, of_query_norm);
+    if ((head + 1) % run->heads)
+        return;
+    number *d_key = d_qkv + (key - qkv);
+    ready_backward(run, key, weights[KEY_NORM], 1.0f, room->d_key, d_key, of_key_norm);
     for (int t = 0; t < Tp; t++)
         for (int i = 0; i < D; i += WIDE)
-            store(d_qkv + (size_t)t * 3 * C + 2 * C + i, *(floats *)(room->d_value + t * D + i));
+            store(d_key + run->K + (size_t)t * run->Q + i, *(floats *)(room->d_value + t * D + i));
 }
 
 /* ---- the residual stream ---- */
@@ -377,21 +407,19 @@ static void forward_group(const Run *run, Room *room, int first, int texts)
 {
     const Block *block = run->block;
     const float *const *weights = block->weights;
-    int C = run->C, F = run->F, Tp = run->Tp, rows = texts * Tp;
-    number *qkv = run->kept_qkv + (size_t)first * Tp * 3 * C;
-    number *mixed = run->kept_mixed + (size_t)first * Tp * C;
+    int C = run->C, A = run->A, Q = run->Q, F = run->F, Tp = run->Tp, rows = texts * Tp;
+    number *qkv = run->kept_qkv + (size_t)first * Tp * Q;
+    number *mixed = run->kept_mixed + (size_t)first * Tp * A;
     number *middle = run->kept_middle + (size_t)first * Tp * C;
     number *gate_up = run->kept_gate_up + (size_t)first * Tp * 2 * F;
 
     take_rows(run, first, rows, block->x, room->found);
     normalise(run, rows, room->found, weights[ATTENTION_NORM], room->normal);
-    product(ROUND, rows, 3 * C, C / PACK, lying(room->normal, C), panels(run->qkv, C / PACK), qkv,
-            3 * C);
+    product(ROUND, rows, Q, C / PACK, lying(room->normal, C), panels(run->qkv, C / PACK), qkv, Q);
     for (int text = 0; text < texts; text++)
         for (int head = 0; head < run->H; head++)
-            attend(run, room, qkv + (size_t)text * Tp * 3 * C + head * run->D,
-                   mixed + (size_t)text * Tp * C + head * run->D);
-    product(SET, rows, C, C / PACK, lying(mixed, C), panels(run->output, C / PACK), room->sum, C);
+            attend(run, room, qkv + (size_t)text * Tp * Q, head, mixed + (size_t)text * Tp * A);
+    product(SET, rows, C, A / PACK, lying(mixed, A), panels(run->output, A / PACK), room->sum, C);
     add_found(run, first, rows, 0, room->found, room->sum, middle, 0);
 
     normalise(run, rows, middle, weights[MLP_NORM], room->normal);
@@ -448,13 +476,14 @@ static void backward_group(const Run *run, Room *room, int first, int texts, int
 {
     const Block *block = run->block;
     const float *const *weights = block->weights;
-    int C = run->C, F = run->F, Tp = run->Tp, rows = texts * Tp, deep = rows / PACK;
-    size_t square = (size_t)C * C, oblong = (size_t)F * C;
+    int C = run->C, A = run->A, Q = run->Q, F = run->F, Tp = run->Tp;
+    int rows = texts * Tp, deep = rows / PACK;
     float *of_attention_norm = room->gradients, *of_qkv = of_attention_norm + C,
-          *of_output = of_qkv + 3 * square, *of_mlp_norm = of_output + square + 2 * run->D,
-          *of_gate_up = of_mlp_norm + C, *of_down = of_gate_up + 2 * oblong;
-    const number *qkv = run->kept_qkv + (size_t)first * Tp * 3 * C;
-    const number *mixed = run->kept_mixed + (size_t)first * Tp * C;
+          *of_output = of_qkv + (size_t)Q * C,
+          *of_mlp_norm = of_output + (size_t)A * C + 2 * run->norm,
+          *of_gate_up = of_mlp_norm + C, *of_down = of_gate_up + 2 * (size_t)F * C;
+    const number *qkv = run->kept_qkv + (size_t)first * Tp * Q;
+    const number *mixed = run->kept_mixed + (size_t)first * Tp * A;
     const number *middle = run->kept_middle + (size_t)first * Tp * C;
     const number *gate_up = run->kept_gate_up + (size_t)first * Tp * 2 * F;
 
@@ -491,24 +520,21 @@ static void backward_group(const Run *run, Room *room, int first, int texts, int
 
     /* attention */
     found_backward(run, room, first, rows, 0);
-    product(ROUND, rows, C, C / PACK, lying(room->found, C), panels(run->output, C / PACK),
-            room->mixed, C);
-    pair_rows(mixed, C, rows, C, room->normal_panels);
-    product(how, C, C, deep, turned(room->found_panels, deep), panels(room->normal_panels, deep),
-            of_output, C);
+    product(ROUND, rows, A, C / PACK, lying(room->found, C), panels(run->output, C / PACK),
+            room->mixed, A);
+    pair_rows(mixed, A, rows, A, room->normal_panels);
+    product(how, C, A, deep, turned(room->found_panels, deep), panels(room->normal_panels, deep),
+            of_output, A);
     for (int text = 0; text < texts; text++)
-        for (int head = 0; head < run->H; head++) {
-            size_t at = (size_t)text * Tp * C + head * run->D;
-            size_t wide_at = (size_t)text * Tp * 3 * C + head * run->D;
-            attend_backward(run, room, qkv + wide_at, room->mixed + at, room->wide + wide_at);
-        }
-    product(SET, rows, C, 3 * C / PACK, lying(room->wide, 3 * C), panels(run->qkv, 3 * C / PACK),
-            room->sum, C);
-    pair_rows(room->wide, 3 * C, rows, 3 * C, room->wide_panels);
+        for (int head = 0; head < run->H; head++)
+            attend_backward(run, room, qkv + (size_t)text * Tp * Q, head,
+                            room->mixed + (size_t)text * Tp * A, room->wide + (size_t)text * Tp * Q);
+    product(SET, rows, C, Q / PACK, lying(room->wide, Q), panels(run->qkv, Q / PACK), room->sum, C);
+    pair_rows(room->wide, Q, rows, Q, room->wide_panels);
     take_rows(run, first, rows, block->x, room->found);
     normalise(run, rows, room->found, weights[ATTENTION_NORM], room->normal);
     pair_rows(room->normal, C, rows, C, room->normal_panels);
-    product(how, 3 * C, C, deep, turned(room->wide_panels, deep), panels(room->normal_panels, deep),
+    product(how, Q, C, deep, turned(room->wide_panels, deep), panels(room->normal_panels, deep),
             of_qkv, C);
     stream_backward(run, room, rows, room->found, weights[ATTENTION_NORM], of_attention_norm);
     for (int row = 0; row < rows; row++) {
@@ -541,10 +567,10 @@ static void backward_share(void *argument, int share)
 {
     const Run *run = argument;
     Room *room = &run->rooms[share];
-    size_t C = run->C, gains = C + 4 * C * C;
+    size_t C = run->C, gains = C + C * (run->Q + run->A);
     /* Sums that start at zero: the gains of the normalisations. */
     memset(room->gradients, 0, C * sizeof(float));
-    memset(room->gradients + gains, 0, (2 * run->D + C) * sizeof(float));
+    memset(room->gradients + gains, 0, (2 * run->norm + C) * sizeof(float));
     GROUPS(first, texts) backward_group(run, room, first, texts, group ? ADD : SET);
 }
 
@@ -570,7 +596,7 @@ static void everywhere(Run *run, void (*of_share)(void *run, int share))
 static size_t furnish(const Run *run, Room *room, char *memory, float *gradients, int backward)
 {
     size_t used = 0, C = run->C, D = (run->D + PANEL - 1) / PANEL * PANEL, F = run->F, Tp = run->Tp;
-    size_t rows = run->group * Tp, wide = 2 * F > 3 * C ? 2 * F : 3 * C;
+    size_t rows = run->group * Tp, A = run->A, Q = run->Q, wide = 2 * F > Q ? 2 * F : Q;
     room->normal = NUMBERS(rows * C);
     room->found = NUMBERS(rows * C);
     room->hidden = NUMBERS(rows * F);
@@ -583,10 +609,10 @@ static size_t furnish(const Run *run, Room *room, char *memory, float *gradients
     room->weights = NUMBERS(QUERIES * Tp);
     if (!backward)
         return used;
-    room->mixed = NUMBERS(rows * C);
+    room->mixed = NUMBERS(rows * A);
     room->wide = NUMBERS(rows * wide);
     room->stream = FLOATS(rows * C);
-    room->normal_panels = WORDS(rows * C / PACK);
+    room->normal_panels = WORDS(rows * (A > C ? A : C) / PACK);
     room->found_panels = WORDS(rows * C / PACK);
     room->hidden_panels = WORDS(rows * F / PACK);
     room->wide_panels = WORDS(rows * wide / PACK);
@@ -609,16 +635,21 @@ static Run begin(const Block *block)
 {
     Run run = {.block = block, .C = block->width, .H = block->n_head, .D = block->head_width,
                .F = block->mlp_width, .T = block->length};
+    run.A = run.H * run.D;
+    run.K = block->n_kv_head * run.D;
+    run.Q = run.A + 2 * run.K;
+    run.heads = run.H / block->n_kv_head;
+    run.norm = block->weights[QUERY_NORM] ? run.D : 0;
     run.Tp = (run.T + QUERIES - 1) / QUERIES * QUERIES;
     run.shares = block->threads < block->rows ? block->threads : block->rows;
     int most = (block->rows + run.shares - 1) / run.shares;
     run.group = GROUP_TOKENS / run.Tp < 1 ? 1 : GROUP_TOKENS / run.Tp;
     run.group = run.group < most ? run.group : most;
     size_t C = run.C, F = run.F, rows = (size_t)block->rows * run.Tp;
-    run.gradient_numbers = 2 * C + 2 * run.D + 4 * C * C + 3 * C * F;
+    run.gradient_numbers = 2 * C + 2 * run.norm + C * (run.Q + run.A) + 3 * C * F;
     run.kept_qkv = block->kept;
-    run.kept_mixed = run.kept_qkv + rows * 3 * C;
-    run.kept_middle = run.kept_mixed + rows * C;
+    run.kept_mixed = run.kept_qkv + rows * run.Q;
+    run.kept_middle = run.kept_mixed + rows * run.A;
     run.kept_gate_up = run.kept_middle + rows * C;
     return run;
 }
@@ -627,13 +658,14 @@ static Run begin(const Block *block)
 int64_t hornbook_kept_numbers(const Block *block)
 {
     Run run = begin(block);
-    return (int64_t)block->rows * run.Tp * (5 * run.C + 2 * run.F);
+    return (int64_t)block->rows * run.Tp * (run.Q + run.A + run.C + 2 * run.F);
 }
 
 static int pass(const Block *block, int backward)
 {
     Run run = begin(block);
-    size_t C = run.C, F = run.F, packed = (4 * C * C + 3 * C * F) / PACK * sizeof(word);
+    size_t C = run.C, A = run.A, Q = run.Q, F = run.F;
+    size_t packed = (C * (Q + A) + 3 * C * F) / PACK * sizeof(word);
     Room measured;
     size_t room = furnish(&run, &measured, NULL, NULL, backward);
     char *memory = aligned_alloc(LINE, (packed + run.shares * room + LINE - 1) / LINE * LINE);
@@ -644,8 +676,8 @@ static int pass(const Block *block, int backward)
         return 1;
     }
     run.qkv = (word *)memory;
-    run.output = run.qkv + 3 * C * C / PACK;
-    run.gate_up = run.output + C * C / PACK;
+    run.output = run.qkv + C * Q / PACK;
+    run.gate_up = run.output + C * A / PACK;
     run.down = run.gate_up + 2 * C * F / PACK;
     for (int share = 0; share < run.shares; share++)
         furnish(&run, &run.rooms[share], memory + packed + share * room,

@@ -19,8 +19,8 @@
  * inputs, keys and values are bfloat16 (see numbers.h). Sums, the residual stream and softmax are float32.
  *
  * Threads. Panels, or heads of lanes, are divided evenly. A barrier stands where one thread reads
- * what another wrote. Names: C width, H heads, D head width, F MLP width, V vocabulary; a trailing
- * p means padded (D to 16, the others to 64), the padding zero.
+ * what another wrote. Names: C width, H heads, K key-value heads, D head width, F MLP width,
+ * V vocabulary; a trailing p means padded (D to 16, the others to 64), the padding zero.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -45,12 +45,12 @@ typedef struct {
 } Matrix;
 
 typedef struct {
-    const float *attention_norm, *mlp_norm, *query_norm, *key_norm;
+    const float *attention_norm, *mlp_norm, *query_norm, *key_norm; /* the last two may be NULL */
     Matrix qkv, output, gate, up, down;
 } Layer;
 
 typedef struct {
-    int32_t vocab_size, context_size, n_layer, n_head, width, head_width;
+    int32_t vocab_size, context_size, n_layer, n_head, n_kv_head, width, head_width;
     int32_t window; /* how many positions a layer attends to, its own included */
     int32_t kind, threads, rows;
     float epsilon;
@@ -60,7 +60,7 @@ typedef struct {
     const Layer *layers;
     Matrix logits;
     int32_t lanes_worth_threads; /* a pass of fewer lanes runs on the caller's thread alone */
-    word *keys, *values; /* [rows, blocks, n_layer, parts, H, Dp / PACK, 16], [..., H, 16 / PACK, Dp] */
+    word *keys, *values; /* [rows, blocks, n_layer, parts, K, Dp / PACK, 16], [..., K, 16 / PACK, Dp] */
 } Model;
 
 typedef struct Decoder Decoder;
@@ -77,6 +77,7 @@ typedef struct {
 struct Decoder {
     Model model;
     int width, head_width, attention_width, qkv_width, mlp_width, positions; /* all padded */
+    int group; /* heads that share a key-value head */
     int scores_room; /* the positions that a lane attends to, rounded to parts on both sides */
     int32_t *cached; /* [rows] positions of each row whose keys and values are in the cache */
     int active; /* threads of the current pass: one, or all */
@@ -247,8 +248,8 @@ static void normalise_lane(const Decoder *d, int lane, const float *gain, number
         store(y + i, *(const floats *)(x + i) * scale * *(const floats *)(gain + i));
 }
 
-/* A head's query or key: normalised, each pair (i, i + D/2) rotated by its position's angle, and
- * scaled. `y` may lie where `x` does. */
+/* A head's query or key: normalised where there is a gain, each pair (i, i + D/2) rotated by its
+ * position's angle, and scaled. `y` may lie where `x` does. */
 static void prepare(const Decoder *d, const float *x, const float *gain, int position, float scale,
                     number *y)
 {
@@ -256,8 +257,9 @@ static void prepare(const Decoder *d, const float *x, const float *gain, int pos
     int half = m->head_width / 2, wide = d->head_width;
     const float *cosines = m->cosines + position * half, *sines = m->sines + position * half;
     float turned[wide];
-    float by = inverse_size(x, m->head_width, wide, m->epsilon);
-    for (int i = 0; i < wide; i += WIDE)
+    memcpy(turned, x, sizeof turned);
+    float by = gain ? inverse_size(x, m->head_width, wide, m->epsilon) : 1;
+    for (int i = 0; gain && i < wide; i += WIDE)
         *(floats *)(turned + i) = *(const floats *)(x + i) * by * *(const floats *)(gain + i);
     for (int i = 0; i < half; i++) {
         float first = turned[i], second = turned[i + half];
@@ -271,8 +273,8 @@ static void prepare(const Decoder *d, const float *x, const float *gain, int pos
 /* ---- attention ---- */
 
 /* The cache. A row has blocks of positions, a block has layers, a layer has parts of 16 positions, and a
- * part has heads. A head's keys lie channel by channel; its values position by position, with PACK = 2
- * by pairs of them. All layers of a block are together, so that a short text fills few pages of memory.
+ * part has key-value heads. A head's keys lie channel by channel; its values position by position, with
+ * PACK = 2 by pairs of them. All layers of a block are together, so that a short text fills few pages of memory.
  * In a layer whatever a text attends to is one piece: at 130 positions of 6 heads memory is read at
  * 24 GB/s, where a piece for each head is read at 14, and pieces of 8 kB at 10. */
 enum { BLOCK = 256, PART = 16 };
@@ -282,7 +284,7 @@ static size_t head_size(const Decoder *d) { return (size_t)d->head_width * (PART
 
 static size_t block_size(const Decoder *d)
 {
-    return d->model.n_layer * (BLOCK / PART) * d->model.n_head * head_size(d);
+    return d->model.n_layer * (BLOCK / PART) * d->model.n_kv_head * head_size(d);
 }
 
 /* Where a row has the first head of a layer, in the part of a position. */
@@ -290,7 +292,7 @@ static size_t cache_offset(const Decoder *d, int row, int layer, int position)
 {
     size_t block = (size_t)row * (d->positions / BLOCK) + position / BLOCK;
     size_t part = layer * (BLOCK / PART) + position % BLOCK / PART;
-    return block * block_size(d) + part * d->model.n_head * head_size(d);
+    return block * block_size(d) + part * d->model.n_kv_head * head_size(d);
 }
 
 /* The first position that a lane attends to: the window ends with its own. */
@@ -308,19 +310,20 @@ INLINE void fetch(const word *part, size_t size)
         __builtin_prefetch(part + i, 0, 2);
 }
 
-/* One head of one lane: prepare its query, where it lies, and cache its key and value. */
+/* One key-value head of one lane: prepare its queries, where they lie, and cache its key and value. */
 static void cache_head(Decoder *d, int layer, int lane, int head)
 {
     const Model *m = &d->model;
     const Layer *weights = &m->layers[layer];
     int position = d->positions_of[lane], inside = position % PART, wide = d->head_width;
-    float *query = d->qkv + (size_t)lane * d->qkv_width + head * wide;
-    float *key = query + m->n_head * wide, *value = key + m->n_head * wide;
+    float *qkv = d->qkv + (size_t)lane * d->qkv_width, *query = qkv + head * d->group * wide;
+    float *key = qkv + (m->n_head + head) * wide, *value = key + m->n_kv_head * wide;
     number found[wide];
     size_t begin = cache_offset(d, d->rows[lane], layer, first_seen(d, lane));
     fetch(m->keys + begin + head * head_size(d), head_size(d));
-    prepare(d, query, weights->query_norm, position, 1.0f / sqrtf((float)m->head_width),
-            (number *)query);
+    for (int i = 0; i < d->group; i++, query += wide)
+        prepare(d, query, weights->query_norm, position, 1.0f / sqrtf((float)m->head_width),
+                (number *)query);
     prepare(d, key, weights->key_norm, position, 1.0f, found);
     size_t offset = cache_offset(d, d->rows[lane], layer, position) + head * head_size(d);
     word *keys = m->keys + offset + inside;
@@ -389,35 +392,37 @@ INLINE void mix(const int vectors, const word *weights, const word *values, int 
         *(floats *)(sums + WIDE * j) = sum[j];
 }
 
-/* Attention of `count` heads of one lane over its row: softmax(q k) v, over a window that ends with
- * its own position. */
-static void attend(const Decoder *d, Worker *me, int layer, int lane, int head, int count)
+/* Attention of `count` key-value heads, each with its heads, of one lane over its row: softmax(q k) v,
+ * over a window that ends with its own position. */
+static void attend(const Decoder *d, Worker *me, int layer, int lane, int key_head, int count)
 {
     const int together = REGISTERS == 32 ? 4 : 2; /* vectors of values */
     int wide = d->head_width, length = d->positions_of[lane] + 1, first = first_seen(d, lane);
     /* Rounded on both sides; masked positions are computed and then set to zero. */
     int begin = first & ~(PART - 1), padded = (length + PART - 1) & ~(PART - 1);
-    int row = d->rows[lane], room = d->scores_room;
+    int row = d->rows[lane], room = d->scores_room, group = d->group;
+    int head = key_head * group, heads = count * group;
     size_t size = head_size(d);
     const float *query = d->qkv + (size_t)lane * d->qkv_width + head * wide;
     number *mixed = d->mixed + (size_t)lane * d->attention_width + head * wide;
-    float shares[count], sums[count * wide];
+    float shares[heads], sums[heads * wide];
 
     for (int s = begin; s < padded; s += PART) {
-        const word *keys = d->model.keys + cache_offset(d, row, layer, s) + head * size;
-        for (int h = 0; h < count; h++)
-            score((const word *)(query + h * wide), wide / PACK, keys + h * size,
+        const word *keys = d->model.keys + cache_offset(d, row, layer, s) + key_head * size;
+        for (int h = 0; h < heads; h++)
+            score((const word *)(query + h * wide), wide / PACK, keys + h / group * size,
                   me->scores + h * room + s - begin);
     }
-    const word *next = d->model.values + cache_offset(d, row, layer, begin) + head * size;
-    for (int h = 0; h < count; h++) {
-        fetch(next + h * size, size);
+    const word *next = d->model.values + cache_offset(d, row, layer, begin) + key_head * size;
+    for (int h = 0; h < heads; h++) {
+        fetch(next + h / group * size, size);
         shares[h] = soften(me->scores + h * room, first - begin, length - begin, padded - begin);
     }
     memset(sums, 0, sizeof sums);
     for (int s = begin; s < padded; s += PART) {
-        const word *values = d->model.values + cache_offset(d, row, layer, s) + head * size;
-        for (int h = 0, i; h < count; h++, values += size) {
+        const word *part = d->model.values + cache_offset(d, row, layer, s) + key_head * size;
+        for (int h = 0, i; h < heads; h++) {
+            const word *values = part + h / group * size;
             const word *weights = (const word *)(me->scores + h * room) + (s - begin) / PACK;
             for (i = 0; i + together * WIDE <= wide; i += together * WIDE)
                 mix(together, weights, values + i, wide, sums + h * wide + i);
@@ -425,7 +430,7 @@ static void attend(const Decoder *d, Worker *me, int layer, int lane, int head, 
                 mix(1, weights, values + i, wide, sums + h * wide + i);
         }
     }
-    for (int i = 0; i < count * wide; i += WIDE)
+    for (int i = 0; i < heads * wide; i += WIDE)
         store(mixed + i, *(floats *)(sums + i) * shares[i / wide]);
 }
 
@@ -459,7 +464,7 @@ static void normalise(Decoder *d, Worker *me, const float *gain)
 static void attention(Decoder *d, Worker *me, int layer)
 {
     const Layer *weights = &d->model.layers[layer];
-    int lanes = d->lanes, heads = d->model.n_head;
+    int lanes = d->lanes, heads = d->model.n_kv_head;
     /* All heads of a lane together where there are enough lanes for the threads. */
     int parts = lanes < 2 * d->active ? heads : 1, share = heads / parts;
     normalise(d, me, weights->attention_norm);
@@ -577,6 +582,7 @@ Decoder *hornbook_open(const Model *model)
     d->model = *model;
     d->width = model->layers[0].output.count * PANEL;
     d->head_width = (model->head_width + 15) & ~15;
+    d->group = model->n_head / model->n_kv_head;
     d->attention_width = d->head_width * model->n_head;
     d->qkv_width = model->layers[0].qkv.count * PANEL;
     d->mlp_width = model->layers[0].gate.count * PANEL;
@@ -625,7 +631,7 @@ int hornbook_copy(Decoder *d, int32_t source, int32_t row, int32_t length)
         return -1;
     for (int begin = 0; begin < length && source != row; begin += BLOCK) {
         int parts = ((length - begin < BLOCK ? length - begin : BLOCK) + PART - 1) / PART;
-        size_t size = parts * m->n_head * head_size(d) * sizeof(word);
+        size_t size = parts * m->n_kv_head * head_size(d) * sizeof(word);
         for (int layer = 0; layer < m->n_layer; layer++) {
             size_t from = cache_offset(d, source, layer, begin);
             size_t to = cache_offset(d, row, layer, begin);

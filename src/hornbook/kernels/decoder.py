@@ -36,11 +36,9 @@ class PackedModel(ctypes.Structure):
     """decoder.c's Model."""
 
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("vocab_size", "context_size", "n_layer", "n_head")),
-        *(
-            (name, ctypes.c_int32)
-            for name in ("width", "head_width", "window", "kind", "threads", "rows")
-        ),
+        *((name, ctypes.c_int32) for name in ("vocab_size", "context_size", "n_layer")),
+        *((name, ctypes.c_int32) for name in ("n_head", "n_kv_head", "width", "head_width")),
+        *((name, ctypes.c_int32) for name in ("window", "kind", "threads", "rows")),
         ("epsilon", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("embedding", "cosines", "sines", "norm", "layers")),
         ("logits", PackedMatrix),

@@ -28,6 +28,12 @@ def keep_freed_memory() -> None:
         mallopt(top_pad, 1 << 26)
 
 
+def give_back_freed_memory() -> None:
+    """Return the freed memory that `keep_freed_memory` has kept; do nothing outside of glibc."""
+    with suppress(AttributeError):
+        ctypes.pythonapi.malloc_trim(0)
+
+
 def default_threads() -> int:
     """torch's own number of threads, which knows of no cgroup quota, within what may be used."""
     return min(torch.get_num_threads(), cores.usable(requested="").count)

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# The number of a block's weights, and which is the MLP's gate, as block.c has them.
-N_WEIGHTS, GATE = 11, 8
+# A block's weights in block.c: how many before those of queries' and keys' norms, and after.
+BEFORE_NORMS, NORMS, AFTER_NORMS = 5, 2, 4
+N_WEIGHTS = BEFORE_NORMS + NORMS + AFTER_NORMS
 # Widths are multiples of these: the columns of a panel, and a vector.
 PANEL, VECTOR = 32, 16
 
@@ -32,11 +33,8 @@ class BlockPass(ctypes.Structure):
     """block.c's Block."""
 
     _fields_ = (
-        *(
-            (name, ctypes.c_int32)
-            for name in ("rows", "length", "width", "n_head", "head_width", "mlp_width")
-        ),
-        *((name, ctypes.c_int32) for name in ("threads", "dropped")),
+        *((name, ctypes.c_int32) for name in ("rows", "length", "width", "n_head", "n_kv_head")),
+        *((name, ctypes.c_int32) for name in ("head_width", "mlp_width", "threads", "dropped")),
         ("epsilon", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("x", "mask", "cosines", "sines")),
         ("weights", ctypes.c_void_p * N_WEIGHTS),
@@ -100,22 +98,39 @@ def training_kernels(precision: str) -> TrainingKernels:
     return TrainingKernels(library, openmp())
 
 
-def misfit(width: int, head_width: int) -> str:
-    """Why block.c cannot train a block of these widths; empty where it can."""
-    if width % PANEL or head_width % VECTOR:
+class Sizes(NamedTuple):
+    """The sizes of a block; `norms` is whether queries and keys are normalised."""
+
+    width: int
+    n_head: int
+    n_kv_head: int
+    head_width: int
+    mlp_width: int
+    epsilon: float
+    norms: bool
+
+
+def misfit(sizes: Sizes) -> str:
+    """Why block.c cannot train a block of these sizes; empty where it can."""
+    if sizes.width % PANEL or sizes.head_width % VECTOR:
         return (
             f"the C kernels need n_embd to be a multiple of {PANEL} and a head's width one of "
-            f"{VECTOR}; they are {width} and {head_width}"
+            f"{VECTOR}; they are {sizes.width} and {sizes.head_width}"
         )
-    return ""
+    wide = {
+        "all heads": sizes.n_head * sizes.head_width,
+        "all key-value heads": sizes.n_kv_head * sizes.head_width,
+        "the MLP": sizes.mlp_width,
+    }
+    found = (f"the width of {name} is {each}" for name, each in wide.items() if each % PANEL)
+    return next((f"the C kernels need multiples of {PANEL}, and {why}" for why in found), "")
 
 
 class Operands(NamedTuple):
     """What a block's passes read that takes no gradient; `mask` is `models.gpt.random_bytes`."""
 
     kernels: TrainingKernels
-    n_head: int
-    epsilon: float
+    sizes: Sizes
     cosines: Tensor
     sines: Tensor
     mask: Tensor | None
@@ -139,30 +154,37 @@ class BlockFunction(Function):
     def forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ARG004 (torch's own signature)
         ctx, operands, x_BTC, *weights = args
         x_BTC = x_BTC.contiguous()
-        (B, T, C), H, F = x_BTC.shape, operands.n_head, weights[GATE].size(0)
-        dropped = round(256 * operands.dropout)
-        threads = torch.get_num_threads()
-        call = BlockPass(B, T, C, H, C // H, F, threads, dropped, operands.epsilon)
-        call.weights[:] = [weight.data_ptr() for weight in weights]
+        (B, T, C), sizes = x_BTC.shape, operands.sizes
+        call = BlockPass(
+            B, T, C, sizes.n_head, sizes.n_kv_head, sizes.head_width, sizes.mlp_width,
+            torch.get_num_threads(), round(256 * operands.dropout), sizes.epsilon,
+        )  # fmt: skip
+        addresses: list[int | None] = [weight.data_ptr() for weight in weights]
+        if not sizes.norms:
+            addresses[BEFORE_NORMS:BEFORE_NORMS] = [None] * NORMS
+        call.weights[:] = addresses
         library = operands.kernels.library
         y_BTC = torch.empty_like(x_BTC)
         kept = torch.empty(library.hornbook_kept_numbers(ctypes.byref(call)), dtype=x_BTC.dtype)
         point(call, operands, x=x_BTC, kept=kept, y=y_BTC)
         operands.kernels.run("hornbook_forward", call)
-        ctx.save_for_backward(x_BTC, *weights)
-        ctx.call, ctx.operands, ctx.kept = call, operands, kept
+        # What is kept too: recomputation drops what is saved so, and makes it again.
+        ctx.save_for_backward(x_BTC, kept, *weights)
+        ctx.call, ctx.operands = call, operands
         return y_BTC
 
     @staticmethod
     @once_differentiable
     # It forgets the names of parameters.
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
-        x_BTC, *weights = ctx.saved_tensors
+        x_BTC, kept, *weights = ctx.saved_tensors
         (dy_BTC,) = (each.contiguous() for each in grad_outputs)
         dx_BTC = torch.empty_like(dy_BTC)
         sizes = [weight.numel() for weight in weights]
         gradients = torch.empty(sum(sizes))
-        point(ctx.call, ctx.operands, x=x_BTC, dy=dy_BTC, dx=dx_BTC, gradients=gradients)
+        point(
+            ctx.call, ctx.operands, x=x_BTC, kept=kept, dy=dy_BTC, dx=dx_BTC, gradients=gradients
+        )  # fmt: skip
         ctx.operands.kernels.run("hornbook_backward", ctx.call)
         parts = zip(gradients.split(sizes), weights, strict=True)
         return None, dx_BTC, *(part.view_as(weight) for part, weight in parts)

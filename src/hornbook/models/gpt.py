@@ -32,20 +32,9 @@ def rotary_angles(
     Source: Su et al. 2021, arXiv:2104.09864, in the half-split layout of GPT-NeoX and Qwen.
     """
     exponents = torch.arange(0, head_width, 2, device=positions_T.device) / head_width
-    frequencies = base**-exponents if scaling is None else scaled(base**-exponents, scaling)
+    frequencies = base**-exponents if scaling is None else scaling.slowed(base**-exponents)
     angles_TD = torch.outer(positions_T.float(), frequencies).repeat(1, 2)
     return angles_TD.cos(), angles_TD.sin()
-
-
-def scaled(frequencies: Tensor, scaling: RotaryScaling) -> Tensor:
-    """Slow rotations made slower by `factor`, fast ones kept, and those between interpolated.
-
-    Source: the rotary embeddings of Llama 3.1, "rope_type": "llama3".
-    """
-    turns = scaling.original_length * frequencies / (2 * math.pi)
-    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return frequencies * (kept + (1 - kept) / scaling.factor)
 
 
 def rotate(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
@@ -233,6 +222,15 @@ def drop(x: Tensor, mask: Tensor, rate: float) -> Tensor:
     return x * kept * (256 / (256 - threshold))
 
 
+def sizes_of(schema: Schema) -> training.Sizes:
+    """The sizes of a block, as the C kernels take them."""
+    return training.Sizes(
+        width=schema.n_embd, n_head=schema.n_head, n_kv_head=schema.n_kv_head,
+        head_width=schema.head_width, mlp_width=schema.mlp_width, epsilon=schema.epsilon,
+        norms=schema.query_key_norm,
+    )  # fmt: skip
+
+
 class Block(nn.Module):
     """Attention, then an MLP; each reads a normalised copy and adds to the residual stream.
 
@@ -242,7 +240,7 @@ class Block(nn.Module):
 
     def __init__(self, schema: Schema, dropout: float = 0.0) -> None:
         super().__init__()
-        self.schema, self.dropout, self.is_ours = schema, dropout, schema.is_ours
+        self.schema, self.sizes, self.dropout = schema, sizes_of(schema), dropout
         self.attention_norm = RMSNorm(schema.n_embd, schema.epsilon)
         self.attention = Attention(schema)
         self.mlp_norm = RMSNorm(schema.n_embd, schema.epsilon)
@@ -257,10 +255,9 @@ class Block(nn.Module):
         cache: LayerCache | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        schema = self.schema
         if self.kernels and cache is None and self.fits_kernels(x_BTC):
             operands = training.Operands(
-                self.kernels, schema.n_head, schema.epsilon, cos_TD, sin_TD, mask, self.dropout
+                self.kernels, self.sizes, cos_TD, sin_TD, mask, self.dropout
             )
             return training.block(x_BTC, list(self.parameters()), operands)
         y_BTC = self.attention(self.attention_norm(x_BTC), cos_TD, sin_TD, cache)
@@ -269,10 +266,10 @@ class Block(nn.Module):
         return x_BTC + (y_BTC if mask is None else drop(y_BTC, mask[1], self.dropout))
 
     def fits_kernels(self, x_BTC: Tensor) -> bool:
-        """Whether the C kernels can run this pass: training, within the window, and no hooks."""
+        """Whether the C kernels run this pass: training all weights, in the window, no hooks."""
         windowed = self.schema.window is not None and x_BTC.size(1) > self.schema.window
-        ours = self.is_ours and torch.is_grad_enabled()
-        return ours and not windowed and not has_hooks(self)
+        whole = torch.is_grad_enabled() and self.mlp.down.lora is None
+        return whole and not windowed and not has_hooks(self)
 
 
 class GPT(StackModel):

@@ -7,14 +7,19 @@ width of head and MLP, another rotary base, tied embeddings, no norm of queries 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
     from hornbook.config import ModelConfig
 
 Shape: TypeAlias = tuple[int, ...]
+Frequencies = TypeVar("Frequencies", "Tensor", "NDArray[Any]")
 
 BLOCKS = "blocks"
 # From this size on logits are computed a few at a time: those of 1,024 positions of SmolLM2's
@@ -24,12 +29,22 @@ CHUNK_LOGITS = 2**23
 
 
 class RotaryScaling(NamedTuple):
-    """Llama 3's slower rotations for longer contexts; see `gpt.rotary_frequencies`."""
+    """Llama 3's slower rotations for longer contexts."""
 
     factor: float
     low_frequency_factor: float
     high_frequency_factor: float
     original_length: int
+
+    def slowed(self, frequencies: Frequencies) -> Frequencies:
+        """Slow rotations made slower by `factor`, fast ones kept, and those between interpolated.
+
+        Source: the rotary embeddings of Llama 3.1, "rope_type": "llama3".
+        """
+        turns = self.original_length * frequencies / (2 * math.pi)
+        low, high = self.low_frequency_factor, self.high_frequency_factor
+        kept = ((turns - low) / (high - low)).clip(0, 1)
+        return frequencies * (kept + (1 - kept) / self.factor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +128,6 @@ class Schema:
             "norm.weight": (self.n_embd,),
             "logits.weight": table,
         }
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether a block has the weights of our own GPT's, which the C kernels know."""
-        alone = self.n_kv_head == self.n_head and self.n_head * self.head_width == self.n_embd
-        return alone and self.query_key_norm
 
     @property
     def block_parameters(self) -> int:

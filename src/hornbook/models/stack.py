@@ -1,6 +1,6 @@
 """What every stack of blocks between two tables shares: logits, losses, and the key-value cache.
 
-Shapes in names: B batch, T time, N positions of a chunk, C n_embd, V vocabulary.
+Shapes in names: B batch, T time, N positions, R those of a chunk, C n_embd, V vocabulary.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hornbook.models.kv_cache import KeyValueCache
@@ -88,32 +87,40 @@ class InChunks(torch.autograd.Function):
     """Cross-entropy of positions, [N], from their hidden states, a few logits at a time.
 
     Operands: [N,C], [V,C], [N], and whether the losses are `summed`. Gradients are computed in the
-    forward pass, while the logits are there; only a sum has gradients.
+    forward pass, while the logits are there; only a sum has gradients. All chunks are computed in
+    the same memory: new tensors for each took 900 MB instead of 280, in pieces between others.
     """
 
     @staticmethod
     def forward(ctx: Any, *operands: Any) -> Tensor:  # pyrefly: ignore[bad-override]
         hidden_NC, weight_VC, targets_N, summed = operands
         weight = weight_VC.to(hidden_NC.dtype)
-        rows = max(1, CHUNK_LOGITS // weight.size(0))
+        rows = min(max(1, CHUNK_LOGITS // weight.size(0)), len(targets_N))
         to_hidden, to_weight = (summed and needed for needed in ctx.needs_input_grad[:2])
         grad_NC = torch.empty_like(hidden_NC) if to_hidden else None
         grad_VC = torch.zeros_like(weight_VC) if to_weight else None
+        added_VC = torch.empty_like(weight) if to_weight else None
+        made_RV = hidden_NC.new_empty(rows, weight.size(0))
+        exact_RV = torch.empty_like(made_RV, dtype=torch.float32)
         losses: list[Tensor] = []
         for start in range(0, len(targets_N), rows):
             hidden, targets = hidden_NC[start : start + rows], targets_N[start : start + rows]
-            logits = (hidden @ weight.T).float()
-            losses.append(F.cross_entropy(logits, targets, reduction="none"))
+            there = targets != NO_TARGET
+            right = targets.where(there, 0)[:, None]
+            made, exact = made_RV[: len(targets)], exact_RV[: len(targets)]
+            torch.mm(hidden, weight.T, out=made)
+            exact.copy_(made).sub_(made.amax(dim=-1, keepdim=True))
+            chosen = exact.gather(1, right)
+            sums = exact.exp_().sum(dim=-1, keepdim=True)
+            losses.append((sums.log() - chosen).squeeze(1) * there)
             if grad_NC is None and grad_VC is None:
                 continue
-            there = targets != NO_TARGET
-            gradient = logits.softmax(dim=-1)
-            gradient[torch.arange(len(targets)), targets.where(there, 0)] -= 1
-            gradient = (gradient * there[:, None]).to(hidden.dtype)
+            exact.div_(sums).scatter_add_(1, right, -torch.ones_like(sums))
+            gradient = made.copy_(exact.mul_(there[:, None]))
             if grad_NC is not None:
                 torch.mm(gradient, weight, out=grad_NC[start : start + rows])
-            if grad_VC is not None:
-                grad_VC += gradient.T @ hidden
+            if grad_VC is not None and added_VC is not None:
+                grad_VC += torch.mm(gradient.T, hidden, out=added_VC)
         ctx.save_for_backward(*(each for each in (grad_NC, grad_VC) if each is not None))
         ctx.made = grad_NC is not None, grad_VC is not None
         nats = torch.cat(losses)

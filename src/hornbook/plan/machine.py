@@ -22,6 +22,7 @@ from hornbook.kernels.recipe import DECODER, TRAINING
 from hornbook.kernels.runtime import default_threads
 from hornbook.kernels.training import TrainingKernels, misfit, training_kernels
 from hornbook.language import msg
+from hornbook.models.gpt import sizes_of
 from hornbook.models.schema import Schema
 from hornbook.parallel import Job
 from hornbook.plan.memory import Sharing
@@ -150,12 +151,9 @@ def obstacle_to_c(config: Config, device: str, precision: str) -> str:
         return msg(
             "the C kernels run the blocks of a gpt, and model = {model!r}", model=config.model.model
         )
-    schema = Schema.of(config.model, vocab_size=1)
-    if not schema.is_ours or config.model.lora_rank:
-        return msg(
-            "the C kernels train all weights of hornbook's own shape of a GPT, and this differs"
-        )
-    if obstacle := misfit(schema.n_embd, schema.head_width):
+    if config.model.lora_rank:
+        return msg("the C kernels train all weights, and LoRA its factors alone")
+    if obstacle := misfit(sizes_of(Schema.of(config.model, vocab_size=1))):
         return obstacle
     try:
         training_kernels(precision)

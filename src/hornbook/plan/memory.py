@@ -102,9 +102,13 @@ def activation_bytes(config: Config, vocab_size: int) -> float:
     model, wide = config.model, config.model.n_embd
     if config.train.compile == "c":
         number = 2 if config.train.precision == "bfloat16" else 4
-        mlp_width = Schema.of(model, vocab_size).mlp_width
-        kept = number * (6 * wide + 2 * mlp_width) + (2 * wide if model.dropout else 0)
-        return model.n_layer * kept + number * 8 * wide + 16 * (wide + vocab_size)
+        schema = Schema.of(model, vocab_size)
+        heads = 2 * (schema.n_head + schema.n_kv_head) * schema.head_width
+        inside = number * (heads + wide + 2 * schema.mlp_width)
+        enters = number * wide + (2 * wide if model.dropout else 0)
+        blocks = model.n_layer * enters + inside * (1 if config.train.recompute else model.n_layer)
+        logits = vocab_size if vocab_size < LARGE_VOCABULARY else 0
+        return blocks + number * 8 * wide + 16 * (wide + logits)
     inside = model.spec.activations(model) * (1.2 if model.dropout else 1.0)
     if config.train.recompute:  # what enters each block, and the inside of one
         inside = inside / model.n_layer + model.n_layer * wide

@@ -12,6 +12,7 @@ import torch
 from hornbook.config import Config
 from hornbook.models.language_model import Batch
 from hornbook.models.registry import build
+from hornbook.models.stack import StackModel
 from hornbook.optim.optimizer import Optimizers
 from hornbook.plan.costs import joining_of
 from hornbook.plan.machine import Machine
@@ -21,6 +22,8 @@ from hornbook.plan.prepare import prepare
 # that is left then.
 COMPILE_SECONDS = 22.0
 COMPILED_SHARE = 0.73
+# After so long a step of each size is enough.
+ENOUGH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -45,20 +48,26 @@ Timer: TypeAlias = Callable[[Config, int, Machine], StepTime]
 
 
 def time_step(config: Config, vocab_size: int, machine: Machine) -> StepTime:
-    """Time four small and four somewhat larger steps; the quickest of each size counts.
+    """Time small and somewhat larger steps; the quickest of each size counts.
 
-    The part that does not grow with the size is `reading_seconds`. Ranks share a step's tokens.
+    There are four of each, and fewer of a large model. The part that does not grow with the size is
+    `reading_seconds`. Ranks share a step's tokens.
     """
     device = machine.device.value
     with torch.random.fork_rng(devices=[]):
         network = dataclasses.replace(config.model, with_counts=False)
         model, block_size = build(network, vocab_size), config.model.block_size
         prepare(model, machine)
+        if isinstance(model, StackModel):
+            model.recompute = config.train.recompute
         optimizers = Optimizers(model, config.optimizer, machine.kernels)
         few = max(1, 256 // block_size)
         many = max(2 * few, 1024 // block_size)
         quickest, updating = {few: math.inf, many: math.inf}, math.inf
+        started = clock(device)
         for rows in (many, few) * 4:
+            if clock(device) - started > ENOUGH_SECONDS and max(quickest.values()) < math.inf:
+                break
             idx_BT = torch.randint(vocab_size, (rows, block_size), device=device)
             begun = clock(device)
             model.training_loss(Batch(idx_BT, idx_BT)).backward()

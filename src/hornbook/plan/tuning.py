@@ -29,6 +29,8 @@ MOST_EPOCHS = 4
 # A busy laptop should be left able to do other things.
 COMFORTABLE_BYTES = 3_000_000_000
 TOKENS_A_STEP = 2048
+# Into how many parts, one after the other, a batch may be divided so that it takes less memory.
+PARTS = (1, 2, 4)
 EVALUATIONS = 6
 COMPILE = {"c": "c: C kernels, with nothing to wait for", "off": "off: blocks run in PyTorch"}
 
@@ -41,12 +43,7 @@ def plan_tuning(
     Raises: ConfigError for too little memory, or a time too short for a step.
     """
     started, busy = time.monotonic(), slowdown()
-    # torch.compile was not measured for fine-tuning.
-    way = machine.compile.value
-    way = way if way == "c" or request.requested("compile") else "off"
-    machine = replace(machine, compile=Choice(way, "planned"))
-    request = request.layer({"default": {"compile": way}})
-    config, why_weights = with_weights(request, text, machine)
+    config, machine, why_weights = with_weights(request, text, machine)
     timed = (timer or time_step)(config, text.vocab_size, machine)
     passed = time.monotonic() - started
     size = config.model.parameter_count(text.vocab_size)
@@ -69,10 +66,11 @@ def plan_tuning(
         )
     most = max(1, math.ceil(MOST_EPOCHS * text.train_tokens / config.tokens_per_step))
     epochs = min(steps, most) * config.tokens_per_step / text.train_tokens
+    parts = config.train.gradient_accumulation
     why_steps = msg(
         "about {steps:,} steps of {rows} x {block} tokens: {epochs:.1f} epochs",
         steps=min(steps, most),
-        rows=config.train.batch_size,
+        rows=f"{parts} x {config.train.batch_size}" if parts > 1 else config.train.batch_size,
         block=config.model.block_size,
         epochs=epochs,
     )
@@ -92,18 +90,24 @@ def plan_tuning(
         Choice("weights", why_weights),
         Choice("batches", why_steps),
         Choice("rate", msg("{rate:g} at first, falling to 0", rate=rate_of(config))),
-        Choice("compile", COMPILE.get(way, msg("requested"))),
+        Choice("compile", COMPILE.get(config.train.compile, msg("requested"))),
         Choice("memory", memory_line(config, text, machine)),
     )
     return Plan(config, size, math.nan, beside, reasons)
 
 
-def with_weights(request: Request, text: Text, machine: Machine) -> tuple[Config, str]:
-    """All weights where they fit into memory, else LoRA; and why."""
+def with_weights(request: Request, text: Text, machine: Machine) -> tuple[Config, Machine, str]:
+    """All weights where they fit into memory, else LoRA; with the machine's choices, and why.
+
+    A batch in parts takes little more time: their weights are packed more often. Computing the
+    inside of the blocks again takes up to a third more, so it is the last resort.
+    """
     rows = max(1, TOKENS_A_STEP // request.config.model.block_size)
     base = chosen(
         request, request.config, batch_size=rows, precision=machine.precision.value
     )  # fmt: skip
+    divided = request.requested("batch_size") or request.requested("gradient_accumulation")
+    parts = [each for each in PARTS if rows % each == 0 and (each == 1 or not divided)]
     ways: list[int | None] = [None, LORA_RANK]
     rates = {"learning_rate": LORA_RATE}
     if request.requested("lora_rank"):
@@ -112,12 +116,18 @@ def with_weights(request: Request, text: Text, machine: Machine) -> tuple[Config
         ways = [None]
     available = memory.available_bytes() if machine.device.value == "cpu" else None
     comfortable = min(available or COMFORTABLE_BYTES, COMFORTABLE_BYTES)
-    config, why = base, ""
+    config, why, running = base, "", machine
     for rank in ways:
+        running = running_blocks(request, machine, lora=rank is not None)
+        shared = {"lora_rank": rank, "compile": running.compile.value, **(rates if rank else {})}
         found = [
-            chosen(request, base, lora_rank=rank, recompute=recompute, **(rates if rank else {}))
+            chosen(
+                request, base, **shared, recompute=recompute,
+                **({"batch_size": rows // each, "gradient_accumulation": each} if each > 1 else {}),
+            )
             for recompute in (False, True)
-        ]
+            for each in parts
+        ]  # fmt: skip
         why = msg("all are trained")
         if rank is not None:
             given = request.requested("lora_rank")
@@ -125,9 +135,20 @@ def with_weights(request: Request, text: Text, machine: Machine) -> tuple[Config
             why = msg("LoRA of rank {rank} beside them: {reason}", rank=rank, reason=reason)
         for most in (comfortable, available or math.inf):
             for config in found:
-                if peak(config, text, machine) <= most:
-                    return config, why
-    return config, msg("{why}, and even so memory may not be enough", why=why)
+                if peak(config, text, running) <= most:
+                    return config, running, why
+    return config, running, msg("{why}, and even so memory may not be enough", why=why)
+
+
+def running_blocks(request: Request, machine: Machine, *, lora: bool) -> Machine:
+    """The machine's choices with what runs the blocks: C kernels train all weights, or none.
+
+    torch.compile was not measured for fine-tuning.
+    """
+    way = machine.compile.value
+    if not request.requested("compile") and (way != "c" or lora):
+        way = "off"
+    return replace(machine, compile=Choice(way, "planned"))
 
 
 def chosen(request: Request, config: Config, **values: object) -> Config:

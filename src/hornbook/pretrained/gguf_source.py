@@ -141,12 +141,11 @@ def rotary_of(where: str, file: GGUFFile, base: object) -> dict[str, Any]:
     found = file.tensor("rope_freqs.weight")
     if found.size > MOST_WIDTH or not found.size or not isinstance(base, float):
         raise SourceError(f"{where}: rope_freqs.weight: not the scaling of a Llama 3")
-    from hornbook.models.gpt import scaled
     from hornbook.models.schema import RotaryScaling
 
     rotary = {"rope_theta": base, "rope_type": "llama3", "factor": float(found.max()), **LLAMA3}
     frequencies = base ** -(torch.arange(found.size) / found.size)
-    expected = frequencies / scaled(frequencies, RotaryScaling(rotary["factor"], 1.0, 4.0, 8192))
+    expected = frequencies / RotaryScaling(rotary["factor"], 1.0, 4.0, 8192).slowed(frequencies)
     if not np.allclose(found, expected.numpy(), rtol=1e-3):
         raise SourceError(f"{where}: rope_freqs.weight: not the scaling of a Llama 3")
     return rotary

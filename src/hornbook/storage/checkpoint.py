@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import re
 import warnings
@@ -21,9 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from safetensors import SafetensorError
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from hornbook.errors import CheckpointError, HornbookWarning, reason
 from hornbook.storage.disk import DISK, UNFINISHED, Disk
@@ -45,12 +44,19 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 # The bytes of a file: in memory, or memory-mapped.
-Data = TypeVar("Data", bytes, bytes | mmap.mmap)
+Data: TypeAlias = bytes | mmap.mmap
 
 # Format 2 added the kind of the checkpoint to its state. Format 3 is in shards.
 FORMAT, SHARDED, READABLE = 2, 3, (1, 2, 3)
 MANIFEST, STATE = "manifest.json", "state.json"
 SUFFIX = ".safetensors"
+# What numpy, torch and this file raise for a file that is not in the format.
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+# The bytes of a number of each type.
+BYTES = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4,
+    "BF16": 2, "F16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
 
 
 class DamagedCheckpointWarning(HornbookWarning):
@@ -66,6 +72,15 @@ class Checkpoint:
     step: int
     tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
+
+
+class Stored(NamedTuple):
+    """A tensor in a file: its type, shape, and where its bytes begin."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
 
 
 @dataclass(frozen=True)
@@ -240,22 +255,22 @@ def kind_of(path: Path) -> str:
 
 def read(path: Path) -> Checkpoint:
     """Read and verify one checkpoint folder. Raises: CheckpointError with the file and fault."""
-    import safetensors.torch
     import torch
 
+    from hornbook.storage.tensors import tensors_in
+
     state, files = read_files(path)
-    parts = {name: parse(path, safetensors.torch.load, data) for name, data in files.items()}
+    parts = {name: parse(path, tensors_in, data) for name, data in files.items()}
     return Checkpoint(state["step"], whole(path, parts, torch.cat), state)
 
 
 def read_arrays(path: Path) -> Arrays:
     """Read and verify one folder's model. Raises: CheckpointError with the file and fault."""
     import numpy as np
-    import safetensors.numpy
 
     state, files = read_files(path)
     parts = {
-        name: parse(path, safetensors.numpy.load, data)
+        name: parse(path, arrays_in, data)
         for name, data in files.items()
         if whole_name(name) == "model"
     }
@@ -286,42 +301,53 @@ def read_state(path: Path) -> Checkpoint:
 
 
 def read_tables(path: Path, name: str) -> dict[str, NDArray[Any]]:
-    """The arrays in one file of a checkpoint, verified and mapped: processes share the pages.
-
-    Raises: CheckpointError with the file and the fault.
-    """
-    _, files = read_files(path, read_one=mapped)
+    """The arrays in one file of a checkpoint, verified. Raises: CheckpointError with the fault."""
+    _, files = read_files(path)
     if name not in files:
         raise CheckpointError(f"{path}: no {name}.safetensors in the checkpoint")
     return parse(path, arrays_in, files[name])
 
 
-def mapped(path: Path, size: int) -> bytes | mmap.mmap:
-    """The bytes of a file; memory-mapped if it is a file of arrays."""
+def mapped(path: Path, size: int) -> Data:
+    """The bytes of a file; memory-mapped if it is a file of arrays: processes share the pages."""
     return map_regular(path) if size and path.suffix == SUFFIX else read_regular(path, size)
 
 
-def arrays_in(data: bytes | mmap.mmap) -> dict[str, NDArray[Any]]:
-    """The arrays of a safetensors file as views of `data`; the library would copy them.
+def stored(data: Data) -> Iterator[Stored]:
+    """What a safetensors file holds. Raises: ValueError, KeyError or TypeError for anything else.
 
-    Raises: ValueError, KeyError or TypeError for anything else.
-    Source: the format in safetensors' README, for the dtypes of n-gram tables.
+    Source: the format in safetensors' README.
     """
-    import numpy as np
-
     start = 8 + int.from_bytes(data[:8], "little")
-    if start > len(data):
+    if start > min(len(data), JSON_BYTES):
         raise ValueError("the header is longer than the file")
     header = parse_json(data[8:start])
     header.pop("__metadata__", None)
-    dtypes = {"I64": np.int64, "F32": np.float32, "U8": np.uint8}
-    found = {}
     for name, facts in header.items():
-        (length,), (begin, end) = facts["shape"], facts["data_offsets"]
-        dtype = np.dtype(dtypes[facts["dtype"]])
-        if not 0 <= begin <= end <= len(data) - start or end - begin != length * dtype.itemsize:
+        dtype, shape, (begin, end) = facts["dtype"], facts["shape"], facts["data_offsets"]
+        if not all(type(size) is int and size >= 0 for size in [begin, end, *shape]):
+            raise ValueError(f"{name}: a size that is no whole number")
+        if not begin <= end <= len(data) - start:
             raise ValueError(f"{name} is outside the file")
-        found[name] = np.frombuffer(data, dtype, length, start + begin)
+        if end - begin != math.prod(shape) * BYTES[dtype]:
+            raise ValueError(f"{name} has another size than its shape")
+        yield Stored(name, dtype, tuple(shape), start + begin)
+
+
+def arrays_in(data: Data) -> dict[str, NDArray[Any]]:
+    """The arrays of a safetensors file as views of `data`; the library would copy them.
+
+    Raises: ValueError, KeyError or TypeError for anything else.
+    """
+    import numpy as np
+
+    kinds = {"F": "f", "I": "i", "U": "u", "B": "?"}
+    found = {}
+    for name, kind, shape, start in stored(data):
+        if kind == "BF16":
+            raise ValueError(f"{name} is in bfloat16, which numpy does not have")
+        dtype = np.dtype("?" if kind == "BOOL" else f"<{kinds[kind[0]]}{BYTES[kind]}")
+        found[name] = np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)
     return found
 
 
@@ -329,15 +355,13 @@ def parse(path: Path, load_bytes: Callable[[Data], Found], data: Data) -> Found:
     """The tensors of one file. Raises: CheckpointError if it is not a safetensors file."""
     try:
         return load_bytes(data)
-    except (AttributeError, KeyError, ValueError, TypeError, SafetensorError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(f"{path}: unreadable: {reason(error)[:200]}") from None
 
 
-def read_files(
-    path: Path, read_one: Callable[[Path, int], Data] = read_regular
-) -> tuple[dict[str, Any], dict[str, Data]]:
+def read_files(path: Path) -> tuple[dict[str, Any], dict[str, Data]]:
     """The verified state, and the bytes of each file of tensors by its name without the suffix."""
-    contents = read_verified(path, read_one)
+    contents = read_verified(path)
     state = checked_state(path, bytes(contents.pop(STATE, b"")))
     return state, {name.removesuffix(SUFFIX): data for name, data in contents.items()}
 
@@ -364,7 +388,7 @@ def checked_state(path: Path, data: bytes) -> dict[str, Any]:
     return state
 
 
-def read_verified(path: Path, read_one: Callable[[Path, int], Data]) -> dict[str, Data]:
+def read_verified(path: Path) -> dict[str, Data]:
     """The bytes of each file in the manifest, with its size and SHA-256 checked."""
     contents = {}
     for file, (size, sha256) in read_manifest(path).items():
@@ -372,7 +396,7 @@ def read_verified(path: Path, read_one: Callable[[Path, int], Data]) -> dict[str
             found = file.stat().st_size
             if found != size:
                 raise CheckpointError(f"{file}: {found} bytes, expected {size}")
-            contents[file.name] = data = read_one(file, size)
+            contents[file.name] = data = mapped(file, size)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{file}: {reason(error)}") from None
         if hashlib.sha256(data).hexdigest() != sha256:

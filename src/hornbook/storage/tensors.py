@@ -1,15 +1,19 @@
-"""Writes the safetensors format a piece at a time: a model and its optimizer need no second copy.
+"""The safetensors format without copies of a model and its optimizer, in both directions.
 
-The bytes are those of `safetensors.torch.save`, which holds two copies of a file while it makes it
-(2.2 GB for AdamW's state of a model of 135 million parameters).
+It is written a piece at a time. The bytes are those of `safetensors.torch.save`, which holds two
+copies of a file while it makes it (2.2 GB for AdamW's state of a model of 135 million parameters);
+its `load` copies a file once more. Tensors that are read are views of the file.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 import torch
+
+from hornbook.storage.checkpoint import Data, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,6 +29,7 @@ DTYPES = {
     torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 ORDER = {dtype: place for place, dtype in enumerate(DTYPES)}
+NAMED = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
@@ -48,6 +53,21 @@ def pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
             yield b"".join(gathered)
             gathered.clear()
     yield b"".join(gathered)
+
+
+def tensors_in(data: Data) -> dict[str, Tensor]:
+    """The tensors of a file as views of its bytes: copy them before the file is let go of.
+
+    Raises: ValueError, KeyError or TypeError for what is not in this format.
+    """
+    return {
+        name: torch.frombuffer(
+            data, dtype=NAMED[dtype], count=math.prod(shape), offset=start
+        ).view(shape)
+        if math.prod(shape)
+        else torch.empty(shape, dtype=NAMED[dtype])
+        for name, dtype, shape, start in stored(data)
+    }  # fmt: skip
 
 
 def bytes_of(tensor: Tensor) -> bytes:

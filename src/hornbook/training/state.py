@@ -15,7 +15,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from hornbook.errors import CheckpointError, HornbookWarning, NonFiniteLossError, command
-from hornbook.kernels.runtime import signals_held
+from hornbook.kernels.runtime import give_back_freed_memory, signals_held
 from hornbook.plan import machine
 from hornbook.runs.folder import Number, is_like
 from hornbook.runs.load import load_weights
@@ -71,6 +71,7 @@ class TrainState:
             parameter.grad = None
             if not hasattr(parameter, "to_local"):  # FSDP holds its own, a part of them
                 parameter.data = parameter.data.new_empty(0)
+        give_back_freed_memory()
 
 
 Byte = Annotated[int, Meta(ge=0, le=255)]

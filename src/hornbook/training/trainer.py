@@ -128,6 +128,7 @@ def begin(
         if source:
             source.load_into(trainer.state.model)
             trainer.start = measured_start(trainer, source)
+            runtime.give_back_freed_memory()  # of the file's tensors and of the measurement
         contents = {folder.tokenizer: dataset.tokenizer.to_json().encode()}
         folder.establish(contents | described(trainer), disk)
     except Exception:
