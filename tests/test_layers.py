@@ -20,6 +20,7 @@ LAYERS = [
     {"models"},
     {"optim"},
     {"infer"},
+    {"preparation"},
     {"eval"},
     {"plan"},
     {"runs"},

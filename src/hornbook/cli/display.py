@@ -76,7 +76,7 @@ class Display:
         if self.quiet:
             return
         data, chosen = trainer.dataset, trainer.machine
-        epochs = trainer.tokens_per_step * state.steps / len(data.train)
+        epochs = trainer.tokens_per_step * state.steps / data.train_tokens
         plan = (
             f"{state.steps:,} steps of {trainer.tokens_per_step:,} tokens: "
             f"{epochs:.1f} epochs of the text"
@@ -84,7 +84,7 @@ class Display:
         if config.model.spec.counted:
             plan = "the n-grams of the text are counted once; there is nothing to train"
         self.log(
-            f"text      {trainer.corpus.name}: {len(data.train):,} tokens for training, "
+            f"text      {trainer.corpus.name}: {data.train_tokens:,} tokens for training, "
             f"{len(data.validation):,} for validation, vocabulary of {data.tokenizer.vocab_size:,}"
         )
         if trainer.split:

@@ -35,7 +35,7 @@ def lede(card: Card) -> str:
     result, corpus = card.result, card.origin.corpus
     if result.kind == "counts":
         return f"An n-gram model of {corpus}, without a network."
-    epochs = result.tokens / max(1, len(result.dataset.train))
+    epochs = result.tokens / max(1, result.dataset.train_tokens)
     combined = "" if result.kind == "network" else " combined with an n-gram model"
     trained = f"trained on {corpus} for {epochs:.1f} epochs in {duration(result.seconds)}"
     return f"A network of {result.parameters:,} parameters{combined}, {trained}."

@@ -48,8 +48,13 @@ class Lock:
     the error message of a second process; its existence alone does not mean that it is locked.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK
+    def __init__(
+        self,
+        folder: Path,
+        name: str = LOCK,
+        held: str = "is training it; a run has one writer at a time",
+    ) -> None:
+        self.path, self.held = folder / name, held
         self.finalizer: weakref.finalize[..., Lock] | None = None
         self.depth = 0
 
@@ -80,9 +85,7 @@ class Lock:
             if error.errno not in UNSUPPORTED:
                 holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
                 os.close(descriptor)
-                raise CheckpointError(
-                    f"{self.path.parent}: {holder} is training it; a run has one writer at a time"
-                ) from None
+                raise CheckpointError(f"{self.path.parent}: {holder} {self.held}") from None
         with suppress(OSError):  # On a full disk only the name in the message is missing.
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
