@@ -23,6 +23,7 @@ LAYERS = [
     {"scale"},
     {"optim"},
     {"infer"},
+    {"preparation"},
     {"eval"},
     {"plan"},
     {"runs"},

@@ -36,6 +36,7 @@ app = App(
 )
 for command, summary in {
     "train": "Train a model on a text.",
+    "prepare": "Prepare texts larger than memory as a store to train on.",
     "sample": "Generate text with a trained model.",
     "look": "Look inside a trained model while it reads a text.",
     "chat": "Talk with a model that began as one to talk with.",

@@ -98,7 +98,7 @@ class Display:
         if self.quiet:
             return
         data, chosen = trainer.dataset, trainer.machine
-        epochs = trainer.tokens_per_step * state.steps / len(data.train)
+        epochs = trainer.tokens_per_step * state.steps / data.train_tokens
         plan = msg(
             "{steps:,} steps of {tokens:,} tokens: {epochs:.1f} epochs of the text",
             steps=state.steps,
@@ -111,7 +111,7 @@ class Display:
             "{name}: {train:,} tokens for training, {validation:,} for validation, vocabulary of "
             "{vocab_size:,}",
             name=trainer.corpus.name,
-            train=len(data.train),
+            train=data.train_tokens,
             validation=len(data.validation),
             vocab_size=data.tokenizer.vocab_size,
         )

@@ -78,7 +78,9 @@ def run(
         learning = trained.evaluate_dynamically(before.train, tokens, answers=answers)
     copied = None
     if own is not None:
-        copied = find_copied(trained.tokenizer, spread(tokens, MOST_EVALUATED), own.train)
+        copied = find_copied(
+            trained.tokenizer, spread(tokens, MOST_EVALUATED), own.train, own.train_tokens
+        )
         if copied.much:
             note(
                 msg(

@@ -1,7 +1,8 @@
 """The texts that commands are given: the options of how to read them, and reading."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from hornbook.cli.console import note
 from hornbook.config import DataConfig
+from hornbook.errors import ConfigError
 from hornbook.language import msg, tr
 
 if TYPE_CHECKING:  # --help reads no text
@@ -50,9 +52,18 @@ AS_IT_IS = TextOptions()
 def read_texts(names: Sequence[str], data: DataConfig) -> "Corpus":
     """Texts as one, in their order, each read as the settings say; remarks go to stderr."""
     from hornbook.text.corpus import join
-    from hornbook.text.dataset import formed
+    from hornbook.text.dataset import formed, read_text
     from hornbook.text.forms import remarks
+    from hornbook.text.store import is_store
 
+    stores = [each for each in names if is_store(Path(each))]
+    if stores and len(names) > 1:
+        raise ConfigError(
+            f"{stores[0]} is a store, which has all of its texts: give it alone, or prepare one "
+            "store of all (hornbook prepare)"
+        )
+    if stores or data.mix is not None:
+        return read_text(replace(data, corpus=names[0]))
     texts = [read(each, data.encoding, data.field, data.conversations) for each in names]
     found = texts[0] if len(texts) == 1 else join(texts)
     for remark in remarks(found.chunks(), newlines=data.newlines, normalize=data.normalize):

@@ -57,6 +57,7 @@ def run(
     seed: Whole | None = None,
     tokenizer: str | None = None,
     chat: Annotated[bool, Parameter(negative="")] = False,
+    mix: str | None = None,
     reading: TextOptions = AS_IT_IS,
     text: Annotated[str | None, TEXT] = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
@@ -74,8 +75,9 @@ def run(
     the --config file, and the preset.
 
     Args:
-        corpus: A name (see hornbook corpora), a file or several, a folder of text files, a URL, or
-            - for standard input. The default is python-docs, which comes with Python.
+        corpus: A name (see hornbook corpora), a file or several, a folder of text files, a URL, a
+            store (see hornbook prepare), or - for standard input. The default is python-docs, which
+            comes with Python.
         out: The run folder to make. The default is runs/CORPUS-N.
         resume: Continue the run in this folder with its own settings. A higher --steps trains
             longer than was planned.
@@ -104,6 +106,7 @@ def run(
         tokenizer: What a token is: char, byte, or bpe.
         chat: With --from: learn to answer, from JSON Lines of messages, or of prompt and response.
             Only the answers are learned. The model's own chat template is used, or a simple one.
+        mix: Of a store: the groups to draw from, with their weights, such as web=0.7,code=0.3.
         text: With --resume: where the run's text is now, if it was moved since.
         dry_run: Print what would be trained and why, without training.
         page: Write the run's page, which runs the model in a browser (see hornbook page).
@@ -130,6 +133,7 @@ def run(
         "lora_rank": lora,
         "tokenizer": tokenizer,
         "conversations": chat or None,
+        "mix": mix,
     } | reading.given()
     given = {name: value for name, value in flags.items() if value is not None}
     others = {"config": config, "out": out, "preset": preset, "model": model}

@@ -12,16 +12,17 @@ from hornbook.language import tr
 
 
 def run(run: Path, /, *, json: bool = False) -> int:
-    """Check every file of a run; the exit status is 1 if any is damaged or missing.
+    """Check every file of a run or a store; the exit status is 1 if any is damaged or missing.
 
     Args:
-        run: The run folder.
+        run: The folder of a run, or of a store.
         json: Print one JSON object: each file and checkpoint, whether it is sound, and the SHA-256
             of each checkpoint's weights and optimizer files.
     """
-    from hornbook.runs.verify import Finding, verify
+    from hornbook.runs.verify import Finding, verify, verify_store
+    from hornbook.text.store import is_store
 
-    verdict = verify(run)
+    verdict = verify_store(run) if is_store(run) else verify(run)
     if json:
         print_json(verdict.as_dict())
         return 0 if verdict.sound else 1

@@ -106,6 +106,8 @@ class DataConfig(Section):
     tokenizer: Literal["char", "byte", "bpe", "pretrained"] = "char"
     bpe_vocab_size: Annotated[int, Meta(ge=256, le=2**20)] = 1024
     validation_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    # Of a store, the groups that blocks are drawn from, by weights: web=0.7,code=0.3.
+    mix: str | None = None
     # "lf" reads CRLF and CR as LF; "nfc" composes characters, "nfd" decomposes them.
     newlines: Literal["keep", "lf"] = "keep"
     normalize: Literal["nfc", "nfd", "none"] = "none"

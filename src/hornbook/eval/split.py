@@ -3,7 +3,6 @@
 A copied passage is predicted from memory, so the loss on it is not that of new text.
 """
 
-import codecs
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -31,7 +30,6 @@ WARNING_SHARE = 0.05
 # How many tokens of a training part's end are searched: 0.06 s a million, whatever the text.
 MOST_SEARCHED = 100_000_000
 NAMED = 20
-PIECE = 1 << 18  # tokens
 VALIDATION_TEXT = msg("the validation text")
 
 
@@ -46,6 +44,7 @@ class Copied:
     copied_characters: int
     searched: int | None  # how many tokens of the training text, where not all
     mask: Mask = field(repr=False, compare=False)
+    sampled: bool = False  # whether these lie all over it, and not at its end
 
     @property
     def share(self) -> float:
@@ -59,21 +58,23 @@ class Copied:
 
     def sentence(self, text: str = VALIDATION_TEXT) -> str:
         """The share in words."""
+        facts = {"share": self.share, "text": text, "searched": self.searched, "run": RUN}
+        if self.sampled:
+            return msg(
+                "{share:.1%} of {text} stands verbatim in the sampled {searched:,} tokens of the "
+                "training text (runs of {run} characters and more)",
+                **facts,
+            )
         if self.searched:
             return msg(
                 "{share:.1%} of {text} stands verbatim in the last {searched:,} tokens of the "
                 "training text (runs of {run} characters and more)",
-                share=self.share,
-                text=text,
-                searched=self.searched,
-                run=RUN,
+                **facts,
             )
         return msg(
             "{share:.1%} of {text} stands verbatim in the training text (runs of {run} characters "
             "and more)",
-            share=self.share,
-            text=text,
-            run=RUN,
+            **facts,
         )
 
     def elsewhere(self, tokenizer: Tokenizer, tokens: Tokens, nats: np.ndarray) -> float | None:
@@ -172,9 +173,10 @@ def measure_split(corpus: Corpus, dataset: Dataset) -> Split:
     Raises: DataError if a file has changed.
     """
     tokenizer, tokens = dataset.tokenizer, spread(dataset.validation, MOST_EVALUATED)
-    copied = find_copied(tokenizer, tokens, dataset.train)
+    copied = find_copied(tokenizer, tokens, dataset.train, dataset.train_tokens)
     counts = np.bincount(tokens, minlength=tokenizer.vocab_size)
-    missing = counts > 0
+    # A sample of a store cannot tell what the rest of it lacks.
+    missing = (counts > 0) & (dataset.store is None)
     for start in range(0, len(dataset.train), 1 << 20):
         if not missing.any():
             break
@@ -222,15 +224,19 @@ def hash_of(chunks: Iterable[str]) -> bytes:
     return digest.digest()
 
 
-def find_copied(tokenizer: Tokenizer, tokens: Tokens, train: Tokens) -> Copied:
+def find_copied(
+    tokenizer: Tokenizer, tokens: Tokens, train: Tokens, train_tokens: int | None = None
+) -> Copied:
     """Find what of a text's tokens stands verbatim in a training part.
 
-    Of a very large training part the last MOST_SEARCHED tokens are searched.
+    Of a very large training part the last MOST_SEARCHED tokens are searched. Of `train_tokens` in
+    all, `train` may have a sample.
     """
     whole = spelled(tokenizer, tokens)
     copied = copied_characters(whole.text, pieces(tokenizer, train[-MOST_SEARCHED:]), RUN)
-    searched = MOST_SEARCHED if len(train) > MOST_SEARCHED else None
-    return Copied(len(whole.text), int(copied.sum()), searched, whole.on_tokens(copied))
+    sampled = len(train) < (train_tokens or 0)
+    searched = min(len(train), MOST_SEARCHED) if sampled or len(train) > MOST_SEARCHED else None
+    return Copied(len(whole.text), int(copied.sum()), searched, whole.on_tokens(copied), sampled)
 
 
 @dataclass(frozen=True)
@@ -255,13 +261,8 @@ def spelled(tokenizer: Tokenizer, tokens: Tokens) -> Spelled:
 
 
 def pieces(tokenizer: Tokenizer, tokens: Tokens) -> Iterator[str]:
-    """The same without the lengths: a list of a million Python objects is 8 MB."""
-    names = tokenizer.token_bytes()
-    utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    for start in range(0, len(tokens), PIECE):
-        part = tokens[start : start + PIECE].tolist()
-        yield utf8.decode(b"".join(map(names.__getitem__, part)))
-    yield utf8.decode(b"", final=True)
+    """The same in chunks, without the lengths."""
+    return tokenizer.decode_chunks(tokens, errors="surrogateescape")
 
 
 def all_within(mask: Mask, widths: NDArray[np.int64]) -> Mask:

@@ -170,5 +170,5 @@ def check_memory(config: Config, machine: Machine, dataset: Dataset) -> None:
 
 def text_of(config: Config, dataset: Dataset) -> Text:
     """What a plan needs to know of a dataset."""
-    sizes = len(dataset.train), len(dataset.validation), dataset.tokenizer.vocab_size
+    sizes = dataset.train_tokens, len(dataset.validation), dataset.tokenizer.vocab_size
     return Text(*sizes, memory.Countable.of(config.model, dataset))

@@ -88,7 +88,7 @@ def lede(card: Card) -> str:
     figures = {
         "parameters": result.parameters,
         "text": corpus,
-        "epochs": result.tokens / max(1, len(result.dataset.train)),
+        "epochs": result.tokens / max(1, result.dataset.train_tokens),
         "time": duration(result.seconds),
     }
     if result.kind == "network":

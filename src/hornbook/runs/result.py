@@ -106,7 +106,7 @@ class Result:
             curve(self.folder.metrics_rows()),
             self.trained.config,
             tokens_per_char=self.tokens_per_char,
-            passes=self.tokens / len(self.dataset.train),
+            passes=self.tokens / self.dataset.train_tokens,
             loss=self.evaluation.nats_per_char,
             baselines=self.baselines,
             copied=self.split.copied.much,

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hornbook.errors import CheckpointError, HornbookError
+from hornbook.errors import CheckpointError, DataError, HornbookError
 from hornbook.models.registry import build
 from hornbook.ngram import suffix_array as copies
 from hornbook.optim.optimizer import Optimizers
@@ -16,6 +16,7 @@ from hornbook.storage import checkpoint
 from hornbook.storage.files import LOG_BYTES, LOG_LINE_BYTES, open_regular
 from hornbook.storage.tensors import pieces
 from hornbook.text.dataset import read_text
+from hornbook.text.store import open_store
 from hornbook.text.tokenizer import load_tokenizer
 
 
@@ -105,6 +106,23 @@ def verify(path: str | Path) -> Verdict:
             for found in checkpoint.folders(folder.checkpoints, kind)
         ],
     )
+
+
+def verify_store(path: Path) -> Verdict:
+    """Check every shard of a store against its hashes.
+
+    Raises: DataError for a store that is not finished, or whose manifest is damaged.
+    """
+    store = open_store(path, sizes=False)
+    parts = [part for each in store.manifest.shards for part in (each.train, each.validation)]
+    files: list[Finding] = []
+    for part in parts:
+        try:
+            store.pieces.check(part)
+            files.append(Finding(path / part.file, f"{part.tokens:,} tokens"))
+        except DataError as error:
+            files.append(Finding(path / part.file, fault=str(error)))
+    return Verdict(RunFolder(path), files, [])
 
 
 def examine(folder: RunFolder, file: Path, check: Callable[[RunFolder], str]) -> Finding:

@@ -26,6 +26,7 @@ LOCK = ".lock"
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 # Windows locks bytes, and nobody else can read a locked one: this one is past the holder's name.
 FAR = 1 << 30
+TRAINING = msg("is training it; a run has one writer at a time")
 
 
 def take(descriptor: int) -> None:
@@ -49,8 +50,8 @@ class Lock:
     the error message of a second process; its existence alone does not mean that it is locked.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK
+    def __init__(self, folder: Path, name: str = LOCK, held: str = TRAINING) -> None:
+        self.path, self.held = folder / name, held
         self.finalizer: weakref.finalize[..., Lock] | None = None
         self.depth = 0
 
@@ -83,9 +84,10 @@ class Lock:
                 os.close(descriptor)
                 raise CheckpointError(
                     msg(
-                        "{parent}: {holder} is training it; a run has one writer at a time",
+                        "{parent}: {holder} {held}",
                         parent=self.path.parent,
                         holder=holder,
+                        held=self.held,
                     )
                 ) from None
         with suppress(OSError):  # On a full disk only the name in the message is missing.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hornbook.errors import DataError
 from hornbook.text.arrays import MOST_MAPPED_BYTES, Tokens, release
+from hornbook.text.store import Drawing
 
 
 class Blocks(NamedTuple):
@@ -44,6 +45,23 @@ def draw_blocks(
     windows = tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)
     if tokens.nbytes > MOST_MAPPED_BYTES:
         release(tokens)
+    return blocks_of(windows, starts)
+
+
+def stored_blocks(
+    drawing: Drawing, index: int, *, batch_size: int, rank: int = 0, world: int = 1
+) -> Blocks:
+    """The blocks of the index-th batch of a store; ranks share them out as in `draw_blocks`.
+
+    They begin where they lie in the store's sample, or before it. Raises: DataError for a damaged
+    shard.
+    """
+    windows, starts = drawing.draw(index * batch_size + np.arange(rank, batch_size, world))
+    return blocks_of(windows.astype(np.int64), starts)
+
+
+def blocks_of(windows: NDArray[np.int64], starts: NDArray[np.int64]) -> Blocks:
+    """Blocks and their targets. Shapes: [B,T+1], [B] -> Blocks of [B,T]."""
     pairs = torch.from_numpy(windows)
     return Blocks(pairs[:, :-1].contiguous(), pairs[:, 1:].contiguous(), starts)
 

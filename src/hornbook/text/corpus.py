@@ -236,7 +236,7 @@ def _read_folder(folder: Path, reading: Reading) -> Corpus:
     """Join the text files below a folder in order of their paths; notes list the skipped files."""
     names: list[str] = []
     skipped: list[Skipped] = []
-    for name in sorted(_files_below(folder)):
+    for name in sorted(files_below(folder)):
         try:
             regular = stat.S_ISREG((folder / name).stat().st_mode)
         except OSError:  # a link to nothing, or to itself
@@ -329,7 +329,7 @@ def _in_memory_if_small(sources: Sequence[Source]) -> list[Source]:
     ]
 
 
-def _files_below(folder: Path) -> Iterator[str]:
+def files_below(folder: Path) -> Iterator[str]:
     """Relative POSIX paths of files; hidden names are skipped, links to folders not entered."""
 
     def refuse(error: OSError) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook.config import DataConfig
-from hornbook.errors import DataError, display_path, reason
+from hornbook.errors import ConfigError, DataError, display_path, reason
 from hornbook.language import by_english, msg
 from hornbook.storage import cache
 from hornbook.text.arrays import Chunks, Tokens, open_arrays, write_arrays
@@ -21,6 +22,7 @@ from hornbook.text.conversations import conversations
 from hornbook.text.corpus import Corpus, read_corpus
 from hornbook.text.fields import SEPARATOR
 from hornbook.text.forms import reformed
+from hornbook.text.store import Sample, Store, StoreCorpus, is_store, store_corpus
 from hornbook.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 
 Mask = NDArray[np.bool_]
@@ -51,7 +53,16 @@ class FormedCorpus(Corpus):
 
 
 def read_text(config: DataConfig) -> Corpus:
-    """The text of a run, as its settings say to read it. Raises: DataError, ConfigError."""
+    """The text of a run or its store, as its settings say to read it.
+
+    Raises: DataError, ConfigError.
+    """
+    # A shell does not expand the ~ in --corpus=~/store.
+    path = Path(os.path.expanduser(config.corpus))  # noqa: PTH111 - without a home it raises
+    if is_store(path):
+        return store_corpus(path, config)
+    if config.mix is not None:
+        raise ConfigError(f"--mix draws from a store, and {config.corpus} is none")
     found = read_corpus(
         config.corpus,
         encoding=config.encoding,
@@ -67,7 +78,10 @@ def formed(corpus: Corpus, config: DataConfig) -> Corpus:
     Raises: DataError if a file has changed.
     """
     forms = {"newlines": config.newlines, "normalize": config.normalize}
-    if isinstance(corpus, FormedCorpus) or forms == {"newlines": "keep", "normalize": "none"}:
+    if isinstance(corpus, FormedCorpus | StoreCorpus) or forms == {
+        "newlines": "keep",
+        "normalize": "none",
+    }:
         return corpus
     reader, digest, characters = Reader(corpus), hashlib.sha256(), 0
     moved: dict[int, int] = {}
@@ -91,6 +105,9 @@ def formed(corpus: Corpus, config: DataConfig) -> Corpus:
 class Dataset:
     """A tokenised corpus in two parts; the arrays are memory-mapped from the cache.
 
+    Of a store they are samples of it, in memory, and `sample` says where that of the training part
+    lies.
+
     Of conversations `answers` has, for each part, which tokens are the model's to write, and
     `starts` where the training part's conversations begin.
     """
@@ -101,6 +118,13 @@ class Dataset:
     fingerprint: str
     answers: tuple[Mask, Mask] | None = None
     starts: NDArray[np.int64] | None = None
+    store: Store | None = None
+    sample: Sample | None = None
+
+    @property
+    def train_tokens(self) -> int:
+        """The number of tokens that training draws its blocks from."""
+        return len(self.train) if self.store is None else sum(self.store.groups.values())
 
     @property
     def validation_answers(self) -> Mask | None:
@@ -130,6 +154,8 @@ def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = No
     than memory. After a kill the next call continues where the last one stopped.
     Raises: DataError if the text cannot be split; UnknownCharacterError from a given tokenizer.
     """
+    if isinstance(corpus, StoreCorpus):
+        return prepare_store(corpus, tokenizer)
     cut = corpus.split_place(config.validation_fraction)
     if config.conversations:
         return prepare_conversations(corpus, config, cut, tokenizer)
@@ -140,6 +166,20 @@ def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = No
     saved = open_arrays(folder, PARTS, tokenizer.vocab_size)
     train, validation = saved or encode(corpus, tokenizer, cut, folder)
     return Dataset(tokenizer, train, validation, fingerprint)
+
+
+def prepare_store(corpus: StoreCorpus, tokenizer: Tokenizer | None) -> Dataset:
+    """The samples of a store. Raises: DataError for a damaged shard, and for another tokenizer."""
+    store = corpus.opened
+    if tokenizer is not None and tokenizer != store.tokenizer:
+        raise DataError(
+            f"{corpus.source} is of another tokenizer ({store.tokenizer!r}) than the model "
+            f"({tokenizer!r}): prepare a store with --tokenizer and the model's tokenizer.json"
+        )
+    train, validation = (store.sample(part) for part in PARTS)
+    return Dataset(
+        store.tokenizer, train.tokens, validation.tokens, store.sha256, store=store, sample=train
+    )
 
 
 def prepare_conversations(
@@ -183,6 +223,8 @@ def prepare_conversations(
 
 def has_cr(dataset: Dataset) -> bool:
     """Whether the text of a dataset has CR; it takes one pass over the tokens."""
+    if dataset.store is not None:
+        return dataset.store.manifest.has_cr
     holding = np.array([b"\r" in token for token in dataset.tokenizer.token_bytes()])
     return any(
         bool(holding[tokens[start : start + SEARCHED_TOKENS]].any())

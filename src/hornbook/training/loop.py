@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hornbook.config import Config
-from hornbook.errors import NonFiniteLossError
+from hornbook.errors import DataError, NonFiniteLossError
 from hornbook.eval.diagnosis import curve, evaluations_since_best
 from hornbook.eval.loss import estimate
 from hornbook.infer.sample import Sample, generate_sample
@@ -76,6 +76,10 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
             learn_mixer(trainer)
         except (KeyboardInterrupt, SystemExit, GeneratorExit, NonFiniteLossError):
             if state.step != saved:
+                save_last(trainer)
+            raise
+        except DataError:  # a damaged shard; of several ranks the others wait inside the step
+            if state.step != saved and trainer.ranks.world == 1:
                 save_last(trainer)
             raise
 

@@ -8,6 +8,7 @@ from hornbook.runs.folder import RunFolder
 from hornbook.storage.disk import DISK, Disk, write_atomically
 from hornbook.text.corpora import CATALOGUE
 from hornbook.text.corpus import Corpus, path_reference
+from hornbook.text.store import StoreCorpus
 
 
 def lasting_settings(
@@ -15,8 +16,9 @@ def lasting_settings(
 ) -> dict[str, str | None]:
     """The settings by which a run, or a ladder's folder, reads its text again later.
 
-    Several texts are kept joined, in UTF-8.
+    Several texts are kept joined, in UTF-8. A store has its own tokenizer.
     """
+    own = {"tokenizer": corpus.opened.tokenizer.kind} if isinstance(corpus, StoreCorpus) else {}
     several = data.corpus == "-" and len(corpus.parts) > 1
     return {
         "corpus": lasting_reference(data.corpus, corpus, folder, disk),
@@ -24,6 +26,7 @@ def lasting_settings(
         "field": data.field,
         "newlines": data.newlines,
         "normalize": data.normalize,
+        **own,
     }
 
 

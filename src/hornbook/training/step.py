@@ -15,7 +15,7 @@ from hornbook.kernels.runtime import deterministic, signals_held
 from hornbook.language import msg
 from hornbook.models.language_model import NO_TARGET, Batch
 from hornbook.optim.optimizer import learning_rate_scale
-from hornbook.text.batches import draw_blocks
+from hornbook.text.batches import draw_blocks, stored_blocks
 from hornbook.training.state import StepMetrics
 from hornbook.training.trainer import Trainer
 
@@ -87,16 +87,19 @@ def read_batch(trainer: Trainer, index: int) -> Batch:
     """
     train, device = trainer.config.train, trainer.machine.device.value
     before, block_size = trainer.context_before, trainer.config.model.block_size
-    blocks = draw_blocks(
-        trainer.tokens,
-        index,
-        batch_size=train.batch_size,
-        block_size=before + block_size,
-        seed=train.seed,
-        places=trainer.places,
-        rank=trainer.ranks.rank,
-        world=trainer.ranks.world,
-    )
+    share = {"rank": trainer.ranks.rank, "world": trainer.ranks.world}
+    if trainer.drawing is not None:
+        blocks = stored_blocks(trainer.drawing, index, batch_size=train.batch_size, **share)
+    else:
+        blocks = draw_blocks(
+            trainer.tokens,
+            index,
+            batch_size=train.batch_size,
+            block_size=before + block_size,
+            seed=train.seed,
+            places=trainer.places,
+            **share,
+        )
     targets = blocks.targets[:, before:]
     if trainer.dataset.answers is not None:
         at = blocks.starts[:, None] + before + 1 + np.arange(block_size)

@@ -39,6 +39,7 @@ from hornbook.text.arrays import Tokens
 from hornbook.text.batches import answer_places
 from hornbook.text.corpus import Corpus
 from hornbook.text.dataset import Dataset, formed, has_cr, prepare, read_text
+from hornbook.text.store import Drawing
 from hornbook.training.pace import Pace, Replay
 from hornbook.training.reference import lasting_settings
 from hornbook.training.start import Start, measured_start
@@ -70,6 +71,7 @@ class Trainer:
     cross_fit: CrossFit | None = None
     context_before: int = 0
     places: NDArray[np.int64] | None = None  # where blocks may begin; anywhere unless given
+    drawing: Drawing | None = None  # of a store, which blocks are read
     plan: Plan | None = None
     split: Split | None = None
     pace: Pace | None = None
@@ -211,7 +213,8 @@ def begin_again(trainer: Trainer) -> bool:
         config, found.machine, trainer.corpus, trainer.dataset, folder,
         lock=trainer.lock, disk=trainer.disk, counts=(counts, trainer.cross_fit),
     )  # fmt: skip
-    for name in ("state", "config", "machine", "tokens_per_step", "cross_fit", "context_before"):
+    names = "state config machine tokens_per_step cross_fit context_before drawing"
+    for name in names.split():
         setattr(trainer, name, getattr(made, name))
     # A run without metrics and checkpoints begins at step 0, by whichever plan.
     write_atomically(folder.metrics, b"", trainer.disk)
@@ -273,6 +276,17 @@ def assemble(
         answers, starts = dataset.answers[0][: len(tokens)], dataset.starts
         starts = starts[starts < len(tokens)]
         places = answer_places(answers, starts, config.model.block_size, before)
+    drawing = None
+    if dataset.store is not None and dataset.sample is not None:
+        drawing = Drawing.of(
+            dataset.store,
+            dataset.sample,
+            config.data.mix,
+            block_size=config.model.block_size,
+            seed=config.train.seed,
+            before=before,
+            held_out=len(dataset.train) - len(tokens),
+        )
     train = config.train
     pace = Replay(train.replanned) if train.replanned else None
     return Trainer(
@@ -294,6 +308,7 @@ def assemble(
         cross_fit=cross_fit,
         context_before=before,
         places=places,
+        drawing=drawing,
         pace=pace,
     )
 

@@ -1,5 +1,6 @@
 """What every tokenizer does: text to token ids and back."""
 
+import codecs
 import difflib
 import os
 from abc import ABC, abstractmethod
@@ -18,6 +19,7 @@ from hornbook.text.tokenizer.unknown import SURROGATE, describe, excerpt, substi
 
 IdArray = np.ndarray[tuple[int], np.dtype[np.unsignedinteger[Any]]]
 UNKNOWN_POLICIES: Final = ("error", "skip", "replace")
+DECODED_AT_ONCE: Final = 1 << 18
 
 
 class Tokenizer(ABC):
@@ -93,6 +95,20 @@ class Tokenizer(ABC):
                     bad=str(bad)[:40],
                 )
             ) from None
+
+    def decode_chunks(self, ids: IdArray, errors: str = "replace") -> Iterator[str]:
+        """The text of many ids in non-empty chunks; `errors` is as of Python's decoders.
+
+        A list of a million Python objects is 8 MB, which a chunk does not need.
+        """
+        spelled = self.token_bytes()
+        utf8 = codecs.getincrementaldecoder("utf-8")(errors)
+        for start in range(0, len(ids), DECODED_AT_ONCE):
+            part = ids[start : start + DECODED_AT_ONCE].tolist()
+            if text := utf8.decode(b"".join(map(spelled.__getitem__, part))):
+                yield text
+        if text := utf8.decode(b"", final=True):
+            yield text
 
     def fit(self, text: str, policy: str = "error") -> tuple[str, str]:
         """A text that can be encoded, and one line on what was changed ("" for no change).

@@ -1,0 +1,322 @@
+"""A store: a text prepared as shards of tokens, which training reads where they are.
+
+Blocks are drawn from all of it. What else a run does with its text (n-grams, copies, the report)
+reads a sample of the store, which is small enough for memory.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from hornbook.config import DataConfig
+from hornbook.errors import ConfigError, DataError, display_path, reason
+from hornbook.storage.files import read_regular
+from hornbook.text.corpus import Corpus
+from hornbook.text.order import CHUNK_TOKENS, BlockOrder, Mixture, parse_mix
+from hornbook.text.shards import FORMAT, FolderPieces, Shard, Stream, Tokens
+from hornbook.text.tokenizer import Tokenizer, load_tokenizer
+
+PARTS = ("train", "validation")
+MANIFEST, BEGUN, TOKENIZER = "store.json", "begun.json", "tokenizer.json"
+MANIFEST_BYTES = 1 << 30
+# Tokens of both parts that are read into memory, in evenly spaced stretches.
+SAMPLED_TRAIN, SAMPLED_VALIDATION, STRETCHES = 5_000_000, 1_000_000, 100
+
+
+class Dropped(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Documents that were left out, and why."""
+
+    empty: int = 0
+    exact_duplicates: int = 0
+    near_duplicates: int = 0
+
+
+class Skipped(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A file that was not read to its end."""
+
+    file: str
+    reason: str
+
+
+class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """All that `store.json` says; `sampled_characters` are those of the two samples."""
+
+    format: int
+    hornbook: str
+    tokenizer_sha256: str
+    vocab_size: int
+    validation_share: float
+    newlines: str
+    normalize: str
+    has_cr: bool
+    sampled_characters: tuple[int, int]
+    dropped: Dropped
+    skipped: list[Skipped]
+    shards: list[Shard]
+
+
+class Sealed(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A manifest, and the SHA-256 of its text: the identity of the store."""
+
+    sha256: str
+    manifest: msgspec.Raw
+
+
+def sealed(manifest: Manifest) -> bytes:
+    """The content of `store.json`."""
+    text = msgspec.json.encode(manifest)
+    return msgspec.json.encode(Sealed(hashlib.sha256(text).hexdigest(), msgspec.Raw(text)))
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store."""
+
+    path: Path
+    sha256: str
+    manifest: Manifest
+    tokenizer: Tokenizer
+    pieces: FolderPieces
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """The training tokens of each group of texts."""
+        found: dict[str, int] = {}
+        for shard in self.manifest.shards:
+            found[shard.group] = found.get(shard.group, 0) + shard.train.tokens
+        return found
+
+    def stream(self, part: str, group: str | None = None) -> Stream:
+        """The tokens of a part, "train" or "validation", of one group or of all."""
+        shards = [each for each in self.manifest.shards if group in (None, each.group)]
+        dtype = np.min_scalar_type(self.tokenizer.vocab_size - 1).newbyteorder("<")
+        return Stream([getattr(shard, part) for shard in shards], self.pieces, dtype)
+
+    def sample(self, part: str) -> "Sample":
+        """What of a part is read into memory."""
+        most = SAMPLED_TRAIN if part == "train" else SAMPLED_VALIDATION
+        return Sample.of(self.stream(part), most)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Evenly spaced stretches of a stream, joined; the first begins and the last ends with it."""
+
+    tokens: Tokens
+    starts: NDArray[np.int64]  # where each stretch begins in the stream
+    length: int
+
+    @classmethod
+    def of(cls, stream: Stream, most: int) -> "Sample":
+        """All of a stream, or `most` tokens of it. Raises: DataError."""
+        if len(stream) <= most:
+            return cls(stream.read(0, len(stream)), np.zeros(1, np.int64), max(1, len(stream)))
+        length = most // STRETCHES
+        starts = [i * (len(stream) - length) // (STRETCHES - 1) for i in range(STRETCHES)]
+        found = np.concatenate([stream.read(start, start + length) for start in starts])
+        return cls(found, np.array(starts), length)
+
+    def places(self, starts: NDArray[np.int64], block_size: int) -> NDArray[np.int64]:
+        """Where blocks of the stream begin in the sample; -1 for those that are not in it.
+
+        A block that only ends in a stretch is taken to begin with it. Shapes: [B] -> [B].
+        """
+        number = np.maximum(0, self.starts.searchsorted(starts + block_size, side="right") - 1)
+        inside = np.maximum(0, starts - self.starts[number])
+        found = number * self.length + inside
+        touches = (inside < self.length) & (starts + block_size >= self.starts[number])
+        return np.where(touches, found, -1)
+
+
+@dataclass(frozen=True)
+class StoreCorpus(Corpus):
+    """A store as a text: its hash is the store's, and its characters are those of its samples."""
+
+    store: Store | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def opened(self) -> Store:
+        """The store. It is a field only because a dataclass's fields have defaults."""
+        assert self.store is not None  # noqa: S101
+        return self.store
+
+    def chunks(self) -> Iterator[str]:
+        """The sample of the training part, then that of the validation part. Raises: DataError."""
+        for part in PARTS:
+            yield from self.opened.tokenizer.decode_chunks(self.opened.sample(part).tokens)
+
+    def split_place(self, validation_fraction: float = 0.1) -> int:  # noqa: ARG002 - the store's own
+        """How many characters are the training part's."""
+        return self.opened.manifest.sampled_characters[0]
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is a store, finished or begun."""
+    return any((path / name).is_file() for name in (MANIFEST, BEGUN))
+
+
+def open_store(path: Path, *, sizes: bool = True) -> Store:
+    """A finished store, whose shards are all there in their sizes (not looked at without `sizes`).
+
+    Raises: DataError for one that is still written or damaged, or that another version wrote.
+    """
+    shown = display_path(path)
+    manifest, sha256 = read_manifest(path)
+    try:
+        tokenizer = load_tokenizer(path / TOKENIZER)
+        found = hashlib.sha256(read_regular(path / TOKENIZER)).hexdigest()
+    except OSError as error:
+        raise DataError(f"{shown}: cannot read {TOKENIZER}: {reason(error)}") from None
+    if found != manifest.tokenizer_sha256 or tokenizer.vocab_size != manifest.vocab_size:
+        raise DataError(
+            f"{shown}: {TOKENIZER} is not the one that the shards were made with (SHA-256 "
+            f"{found[:12]}, expected {manifest.tokenizer_sha256[:12]}); bring it back"
+        )
+    tokenizer.text_has_cr = manifest.has_cr
+    pieces = FolderPieces(path, np.min_scalar_type(manifest.vocab_size - 1).itemsize)
+    if sizes:
+        for each in manifest.shards:
+            pieces.check_size(each.train)
+            pieces.check_size(each.validation)
+    return Store(path, sha256, manifest, tokenizer, pieces)
+
+
+def read_manifest(path: Path) -> tuple[Manifest, str]:
+    """A store's manifest and identity. Raises: DataError."""
+    shown = display_path(path)
+    try:
+        found = msgspec.json.decode(read_regular(path / MANIFEST, MANIFEST_BYTES), type=Sealed)
+        if hashlib.sha256(found.manifest).hexdigest() != found.sha256:
+            raise DataError(
+                f"{shown}: {MANIFEST} is damaged: its SHA-256 is another; prepare again"
+            )
+        manifest = msgspec.json.decode(found.manifest, type=Manifest)
+    except FileNotFoundError:
+        raise DataError(
+            f"{shown}: this store is not finished: hornbook prepare is still writing it, or was "
+            "stopped; the same command goes on where it stopped"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{shown}: cannot read {MANIFEST}: {reason(error)}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{shown}: {MANIFEST} is damaged: {reason(error)}") from None
+    if manifest.format != FORMAT:
+        raise DataError(
+            f"{shown}: in the store format {manifest.format}, and this version of hornbook reads "
+            f"{FORMAT}; prepare it again"
+        )
+    return manifest, found.sha256
+
+
+def store_corpus(path: Path, data: DataConfig) -> StoreCorpus:
+    """A store as the text of a run. Raises: DataError; ConfigError for settings of a plain text."""
+    store = open_store(path)
+    made, shown = store.manifest, display_path(path)
+    for name in ("newlines", "normalize"):
+        asked, own = getattr(data, name), getattr(made, name)
+        if asked not in (own, getattr(DataConfig(), name)):
+            raise ConfigError(f"--{name} {asked}: {shown} was prepared with {own}")
+    for name, given in (("field", data.field), ("encoding", data.encoding)):
+        if given is not None:
+            raise ConfigError(f"--{name} is for hornbook prepare: {shown} has tokens already")
+    kind = store.tokenizer.kind
+    if data.tokenizer not in (DataConfig().tokenizer, kind, "pretrained"):
+        raise ConfigError(f"--tokenizer {data.tokenizer}: {shown} has {kind} tokens")
+    if data.conversations:
+        raise ConfigError(f"--chat reads JSON Lines of conversations, and {shown} is a store")
+    if data.mix:
+        parse_mix(data.mix, store.groups)
+    return StoreCorpus(
+        name=path.resolve().name,
+        sha256=store.sha256,
+        characters=sum(made.sampled_characters),
+        source=shown,
+        store=store,
+    )
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Which blocks of a store a training reads: each of an epoch once, by a pure function.
+
+    `before` tokens ahead of each block are read too, and the last `held_out` are left out.
+    """
+
+    streams: Sequence[Stream]
+    orders: Sequence[BlockOrder]
+    firsts: Sequence[int]  # where each stream begins in that of the whole store
+    mixture: Mixture
+    block_size: int
+    before: int
+    sample: Sample
+
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        sample: Sample,
+        mix: str | None,
+        *,
+        block_size: int,
+        seed: int,
+        before: int = 0,
+        held_out: int = 0,
+    ) -> "Drawing":
+        """The drawing of a run. Raises: ConfigError; DataError for a group shorter than a block."""
+        groups = parse_mix(mix, store.groups) if mix else {"": 1.0}
+        streams = [store.stream("train", group or None) for group in groups]
+        whole = len(store.stream("train"))
+        firsts, orders = list[int](), list[BlockOrder]()
+        names = [*store.groups]
+        for group, stream in zip(groups, streams, strict=True):
+            earlier = names[: names.index(group)] if group else []
+            firsts.append(sum(store.groups[name] for name in earlier))
+            # Held out is the end of the store, which one of the groups has.
+            most = min(len(stream), whole - held_out - firsts[-1])
+            blocks = (most - 1 - before) // block_size
+            if blocks < 1:
+                part = f"the group {group} of the store" if group else "the store"
+                raise DataError(
+                    f"the training part of {part} has {most:,} tokens, and one block needs "
+                    f"{block_size + before + 1:,}: prepare more text, or use a smaller block"
+                )
+            chunk = max(1, CHUNK_TOKENS // block_size)
+            orders.append(BlockOrder(blocks, chunk, f"{seed}/{group}"))
+        return cls(streams, orders, firsts, Mixture(groups), block_size, before, sample)
+
+    def draw(self, numbers: NDArray[np.int64]) -> tuple[Tokens, NDArray[np.int64]]:
+        """The blocks with these numbers, counted from the training's first, and their targets.
+
+        With them where each block begins in the store's sample, less `before`; -1 for most.
+        Shapes: [B] -> [B, before + T + 1], [B]. Raises: DataError for a damaged shard.
+        """
+        groups, places = self.mixture.places(numbers)
+        starts = np.empty_like(numbers)
+        for number, order in enumerate(self.orders):
+            chosen = groups == number
+            starts[chosen] = order.at(places[chosen]) * self.block_size
+        length = self.before + self.block_size + 1
+        rows = [
+            self.streams[group].read(start, start + length)
+            for group, start in zip(groups.tolist(), starts.tolist(), strict=True)
+        ]
+        windows = np.stack(rows) if rows else np.empty((0, length), np.uint8)
+        begins = np.array(self.firsts)[groups] + starts + self.before
+        return windows, self.sample.places(begins, self.block_size) - self.before
+
+    def counted(self, blocks: int) -> dict[str, dict[str, Any]]:
+        """What so many blocks have read of each group: tokens, and epochs."""
+        drawn = self.mixture.drawn(blocks)
+        sizes: Mapping[str, int] = dict(
+            zip(drawn, (order.blocks for order in self.orders), strict=True)
+        )
+        return {
+            name: {"tokens": number * self.block_size, "epochs": number / sizes[name]}
+            for name, number in drawn.items()
+        }
