@@ -11,15 +11,12 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from hornbook.errors import ConfigError
 from hornbook.language import LANGUAGES, Language, choose_language
 from hornbook.learn import progress
 from hornbook.learn.trials import TRIALS, Trial
-
-if TYPE_CHECKING:
-    pass
 
 # Two decimals are enough for an answer; whole numbers remain distinct.
 TOLERANCE = 0.0051

@@ -88,8 +88,9 @@ def within_a_page(svg: str) -> str:
     _, begin, rest = svg.partition("<svg")
     _, _, points, _ = rest.partition('viewBox="')[2].partition('"')[0].split()
     rest = STYLE.sub("", COMMENT.sub("", SIZE.sub("", rest, count=2)), count=1)
+    most = round(float(points) * 4 / 3)  # pixels
     style = (
-        f"width:100%;min-width:{LEAST}px;max-width:{float(points) * 4 / 3:.0f}px;height:auto;"
+        f"width:100%;min-width:{min(LEAST, most)}px;max-width:{most}px;height:auto;"
         "stroke-linejoin:round;stroke-linecap:butt"
     )
     return f'{begin} style="{style}"{FAMILY.sub(FONT, rest)}'
