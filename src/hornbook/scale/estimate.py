@@ -138,14 +138,12 @@ def most_blocks(run: Run, parallel: Parallel, recompute: bool) -> int:
     if run.micro_batch:
         return min(run.micro_batch, run.blocks_a_gpu)
     usable = USABLE_SHARE * run.gpu.memory_bytes
-    most = 1
-    for passes in range(run.blocks_a_gpu, 0, -1):
-        micro = math.ceil(run.blocks_a_gpu / passes)
-        if micro > most and memory(run, parallel, micro, recompute).total <= usable:
-            most = micro
-        if micro > 2 * most:
-            break
-    return most
+    low, high = 1, run.blocks_a_gpu
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = memory(run, parallel, middle, recompute).total <= usable
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return math.ceil(run.blocks_a_gpu / math.ceil(run.blocks_a_gpu / low))
 
 
 def memory(run: Run, parallel: Parallel, micro: int, recompute: bool) -> Memory:
