@@ -73,6 +73,17 @@ def test_settings_change_the_shape_and_the_way(capsys: pytest.CaptureFixture[str
     found = json.loads(capsys.readouterr().out)
     assert (found["parallel"], found["recompute"], found["run"]["muon"]) == ("fsdp", True, False)
     assert found["usd"] == pytest.approx(found["hours"] * 16)
+    blocks = ["--set=batch_size=96", "--set=gradient_accumulation=2"]
+    assert command(["plan", "--gpus", "8", "--model", "124m", *blocks, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["run"]["batch_tokens"] == 192 * 1024
+    assert found["micro_batch"] * found["passes"] == 24
+
+
+def test_absurd_amounts_take_no_time(capsys: pytest.CaptureFixture[str]) -> None:
+    for more in (["--batch-tokens", "9000t"], ["--gpus", "1000000"], ["--tokens", "9000t"]):
+        assert command(["plan", "--gpus", "1", "--model", "1t", *more, "--json"]) in (0, 2)
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize(
@@ -85,6 +96,9 @@ def test_settings_change_the_shape_and_the_way(capsys: pytest.CaptureFixture[str
         ("--gpus 8 --model 1b --tokens many", "--tokens 'many'"),
         ("--gpus 8 --model 1b --set n_layers=3", "did you mean n_layer?"),
         ("--gpus 8 --model 1b --set n_embd=2047", "does not split"),
+        ("--gpus 8 --model 1b --set dropoot=0.1", "did you mean dropout?"),
+        ("--gpus 8 --model 1b --set steps=10", "--set steps: a plan for GPUs reads"),
+        ("--gpus 8 --model 1b --set batch_size=8 --batch-tokens 1m", "leave one out"),
         ("--gpus 8 --model 1b --set model=bigram", "a plan on paper is of a gpt"),
         ("--gpus 8 --model 1b --usd-per-hour -1", "--usd-per-hour"),
         ("--gpus 8 --model 1b --vocabulary 0", "--vocabulary 0"),

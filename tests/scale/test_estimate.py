@@ -35,8 +35,8 @@ def test_the_constants_fit_what_they_were_fitted_to() -> None:
     found = mpt_runs()
     off = [abs(run.off) for run in found]
     assert len(found) == 146
-    assert max(off) < 0.30
-    assert sum(off) / len(off) < 0.08
+    assert max(off) < 0.25
+    assert sum(off) / len(off) < 0.07
     # No kind of GPU and no number of them is off as a whole.
     for gpu in ("a100-40gb", "a100-80gb", "h100"):
         ratios = [run.off for run in found if run.gpu == gpu]

@@ -8,10 +8,10 @@ from cyclopts import Parameter
 
 from hornbook.cli.console import output
 from hornbook.cli.terminal import Whole, print_json, print_table
-from hornbook.config import Config, ModelConfig, one_of, parse_all, parse_assignments
+from hornbook.config import Config, ModelConfig, locate, one_of, parse_all, parse_assignments
 from hornbook.errors import ConfigError
 from hornbook.models.schema import Schema
-from hornbook.scale import GPUS, Estimate, Run, estimate, fewest_gpus, sized
+from hornbook.scale import GPU, GPUS, Estimate, Run, estimate, fewest_gpus, sized
 from hornbook.scale.estimate import (
     ATTENTION_SHARE,
     FSDP_EXPOSED,
@@ -30,6 +30,9 @@ TOKENS_A_PARAMETER = 20
 NUMBERS = (1, 8, 64, 1024)
 # More ranks than any job has had; it keeps arithmetic on paper away from absurdities.
 MOST_GPUS, LARGEST_VOCABULARY = 1_000_000, 10_000_000
+# Beside those of the model, the settings that change a plan.
+BATCH = {"batch_size", "gradient_accumulation"}
+READ = BATCH | {"recompute", "optimizer"}
 
 
 def run(
@@ -57,27 +60,22 @@ def run(
             --set changes it, or gives one without a size.
         tokens: How many tokens are read: 26b. The default is 20 for each parameter.
         batch_tokens: Tokens a step: 512k. The default is GPT-3's for the size, and at least one
-            block a GPU.
+            block a GPU; --set batch_size gives it in blocks.
         vocabulary: How many tokens the tokenizer has.
         parallel: ddp keeps all weights on each GPU, fsdp a share of them. By default ddp where it
             fits.
         usd_per_hour: The price of one GPU, instead of the table's.
-        set_: A setting of the model or the optimizer as key=value: n_layer, n_embd, block_size,
-            recompute, optimizer ... May be given several times.
+        set_: A setting as key=value: any of the model, or batch_size, gradient_accumulation,
+            recompute, optimizer. May be given several times.
         json: Print one JSON object.
     """
-    if gpu.lower() not in GPUS:
-        raise ConfigError(f"--gpu {gpu}: {one_of(gpu.lower(), list(GPUS))}")
-    chosen = GPUS[gpu.lower()]
-    if usd_per_hour is not None:
-        if not 0 <= usd_per_hour <= 1e6:
-            raise ConfigError(f"--usd-per-hour {usd_per_hour:g}: expected a price in dollars")
-        chosen = replace(chosen, usd_per_hour=usd_per_hour, price_source="--usd-per-hour")
+    chosen = priced(gpu.lower(), usd_per_hour)
     if gpus is not None and not 1 <= gpus <= MOST_GPUS:
         raise ConfigError(f"--gpus {gpus}: expected from 1 to {MOST_GPUS:,}")
     if not 2 <= vocabulary <= LARGEST_VOCABULARY:
         raise ConfigError(f"--vocabulary {vocabulary}: expected from 2 to {LARGEST_VOCABULARY:,}")
     assignments = parse_all(parse_assignments(set_ or []))
+    named = {check_read(name) for name in assignments}
     if model is None and not assignments:
         raise ConfigError("--model is missing: how many parameters, as in --model 124m")
     config = Config(model=sized(model, vocabulary) if model else ModelConfig())
@@ -87,18 +85,16 @@ def run(
     schema = Schema.of(config.model, vocabulary)
     size = schema.parameters
     read = amount(tokens, "--tokens") if tokens else float(TOKENS_A_PARAMETER * size)
-    batch = amount(batch_tokens, "--batch-tokens") if batch_tokens else usual_batch(size)
-    named = {name.rpartition(".")[2] for name in assignments}
+    given = batch_of(config, batch_tokens, named)
 
     def of(number: int) -> Run:
         """The run on so many GPUs, each with at least one block of a batch nobody has set."""
         block_size = config.model.block_size
-        least = number * block_size
         return Run(
             schema=schema,
             block_size=block_size,
             tokens=read,
-            batch_tokens=batch if batch_tokens else max(batch, least),
+            batch_tokens=given or max(usual_batch(size), number * block_size),
             gpu=chosen,
             gpus=number,
             parallel=None if parallel == "auto" else parallel,
@@ -116,6 +112,36 @@ def run(
         return
     for name, line in lines(wanted, found):
         output().print(f"{name:<14} {line}", markup=False, highlight=False)
+
+
+def priced(name: str, usd_per_hour: float | None) -> GPU:
+    """The GPU of that name, at another price where one is given. Raises: ConfigError."""
+    if name not in GPUS:
+        raise ConfigError(f"--gpu {name}: {one_of(name, list(GPUS))}")
+    if usd_per_hour is None:
+        return GPUS[name]
+    if not 0 <= usd_per_hour <= 1e6:
+        raise ConfigError(f"--usd-per-hour {usd_per_hour:g}: expected a price in dollars")
+    return replace(GPUS[name], usd_per_hour=usd_per_hour, price_source="--usd-per-hour")
+
+
+def batch_of(config: Config, batch_tokens: str | None, named: set[str]) -> float | None:
+    """Tokens a step, where they are given. Raises: ConfigError where they are given twice."""
+    if batch_tokens and named & BATCH:
+        raise ConfigError("--batch-tokens and --set batch_size both give the batch: leave one out")
+    if batch_tokens:
+        return amount(batch_tokens, "--batch-tokens")
+    return float(config.tokens_per_step) if named & BATCH else None
+
+
+def check_read(name: str) -> str:
+    """A setting's name without its section. Raises: ConfigError for one that no plan reads."""
+    section, key = locate(name)
+    if section != "model" and key not in READ:
+        raise ConfigError(
+            f"--set {key}: a plan for GPUs reads the model's settings and {', '.join(sorted(READ))}"
+        )
+    return key
 
 
 def as_dict(run: Run, found: Estimate) -> dict[str, object]:
