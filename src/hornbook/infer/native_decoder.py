@@ -8,10 +8,11 @@ import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from math import prod
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from hornbook import cores
 from hornbook.errors import CheckpointError
@@ -27,6 +28,8 @@ Precision = Literal["float32", "bfloat16", "int8"]
 
 PANEL, BLOCK = 64, 256  # outputs, positions of the cache
 KINDS: dict[str, int] = {"float32": 0, "bfloat16": 1, "int8": 2}
+STORED = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
+PACKED_TOGETHER = 16
 
 MOST_CACHE_BYTES = 1 << 34
 # One more thread for each so many. With 0.8 million parameters a token takes 35 microseconds on one
@@ -45,13 +48,12 @@ def up_to(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def aligned(array: NDArray[Any]) -> NDArray[Any]:
-    """A copy that starts on a cache line of 64 bytes."""
-    room = np.empty(array.nbytes + 64, np.uint8)
+def aligned(shape: Shape, dtype: DTypeLike) -> NDArray[Any]:
+    """An array without contents that starts on a cache line of 64 bytes."""
+    size = prod(shape) * np.dtype(dtype).itemsize
+    room = np.empty(size + 64, np.uint8)
     start = -room.ctypes.data % 64
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def pad(array: NDArray[Any], *sizes: int) -> NDArray[Any]:
@@ -249,22 +251,29 @@ class NativeDecoder:
         O, I = weight_OI.shape  # noqa: E741
         P = up_to(O, PANEL) // PANEL
         I = up_to(I, 2) if self.precision == "bfloat16" else I  # noqa: E741
-        packed, scale_O = weight_OI, None
+        scales = None
         if self.precision == "int8":
-            packed, scale_O = quantised(weight_OI)
-        panels_PIO = np.ascontiguousarray(
-            pad(packed, P * PANEL, I).reshape(P, PANEL, I).transpose(0, 2, 1)
-        )
-        if self.precision == "bfloat16":
-            panels_PIO = bfloat16(panels_PIO).reshape(P, I // 2, 2, PANEL).swapaxes(-1, -2)
-        elif self.precision == "int8":
-            panels_PIO = panels_PIO.reshape(P, I, 4, 16).swapaxes(-1, -2)
-        scales = None if scale_O is None else self._pointer(pad(scale_O, P * PANEL))
-        return PackedMatrix(self._pointer(panels_PIO), scales, I, P)
+            weight_OI, scale_O = quantised(weight_OI)
+            scales = self._pointer(pad(scale_O, P * PANEL))
+        panels = aligned((P, I * PANEL), STORED[self.precision])
+        self._kept.append(panels)
+        # A few at a time, in the processor's caches: 2.8 s for SmolLM2-135M, and 4.0 all at once.
+        for first in range(0, P, PACKED_TOGETHER):
+            part_OI = weight_OI[first * PANEL : (first + PACKED_TOGETHER) * PANEL]
+            count = up_to(len(part_OI), PANEL) // PANEL
+            part_POI = pad(part_OI, count * PANEL, I).reshape(count, PANEL, I)
+            part = np.ascontiguousarray(part_POI.transpose(0, 2, 1))
+            if self.precision == "bfloat16":
+                part = bfloat16(part).reshape(count, I // 2, 2, PANEL).swapaxes(-1, -2)
+            elif self.precision == "int8":
+                part = part.reshape(count, I, 4, 16).swapaxes(-1, -2)
+            panels[first : first + count] = part.reshape(count, -1)
+        return PackedMatrix(panels.ctypes.data, scales, I, P)
 
     def _pointer(self, array: NDArray[Any]) -> int:
         """The address of an aligned copy that lives as long as this decoder."""
-        copy = aligned(array)
+        copy = aligned(array.shape, array.dtype)
+        copy[...] = array
         self._kept.append(copy)
         return copy.ctypes.data
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hornbook.cores import slowdown
 from hornbook.errors import ConfigError
+from hornbook.kernels.runtime import give_back_freed_memory
 from hornbook.language import msg
 from hornbook.plan import costs, memory
 from hornbook.plan.machine import Choice
@@ -45,6 +46,7 @@ def plan_tuning(
     started, busy = time.monotonic(), slowdown()
     config, machine, why_weights = with_weights(request, text, machine)
     timed = (timer or time_step)(config, text.vocab_size, machine)
+    give_back_freed_memory()  # of the model that was timed
     passed = time.monotonic() - started
     size = config.model.parameter_count(text.vocab_size)
     # Before the first step and after the last one, what the losses are measured on is read forward,
