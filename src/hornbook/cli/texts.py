@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
@@ -56,7 +55,7 @@ def read_texts(names: Sequence[str], data: DataConfig) -> "Corpus":
     from hornbook.text.forms import remarks
     from hornbook.text.store import is_store
 
-    stores = [each for each in names if is_store(Path(each))]
+    stores = [each for each in names if is_store(each)]
     if stores and len(names) > 1:
         raise ConfigError(
             f"{stores[0]} is a store, which has all of its texts: give it alone, or prepare one "

@@ -43,6 +43,7 @@ NOT_SETTINGS = {
     "HORNBOOK_DEBUG",
     "HORNBOOK_LANG",
     "HORNBOOK_SITE",  # docs/conf.py
+    "HORNBOOK_STORE_CACHE_MB",
 }
 
 

@@ -11,11 +11,12 @@ import msgspec
 
 from hornbook.errors import DataError, display_path
 from hornbook.preparation.files import SourceFile
+from hornbook.storage import objects
 from hornbook.text.decoding import NotTextError, decode
 from hornbook.text.fields import SEPARATOR, documents
 from hornbook.text.formats import PARQUET, decompressed
 from hornbook.text.forms import reformed
-from hornbook.text.sources import BytesSource, Source, file_source
+from hornbook.text.sources import BytesSource, ObjectSource, Source, file_source
 
 # A file of text up to this length is one document; a longer one is cut into passages.
 ONE_DOCUMENT, PASSAGE = 1 << 20, 1 << 16
@@ -142,9 +143,17 @@ def read_piece(file: SourceFile, piece: Piece, reading: Reading) -> Iterator[tup
 
 def opened(file: SourceFile) -> Source:
     """A listed file. Raises: DataError if it has changed since."""
-    source = file_source(Path(file.path))
-    size, *_, changed, _ = source.signature
-    if (size, str(changed)) != (file.size, file.stamp):
+    source: Source
+    if objects.is_address(file.path):
+        found = objects.status(file.path)
+        state = (found.size, found.stamp) if found else None
+        listed = objects.ObjectFile(file.path, file.size, file.stamp)
+        source = ObjectSource(display_path(file.path), listed)
+    else:
+        source = file_source(Path(file.path))
+        size, *_, changed, _ = source.signature
+        state = size, str(changed)
+    if state != (file.size, file.stamp):
         raise DataError(
             f"{display_path(file.path)} has changed since the store was begun: bring it back, or "
             "prepare a new store"

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from hornbook.errors import DataError, display_path
+from hornbook.storage import objects
 from hornbook.text.corpus import files_below
 from hornbook.text.sources import file_source, status_of
 
@@ -26,7 +27,9 @@ class SourceFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def list_files(sources: Sequence[str]) -> list[SourceFile]:
-    """The files of all sources, each a file, a folder or a pattern, perhaps with GROUP= before it.
+    """The files of all sources, each a file, a folder, a pattern or an address of these.
+
+    GROUP= may stand before it.
 
     Raises: DataError for a source without files, and for a file that is there twice.
     """
@@ -47,12 +50,16 @@ def list_files(sources: Sequence[str]) -> list[SourceFile]:
 def _split(source: str) -> tuple[str, str]:
     """The group of a source, "text" unless given, and its name."""
     found = _GROUP.fullmatch(source)
-    if found is None or status_of(Path(source)) is not None:
+    if found is None or (not objects.is_address(found[2]) and status_of(Path(source))):
         return "text", source
     return found[1], found[2]
 
 
 def _files_of(group: str, name: str) -> list[SourceFile]:
+    if objects.is_address(name):
+        found = objects.listed(name)
+        named = [each.url for each in found] == [name]
+        return [SourceFile(group, each.url, each.size, each.stamp, named) for each in found]
     if name == "-":
         raise DataError(
             "standard input cannot be read in parts by several processes: save it as a file first"

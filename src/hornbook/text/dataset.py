@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -57,10 +56,8 @@ def read_text(config: DataConfig) -> Corpus:
 
     Raises: DataError, ConfigError.
     """
-    # A shell does not expand the ~ in --corpus=~/store.
-    path = Path(os.path.expanduser(config.corpus))  # noqa: PTH111 - without a home it raises
-    if is_store(path):
-        return store_corpus(path, config)
+    if is_store(config.corpus):
+        return store_corpus(config.corpus, config)
     if config.mix is not None:
         raise ConfigError(f"--mix draws from a store, and {config.corpus} is none")
     found = read_corpus(

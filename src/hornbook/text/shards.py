@@ -8,10 +8,12 @@ A shard's hashes are of pieces of PIECE_BYTES, so that a part of it can be check
 """
 
 import hashlib
+import os
 import weakref
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -21,13 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook.errors import DataError, display_path, reason
-from hornbook.storage.files import open_regular
+from hornbook.storage import objects
+from hornbook.storage.disk import UNFINISHED
+from hornbook.storage.files import open_regular, read_regular
 
 Tokens = NDArray[np.unsignedinteger]
 
 FORMAT = 1
 PIECE_BYTES = 1 << 22
 MOST_OPEN = 64
+MOST_CACHED_BYTES = 2 * 10**9
 SHARDS = "shards"
 
 
@@ -52,9 +57,78 @@ class Shard(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class Pieces(Protocol):
     """Where the bytes of shards come from, each checked before it is used."""
 
+    def check_all(self, parts: Sequence[Part]) -> None:
+        """Raises: DataError naming a shard that is missing, or not as long as it was written."""
+        ...
+
     def read(self, part: Part, start: int, stop: int) -> bytes:
         """Bytes of a part of a shard. Raises: DataError where it is missing or damaged."""
         ...
+
+
+class RemotePieces:
+    """Shards at an address, through a folder of checked pieces, of which the oldest go.
+
+    They take MOST_CACHED_BYTES at most, or HORNBOOK_STORE_CACHE_MB.
+    """
+
+    def __init__(self, url: str, width: int, folder: Path) -> None:
+        self.url, self.width, self.folder = url, width, folder
+        limit = os.environ.get("HORNBOOK_STORE_CACHE_MB", "")
+        self.most = 1_000_000 * int(limit) if limit.isdecimal() else MOST_CACHED_BYTES
+        self.checked: OrderedDict[Path, int] = OrderedDict()  # the bytes of each, the oldest first
+
+    def check_all(self, parts: Sequence[Part]) -> None:
+        """Raises: DataError naming a shard that is missing, or not as long as it was written."""
+        if self.url.startswith(("http://", "https://")):
+            return  # a web server lists nothing
+        found = objects.listed(f"{self.url}/{SHARDS}")
+        there = {file.url.rpartition("/")[2]: file.size for file in found}
+        for part in parts:
+            size = there.get(part.file.rpartition("/")[2])
+            check_size(f"{self.url}/{part.file}", size, part, self.width)
+
+    def read(self, part: Part, start: int, stop: int) -> bytes:
+        """Bytes of a part of a shard. Raises: DataError where it is damaged or out of reach."""
+        found: list[bytes] = []
+        for piece in range(start // PIECE_BYTES, -(-stop // PIECE_BYTES)):
+            first = piece * PIECE_BYTES
+            from_, to = max(start, first) - first, min(stop, first + PIECE_BYTES) - first
+            path = self.folder / f"{part.file.replace('/', '-')}-{piece}"
+            if path in self.checked:
+                self.checked.move_to_end(path)
+                with suppress(OSError), path.open("rb") as file:  # another process may remove it
+                    file.seek(from_)
+                    data = file.read(to - from_)
+                    if len(data) == to - from_:
+                        found.append(data)
+                        continue
+            found.append(self._fetched(part, piece, path)[from_:to])
+        return b"".join(found)
+
+    def _fetched(self, part: Part, piece: int, path: Path) -> bytes:
+        """A whole piece, from the folder or its address, checked."""
+        first, where = piece * PIECE_BYTES, f"{self.url}/{part.file}"
+        with suppress(OSError, DataError):  # damage of the copy is no damage of the store
+            data = read_regular(path, PIECE_BYTES)
+            check_piece(part, piece, data, where)
+            self._keep(path, len(data))
+            return data
+        data = objects.read(where, first, min(first + PIECE_BYTES, part.tokens * self.width))
+        check_piece(part, piece, data, display_path(where))
+        with suppress(OSError):  # without room it is fetched again
+            self.folder.mkdir(parents=True, exist_ok=True)
+            own = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+            own.write_bytes(data)
+            own.replace(path)
+            self._keep(path, len(data))
+        return data
+
+    def _keep(self, path: Path, size: int) -> None:
+        self.checked[path] = size
+        while sum(self.checked.values()) > self.most and len(self.checked) > 1:
+            oldest, _ = self.checked.popitem(last=False)
+            oldest.unlink(missing_ok=True)
 
 
 class FolderPieces:
@@ -66,26 +140,13 @@ class FolderPieces:
         self.files: OrderedDict[str, BinaryIO] = OrderedDict()
         weakref.finalize(self, close_all, self.files)
 
-    def check_size(self, part: Part) -> None:
+    def check_all(self, parts: Sequence[Part]) -> None:
         """Raises: DataError naming a shard that is missing, or not as long as it was written."""
-        path = self.folder / part.file
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            why = f"{display_path(path)}: a shard is missing: {reason(error)}"
-            raise DataError(why) from None
-        if size != part.tokens * self.width:
-            raise DataError(
-                f"{display_path(path)}: a shard is damaged: {size:,} bytes, expected "
-                f"{part.tokens * self.width:,}; prepare the store again"
-            )
-
-    def check(self, part: Part) -> None:
-        """Read all of a part of a shard. Raises: DataError where it is missing or damaged."""
-        self.check_size(part)
-        size = part.tokens * self.width
-        for start in range(0, size, PIECE_BYTES):
-            self.read(part, start, min(size, start + PIECE_BYTES))
+        for part in parts:
+            path, size = self.folder / part.file, None
+            with suppress(OSError):
+                size = path.stat().st_size
+            check_size(display_path(path), size, part, self.width)
 
     def read(self, part: Part, start: int, stop: int) -> bytes:
         """Bytes of a part of a shard. Raises: DataError where it is missing or damaged."""
@@ -113,6 +174,25 @@ class FolderPieces:
             self.files[name] = open_regular(self.folder / name)
         self.files.move_to_end(name)
         return self.files[name]
+
+
+def check_size(where: str, size: int | None, part: Part, width: int) -> None:
+    """Raises: DataError where a shard has not the size that it was written with."""
+    if size is None:
+        raise DataError(f"{where}: a shard is missing: bring it back, or prepare the store again")
+    if size != part.tokens * width:
+        raise DataError(
+            f"{where}: a shard is damaged: {size:,} bytes, expected {part.tokens * width:,}; bring "
+            "it back, or prepare the store again"
+        )
+
+
+def read_all(part: Part, pieces: Pieces, width: int) -> None:
+    """Read all of a part of a shard. Raises: DataError where it is missing or damaged."""
+    pieces.check_all([part])
+    size = part.tokens * width
+    for start in range(0, size, PIECE_BYTES):
+        pieces.read(part, start, min(size, start + PIECE_BYTES))
 
 
 def close_all(files: Mapping[str, BinaryIO]) -> None:

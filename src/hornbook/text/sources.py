@@ -12,6 +12,7 @@ from typing import BinaryIO, TypeAlias
 
 from hornbook.errors import DataError, display_path, reason
 from hornbook.language import msg
+from hornbook.storage.objects import ObjectFile, open_object
 
 # Smaller sources are read into memory once; larger ones are read from the disk each time.
 MAX_IN_MEMORY_BYTES = 1 << 26
@@ -58,7 +59,22 @@ class FileSource:
             )
 
 
-Source: TypeAlias = BytesSource | FileSource
+@dataclass(frozen=True)
+class ObjectSource:
+    """A file of object storage, read in ranges; messages call it ``name``."""
+
+    name: str
+    file: ObjectFile
+
+    def open(self) -> BinaryIO:
+        """A stream of its bytes. Raises: DataError, while it is read, if it cannot be reached."""
+        return open_object(self.file)
+
+    def check(self, file: BinaryIO) -> None:
+        """Do nothing: it was checked when it was opened, and each check is a request."""
+
+
+Source: TypeAlias = BytesSource | FileSource | ObjectSource
 
 
 def file_source(path: Path, name: str | None = None) -> FileSource:

@@ -5,6 +5,7 @@ reads a sample of the store, which is small enough for memory.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,20 @@ from numpy.typing import NDArray
 
 from hornbook.config import DataConfig
 from hornbook.errors import ConfigError, DataError, display_path, reason
+from hornbook.storage import cache, objects
+from hornbook.storage.disk import DISK, write_atomically
 from hornbook.storage.files import read_regular
 from hornbook.text.corpus import Corpus
 from hornbook.text.order import CHUNK_TOKENS, BlockOrder, Mixture, parse_mix
-from hornbook.text.shards import FORMAT, FolderPieces, Shard, Stream, Tokens
+from hornbook.text.shards import (
+    FORMAT,
+    FolderPieces,
+    Pieces,
+    RemotePieces,
+    Shard,
+    Stream,
+    Tokens,
+)
 from hornbook.text.tokenizer import Tokenizer, load_tokenizer
 
 PARTS = ("train", "validation")
@@ -82,7 +93,12 @@ class Store:
     sha256: str
     manifest: Manifest
     tokenizer: Tokenizer
-    pieces: FolderPieces
+    pieces: Pieces
+
+    @property
+    def width(self) -> int:
+        """The bytes of a token."""
+        return np.min_scalar_type(self.tokenizer.vocab_size - 1).itemsize
 
     @property
     def groups(self) -> dict[str, int]:
@@ -156,18 +172,34 @@ class StoreCorpus(Corpus):
         return self.opened.manifest.sampled_characters[0]
 
 
-def is_store(path: Path) -> bool:
-    """Whether a folder is a store, finished or begun."""
-    return any((path / name).is_file() for name in (MANIFEST, BEGUN))
+def is_store(name: str | Path) -> bool:
+    """Whether a folder, or an address, is a store, finished or begun.
+
+    An address of a file by its name's ending is none, and nothing is asked of a server.
+    Raises: DataError for an address that cannot be reached.
+    """
+    if isinstance(name, str) and objects.is_address(name):
+        url = name.rstrip("/")
+        asked = "." not in url.rpartition("/")[2]
+        return asked and objects.status(f"{url}/{MANIFEST}") is not None
+    # A shell does not expand the ~ in --corpus=~/store.
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 - Path.expanduser raises without a home
+    return bool(name) and any((path / each).is_file() for each in (MANIFEST, BEGUN))
 
 
-def open_store(path: Path, *, sizes: bool = True) -> Store:
+def open_store(name: str | Path, *, sizes: bool = True) -> Store:
     """A finished store, whose shards are all there in their sizes (not looked at without `sizes`).
+
+    Of one at an address, manifest and tokenizer are copied into the cache, and pieces of shards as
+    they are read.
 
     Raises: DataError for one that is still written or damaged, or that another version wrote.
     """
-    shown = display_path(path)
-    manifest, sha256 = read_manifest(path)
+    remote = isinstance(name, str) and objects.is_address(name)
+    url = str(name).rstrip("/")
+    path = local_copy(url) if remote else Path(os.path.expanduser(name))  # noqa: PTH111
+    shown = display_path(name)
+    manifest, sha256 = read_manifest(path, shown)
     try:
         tokenizer = load_tokenizer(path / TOKENIZER)
         found = hashlib.sha256(read_regular(path / TOKENIZER)).hexdigest()
@@ -179,17 +211,31 @@ def open_store(path: Path, *, sizes: bool = True) -> Store:
             f"{found[:12]}, expected {manifest.tokenizer_sha256[:12]}); bring it back"
         )
     tokenizer.text_has_cr = manifest.has_cr
-    pieces = FolderPieces(path, np.min_scalar_type(manifest.vocab_size - 1).itemsize)
+    width = np.min_scalar_type(manifest.vocab_size - 1).itemsize
+    pieces: Pieces = FolderPieces(path, width)
+    if remote:
+        pieces = RemotePieces(url, width, path / "pieces" / sha256[:16])
     if sizes:
-        for each in manifest.shards:
-            pieces.check_size(each.train)
-            pieces.check_size(each.validation)
+        parts = [part for each in manifest.shards for part in (each.train, each.validation)]
+        pieces.check_all(parts)
     return Store(path, sha256, manifest, tokenizer, pieces)
 
 
-def read_manifest(path: Path) -> tuple[Manifest, str]:
-    """A store's manifest and identity. Raises: DataError."""
-    shown = display_path(path)
+def local_copy(url: str) -> Path:
+    """The folder in the cache with a store's manifest and tokenizer as they are now.
+
+    Raises: DataError for a store that cannot be reached; CheckpointError for a full disk.
+    """
+    key = hashlib.sha256(url.encode()).hexdigest()[:32]
+    folder = cache.cache_folder() / "stores" / key
+    DISK.make_folder(folder)
+    for name in (MANIFEST, TOKENIZER):
+        write_atomically(folder / name, objects.read(f"{url}/{name}"))
+    return folder
+
+
+def read_manifest(path: Path, shown: str) -> tuple[Manifest, str]:
+    """A store's manifest and identity; messages call it `shown`. Raises: DataError."""
     try:
         found = msgspec.json.decode(read_regular(path / MANIFEST, MANIFEST_BYTES), type=Sealed)
         if hashlib.sha256(found.manifest).hexdigest() != found.sha256:
@@ -214,17 +260,17 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     return manifest, found.sha256
 
 
-def store_corpus(path: Path, data: DataConfig) -> StoreCorpus:
+def store_corpus(name: str, data: DataConfig) -> StoreCorpus:
     """A store as the text of a run. Raises: DataError; ConfigError for settings of a plain text."""
-    store = open_store(path)
-    made, shown = store.manifest, display_path(path)
-    for name in ("newlines", "normalize"):
-        asked, own = getattr(data, name), getattr(made, name)
-        if asked not in (own, getattr(DataConfig(), name)):
-            raise ConfigError(f"--{name} {asked}: {shown} was prepared with {own}")
-    for name, given in (("field", data.field), ("encoding", data.encoding)):
+    store = open_store(name)
+    made, shown = store.manifest, display_path(name)
+    for form in ("newlines", "normalize"):
+        asked, own = getattr(data, form), getattr(made, form)
+        if asked not in (own, getattr(DataConfig(), form)):
+            raise ConfigError(f"--{form} {asked}: {shown} was prepared with {own}")
+    for option, given in (("field", data.field), ("encoding", data.encoding)):
         if given is not None:
-            raise ConfigError(f"--{name} is for hornbook prepare: {shown} has tokens already")
+            raise ConfigError(f"--{option} is for hornbook prepare: {shown} has tokens already")
     kind = store.tokenizer.kind
     if data.tokenizer not in (DataConfig().tokenizer, kind, "pretrained"):
         raise ConfigError(f"--tokenizer {data.tokenizer}: {shown} has {kind} tokens")
@@ -233,7 +279,7 @@ def store_corpus(path: Path, data: DataConfig) -> StoreCorpus:
     if data.mix:
         parse_mix(data.mix, store.groups)
     return StoreCorpus(
-        name=path.resolve().name,
+        name=name.rstrip("/").rpartition("/")[2] or "store",
         sha256=store.sha256,
         characters=sum(made.sampled_characters),
         source=shown,
