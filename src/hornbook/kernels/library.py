@@ -23,6 +23,7 @@ from typing import NamedTuple
 from hornbook.errors import HornbookError, HornbookWarning
 from hornbook.kernels import processor
 from hornbook.kernels.recipe import HERE, Sources, Target, command, compiler, fingerprint
+from hornbook.language import msg
 from hornbook.storage import cache
 
 COMPILE_SECONDS = 120.0
@@ -88,7 +89,7 @@ def load_built(folder: Path, sources: Sources, target: Target) -> Library | None
         elif entry["sha256"] != hashlib.sha256((folder / name).read_bytes()).hexdigest():
             damage = "is not what was built"
         else:
-            origin = f"built into the wheel by {described['compiler']}"
+            origin = msg("built into the wheel by {compiler}", compiler=described["compiler"])
             return Library(ctypes.CDLL(str(folder / name)), target.name, origin)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         damage = "cannot be read"
@@ -122,7 +123,8 @@ def load_compiled(kept: Path, found: str | None, sources: Sources, target: Targe
         handle = ctypes.CDLL(str(folder / "library.so"))
     except OSError as error:
         raise NativeUnavailableError(f"cannot keep or load hornbook's C: {error}") from None
-    return Library(handle, target.name, f"compiled on first use by {found}")
+    origin = msg("compiled on first use by {compiler}", compiler=found)
+    return Library(handle, target.name, origin)
 
 
 def written_by_others(folder: Path) -> bool:
