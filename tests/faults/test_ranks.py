@@ -3,6 +3,7 @@
 RANK_KILLS=20 pytest -n0 tests/faults/test_ranks.py     so many kills of each kind
 """
 
+import errno
 import os
 import random
 import signal
@@ -38,11 +39,11 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 def launched(
     processes: Processes, text: Path, run: Path, world: int, **given: object
 ) -> list[Trial]:
-    """So many ranks of one run; `at` and `when` are for the rank `victim`."""
+    """So many ranks of one run; what strikes the disk is for the rank `victim`."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     victim = given.pop("victim", None)
-    struck = {name: given.pop(name) for name in ("at", "when") if name in given}
+    struck = {name: given.pop(name) for name in ("at", "when", "refusal") if name in given}
     return [
         processes.start(
             "rank", text=text, run=run, rank=rank, world=world, port=port,
@@ -158,3 +159,21 @@ def test_a_rank_killed_during_a_sharded_save(
         f"{trials} of {len(instants)} instants of the disk's operations: no half checkpoint, and "
         "all ended in the uninterrupted run's bytes",
     )
+
+
+def test_a_rank_whose_disk_is_full_stops_all_in_one_line(
+    tmp_path: Path, processes: Processes
+) -> None:
+    text, run = write_text(tmp_path), tmp_path / "run"
+    settings = SPREAD | {"steps": 4, "eval_interval": 4}
+    # The first save of rank 1 is open, write and sync of two files; the second one begins after it.
+    struck = {"victim": 1, "at": 7, "refusal": errno.ENOSPC}
+    first, second = ended(launched(processes, text, run, 2, **struck, **settings), 60)
+    assert first.status == 1
+    line = " ".join(first.stderr.split())
+    assert "cannot save the checkpoint: rank 1: No space left on device; earlier" in line
+    assert first.stderr.count("\n") == 1
+    assert not second.stderr
+    (kept,) = checkpoint.folders(run / "checkpoints", "step")
+    assert checkpoint.read(kept).step == 2
+    assert not list((run / "checkpoints").glob(".writing-*"))

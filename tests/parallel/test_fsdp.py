@@ -17,9 +17,13 @@ import hornbook as hb
 from hornbook import training as engine
 from hornbook.errors import CheckpointError, ConfigError
 from hornbook.parallel.ranks import check_sharding
+from hornbook.plan import memory
+from hornbook.plan.machine import choose
 from hornbook.plan.memory import Sharing, peak_bytes
+from hornbook.plan.resolved import with_parallel
 from hornbook.runs.verify import verify
 from hornbook.storage import checkpoint
+from hornbook.text.dataset import prepare, read_text
 from hornbook.training.state import OtherMachineWarning
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
@@ -87,6 +91,8 @@ def test_each_rank_writes_a_shard_and_the_run_is_read_like_any_other(runs: Path)
         for n in (1, 2, 3, 4)
     }
     assert names == shards | {"manifest.json", "state.json"}
+    # What the ranks shared of the n-grams is gone.
+    assert not list((run / "checkpoints").glob(".*"))
     # The model and its optimizer in four parts: no rank wrote much more than the others.
     sizes = [path.stat().st_size for path in last.glob("model-*")]
     assert max(sizes) < 1.6 * min(sizes)
@@ -165,3 +171,24 @@ def test_spread_weights_take_less_memory_where_there_are_many() -> None:
     replicated = peak_bytes(config, 65, None, two)
     assert peak_bytes(config.override(parallel="fsdp"), 65, None, two) < 0.75 * replicated
     assert replicated > 1.2 * peak_bytes(config.override(batch_size=2), 65)
+
+
+@pytest.mark.parametrize(("free", "chosen"), [(6.5e9, "ddp"), (5e9, "fsdp"), (1e9, "ddp")])
+def test_a_plan_spreads_weights_where_only_that_fits(
+    free: float, chosen: str, monkeypatch: pytest.MonkeyPatch, text_path: Path
+) -> None:
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "trial")
+    monkeypatch.setattr(memory, "available_bytes", lambda: int(free))
+    config = hb.Config().override(
+        corpus=str(text_path), n_embd=1024, n_layer=12, batch_size=4, precision="float32",
+        compile="off", block_size=16, context_length=16,
+    )  # fmt: skip
+    dataset = prepare(read_text(config.data), config.data)
+    made = with_parallel(config, choose(config), dataset)
+    assert made.parallel.value == chosen
+    assert ("MiB" in made.parallel.why) is (chosen == "fsdp")
+    assert made.compile.value == "off"
