@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from disks import Breaking, When, die
+from disks import Breaking, When, die, fail
 
 import hornbook as hb
 from hornbook import cli
@@ -78,8 +78,9 @@ def hashes(run: Path) -> dict[str, str]:
 
 def warm_up(folder: Path) -> None:
     """Train once for what is set up at first use: 2.6 s the first time, 0.03 s from then on."""
-    importlib.import_module("torch._dynamo")  # which FSDP imports, 2 s
-    importlib.import_module("hornbook.training.sharded")
+    if "RANKS" in os.environ:
+        importlib.import_module("torch._dynamo")
+        importlib.import_module("hornbook.training.sharded")
     folder.mkdir()
     text = write_text(folder)
     devnull = os.open(os.devnull, os.O_WRONLY)
@@ -129,18 +130,21 @@ def rank(
     restarts: int = 0,
     at: int | None = None,
     when: When = "before",
+    refusal: int | None = None,
     **changes: object,
 ) -> int:
     """One of the processes of a torchrun command, from wherever the folder's run is.
 
-    With `at`, the process kills itself at that operation of the disk.
+    With `at`, the process kills itself at that operation of the disk, or is refused it with an
+    error of that number.
     """
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="trial",
         TORCHELASTIC_RESTART_COUNT=str(restarts),
     )  # fmt: skip
-    disk, chosen = Breaking(die, at, when), config(Path(text), **changes)
+    blow = die if refusal is None else fail(refusal)
+    disk, chosen = Breaking(blow, at, when), config(Path(text), **changes)
     try:
         with join(Job.of_environment(), chosen) as ranks:
             if rank:

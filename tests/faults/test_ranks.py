@@ -3,13 +3,14 @@
 RANK_KILLS=20 pytest -n0 tests/faults/test_ranks.py     so many kills of each kind
 """
 
+import errno
 import os
 import random
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,14 +29,21 @@ REPLICATED: dict[str, object] = {"batch_size": 4, "rank_timeout_seconds": LIMIT_
 SPREAD = REPLICATED | {"parallel": "fsdp"}
 
 
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """Those of all trials, but with what FSDP imports: 2 s of each rank otherwise."""
+    with Processes(tmp_path_factory.mktemp("ranks"), RANKS="1") as made:
+        yield made
+
+
 def launched(
     processes: Processes, text: Path, run: Path, world: int, **given: object
 ) -> list[Trial]:
-    """So many ranks of one run; `at` and `when` are for the rank `victim`."""
+    """So many ranks of one run; what strikes the disk is for the rank `victim`."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     victim = given.pop("victim", None)
-    struck = {name: given.pop(name) for name in ("at", "when") if name in given}
+    struck = {name: given.pop(name) for name in ("at", "when", "refusal") if name in given}
     return [
         processes.start(
             "rank", text=text, run=run, rank=rank, world=world, port=port,
@@ -82,6 +90,9 @@ def test_a_rank_killed_at_a_random_instant(
     count: Callable[[int, int], int],
     tell: Callable[[str, str], None],
 ) -> None:
+    trials = count(int(os.environ.get("RANK_KILLS", "0")), 100)
+    if not trials:
+        pytest.skip("in the long form; a short one is in tests/parallel")
     world, settings = 4, SPREAD if kind == "spread" else REPLICATED
     text = write_text(tmp_path)
     started = time.perf_counter()
@@ -89,7 +100,7 @@ def test_a_rank_killed_at_a_random_instant(
     duration = time.perf_counter() - started
     assert [each.status for each in whole] == [0] * world, [each.stderr for each in whole]
     expected = hashes(tmp_path / "whole")
-    trials, killed, most_lost = count(int(os.environ.get("RANK_KILLS", "1")), 100), 0, 0
+    killed, most_lost = 0, 0
     for number in range(10 * trials):
         run = tmp_path / f"run-{number}"
         ranks = launched(processes, text, run, world, **settings)
@@ -130,7 +141,7 @@ def test_a_rank_killed_during_a_sharded_save(
         for at in range(int(one.stdout.split()[-1]))
         for when in ("before", "midway", "after")
     ]
-    trials = count(int(os.environ.get("RANK_KILLS", "2")), len(instants))
+    trials = count(int(os.environ.get("RANK_KILLS", "1")), len(instants))
     for number, (victim, at, when) in enumerate(chance.sample(instants, trials)):
         run = tmp_path / f"run-{number}"
         found = ended(
@@ -148,3 +159,21 @@ def test_a_rank_killed_during_a_sharded_save(
         f"{trials} of {len(instants)} instants of the disk's operations: no half checkpoint, and "
         "all ended in the uninterrupted run's bytes",
     )
+
+
+def test_a_rank_whose_disk_is_full_stops_all_in_one_line(
+    tmp_path: Path, processes: Processes
+) -> None:
+    text, run = write_text(tmp_path), tmp_path / "run"
+    settings = SPREAD | {"steps": 4, "eval_interval": 4}
+    # The first save of rank 1 is open, write and sync of two files; the second one begins after it.
+    struck = {"victim": 1, "at": 7, "refusal": errno.ENOSPC}
+    first, second = ended(launched(processes, text, run, 2, **struck, **settings), 60)
+    assert first.status == 1
+    line = " ".join(first.stderr.split())
+    assert "cannot save the checkpoint: rank 1: No space left on device; earlier" in line
+    assert first.stderr.count("\n") == 1
+    assert not second.stderr
+    (kept,) = checkpoint.folders(run / "checkpoints", "step")
+    assert checkpoint.read(kept).step == 2
+    assert not list((run / "checkpoints").glob(".writing-*"))

@@ -59,6 +59,7 @@ class Group(Ranks):
         self.ended = self.lost = False
         self.buffer = torch.empty(0)
         self.views: list[Tensor] = []
+        self.norm = torch.zeros(())  # of the last step's gradients, where weights are sharded
         self.handlers: dict[int, Any] = {}
 
     @classmethod
@@ -195,7 +196,7 @@ class Group(Ranks):
     @torch.no_grad()
     def average(self, parameters: Sequence[Tensor], losses: Tensor) -> Tensor:
         if self.sharded:
-            return self.tally(losses)
+            return self.tally(parameters, losses)
         trained = [each for each in parameters if each.requires_grad]
         # Behind the gradients each rank fills a row of its own: its losses, its gradients' sum,
         # which is not finite where one of them is not, and the signal it was sent.
@@ -217,17 +218,24 @@ class Group(Ranks):
         self.noted = self.noted or int(rows[:, -1].max())
         return rows[:, :-2].flatten()
 
-    def tally(self, losses: Tensor) -> Tensor:
-        """`average`, where the backward pass has added up the gradients."""
-        columns = len(losses) + 1
-        rows = losses.new_zeros(self.world, columns)
-        rows[self.rank, :-1] = losses
+    def tally(self, parameters: Sequence[Tensor], losses: Tensor) -> Tensor:
+        """`average`, where the backward pass has added up the gradients, of which each has rows."""
+        rows = losses.new_zeros(self.world, len(losses) + 2)
+        rows[self.rank, :-2] = losses
+        norms = torch._foreach_norm(gradients_of(parameters))
+        rows[self.rank, -2] = torch.stack(norms).square().sum()
         rows[self.rank, -1] = self.noted
         with self.waiting_for("the losses of a step"):
             dist.all_reduce(rows, group=self.group)
-        self.broken = []
+        self.broken, self.norm = [], rows[:, -2].sum().sqrt()
         self.noted = self.noted or int(rows[:, -1].max())
-        return rows[:, :-1].flatten()
+        return rows[:, :-2].flatten()
+
+    @torch.no_grad()
+    def clip(self, parameters: Sequence[Tensor], most: float) -> Tensor:
+        scale = (most / (self.norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
+        torch._foreach_mul_(gradients_of(parameters), scale)
+        return self.norm
 
     def lay_out(self, parameters: Sequence[Tensor], behind: int) -> None:
         """Make the common buffer of these parameters' gradients, and of numbers behind them."""
@@ -319,6 +327,12 @@ class Group(Ranks):
     def note(self, number: int, _frame: object) -> None:
         """Keep the first signal for the boundary of a step."""
         self.noted = self.noted or number
+
+
+def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """This rank's rows of the gradients of sharded parameters."""
+    found: list[Any] = [each.grad for each in parameters if each.grad is not None]
+    return [gradient.to_local() for gradient in found]
 
 
 def leave() -> None:

@@ -51,6 +51,10 @@ class Ranks:
         """
         return losses
 
+    def clip(self, parameters: Sequence[Tensor], most: float) -> Tensor:
+        """Scale sharded gradients down to a norm of at most so much; returns their norm."""
+        raise NotImplementedError  # one process has no sharded gradients
+
     def total(self, values: Tensor) -> Tensor:
         """The sum over all ranks of a tensor of one shape."""
         return values

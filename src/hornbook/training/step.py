@@ -56,7 +56,11 @@ def train_step(trainer: Trainer) -> StepMetrics:
         found = torch.stack(losses)
         if trainer.ranks.world > 1:
             found = trainer.ranks.average(parameters, found)
-        norm = nn.utils.clip_grad_norm_(parameters, clip or math.inf) if parameters else 0.0
+        norm = 0.0
+        if trainer.ranks.sharded:
+            norm = trainer.ranks.clip(parameters, clip or math.inf)
+        elif parameters:
+            norm = nn.utils.clip_grad_norm_(parameters, clip or math.inf)
         loss_nats, gradient_norm = (found.sum() / n_micro).item(), float(norm)
         if not (math.isfinite(loss_nats) and math.isfinite(gradient_norm)):
             raise broken_step(trainer, found.tolist(), gradient_norm)
