@@ -148,7 +148,7 @@ FAKE = {
     "scontrol": (
         'echo "scontrol $*" >> "$LOG"\n'
         'case "$*" in "show hostnames"*) printf "node1\\nnode2\\n" ;;\n'
-        '"show job"*) echo "   PreemptEligibleTime=2026-11-28 PreemptTime=$FAKE_PREEMPTED" ;; esac\n'
+        '"show job"*) echo "   PreemptEligibleTime=2026 PreemptTime=$FAKE_PREEMPTED" ;; esac\n'
     ),
     "srun": 'while [ "$1" != torchrun ]; do shift; done\nexec "$@"\n',
     "torchrun": (
