@@ -16,7 +16,8 @@
 #SBATCH --requeue              # a preempted job, or one that lost a machine, is queued again
 #SBATCH --open-mode=append     # and goes on in the same log
 #SBATCH --output=%x-%j.log
-#SBATCH --signal=B:USR1@300    # this script is told five minutes before the time is over
+#SBATCH --signal=B:USR1@300    # this script is told five minutes before the time is over; and when
+                               # the job is preempted, where PreemptParameters=send_user_signal
 
 set -euo pipefail
 
@@ -45,8 +46,7 @@ srun --kill-on-bad-exit=1 torchrun \
   -m hornbook train "$text" --out "$run" "$@" &
 step=$!
 
-# USR1: the time is nearly over. TERM: a job with a higher priority takes the machines. srun passes
-# SIGTERM to torchrun and torchrun to the ranks, which finish their step and save.
+# srun passes SIGTERM to torchrun and torchrun to the ranks, which finish their step and save.
 noticed=
 trap 'noticed=yes; kill -TERM "$step" 2> /dev/null || true' USR1 TERM
 
@@ -57,7 +57,9 @@ while kill -0 "$step" 2> /dev/null; do # a signal ended the wait, not the traini
   wait "$step" || status=$?
 done
 
-if [ -n "$noticed" ] && [ "$status" -ne 0 ]; then # it was stopped before its end
-  scontrol requeue "$SLURM_JOB_ID"
+# Without that parameter Slurm sends SIGTERM to the ranks themselves when it preempts the job.
+case "$(scontrol show job "$SLURM_JOB_ID")" in *PreemptTime=[0-9]*) noticed=yes ;; esac
+if [ "$status" -ne 0 ] && [ -n "$noticed" ]; then # it was stopped before its end
+  scontrol requeue "$SLURM_JOB_ID" || true        # Slurm may have done so itself
 fi
 exit "$status"

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -103,6 +104,17 @@ def test_skypilots_environment_is_used() -> None:
     assert task["envs"]["RUN"].startswith(mounted)
 
 
+@cache
+def options_of_train() -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "hornbook", "train", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"COLUMNS": "200"},
+    ).stdout
+
+
 def checked(launched: list[str]) -> tuple[Any, list[str]]:
     """What torchrun makes of a command, and the arguments of hornbook, which it must know."""
     from torch.distributed.run import get_args_parser
@@ -112,13 +124,7 @@ def checked(launched: list[str]) -> tuple[Any, list[str]]:
     assert found.module
     first, *arguments = found.training_script_args
     assert first == "train"
-    shown = subprocess.run(
-        [sys.executable, "-m", "hornbook", "train", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"COLUMNS": "200"},
-    ).stdout
+    shown = options_of_train()
     for argument in arguments:
         if argument.startswith("--"):
             assert argument in shown
@@ -139,7 +145,11 @@ def test_torchrun_and_hornbook_know_all_options() -> None:
 # Slurm's programs as far as the script uses them. The step is a torchrun that trains until it is
 # told to stop, or for the seconds of FAKE_SECONDS.
 FAKE = {
-    "scontrol": 'echo "scontrol $*" >> "$LOG"\n[ "$1" != show ] || printf "node1\\nnode2\\n"\n',
+    "scontrol": (
+        'echo "scontrol $*" >> "$LOG"\n'
+        'case "$*" in "show hostnames"*) printf "node1\\nnode2\\n" ;;\n'
+        '"show job"*) echo "   PreemptEligibleTime=2026 PreemptTime=$FAKE_PREEMPTED" ;; esac\n'
+    ),
     "srun": 'while [ "$1" != torchrun ]; do shift; done\nexec "$@"\n',
     "torchrun": (
         'for word in "$@"; do echo "torchrun $word" >> "$LOG"; done\n'
@@ -150,7 +160,9 @@ FAKE = {
 }
 
 
-def slurm(place: Path, *, seconds: int, status: int = 0) -> "subprocess.Popen[bytes]":
+def slurm(
+    place: Path, *, seconds: int, status: int = 0, preempted: str = "None"
+) -> "subprocess.Popen[bytes]":
     """deploy/slurm.sh as a batch script of job 77 on two machines."""
     programs = place / "bin"
     programs.mkdir()
@@ -167,6 +179,7 @@ def slurm(place: Path, *, seconds: int, status: int = 0) -> "subprocess.Popen[by
             "LOG": str(place / "log"),
             "FAKE_SECONDS": str(seconds),
             "FAKE_STATUS": str(status),
+            "FAKE_PREEMPTED": preempted,
             "HORNBOOK_ENVIRONMENT": str(place),
             "SLURM_JOB_ID": "77",
             "SLURM_JOB_NODELIST": "node[1-2]",
@@ -200,7 +213,14 @@ def test_a_notice_saves_the_run_and_queues_the_job_again(tmp_path: Path, notice:
         time.sleep(0.05)
     process.send_signal(notice)
     assert process.wait(30) == 1
-    assert logged(tmp_path)[-2:] == ["saved", "scontrol requeue 77"]
+    after = logged(tmp_path)[logged(tmp_path).index("training") + 1 :]
+    assert after == ["saved", "scontrol show job 77", "scontrol requeue 77"]
+
+
+def test_a_job_whose_ranks_were_told_to_stop_is_queued_again(tmp_path: Path) -> None:
+    process = slurm(tmp_path, seconds=0, status=1, preempted="2026-11-28T12:00:00")
+    assert process.wait(30) == 1
+    assert logged(tmp_path)[-1] == "scontrol requeue 77"
 
 
 def test_a_failure_without_notice_is_not_tried_for_ever(tmp_path: Path) -> None:

@@ -13,7 +13,17 @@ from hornbook.config import ModelConfig
 from hornbook.errors import ConfigError
 from hornbook.models.schema import Schema
 from hornbook.scale import GPUS, Run, estimate, fewest_gpus, sized
-from hornbook.scale.estimate import USABLE_SHARE, memory, most_blocks
+from hornbook.scale.estimate import (
+    ATTENTION_SHARE,
+    LINK_SHARE,
+    MOVED_A_CHANNEL,
+    MOVED_AN_ENTRY,
+    PRODUCTS_SHARE,
+    UPDATE_BYTES,
+    USABLE_SHARE,
+    memory,
+    most_blocks,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 RUN = Run(
@@ -50,6 +60,22 @@ def test_the_documentation_has_the_comparison() -> None:
     for run in RUNS:
         assert run.source.split(", ")[0] in page
         assert run.figure in page
+    constants = (
+        f"run at {PRODUCTS_SHARE:.0%}", f"attention at {ATTENTION_SHARE:.0%}",
+        f"{MOVED_A_CHANNEL} numbers", f"{MOVED_AN_ENTRY} for each entry",
+        f"reaches {LINK_SHARE:.0%}", f"{UPDATE_BYTES} bytes", f"{USABLE_SHARE:.0%} of the memory",
+    )  # fmt: skip
+    for constant in constants:
+        assert constant in page
+    for name, gpu in GPUS.items():
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        cells = [cell.strip() for cell in row.split("|")[2:-1]]
+        assert cells == [
+            gpu.name, f"{gpu.peak_flops / 1e12:,.0f}", f"{gpu.product_flops / 1e12:,.0f}",
+            f"{gpu.memory_bytes / 1e9:.0f}", f"{gpu.memory_bytes_per_second / 1e12:.2f}",
+            f"{gpu.link_bytes_per_second / 1e9:.0f}", f"{gpu.network_bytes_per_second / 1e9:.1f}",
+            f"{gpu.usd_per_hour:.2f}", gpu.price_source,
+        ]  # fmt: skip
 
 
 def test_what_was_published_as_running_fits() -> None:
