@@ -46,6 +46,8 @@ BLOCKS_BEFORE = 2
 COUNTED_IN_ALL, FEWEST_BETWEEN = 4_000_000, 4096
 # Of an evaluation with a time limit this share is for counting, which takes so long a token.
 COUNTING_SHARE, RECOUNTING_SECONDS_A_TOKEN = 0.4, 1e-6
+# To read a piece takes at most this share of the time to read it and take a step.
+READING_SHARE = 0.5
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -60,6 +62,15 @@ class Learner(Protocol):
 
     def skip(self, tokens: Tokens) -> None:
         """Read the next tokens without a measurement, as context and for the n-grams."""
+        ...
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether something else still learns when the network does not."""
+        ...
+
+    def rest(self) -> None:
+        """Let the network take no more steps."""
         ...
 
 
@@ -81,7 +92,8 @@ def evaluate_dynamically(
     Every token is predicted once, the first one too. The model is changed: give a `copied` one. Of
     a text with more than `max_positions`, or than fit into `seconds`, evenly spaced pieces are
     measured and learned, and n-grams count the rest too. The figure is then an estimate, too high
-    rather than too low, with a standard error. With `frozen`, the frozen model's loss at each token
+    rather than too low, with a standard error. Beside a mixer, which learns on, the network stays
+    fixed before any piece is left out. With `frozen`, the frozen model's loss at each token
     but the first, it is the frozen loss and the mean difference from it, which varies far less from
     piece to piece. Of conversations all is read and learned, and the loss is that of the
     `answers`.
@@ -109,9 +121,13 @@ def evaluate_dynamically(
         due = len(found) * len(starts) // keep
         if ends is not None:
             quickest = min(quickest, max(1e-9, clock() - began))
-            affordable = int((ends - clock()) / quickest)
             left = len(starts) - number - 1
-            due = max(due, number + (-(-left // affordable) if affordable > 0 else left + 1))
+            affordable = int((ends - clock()) / quickest)
+            if not learner.may_rest:
+                due = max(due, number + (-(-left // affordable) if affordable > 0 else left + 1))
+            elif affordable < READING_SHARE * left:
+                learner.rest()
+                quickest = math.inf
     nats = np.concatenate(found)
     if frozen is not None and len(nats) < len(tokens):
         beside = np.concatenate([nats[:1], frozen])
@@ -203,6 +219,7 @@ class NGramLearner:
     def __init__(self, counts: GrowingCounts) -> None:
         self.counts = counts
         self.recent = counts.text[0]
+        self.may_rest = False
 
     def nats(self, tokens: Tokens) -> Floats:
         """The loss of each of the next tokens."""
@@ -217,15 +234,19 @@ class NGramLearner:
         longest = self.counts.ngrams.order - 1
         self.recent = np.concatenate([self.recent[-longest:], tokens])
 
+    def rest(self) -> None:
+        """There is no network."""
+
 
 class NetworkLearner:
-    """A network, which takes one gradient step for each piece."""
+    """A network, which takes one gradient step for each piece until it rests."""
 
     def __init__(self, model: LanguageModel, train: Tokens) -> None:
         self.model = model.eval()
         self.parameters = [each.requires_grad_() for each in self.model.parameters()]
         self.squares = [torch.zeros_like(each) for each in self.parameters]
         self.steps = 0
+        self.may_rest, self.rests = False, False
         self.recent = train[-self.context_size :]
 
     @property
@@ -250,7 +271,7 @@ class NetworkLearner:
             with torch.no_grad():
                 logits_TV = self.logits(inputs_S, len(tokens)).float()
             whole = len(tokens) - len(tokens) % self.model.block_size
-            if whole and self.parameters:
+            if whole and self.parameters and not self.rests:
                 self.learn(inputs_S, targets_T[len(tokens) - whole :])
         self.skip(tokens)
         return logits_TV
@@ -258,6 +279,10 @@ class NetworkLearner:
     def skip(self, tokens: Tokens) -> None:
         """Read the next tokens without a measurement."""
         self.recent = np.concatenate([self.recent, tokens])[-self.context_size :]
+
+    def rest(self) -> None:
+        """Take no more steps."""
+        self.rests = True
 
     def logits(self, inputs_S: Tensor, T: int) -> Tensor:
         """The logits after each of the last T positions: [S] -> [T,V].
@@ -354,6 +379,15 @@ class MixingLearner:
         """Read the next tokens without a measurement."""
         self.network.skip(tokens)
         self.reader.read(tokens)
+
+    @property
+    def may_rest(self) -> bool:
+        """The mixer learns without the network's steps."""
+        return not self.network.rests
+
+    def rest(self) -> None:
+        """Let the network take no more steps."""
+        self.network.rest()
 
 
 def copied(model: LanguageModel) -> LanguageModel:

@@ -34,9 +34,13 @@ OTHER, LETTERS, LINE_END, NEW_WORD = range(4)
 # twice as many lines are 0.002 nats better.
 FEWEST_BITS, MOST_BITS = 10, 23
 LINE_BYTES = 64
-FORMAT = 1
+FORMAT = 2
 # Levels of a code tree, as in mixer.c: Huffman needs 44 for the most tokens that it may learn.
 DEEPEST = 50
+
+
+class OtherFormatError(CheckpointError):
+    """A mixer that another version of hornbook learned, with other contexts."""
 
 
 def table_bits(n_tokens: int) -> tuple[int, int]:
@@ -152,7 +156,7 @@ class Mixer:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The mixer whose `arrays` these are.
 
-        Raises: CheckpointError for any others.
+        Raises: OtherFormatError for a mixer of another version; CheckpointError for any others.
         """
         try:
             sizes = arrays["sizes"].tolist()
@@ -167,9 +171,13 @@ class Mixer:
             )  # fmt: skip
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise CheckpointError(f"not a mixer: {error}") from None
+        if form != FORMAT:
+            raise OtherFormatError(
+                f"not a mixer of this version of hornbook: expected format {FORMAT}, got {form}; "
+                "train anew to have one"
+            )
         if not (
-            form == FORMAT
-            and len(shortest) == 2
+            len(shortest) == 2
             and all(1 <= each <= 12 for each in shortest)
             and FEWEST_BITS <= line_bits <= MOST_BITS
             and 16 <= counter_bits <= MOST_BITS

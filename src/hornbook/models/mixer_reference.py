@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
     from hornbook.models.mixer import Floats, Ids, Mixer
 
-CONTEXTS, DIRECT, MATCHES, SETS, STAGES = 18, 3, 2, 6, 4
-NETWORK = 2 * (CONTEXTS + DIRECT + MATCHES)
-INPUTS = NETWORK + 2
+CONTEXTS, GIVEN, DIRECT, MATCHES, SETS, FINALS, STAGES = 30, 3, 3, 2, 10, 2, 4
+NETWORK = GIVEN * CONTEXTS + 2 * (DIRECT + MATCHES)
+INPUTS = NETWORK + 12
 LENGTHS, BINS, STAGE_CONTEXTS, ORDERS = 48, 33, 4096, 12
 LONGEST = 400
+RATE, CALM = 0.1, 0.5
 WORD = 2**32 - 1
 
 
@@ -65,10 +66,14 @@ class Prediction:
         self.states: list[tuple[int, int] | None] = []
         self.counters: list[int] = []
         self.matches: list[tuple[int, int] | None] = []
-        self.rows: list[np.ndarray] = []
+        self.rows: list[tuple[np.ndarray, np.ndarray]] = []
+        self.finals: list[np.ndarray] = []
+        self.said: list[float] = []
         self.dots: list[float] = []
         self.bins: list[np.ndarray] = []
-        self.share = self.final = self.p = 0.0
+        # The longer match's length and way, and what the network says, both in steps.
+        self.match = self.asked = 0
+        self.share = self.p = 0.0
 
 
 class PlainReader:
@@ -77,15 +82,19 @@ class PlainReader:
     def __init__(self, mixer: Mixer) -> None:
         self.mixer, self.tree = mixer, mixer.tree
         nodes = min(mixer.vocab_size - 1, 4096)
-        self.selectors = (34, nodes, 112, min(mixer.vocab_size + 1, 1024), 33, 1024)
-        parts = [(rows, INPUTS) for rows in self.selectors]
-        parts += [(nodes, SETS), (CONTEXTS, 16, 64), (CONTEXTS, 16, 64), (MATCHES, LENGTHS)]
+        tokens = min(mixer.vocab_size + 1, 1024)
+        self.selectors = (34, nodes, 112, tokens, 33, 1024, 256, 1024, 4096, 1024)
+        self.final_rows = (nodes, 34)
+        parts = [(rows, INPUTS) for rows in self.selectors] * 2
+        parts += [(rows, SETS) for rows in self.final_rows]
+        parts += [(CONTEXTS, 16, 64), (CONTEXTS, 16, 64), (MATCHES, LENGTHS)]
         parts += [(MATCHES, LENGTHS), (STAGES, STAGE_CONTEXTS, BINS)]
         ends = np.cumsum([math.prod(each) for each in parts])
         pieces = np.split(mixer.weights.astype(np.float64), ends[:-1])
         shaped = [piece.reshape(part) for piece, part in zip(pieces, parts, strict=True)]
-        self.sets, (self.finals, self.p, self.p_counts) = shaped[:SETS], shaped[SETS : SETS + 3]
-        self.match_p, self.match_counts, self.stages = shaped[SETS + 3 :]
+        self.sets, self.squares, shaped = shaped[:SETS], shaped[SETS : 2 * SETS], shaped[2 * SETS :]
+        self.finals, (self.p, self.p_counts) = shaped[:FINALS], shaped[FINALS : FINALS + 2]
+        self.match_p, self.match_counts, self.stages = shaped[FINALS + 2 :]
         words = mixer.lines.view(np.uint32)
         n_buckets = 16 << mixer.line_bits
         # Buckets of a check and seven slots, four a line; counters; latest places; followers.
@@ -94,10 +103,14 @@ class PlainReader:
         self.words = words[n_buckets:].copy()
         self.text: list[int] = mixer.text.tolist()
         self.begin = len(self.text)
-        self.word, self.words_before = 0, [0, 0]
+        self.word, self.words_before, self.word_length = 0, [0, 0, 0], 0
+        # What stands since the last word; the last such gap of two tokens or more, and the words
+        # since that one.
+        self.gap = self.gap_length = self.mark = self.since = 0
         self.line_start = self.line_before = self.begin
         self.line_first = 0
         self.match_place, self.match_length = [0] * MATCHES, [0] * MATCHES
+        self.set_orders()
         self.set_contexts()
 
     def read(self, tokens: Ids, logits_TV: Floats | None = None) -> Sequence[float]:
@@ -169,22 +182,42 @@ class PlainReader:
         self, node: int, found: Sequence[np.ndarray | None], network: np.ndarray | None
     ) -> Prediction:
         """The probability of bit 1 at a node."""
-        at, place = Prediction(), int(self.tree.slot[node]) + 1
-        depth = int(self.tree.depth[node])
+        at = Prediction()
+        self.set_inputs(at, node, found, network)
+        final = self.mix(at, node, sum(bucket is not None for bucket in found[:6]))
+        where = (within(final, 7.99) + 8) * 2
+        at.share = where - int(where)
+        contexts = join(self.back(1), node), join(self.orders[2], node), at.match * 128 + node % 128
+        for stage, context in zip(self.stages, (*contexts, join(self.word, node)), strict=True):
+            at.bins.append(stage[context % STAGE_CONTEXTS, int(where) : int(where) + 2])
+        corrected = sum(low * (1 - at.share) + high * at.share for low, high in at.bins)
+        at.p = between(0.3 * squash(final) + 0.175 * corrected, 1e-6)
+        return at
+
+    def set_inputs(
+        self,
+        at: Prediction,
+        node: int,
+        found: Sequence[np.ndarray | None],
+        network: np.ndarray | None,
+    ) -> None:
+        """What each context says at a node."""
+        place, depth = int(self.tree.slot[node]) + 1, int(self.tree.depth[node])
         for j, bucket in enumerate(found):
             slot = 0 if bucket is None else int(bucket[place])
             at.states.append((slot & 15, slot >> 10) if slot & 15 else None)
             if slot & 15:
                 p = self.p[j, slot & 15, slot >> 10]
-                at.inputs[2 * j : 2 * j + 2] = stretch(p), (p - 0.5) * 3
+                count, counted = slot & 15, stretch(((slot >> 4) + 0.5) / 4096)
+                given = stretch(p), (p - 0.5) * 3, counted * count / (count + 1.5)
+                at.inputs[GIVEN * j : GIVEN * (j + 1)] = given
         for j in range(DIRECT):
             hashed = join(self.orders[j], node) if j else node
             at.counters.append(j * self.counter_size + (hashed & (self.counter_size - 1)))
             counter = int(self.words[at.counters[j]])
             if count := counter & 1023:
-                p, k = between((counter >> 10) / 4194304, 1e-4), 2 * (CONTEXTS + j)
+                p, k = between((counter >> 10) / 4194304, 1e-4), GIVEN * CONTEXTS + 2 * j
                 at.inputs[k : k + 2] = stretch(p), (p - 0.5) * 3 * min(1, count / 30)
-        match = 0
         for m in range(MATCHES):
             at.matches.append(None)
             if not self.match_length[m]:
@@ -196,40 +229,44 @@ class PlainReader:
                 continue
             step, sign = length_step(self.match_length[m]), 1 if way & 1 else -1
             at.matches[m] = step, way & 1
-            p, k = self.match_p[m, step], 2 * (CONTEXTS + DIRECT + m)
+            p, k = self.match_p[m, step], GIVEN * CONTEXTS + 2 * (DIRECT + m)
             at.inputs[k : k + 2] = sign * stretch(p), sign * (p - 0.5) * 3
-            match = 2 * (step // 3 + 1) + (way & 1)
+            at.match = 2 * (step // 3 + 1) + (way & 1)
         if network is not None:
-            at.inputs[NETWORK] = stretch(between(network[node], 1e-6))
-        at.inputs[NETWORK + 1] = 0.3
+            said = stretch(between(network[node], 1e-6)), (network[node] - 0.5) * 3
+            at.inputs[NETWORK : NETWORK + 2] = said
+            at.asked = int(within(said[0], 7.5) * 2 + 17)
+        at.inputs[NETWORK + 2] = 0.3
+
+    def mix(self, at: Prediction, node: int, seen: int) -> float:
+        """The log-odds of bit 1 by all sets of weights."""
         last, before = self.back(1), self.back(2)
         kinds = (int(self.mixer.folded[before - 1]) if before else 0) * 7
         kinds += int(self.mixer.kind[last - 1]) if last else 0
-        seen = sum(bucket is not None for bucket in found[:6])
-        asked = 0 if network is None else int(within(at.inputs[NETWORK], 7.5) * 2 + 17)
+        depth = int(self.tree.depth[node])
+        high, column = min(depth, 7), len(self.text) - self.line_start
         chosen = (
-            match, node % self.selectors[1], seen * 16 + min(depth, 15), last % self.selectors[3],
-            asked, (kinds + 31 * min(depth, 7)) % 1024,
+            at.match, node % self.selectors[1], seen * 16 + min(depth, 15),
+            last % self.selectors[3], at.asked, (kinds + 31 * high) % 1024,
+            min(self.word_length, 15) * 16 + min(column, 79) // 5,
+            join(self.expected, high) % 1024 if self.expected else 0,
+            self.orders[2] % 4096, join(last, node) % 1024,
         )  # fmt: skip
-        at.rows = [weights[row] for weights, row in zip(self.sets, chosen, strict=True)]
-        at.dots = [within(float(row @ at.inputs), 12) for row in at.rows]
-        final = within(float(self.finals[node % self.selectors[1]] @ at.dots), 12)
-        at.final = squash(final)
-        where = (within(final, 7.99) + 8) * 2
-        at.share = where - int(where)
-        contexts = join(last, node), join(self.orders[2], node), match * 128 + node % 128
-        for stage, context in zip(self.stages, (*contexts, join(self.word, node)), strict=True):
-            at.bins.append(stage[context % STAGE_CONTEXTS, int(where) : int(where) + 2])
-        corrected = sum(low * (1 - at.share) + high * at.share for low, high in at.bins)
-        at.p = between(0.4 * at.final + 0.15 * corrected, 1e-6)
-        return at
+        for weights, squares, row in zip(self.sets, self.squares, chosen, strict=True):
+            at.rows.append((weights[row], squares[row]))
+        at.dots = [within(float(row @ at.inputs), 12) for row, _ in at.rows]
+        at.finals = [self.finals[0][node % self.final_rows[0]], self.finals[1][at.match]]
+        at.said = [within(float(shares @ at.dots), 12) for shares in at.finals]
+        return sum(at.said) / FINALS
 
     def learn(self, node: int, bit: int, at: Prediction, buckets: Sequence[np.ndarray]) -> None:
         """Learn from a node's outcome."""
-        rate = 0.003 + 0.005 / (1 + len(self.text) / 20000)
-        for row, dot in zip(at.rows, at.dots, strict=True):
-            row[:] += (bit - squash(dot)) * rate * at.inputs
-        self.finals[node % self.selectors[1]] += (bit - at.final) * 0.0005 * np.array(at.dots)
+        for (row, squares), dot in zip(at.rows, at.dots, strict=True):
+            gradient = (bit - squash(dot)) * at.inputs
+            squares[:] += gradient**2
+            row[:] += RATE * gradient / (np.sqrt(squares) + CALM)
+        for shares, said in zip(at.finals, at.said, strict=True):
+            shares[:] += (bit - squash(said)) * 0.0005 * np.array(at.dots)
         for pair in at.bins:
             pair[:] += (bit - pair) * 0.02 * np.array([1 - at.share, at.share])
         for j, state in enumerate(at.states):
@@ -265,24 +302,40 @@ class PlainReader:
         """Where the last two successors of a context stand."""
         return (DIRECT + MATCHES) * self.counter_size + (table << 16) + (hashed & 0xFFFF)
 
-    def set_contexts(self) -> None:
-        """The hashes of the contexts of the next token."""
-        last, second, third, fourth = (self.back(k) for k in (1, 2, 3, 4))
+    def set_orders(self) -> None:
+        """The hashes of the last tokens."""
         self.orders = [0]
         for k in range(1, ORDERS + 1):
             self.orders.append(join((self.orders[-1] + k) & WORD, self.back(k)))
-        column = len(self.text) - self.line_start
+
+    def set_contexts(self) -> None:
+        """The hashes of the contexts of the next token."""
+        last, second, third, fourth = (self.back(k) for k in (1, 2, 3, 4))
+        here = len(self.text)
+        column = here - self.line_start
         above = self.line_before + column
         over = self.text[above] + 1 if above + 1 < self.line_start else 0
         one = int(self.words[self.follower_place(0, join(1, last))])
         two = int(self.words[self.follower_place(1, self.orders[2])])
-        pair = join(self.word, self.words_before[0])
+        word, words = self.word, self.words_before
+        pair = join(word, words[0])
+        triple = join(pair, words[1])
+        self.expected = length = 0
+        for m in range(MATCHES):
+            if self.match_length[m]:
+                self.expected = self.text[self.match_place[m]] + 1
+                length = min(self.match_length[m], 20)
         self.contexts = [
-            *(self.orders[k] for k in (3, 4, 5, 6, 7, 9, 2)),
-            self.word, pair, join(pair, self.words_before[1]),
+            *(self.orders[k] for k in (3, 4, 5, 6, 7, 8, 2)),
+            word, pair, triple, join(triple, words[2]), join(word, words[1]),
             join(second, third), join(last, third), join(join(second, third), fourth),
-            join(over, last), join(over, min(column, 255)), join(self.line_first, last),
+            join(third, fourth), join(last, fourth),
+            join(over, last), join(over, min(column, 255)),
+            join(self.line_first, last), join(min(column, 127), last),
             join(one, last), join(two, last),
+            join(self.expected, length), join(self.expected, last),
+            join(word, here >> 11), join(self.orders[3], here >> 12), join(last, here >> 10),
+            join(word, self.since), join(word, self.mark),
         ]  # fmt: skip
 
     def advance(self, token: int) -> None:
@@ -291,16 +344,34 @@ class PlainReader:
             place = self.follower_place(table, hashed)
             self.words[place] = int(self.words[place]) << 16 & WORD | (token + 1) & 0xFFFF
         self.text.append(token)
+        self.follow_words(token)
+        self.set_orders()
+        self.follow_matches(token)
+        self.set_contexts()
+
+    def follow_words(self, token: int) -> None:
+        """The words and lines so far, after a token."""
         here, kind = len(self.text), int(self.mixer.kind[token])
         if kind != 1 and self.word:
-            self.words_before, self.word = [self.word, self.words_before[0]], 0
+            self.words_before = [self.word, *self.words_before[:2]]
+            self.word = self.word_length = 0
         if kind in (1, 3):
+            if not self.word:
+                apart = self.gap_length > 1
+                self.since, self.mark = (0, self.gap) if apart else (self.since + 1, self.mark)
+                self.since, self.gap, self.gap_length = min(self.since, 15), 0, 0
             self.word = join(self.word, int(self.mixer.folded[token]))
+            self.word_length += 1
+        else:
+            self.gap, self.gap_length = join(self.gap, token + 1), self.gap_length + 1
         if kind == 2:
             self.line_before, self.line_start, self.line_first = self.line_start, here, 0
         elif here - self.line_start == 1:
             self.line_first = token + 1
-        self.set_contexts()
+
+    def follow_matches(self, token: int) -> None:
+        """Follow the places where the last tokens stood before, or look for some."""
+        here = len(self.text)
         for m, shortest in enumerate(self.mixer.shortest):
             if self.match_length[m] and self.text[self.match_place[m]] == token:
                 self.match_length[m] += 1

@@ -12,12 +12,13 @@
 
 import { Around, softmax } from "./model.js";
 
-const CONTEXTS = 18, DIRECT = 3, MATCHES = 2, SETS = 6, STAGES = 4;
-const NETWORK_INPUT = 2 * (CONTEXTS + DIRECT + MATCHES); // then a constant one
-const INPUTS = NETWORK_INPUT + 2;
+const CONTEXTS = 30, GIVEN = 3, DIRECT = 3, MATCHES = 2, SETS = 10, FINALS = 2, STAGES = 4;
+const NETWORK_INPUT = GIVEN * CONTEXTS + 2 * (DIRECT + MATCHES); // two, then a constant one
+const INPUTS = NETWORK_INPUT + 3, ROW = NETWORK_INPUT + 12; // a row of weights has room to spare
 const MATCH_STEPS = 48, BINS = 33, STAGE_CONTEXTS = 4096, ORDERS = 12, LONGEST_MATCH = 400;
-const TOKENS_BACK = [3, 4, 5, 6, 7, 9, 2]; // of the first contexts
+const TOKENS_BACK = [3, 4, 5, 6, 7, 8, 2]; // of the first contexts
 const FOLLOWER_SIZE = 1 << 16;
+const RATE = 0.1, CALM = 0.5; // a weight's step falls as its gradients add up
 const LEVELS = 3; // of the tree in a bucket
 
 /** A hash of 32 bits. */
@@ -198,13 +199,17 @@ class Text {
     this.own = begin ? [] : null; // the tokens after the training text
     this.length = begin;
     this.word = 0;
-    this.wordsBefore = [0, 0];
+    this.wordsBefore = [0, 0, 0];
+    this.wordLength = 0;
+    // What stands since the last word; the last such gap of two tokens or more, and the words since.
+    this.gap = this.gapLength = this.mark = this.since = 0;
     this.lineStart = this.lineBefore = begin;
     this.lineFirst = 0;
     this.matchPlace = new Int32Array(MATCHES);
     this.matchLength = new Int32Array(MATCHES);
     this.orders = new Uint32Array(ORDERS + 1);
     this.contexts = new Uint32Array(CONTEXTS);
+    this.setOrders();
     this.setContexts();
   }
 
@@ -218,28 +223,40 @@ class Text {
     return place >= this.begin ? this.token(place) + 1 : 0;
   }
 
-  setContexts() {
-    const { orders, contexts, tables } = this;
+  setOrders() {
+    const { orders } = this;
     for (let k = 1; k <= ORDERS; k++) orders[k] = join((orders[k - 1] + k) | 0, this.back(k));
+  }
+
+  setContexts() {
+    const { orders, contexts, tables, word, wordsBefore, length: here } = this;
     const last = this.back(1), second = this.back(2), third = this.back(3), fourth = this.back(4);
-    const column = this.length - this.lineStart, above = this.lineBefore + column;
+    const column = here - this.lineStart, above = this.lineBefore + column;
     const over = above + 1 < this.lineStart ? this.token(above) + 1 : 0;
-    const pair = join(this.word, this.wordsBefore[0]);
-    // The last few tokens; the word so far, and those before it; tokens but for one or two.
-    for (let j = 0; j < TOKENS_BACK.length; j++) contexts[j] = orders[TOKENS_BACK[j]];
-    contexts[7] = this.word;
-    contexts[8] = pair;
-    contexts[9] = join(pair, this.wordsBefore[1]);
-    contexts[10] = join(second, third);
-    contexts[11] = join(last, third);
-    contexts[12] = join(join(second, third), fourth);
-    // What stands above in the line before; the column; how the line begins.
-    contexts[13] = join(over, last);
-    contexts[14] = join(over, Math.min(column, 255));
-    contexts[15] = join(this.lineFirst, last);
-    // What followed the last token, and the last two, the last times that they came.
-    contexts[16] = join(tables.words[tables.followersAt(0, join(1, last))], last);
-    contexts[17] = join(tables.words[tables.followersAt(1, orders[2])], last);
+    const pair = join(word, wordsBefore[0]), triple = join(pair, wordsBefore[1]);
+    // The token that came where the last tokens stood before; by the longer match of two.
+    let length = 0;
+    this.expected = 0;
+    for (let m = 0; m < MATCHES; m++) {
+      if (!this.matchLength[m]) continue;
+      this.expected = this.token(this.matchPlace[m]) + 1;
+      length = Math.min(this.matchLength[m], 20);
+    }
+    const made = [
+      ...TOKENS_BACK.map((tokens) => orders[tokens]), // the last few tokens
+      word, pair, triple, join(triple, wordsBefore[2]), join(word, wordsBefore[1]), // the last words
+      join(second, third), join(last, third), join(join(second, third), fourth), // without some
+      join(third, fourth), join(last, fourth),
+      join(over, last), join(over, Math.min(column, 255)), // what stands above in the line before
+      join(this.lineFirst, last), join(Math.min(column, 127), last), // the line's beginning, the column
+      // What followed the last token, and the last two, the last times that they came.
+      join(tables.words[tables.followersAt(0, join(1, last))], last),
+      join(tables.words[tables.followersAt(1, orders[2])], last),
+      join(this.expected, length), join(this.expected, last),
+      join(word, here >>> 11), join(orders[3], here >>> 12), join(last, here >>> 10), // of late alone
+      join(word, this.since), join(word, this.mark), // how far in a sentence
+    ];
+    contexts.set(made);
   }
 
   advance(token, changes) {
@@ -252,17 +269,30 @@ class Text {
     this.length += 1;
     const here = this.length, kind = tables.kinds[token];
     if (kind !== 1 && this.word) {
-      this.wordsBefore = [this.word, this.wordsBefore[0]];
-      this.word = 0;
+      this.wordsBefore = [this.word, ...this.wordsBefore.slice(0, 2)];
+      this.word = this.wordLength = 0;
     }
-    if (kind === 1 || kind === 3) this.word = join(this.word, tables.folded[token]);
+    if (kind === 1 || kind === 3) {
+      if (!this.word) {
+        const apart = this.gapLength > 1;
+        this.since = apart ? 0 : Math.min(this.since + 1, 15);
+        if (apart) this.mark = this.gap;
+        this.gap = this.gapLength = 0;
+      }
+      this.word = join(this.word, tables.folded[token]);
+      this.wordLength += 1;
+    } else {
+      this.gap = join(this.gap, token + 1);
+      this.gapLength += 1;
+    }
     if (kind === 2) {
       this.lineBefore = this.lineStart;
       this.lineStart = here;
       this.lineFirst = 0;
     } else if (here - this.lineStart === 1) this.lineFirst = token + 1;
-    this.setContexts();
+    this.setOrders();
     for (let m = 0; m < MATCHES; m++) this.match(tables.shortest[m], m, token, changes);
+    this.setContexts();
   }
 
   /** Follow the place where the last tokens stood before, or look for one. */
@@ -310,6 +340,8 @@ class Prediction {
     this.expected = new Int32Array(MATCHES);
     this.rows = new Int32Array(SETS);
     this.dots = new Float64Array(SETS);
+    this.shares = new Int32Array(FINALS); // where the weights of the rows' outputs begin
+    this.finals = new Float64Array(FINALS);
     this.bins = new Int32Array(STAGES);
   }
 }
@@ -321,12 +353,14 @@ export class Mixing extends Around {
     this.tables = tables;
     const { tree, vocabulary } = tables;
     const nodes = Math.min(tree.nodes, 4096);
-    this.selectors = [34, nodes, 112, Math.min(vocabulary + 1, 1024), 33, 1024];
+    this.selectors = [34, nodes, 112, Math.min(vocabulary + 1, 1024), 33, 1024, 256, 1024, 4096, 1024];
     // Where each kind of weights begins.
     let next = 0;
     const take = (size) => (next += size) - size;
-    this.sets = this.selectors.map((rows) => take(rows * INPUTS));
-    this.finals = take(nodes * SETS);
+    this.sets = this.selectors.map((rows) => take(rows * ROW));
+    this.squares = take(next); // of gradients, one for each weight above
+    this.finalRows = [nodes, 34];
+    this.finals = this.finalRows.map((rows) => take(rows * SETS));
     this.states = take(CONTEXTS * 1024);
     this.stateCounts = take(CONTEXTS * 1024);
     this.matchP = take(MATCHES * MATCH_STEPS);
@@ -410,12 +444,12 @@ export class Mixing extends Around {
   predict(node, network, at) {
     const { tables, text, weights } = this;
     const { tree, slots, words } = tables;
-    const { inputs, states, matches, expected, rows, dots, bins } = at;
+    const { inputs, states, matches, expected, rows, dots, bins, shares, finals } = at;
     const found = this.found[tree.bucket[node]], slot = tree.slot[node], depth = tree.depth[node];
     inputs.fill(0);
     let next = 0, seen = 0;
     // What each context counted here. How right such counts have been was learned too.
-    for (let j = 0; j < CONTEXTS; j++, next += 2) {
+    for (let j = 0; j < CONTEXTS; j++, next += GIVEN) {
       states[j] = -1;
       if (found[j] < 0) continue;
       if (j < 6) seen += 1;
@@ -423,6 +457,7 @@ export class Mixing extends Around {
       if (!times) continue;
       states[j] = j * 1024 + times * 64 + (value >> 10);
       give(inputs, next, weights[this.states + states[j]], 1, 1);
+      inputs[next + 2] = (stretch(((value >>> 4) + 0.5) / 4096) * times) / (times + 1.5);
     }
     for (let j = 0; j < DIRECT; j++, next += 2) {
       const value = words[tables.counterAt(text, j, node)], times = value & 1023;
@@ -440,33 +475,44 @@ export class Mixing extends Around {
       give(inputs, next, weights[this.matchP + matches[m]], 1, way ? 1 : -1);
       match = 2 * (Math.floor(step / 3) + 1) + way;
     }
-    if (network) inputs[NETWORK_INPUT] = stretch(between(network[node], 1e-6));
-    inputs[NETWORK_INPUT + 1] = 0.3;
+    if (network) {
+      inputs[NETWORK_INPUT] = stretch(between(network[node], 1e-6));
+      inputs[NETWORK_INPUT + 1] = (network[node] - 0.5) * 3;
+    }
+    inputs[NETWORK_INPUT + 2] = 0.3;
 
-    // Six sets of weights add it up, each a row that another small context chooses.
+    // Ten sets of weights add it up, each a row that another small context chooses.
     const last = text.back(1), second = text.back(2);
     const kinds = (second ? tables.folded[second - 1] : 0) * 7 + (last ? tables.kinds[last - 1] : 0);
-    const shares = this.finals + (node % this.selectors[1]) * SETS;
+    const high = Math.min(depth, 7), column = text.length - text.lineStart;
     rows[0] = match;
     rows[1] = node % this.selectors[1];
     rows[2] = seen * 16 + Math.min(depth, 15);
     rows[3] = last % this.selectors[3];
     rows[4] = network ? Math.trunc(within(inputs[NETWORK_INPUT], 7.5) * 2 + 17) : 0;
-    rows[5] = (kinds + 31 * Math.min(depth, 7)) % 1024;
-    let final = 0;
+    rows[5] = (kinds + 31 * high) % 1024;
+    rows[6] = Math.min(text.wordLength, 15) * 16 + Math.floor(Math.min(column, 79) / 5);
+    rows[7] = text.expected ? join(text.expected, high) % 1024 : 0;
+    rows[8] = text.orders[2] % 4096;
+    rows[9] = join(last, node) % 1024;
     for (let s = 0; s < SETS; s++) {
-      const row = this.sets[s] + rows[s] * INPUTS;
+      const row = this.sets[s] + rows[s] * ROW;
       rows[s] = row;
-      let even = 0, odd = 0;
-      for (let i = 0; i < INPUTS; i += 2) {
-        even += inputs[i] * weights[row + i];
-        odd += inputs[i + 1] * weights[row + i + 1];
-      }
-      dots[s] = within(even + odd, 12);
-      final += weights[shares + s] * dots[s];
+      let sum = 0;
+      for (let i = 0; i < INPUTS; i++) sum += inputs[i] * weights[row + i];
+      dots[s] = within(sum, 12);
     }
-    final = within(final, 12);
-    at.final = squash(final);
+    // Their outputs are added up too, in two ways.
+    shares[0] = this.finals[0] + (node % this.finalRows[0]) * SETS;
+    shares[1] = this.finals[1] + match * SETS;
+    let final = 0;
+    for (let f = 0; f < FINALS; f++) {
+      let sum = 0;
+      for (let s = 0; s < SETS; s++) sum += weights[shares[f] + s] * dots[s];
+      sum = within(sum, 12);
+      finals[f] = squash(sum);
+      final += sum / FINALS;
+    }
 
     // A last correction: how often such a probability was right, in four contexts.
     const place = (within(final, 7.99) + 8) * 2, bin = Math.trunc(place);
@@ -480,7 +526,7 @@ export class Mixing extends Around {
       bins[a] = this.stages + (a * STAGE_CONTEXTS + (bins[a] & (STAGE_CONTEXTS - 1))) * BINS + bin;
       corrected += weights[bins[a]] * (1 - at.share) + weights[bins[a] + 1] * at.share;
     }
-    return between(0.4 * at.final + 0.15 * corrected, 1e-6);
+    return between(0.3 * squash(final) + 0.175 * corrected, 1e-6);
   }
 
   /** Learn a token: all its nodes are predicted first, then weights and counts are set right. */
@@ -493,19 +539,25 @@ export class Mixing extends Around {
       if (tree.slot[node] === 0) this.find(tree.bucket[node]);
       this.predict(node, network, this.path[i]);
     });
-    tree.paths[token].forEach((step, i) => this.correct(step >> 1, step & 1, this.path[i]));
+    tree.paths[token].forEach((step, i) => this.correct(step & 1, this.path[i]));
     tables.count(text, token, this.changes);
   }
 
   /** Move the weights of a node towards what came. */
-  correct(node, way, { inputs, states, matches, expected, rows, dots, bins, final, share }) {
-    const { weights } = this;
-    const rate = 0.003 + 0.005 / (1 + this.text.length / 20000);
-    const shares = this.finals + (node % this.selectors[1]) * SETS;
+  correct(way, { inputs, states, matches, expected, rows, dots, bins, shares, finals, share }) {
+    const { weights, squares } = this;
     for (let s = 0; s < SETS; s++) {
-      const step = (way - squash(dots[s])) * rate;
-      for (let i = 0; i < INPUTS; i++) weights[rows[s] + i] += step * inputs[i];
-      weights[shares + s] += (way - final) * 0.0005 * dots[s];
+      const wrong = way - squash(dots[s]);
+      for (let i = 0, at = rows[s]; i < INPUTS; i++, at++) {
+        const gradient = wrong * inputs[i];
+        if (!gradient) continue;
+        weights[squares + at] += gradient * gradient;
+        weights[at] += (RATE * gradient) / (Math.sqrt(weights[squares + at]) + CALM);
+      }
+    }
+    for (let f = 0; f < FINALS; f++) {
+      const step = (way - finals[f]) * 0.0005;
+      for (let s = 0; s < SETS; s++) weights[shares[f] + s] += step * dots[s];
     }
     for (const bin of bins) {
       weights[bin] += (way - weights[bin]) * 0.02 * (1 - share);

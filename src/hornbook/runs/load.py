@@ -256,22 +256,23 @@ def save_mixer(folder: RunFolder, step: int, mixer: Mixer, disk: Disk = DISK) ->
 def load_mixer(folder: RunFolder, tokenizer: Tokenizer, step: int) -> Mixer | None:
     """The mixer that was learned beside the weights of a step, where there is one.
 
-    Without a C compiler there is none, with a warning.
+    Without a C compiler, or where another version of hornbook learned it, there is none, with a
+    warning.
     Raises: CheckpointError when it is damaged, or not of this tokenizer.
     """
     path = mixer_path(folder, step)
     if not path.exists():
         return None
     from hornbook.kernels import NativeUnavailableError
-    from hornbook.models.mixer import Mixer
+    from hornbook.models.mixer import Mixer, OtherFormatError
 
     try:
         mixer = Mixer.from_arrays(checkpoint.read_tables(path, "mixer"))
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
-    except NativeUnavailableError as error:
+    except (NativeUnavailableError, OtherFormatError) as error:
         warnings.warn(f"{path}: left out: {error}", NoMixerWarning, stacklevel=3)
         return None
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
     if mixer.vocab_size != tokenizer.vocab_size:
         raise CheckpointError(
             f"{path}: the mixer is of {mixer.vocab_size} different tokens, but tokenizer.json has "
