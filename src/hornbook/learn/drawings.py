@@ -337,7 +337,7 @@ def ranks(sheet: Sheet) -> None:
         same = sheet.say("the same update", "같은 업데이트")
         sheet.box(middle - 75, 284, 150, 28, same, hue="green", size=13)
     mean = sheet.say("all-reduce: mean of the gradients", "올리듀스: 기울기의 평균")
-    sheet.box(200, 217, 240, 30, mean, hue="green")
+    sheet.box(190, 217, 260, 30, mean, hue="green")
 
 
 KINDS: dict[str, Callable[[Sheet], None]] = {
