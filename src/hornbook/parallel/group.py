@@ -227,7 +227,8 @@ class Group(Ranks):
         rows[self.rank, -1] = self.noted
         with self.waiting_for("the losses of a step"):
             dist.all_reduce(rows, group=self.group)
-        self.broken, self.norm = [], rows[:, -2].sum().sqrt()
+        self.broken.clear()
+        self.norm = rows[:, -2].sum().sqrt()
         self.noted = self.noted or int(rows[:, -1].max())
         return rows[:, :-2].flatten()
 
