@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from hornbook.page.packing import Precision
 
+DEFAULT_BYTES = 6_000_000
+
 
 @dataclass(frozen=True)
 class Kept:
