@@ -1,5 +1,6 @@
 """How the server starts and ends, as a process."""
 
+import base64
 import json
 import re
 import shutil
@@ -84,6 +85,24 @@ def test_the_drain_has_an_end_and_a_second_signal_is_obeyed_at_once(
         started = time.monotonic()
         assert server.stop() == 128 + signal.SIGTERM
         assert time.monotonic() - started < 5
+
+
+def test_a_browsers_model_does_not_bring_torch_into_the_server(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    shutil.copytree(runs[0], tmp_path / "removed")
+    with process([runs[0], tmp_path / "removed"], tmp_path) as server:
+        (tmp_path / "json.py").write_text("raise SystemExit('from the working directory')")
+        assert server.get("/page.css").status == 200
+        made = server.get("/page/gpt")
+        assert made.json["about"]["served"] == len(base64.b64decode(made.json["numbers"])) > 1000
+        shutil.rmtree(tmp_path / "removed" / "checkpoints")
+        gone = server.get("/page/removed")
+        assert gone.status == 500
+        assert "removed" in gone.message
+        maps = Path(f"/proc/{server.process.pid}/maps")
+        if maps.exists():
+            assert "libtorch" not in maps.read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_served_is_told_in_a_line(runs: list[Path], tmp_path: Path) -> None:

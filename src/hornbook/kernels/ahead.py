@@ -11,7 +11,7 @@ from hornbook.kernels.recipe import DECODER, MIXER, NGRAMS, SAMPLER, TRAINING
 def compile_ahead() -> None:
     """Start loading all kernels, or compiling them; whoever asks for one then waits for it.
 
-    Compiling takes 3 s of one core, once on a machine, which importing torch leaves free.
+    Compiling takes 5 s of one core, once on a machine, which importing torch leaves free.
     """
     wanted = [NGRAMS, DECODER["float32"], SAMPLER, MIXER, DECODER["bfloat16"]]
     if processor.target().trains_faster:

@@ -1,4 +1,7 @@
-"""The page of a run: its model in one HTML file that runs it, and shows what it computes."""
+"""The page of a run: its model in one HTML file that runs it, and shows what it computes.
+
+A server needs the page's own files without torch, which only choosing what a page holds imports.
+"""
 
 import os
 from dataclasses import dataclass
@@ -6,9 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Literal
 
-from hornbook.page.contents import DEFAULT_BYTES, gather
 from hornbook.page.document import document
-from hornbook.page.kept import Kept
+from hornbook.page.kept import DEFAULT_BYTES, Kept
 from hornbook.page.packing import Precision
 from hornbook.runs.load import TrainedModel, load
 from hornbook.storage.disk import DISK, Disk, write_atomically
@@ -41,6 +43,8 @@ def write(
     `size` is about how many bytes it may have, and `dataset` the run's text, where it is known.
     Raises: ConfigError for a model that does not fit; CheckpointError when the disk refuses.
     """
+    from hornbook.page.contents import gather
+
     about, numbers, kept = gather(
         trained, size=size, weights=weights, network_only=network_only, dataset=dataset
     )
@@ -56,6 +60,8 @@ def frame(run: TrainedModel | str | os.PathLike[str], text: str = "", *, height:
     Its scripts cannot reach the notebook around it.
     Raises: CheckpointError, ConfigError.
     """
+    from hornbook.page.contents import gather
+
     trained = run if isinstance(run, TrainedModel) else load(run)
     about, numbers, _ = gather(trained)
     page = document(about | {"prompt": text}, numbers)

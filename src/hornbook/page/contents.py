@@ -21,7 +21,7 @@ from hornbook.models.registry import build, use_ngram_kernels
 from hornbook.ngram.counting import Integers
 from hornbook.ngram.model import NGramModel, shortest_useful_match
 from hornbook.page.facts import facts
-from hornbook.page.kept import Kept
+from hornbook.page.kept import DEFAULT_BYTES, Kept
 from hornbook.page.ngrams import (
     BYTES_PER_NGRAM,
     EXACT_BYTES_PER_NGRAM,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from hornbook.runs.load import TrainedModel
     from hornbook.text.dataset import Dataset
 
-DEFAULT_BYTES = 6_000_000
 # Browsers read more, but slowly, and mail does not carry it.
 MOST_BYTES = 64_000_000
 # What a weight takes in the page, compressed and in base64 (measured on GPTs of 0.1 to 2 million

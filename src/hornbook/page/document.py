@@ -11,7 +11,6 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from hornbook import __version__
-from hornbook.report.markup import stylesheet
 
 # Each module after those that it imports.
 MODULES = (
@@ -42,9 +41,9 @@ def script(kind: Kind) -> str:
 
 @cache
 def style() -> str:
-    """The report card's style sheet, and the page's own."""
-    own = (files("hornbook.page") / "page.css").read_text(encoding="utf-8")
-    return stylesheet() + own
+    """The report card's style sheet, and the page's own; `hornbook.report` would import torch."""
+    sheets = ("report/style.css", "page/page.css")
+    return "".join((files("hornbook") / each).read_text(encoding="utf-8") for each in sheets)
 
 
 def document(about: Mapping[str, Any], numbers: bytes) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from hornbook.language import msg
 from hornbook.page.packing import Precision
 
+DEFAULT_BYTES = 6_000_000
+
 
 @dataclass(frozen=True)
 class Kept:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -18,7 +19,7 @@ from hornbook.infer.hidden_states import HiddenStates
 from hornbook.runs.engine import open_engine, open_hidden_states
 from hornbook.runs.folder import RunFolder, open_run
 from hornbook.serve.errors import ApiError, not_ready
-from hornbook.serve.page import contents
+from hornbook.serve.page import contents, contents_apart
 from hornbook.serve.worker import Part, Work, Worker
 from hornbook.text.forms import formed_text
 
@@ -141,7 +142,10 @@ class ServedModel:
         async with self._paging:
             if self._page is None or self._page[0] != self.weights:
                 weights = self.weights
-                self._page = (weights, await asyncio.to_thread(contents, self.folder, self.which))
+                # A run in training is looked at again and again: torch is imported once, then.
+                here = "torch" in sys.modules or not self.finished
+                make = contents if here else contents_apart
+                self._page = (weights, await asyncio.to_thread(make, self.folder, self.which))
             return self._page[1]
 
     def submit(self, parts: list[Part]) -> Work:
