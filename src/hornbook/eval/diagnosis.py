@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hornbook.config import Config
 from hornbook.eval.baselines import Baselines
-from hornbook.language import by_english, joined, msg
+from hornbook.language import by_english, join_messages, msg
 
 Verdict = Literal["still learning", "done", "overfit", "too short to tell", "counted"]
 
@@ -109,14 +109,14 @@ def diagnose(
     sentences.insert(0 if ahead < -AS_GOOD else len(sentences), against(name, ahead))
     ahead_of_counts = baselines.ngram - loss
     may_join = config.model.spec.joins_counts and not config.model.with_counts
-    joined = [msg("n-grams beside the network: --with-counts")] * (ahead_of_counts < 0 and may_join)
+    counts = [msg("n-grams beside the network: --with-counts")] * (ahead_of_counts < 0 and may_join)
     return replace(
         found,
         ahead_of_counts=ahead_of_counts,
         best_baseline=name,
         ahead_of_baselines=ahead,
         sentences=sentences,
-        advice=found.advice + joined if points[1:] else found.advice,
+        advice=found.advice + counts if points[1:] else found.advice,
     )
 
 
@@ -173,7 +173,7 @@ def verdict_on(
                 step=top.step,
             )
             advice = against_overfitting(config, gap, points)
-        said = joined(" ", (rose, kept))
+        said = join_messages(" ", (rose, kept))
     elif fall > WORTH_NAMING:
         verdict = "still learning"
         said = msg(
