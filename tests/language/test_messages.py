@@ -14,7 +14,7 @@ from hornbook.language import (
     Message,
     choose_language,
     current,
-    join_messages,
+    joined,
     msg,
     speaking,
     tr,
@@ -59,7 +59,7 @@ def test_what_a_message_is_made_of_is_translated_with_it() -> None:
     about = msg("cannot read {path}: {why}", path="x", why=error)
     assert about == "cannot read x: uniform guess and a {brace}: report card"
     assert translated(about, "ko") == "x: 읽을 수 없어요. 균등 추측, a {brace}: 성적표"
-    assert translated(join_messages(" ", (msg("done"), 3, "x")), "ko") == "다 배움 3 x"
+    assert translated(joined(" ", (msg("done"), 3, "x")), "ko") == "다 배움 3 x"
     assert translated(OSError(2, "no such file"), "ko") == "[Errno 2] no such file"
 
 

@@ -17,7 +17,7 @@ from hornbook.cli.console import is_utf8, note, output, padded, printable
 from hornbook.cli.terminal import print_table
 from hornbook.errors import command, display_path
 from hornbook.infer.sample import Sample
-from hornbook.language import by_english, join_messages, msg, tr, translated
+from hornbook.language import by_english, joined, msg, tr, translated
 from hornbook.report import Card
 from hornbook.report.words import WHICH, duration, shown, split_remarks, uncertainty
 from hornbook.runs.result import Result
@@ -120,15 +120,15 @@ class Display:
             self.log(trainer.split.copied.sentence(), "split")
             for warning in trainer.split.warnings():
                 note(warning)
-        self.log(join_messages(": ", (config.model.kind, state.model.summary)), "model")
+        self.log(joined(": ", (config.model.kind, state.model.summary)), "model")
         if trainer.plan:
             for reason in trainer.plan.reasons:
                 self.log(reason.why, reason.value)
         else:
             self.log(plan, "plan")
-            self.log(join_messages(": ", (chosen.compile.value, chosen.compile.why)), "compile")
+            self.log(joined(": ", (chosen.compile.value, chosen.compile.why)), "compile")
         for name, choice in (("device", chosen.device), ("precision", chosen.precision)):
-            self.log(join_messages(": ", (choice.value, choice.why)), name)
+            self.log(joined(": ", (choice.value, choice.why)), name)
         for sentence in trainer.start.sentences() if trainer.start else ():
             self.log(sentence, "from")
         if state.step:
@@ -321,7 +321,7 @@ def before_and_after(result: Result) -> str:
         before=before,
         after=after,
     )
-    return join_messages(" ", (gained, general))
+    return joined(" ", (gained, general))
 
 
 def subject_of(name: str, width: int) -> str:

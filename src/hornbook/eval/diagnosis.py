@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hornbook.config import Config
 from hornbook.eval.baselines import Baselines
-from hornbook.language import by_english, join_messages, msg
+from hornbook.language import by_english, joined, msg
 
 Verdict = Literal["still learning", "done", "overfit", "too short to tell", "counted"]
 
@@ -173,7 +173,7 @@ def verdict_on(
                 step=top.step,
             )
             advice = against_overfitting(config, gap, points)
-        said = join_messages(" ", (rose, kept))
+        said = joined(" ", (rose, kept))
     elif fall > WORTH_NAMING:
         verdict = "still learning"
         said = msg(

@@ -44,7 +44,7 @@ def by_english(*messages: Message) -> dict[str, Message]:
     return {str(message): message for message in messages}
 
 
-def join_messages(separator: str, parts: Iterable[object]) -> Message:
+def joined(separator: str, parts: Iterable[object]) -> Message:
     """Messages as one, each translated by itself."""
     values = {f"part{number}": part for number, part in enumerate(parts)}
     return Message(separator.join(f"{{{name}}}" for name in values), **values)

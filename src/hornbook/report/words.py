@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from hornbook.eval.diagnosis import predictor
-from hornbook.language import by_english, join_messages, msg, tr, translated
+from hornbook.language import by_english, joined, msg, tr, translated
 from hornbook.report.card import INDEXED_CHARACTERS, Card, shares_copied
 from hornbook.report.characters import Passage
 from hornbook.report.context import ContextLoss
@@ -160,7 +160,7 @@ def split_remarks(card: Card) -> str:
         if rest is not None:
             elsewhere = msg("On the rest of it the loss is {loss:.4f} nats/char.", loss=rest)
         remarks.insert(1, elsewhere)
-    return join_messages(" ", remarks)
+    return joined(" ", remarks)
 
 
 def context_advice(context: ContextLoss, block_size: int) -> str:
@@ -195,7 +195,7 @@ def context_advice(context: ContextLoss, block_size: int) -> str:
 def copying(card: Card) -> str:
     """How much of the samples is copied, compared with real text."""
     shares = shares_copied([n for sample in card.samples for n in sample.match_lengths])
-    listed = join_messages(
+    listed = joined(
         "; ",
         (
             msg(
@@ -215,7 +215,7 @@ def copying(card: Card) -> str:
                 number=INDEXED_CHARACTERS,
             )
         )
-    return join_messages(" ", found)
+    return joined(" ", found)
 
 
 def made_from(card: Card) -> Iterator[tuple[str, str]]:

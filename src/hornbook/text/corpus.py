@@ -19,7 +19,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, unquote_to_bytes
 
 from hornbook.errors import DataError, display_path, reason, redacted
-from hornbook.language import join_messages, msg
+from hornbook.language import joined as joined_messages
+from hornbook.language import msg
 from hornbook.text import conversations as chats
 from hornbook.text import corpora
 from hornbook.text.corpora import CATALOGUE, DownloadError, KnownCorpus, Progress
@@ -258,7 +259,7 @@ def _read_folder(folder: Path, reading: Reading) -> Corpus:
     ]
     notes += _skipped_notes(skipped)
     if not found.texts:
-        why = msg(" ({notes})", notes=join_messages("; ", notes)) if notes else ""
+        why = msg(" ({notes})", notes=joined_messages("; ", notes)) if notes else ""
         raise DataError(
             msg(
                 "expected text files in the folder {folder}, found none{why}",

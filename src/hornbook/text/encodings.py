@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 
-from hornbook.language import Message, join_messages, msg
+from hornbook.language import Message, joined, msg
 
 # Bytes around the first that is not UTF-8, from which an encoding is judged.
 SAMPLE_BYTES = 1 << 15
@@ -89,7 +89,7 @@ class Damage:
         """How many bytes, and the first of them."""
         count = len(self.places)
         first = list(self.places.items())[:3]
-        listed = join_messages(
+        listed = joined(
             ", ",
             (
                 msg("0x{byte:02x} at offset {offset:,}", byte=b, offset=offset)

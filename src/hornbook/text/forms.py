@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook.config import DataConfig
-from hornbook.language import join_messages, msg
+from hornbook.language import joined, msg
 
 BYTE_ORDER_MARK = "\ufeff"
 LINE_ENDS = ("\n", "\r\n", "\r")
@@ -107,7 +107,7 @@ def in_known_characters(text: str, knows: Callable[[str], bool]) -> tuple[str, s
 
     if unknown:
         text = "".join(_substituted(text, unknown, best_form))
-    return text, join_messages("; ", notes)
+    return text, joined("; ", notes)
 
 
 def _substituted(text: str, singles: set[str], form: Callable[[str], str]) -> Iterator[str]:

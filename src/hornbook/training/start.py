@@ -13,7 +13,7 @@ import msgspec
 from hornbook.errors import DataError
 from hornbook.eval.baselines import character_ngrams
 from hornbook.eval.loss import estimate, losses, per_char
-from hornbook.language import join_messages, msg
+from hornbook.language import joined, msg
 from hornbook.runs.folder import runs_on
 from hornbook.text.corpus import read_corpus
 
@@ -76,7 +76,7 @@ class Start:
             first.append(msg("n-grams of the same text: {loss:.4f}", loss=loss))
         if (loss := self.best_run_nats_per_char) is not None:
             first.append(msg("from scratch, {run}: {loss:.4f}", run=self.best_run, loss=loss))
-        found = [join_messages("; ", first)]
+        found = [joined("; ", first)]
         if (loss := self.general_nats_per_char) is not None:
             general = msg(
                 "before the first step, on {text}: {loss:.4f}", text=self.general, loss=loss

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from hornbook.errors import DataError
-from hornbook.language import join_messages, msg
+from hornbook.language import joined, msg
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN = str.maketrans("‘’‚‛“”„‐‑‒–—―−", "''''\"\"\"-------")
@@ -59,7 +59,7 @@ def summary(counts: Counter[str], replacements: dict[str, str], policy: str) -> 
             msg("and 1 other kind") if more == 1 else msg("and {more:,} other kinds", more=more)
         )
         listed.append(others)
-    total, which = counts.total(), join_messages(", ", listed)
+    total, which = counts.total(), joined(", ", listed)
     what = msg("1 character was") if total == 1 else msg("{total:,} characters were", total=total)
     done = msg("replaced") if policy == "replace" else msg("skipped")
     return msg(
