@@ -257,7 +257,7 @@ class CrossFit:
 
 SPECS = {
     "ngram": ModelSpec(
-        idea="counting, no network",
+        idea=msg("counting, no network"),
         network=None,
         parameters=lambda *_: 0,
         activations=lambda _: 0.0,
