@@ -21,7 +21,7 @@ from hornbook.kernels.library import shared_library
 from hornbook.kernels.recipe import DECODER, TRAINING
 from hornbook.kernels.runtime import default_threads
 from hornbook.kernels.training import TrainingKernels, misfit, training_kernels
-from hornbook.language import joined, msg
+from hornbook.language import msg
 from hornbook.models.schema import Schema
 from hornbook.parallel import Job
 
@@ -194,7 +194,7 @@ def choose_decoder() -> Choice:
 def origin(precision: str) -> str:
     """Which C kernels train, and where they came from."""
     library = shared_library(TRAINING[precision])
-    return joined(", ", (library.target, library.origin))
+    return msg("{target}, {origin}", target=library.target, origin=library.origin)
 
 
 @dataclass(frozen=True)
