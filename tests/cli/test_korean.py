@@ -11,7 +11,9 @@ from rich.cells import cell_len
 
 from hornbook import cli
 from hornbook.cli.display import SUBJECTS
+from hornbook.errors import DataError
 from hornbook.language import translated
+from hornbook.text.corpus import read_corpus
 
 COMMANDS = [name for name in cli.app if not name.startswith("-")]
 # An English sentence: three words in a row. Names of options, files and models are shorter.
@@ -84,6 +86,31 @@ def test_what_a_beginner_does_wrong_is_said_in_korean(
     assert cli.run(arguments.split()) in (1, 2)
     assert f"hornbook: {error}" in capsys.readouterr().err
     assert "HORNBOOK_LANG" not in os.environ  # only while the command ran
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (
+            "나라의 말씀이 중국과 달라 한자와 서로 통하지 아니하니\n" * 20,
+            "--encoding cp949 옵션을 주세요",
+        ),
+        (b"%PDF-1.7 \xe2", "텍스트가 아니라 PDF 문서 파일이에요. 텍스트를 꺼내세요: pdftotext"),
+        ("", "비어 있어요. 글이 있어야 해요"),
+    ],
+    ids=["cp949", "PDF", "empty"],
+)
+def test_why_a_file_cannot_be_read_is_said_in_korean(
+    content: str | bytes, error: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "book.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("cp949"))
+    with pytest.raises(DataError) as raised:
+        read_corpus(str(path))
+    told = translated(raised.value, "ko")
+    assert told.startswith(f"{path}: ")
+    assert error in told
+    assert str(raised.value).isascii() or "나라" in str(raised.value)
 
 
 def test_a_training_is_shown_in_korean(place: Path) -> None:

@@ -117,6 +117,7 @@ def test_translations_have_the_placeholders_of_their_messages(korean: dict[str, 
         ),
         (r"의견|설명서|갓 태어난|작은 장난감|큰길|손잡이|글쓰기", "the words of the lessons"),
     ],
+    ids=["style", "particles", "words"],
 )
 def test_the_korean_reads_well(korean: dict[str, str], wrong: str, why: str) -> None:
     found = [each for each in korean.values() if re.search(wrong, each)]

@@ -13,7 +13,7 @@ from hornbook.cli.console import is_utf8, note, output, printable
 from hornbook.cli.terminal import CorpusArguments, Whole, print_json, print_table
 from hornbook.cli.texts import AS_IT_IS, TextOptions, read_texts
 from hornbook.config import DataConfig, parse_all
-from hornbook.language import msg
+from hornbook.language import msg, tr, translated
 
 if TYPE_CHECKING:
     from hornbook.learn.ladder import Plan
@@ -125,7 +125,9 @@ def train(plan: "Plan") -> None:
             done, found = (metrics.step, metrics.val_loss) if metrics else (steps, None)
             bars.update(tasks[folder], completed=done, total=steps)
             if metrics is None or found is not None:
-                loss = "already trained" if found is None else f"val {found:.3f}"
+                loss = tr("already trained")
+                if found is not None:
+                    loss = tr("val {loss:.3f}", loss=found)
                 bars.update(tasks[folder], loss=loss)
             if not live and done == steps:
                 loss = msg("already trained")
@@ -144,13 +146,14 @@ def train(plan: "Plan") -> None:
 def show(found: "Ladder") -> None:
     """Print the table, the samples and the curves."""
     console = output()
-    console.print(f"\n[bold]The ladder on {found.corpus}[/], {found.budget}\n")
-    numbers = ("params", "tokens", "time", "loss", "step down")
+    title = tr("The ladder on {text}", text=found.corpus)
+    console.print(f"\n[bold]{title}[/], {translated(found.budget)}\n")
+    numbers = (tr("params"), tr("tokens"), tr("time"), tr("loss"), tr("step down"))
     # The idea is wrapped on a narrow terminal.
     rows = [
         (
             rung.name,
-            rung.idea,
+            translated(rung.idea),
             compact(rung.parameters),
             compact(rung.tokens),
             f"{round(rung.seconds) // 60}:{round(rung.seconds) % 60:02d}",
@@ -159,10 +162,11 @@ def show(found: "Ladder") -> None:
         )
         for rung in found.rungs
     ]
-    headings = ("rung", "idea added", *numbers)
-    print_table(console, headings, rows, numbers=numbers, unbroken=("rung",), drop=(1, 3, 2, 4, 6))
+    headings = (tr("rung"), tr("idea added"), *numbers)
+    whole = headings[:1]
+    print_table(console, headings, rows, numbers=numbers, unbroken=whole, drop=(1, 3, 2, 4, 6))
     console.print(f"\n{caption(found)}\n")
-    console.print("[bold]Samples[/]")
+    console.print(f"[bold]{tr('Samples')}[/]")
     for rung in found.rungs:
         line = Text(f"{rung.name:<13}{printable(line_of(rung.sample))}")
         line.truncate(console.width, overflow="ellipsis")
@@ -171,7 +175,7 @@ def show(found: "Ladder") -> None:
         console.print()
         console.print(Text.from_ansi(curves(found, console)))
     names = ", ".join(str(found.folder / f"ladder.{kind}") for kind in ("png", "svg", "json"))
-    console.print(f"\nCurves and figures: {names}", soft_wrap=True)
+    console.print(f"\n{tr('Curves and figures: {files}', files=names)}", soft_wrap=True)
 
 
 def worth(rung: "Rung") -> str:
@@ -184,27 +188,31 @@ def worth(rung: "Rung") -> str:
 def caption(found: "Ladder") -> str:
     """What the figures of the table mean."""
     others = "".join(
-        f", {rung.name}'s from {rung.stands_on}"
+        tr(", {rung}'s from {other}", rung=rung.name, other=rung.stands_on)
         for above, rung in pairwise(found.rungs)
         if rung.stands_on not in (above.name, None)
     )
-    bigram = f"Bigram counts reach {found.counted['bigram']:.3f}"
-    order = int(found.counted["ngram_order"])
-    longer = f", and {order}-gram counts {found.counted['ngram']:.3f}" if order != 2 else ""
-    noise = (
-        "the validation text (with --seeds 3, over seeds too)"
-        if found.seeds == 1
-        else f"the validation text and {found.seeds} seeds"
-    )
+    order, bigram = int(found.counted["ngram_order"]), found.counted["bigram"]
+    counts = tr("Bigram counts reach {loss:.3f}.", loss=bigram)
+    if order != 2:
+        counts = tr(
+            "Bigram counts reach {loss:.3f}, and {order}-gram counts {longer:.3f}.",
+            loss=bigram,
+            order=order,
+            longer=found.counted["ngram"],
+        )
+    noise = tr("the validation text (with --seeds 3, over seeds too)")
+    if found.seeds != 1:
+        noise = tr("the validation text and {seeds} seeds", seeds=found.seeds)
     unsure = [rung.name for rung in found.rungs if rung.within_noise]
     lines = [
-        "Loss: nats per character, exact, over the whole validation text.",
-        f"Step down: from the rung above it{others}.",
-        f"±: two standard errors, over {noise}.",
-        f"{bigram}{longer}.",
+        tr("Loss: nats per character, exact, over the whole validation text."),
+        tr("Step down: from the rung above it{others}.", others=others),
+        tr("±: two standard errors, over {noise}.", noise=noise),
+        counts,
     ]
     if unsure:
-        lines.append(f"? Within the noise, so not reliable: {', '.join(unsure)}.")
+        lines.append(tr("? Within the noise, so not reliable: {rungs}.", rungs=", ".join(unsure)))
     return "\n".join(lines)
 
 

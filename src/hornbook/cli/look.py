@@ -13,12 +13,14 @@ from rich.text import Text
 from hornbook.cli.console import is_utf8, output
 from hornbook.cli.terminal import TEXT, FreeText, Natural, fit_text, print_json, print_table, table
 from hornbook.errors import ConfigError, display_path
+from hornbook.language import by_english, msg, tr, translated
 
 if TYPE_CHECKING:
     from hornbook.lens.seen import Floats, Seen, Vote
     from hornbook.text.tokenizer import Tokenizer
 
 # A cell is as dark as its attention is high: from these on the next shade.
+VOTERS = by_english(msg("network"), msg("ngrams"), msg("cache"), msg("gate"), msg("mixer"))
 SHADES = " ░▒▓█"
 FROM = (0.05, 0.2, 0.4, 0.7)
 # Colours repeat what the shades say; these differ in brightness, for whoever sees fewer of them.
@@ -82,9 +84,12 @@ def run(
         return
     place = chosen_head(seen, layer, head)
     console = output()
-    many = f"{len(seen.ids):,} tokens" if len(seen.ids) > 1 else "1 token"
-    surprise = f", {seen.losses.mean():.4f} nats a token" if len(seen.ids) > 1 else ""
-    console.print(Text(f"{display_path(run)}, step {model.step:,}: {many}{surprise}"))
+    facts = {"run": display_path(run), "step": model.step}
+    shown = tr("{run}, step {step:,}: 1 token", **facts)
+    if len(seen.ids) > 1:
+        facts |= {"tokens": len(seen.ids), "nats": seen.losses.mean()}
+        shown = tr("{run}, step {step:,}: {tokens:,} tokens, {nats:.4f} nats a token", **facts)
+    console.print(Text(shown))
     if place is not None:
         show_attention(console, seen, *place)
         show_lens(console, seen)
@@ -100,8 +105,18 @@ def chosen_head(seen: "Seen", layer: int | None, head: int | None) -> tuple[int,
     layers, heads = seen.attention.shape[:2]
     for name, number, count in (("layer", layer, layers), ("head", head, heads)):
         if number is not None and number >= count:
-            there = f"{name}s 0 to {count - 1}" if count else f"no {name}"
-            raise ConfigError(f"--{name} {number}: the model has {there}")
+            if not count:
+                raise ConfigError(
+                    msg("--{name} {number}: the model has no {name}", name=name, number=number)
+                )
+            raise ConfigError(
+                msg(
+                    "--{name} {number}: the model has {name}s 0 to {last}",
+                    name=name,
+                    number=number,
+                    last=count - 1,
+                )
+            )
     places = [
         (each, other)
         for each in (range(layers) if layer is None else [layer])
@@ -123,7 +138,14 @@ def show_attention(console: Console, seen: "Seen", layer: int, head: int) -> Non
     width = min(LABEL_WIDTH, max(map(cell_len, labels)))
     T = len(labels)
     first = max(0, T - max(1, (console.width - width - 1) // 2))
-    heading(console, f"Layer {layer}, head {head}: where each position (row) attends to")
+    heading(
+        console,
+        tr(
+            "Layer {layer}, head {head}: where each position (row) attends to",
+            layer=layer,
+            head=head,
+        ),
+    )
     for t in range(first, T):
         label = Text(labels[t], no_wrap=True)
         label.truncate(width, overflow="ellipsis")
@@ -135,17 +157,20 @@ def show_attention(console: Console, seen: "Seen", layer: int, head: int) -> Non
         row.rstrip()
         console.print(row, soft_wrap=True)
     scale = ", ".join(f"{shade} {least:.0%}" for shade, least in zip(SHADES[1:], FROM, strict=True))
-    cut = f"; the last {T - first} of {T:,} positions" if first else ""
-    console.print(Text(f"columns are the same positions; from {scale}{cut}", style="dim"))
+    legend = tr("columns are the same positions; from {scale}", scale=scale)
+    if first:
+        cut = tr("the last {shown} of {positions:,} positions", shown=T - first, positions=T)
+        legend = f"{legend}; {cut}"
+    console.print(Text(legend, style="dim"))
 
 
 def show_lens(console: Console, seen: "Seen") -> None:
     """Print the likeliest token after each layer, for the last positions."""
     import numpy as np
 
-    heading(console, "What it would have said after each layer")
-    layers = [f"layer {layer}" for layer in range(len(seen.logit_lens))]
-    headings = ["", "after", *layers, "model"]
+    heading(console, tr("What it would have said after each layer"))
+    layers = [tr("layer {layer}", layer=layer) for layer in range(len(seen.logit_lens))]
+    headings = ["", tr("after"), *layers, tr("model")]
     rows = []
     for t in range(max(0, len(seen.ids) - LENS_ROWS), len(seen.ids)):
         guesses = [np.exp(seen.logit_lens[layer, t]) for layer in range(len(layers))]
@@ -168,9 +193,11 @@ def show_votes(console: Console, seen: "Seen", tokenizer: "Tokenizer") -> None:
     """Print what the model and each part of it propose after the last position, as bars."""
     from hornbook.lens.seen import likeliest
 
-    heading(console, "What comes next")
+    heading(console, tr("What comes next"))
     several = len(seen.votes) > 1
-    rows = table(("who", "weight", "proposes", "") if several else (), numbers=("weight",))
+    weight = tr("weight")
+    headings = (tr("who"), weight, tr("proposes"), "")
+    rows = table(headings if several else (), numbers=(weight,))
     bar = max(4, min(BAR_WIDTH, console.width - 40))
 
     def add(name: str, weight: str, probs_V: "Floats") -> None:
@@ -180,10 +207,10 @@ def show_votes(console: Console, seen: "Seen", tokenizer: "Tokenizer") -> None:
                 rows.add_row(*((name, weight) if several else ()), Text(quoted_token(token)), shown)
                 name = weight = ""
 
-    add("model", "", seen.probs[-1])
+    add(tr("model"), "", seen.probs[-1])
     if several:
         for name, vote in seen.votes.items():
-            add(name, f"{vote.weight[-1]:.2f}", vote.probs[-1])
+            add(called(name), f"{vote.weight[-1]:.2f}", vote.probs[-1])
     console.print(rows)
     for name, vote in seen.votes.items():
         if vote.matched is not None:
@@ -194,13 +221,30 @@ def context(tokenizer: "Tokenizer", seen: "Seen", name: str, vote: "Vote") -> st
     """Which context matched at the last position, and how often it stood where."""
     length = 0 if vote.matched is None else int(vote.matched[-1])
     if not length:
-        return f"{name}: no context matched"
+        return tr("{who}: no context matched", who=called(name))
     words = quoted_token(tokenizer.decode(seen.ids[len(seen.ids) - length :]))
     if vote.count is None:
-        return f"{name}: the longest context is {words}; the training text is not at hand"
-    where = "earlier in this text" if name == "cache" else "in the training text"
-    times = "once" if vote.count[-1] == 1 else f"{vote.count[-1]:,} times"
-    return f"{name}: the longest context is {words}, {times} {where}"
+        return tr(
+            "{who}: the longest context is {words}; the training text is not at hand",
+            who=called(name),
+            words=words,
+        )
+    where = tr("earlier in this text") if name == "cache" else tr("in the training text")
+    times = tr("once")
+    if vote.count[-1] != 1:
+        times = tr("{number:,} times", number=vote.count[-1])
+    return tr(
+        "{who}: the longest context is {words}, {times} {where}",
+        who=called(name),
+        words=words,
+        times=times,
+        where=where,
+    )
+
+
+def called(voter: str) -> str:
+    """A voter of the JSON, as people read it."""
+    return translated(VOTERS.get(voter, voter))
 
 
 def show_attribution(console: Console, seen: "Seen") -> None:
@@ -210,12 +254,14 @@ def show_attribution(console: Console, seen: "Seen") -> None:
     )
     target = quoted_token(seen.vocabulary[seen.targets[-1]])
     logit = seen.logits[-1, seen.targets[-1]]
-    heading(console, f"The logit of {target} is {logit:+.2f}")
+    heading(console, tr("The logit of {token} is {logit:+.2f}", token=target, logit=logit))
     parts = Table(box=None, pad_edge=False, show_header=False)
     for value, name in added[:MOVERS]:
         parts.add_row(name, f"{value:+.2f}")
     if rest := added[MOVERS:]:
-        parts.add_row(f"{len(rest)} more", f"{sum(value for value, _ in rest):+.2f}")
+        parts.add_row(
+            tr("{number} more", number=len(rest)), f"{sum(value for value, _ in rest):+.2f}"
+        )
     console.print(parts)
 
 

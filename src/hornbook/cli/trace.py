@@ -11,7 +11,7 @@ from rich.text import Text
 from hornbook.cli.console import note, output, printable
 from hornbook.cli.terminal import TEXT, CorpusArgument, Natural, print_json
 from hornbook.errors import ConfigError
-from hornbook.language import msg
+from hornbook.language import msg, tr, translated
 
 if TYPE_CHECKING:
     from hornbook.report.copies import Trace
@@ -91,39 +91,41 @@ def show(console: Console, found: "Trace") -> None:
         if not (found.sampled or console.is_terminal):
             continue
         if found.sampled:
-            name = f"sample {number + 1}, seed {each.seed}"
+            name = tr("sample {number}, seed {seed}", number=number + 1, seed=each.seed)
             console.print(Text(name if number == 0 else f"\n{name}", style="dim"))
         pieces = ((printable(piece), STYLES[level]) for piece, level in each.pieces())
         console.print(Text.assemble(*pieces))
     console.print()
     shares = Table(box=None, pad_edge=False)
-    shares.add_column("in verbatim matches of", header_style="dim")
+    shares.add_column(tr("in verbatim matches of"), header_style="dim")
     for length, style in zip(LENGTHS, STYLES[1:], strict=True):
         shares.add_column(Text(f"{length}+", style=style), justify="right", no_wrap=True)
-    shares.add_column("longest", justify="right", header_style="dim", no_wrap=True)
+    shares.add_column(tr("longest"), justify="right", header_style="dim", no_wrap=True)
     for row in found.share_rows():
-        shares.add_row(*row)
+        shares.add_row(*map(translated, row))
     console.print(shares)
     passages = found.passages()
     if passages:
         listed = Table(box=None, pad_edge=False, header_style="dim")
-        listed.add_column("length", justify="right", no_wrap=True)
-        listed.add_column("words in their context", ratio=1)
-        listed.add_column("first at")
-        listed.add_column("times", justify="right", no_wrap=True)
+        listed.add_column(tr("length"), justify="right", no_wrap=True)
+        listed.add_column(tr("words in their context"), ratio=1)
+        listed.add_column(tr("first at"))
+        listed.add_column(tr("times"), justify="right", no_wrap=True)
         for each in passages[:MOST_LISTED]:
             words = Text.assemble(
                 (printable(on_one_line(each.before)), "dim"),
                 (f"[{printable(on_one_line(each.text))}]", "bold"),
                 (printable(on_one_line(each.after)), "dim"),
             )
-            where = Text(printable(found.where(each)))
+            where = Text(printable(translated(found.where(each))))
             listed.add_row(f"{each.match.length:,}", words, where, f"{each.match.occurrences:,}")
         console.print(Padding(listed, (1, 0, 0, 0)))
         if len(passages) > MOST_LISTED:
-            console.print(f"and {len(passages) - MOST_LISTED:,} more, in --json")
+            console.print(tr("and {number:,} more, in --json", number=len(passages) - MOST_LISTED))
     else:
-        console.print(f"\nNo {found.at_least} characters in a row occur in the training text.")
-    console.print(
-        f"\n[bold]{found.summary}[/] ({found.training_characters:,} characters of training text)"
-    )
+        none = tr(
+            "No {number} characters in a row occur in the training text.", number=found.at_least
+        )
+        console.print(f"\n{none}")
+    searched = tr("{number:,} characters of training text", number=found.training_characters)
+    console.print(f"\n[bold]{translated(found.summary)}[/] ({searched})")

@@ -109,14 +109,14 @@ def diagnose(
     sentences.insert(0 if ahead < -AS_GOOD else len(sentences), against(name, ahead))
     ahead_of_counts = baselines.ngram - loss
     may_join = config.model.spec.joins_counts and not config.model.with_counts
-    joined = [msg("n-grams beside the network: --with-counts")] * (ahead_of_counts < 0 and may_join)
+    counts = [msg("n-grams beside the network: --with-counts")] * (ahead_of_counts < 0 and may_join)
     return replace(
         found,
         ahead_of_counts=ahead_of_counts,
         best_baseline=name,
         ahead_of_baselines=ahead,
         sentences=sentences,
-        advice=found.advice + joined if points[1:] else found.advice,
+        advice=found.advice + counts if points[1:] else found.advice,
     )
 
 

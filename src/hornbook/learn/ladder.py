@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from hornbook import report, training
 from hornbook.config import MODELS, Config, DataConfig, preset, spec_of
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 from hornbook.plan import machine
 from hornbook.plan.timing import time_step
 from hornbook.runs.folder import RunFolder
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from hornbook.eval.baselines import Baselines
 
 # The top rung, a size of another, and what it adds.
-LARGE, LARGE_IDEA = "lecture", "scale, dropout"
+LARGE, LARGE_IDEA = "lecture", msg("scale, dropout")
 
 FULL_STEPS, QUICK_STEPS = 5000, 1000
 EVALUATIONS = 10
@@ -136,11 +137,11 @@ def plan(
         share = 60 * minutes / len(counts)
         # Steps timed alone are quick: a run takes a third to all of the steps that would fit.
         evaluations *= 2
-        budget = f"equal time, {share:,.0f} s of training a rung"
+        budget = msg("equal time, {seconds:,.0f} s of training a rung", seconds=share)
     else:
         each = steps or (QUICK_STEPS if quick else FULL_STEPS)
         counts = dict.fromkeys(networks, each)
-        budget = f"equal steps, {each:,} a rung"
+        budget = msg("equal steps, {steps:,} a rung", steps=each)
     # Counting takes one step, whatever the budget.
     counts = {name: counts.get(name, 1) for name in known if name in counts or name in wanted}
     first_seed = Config().train.seed

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hornbook.config import ModelConfig, ModelSpec
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 from hornbook.models import averaging
 from hornbook.models.averaging import softmax_weights
 from hornbook.models.language_model import LanguageModel
@@ -116,14 +117,14 @@ def check_heads(config: ModelConfig) -> None:
 
 SPECS = {
     "head": ModelSpec(
-        idea="one attention head",
+        idea=msg("one attention head"),
         network=HeadLanguageModel,
         parameters=counted_on_meta(HeadLanguageModel),
         activations=head_activations,
         preset=averaging.SPECS["average"].preset,
     ),
     "heads": ModelSpec(
-        idea="several heads",
+        idea=msg("several heads"),
         network=HeadsLanguageModel,
         parameters=counted_on_meta(HeadsLanguageModel),
         activations=head_activations,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hornbook.config import ModelConfig, ModelSpec
+from hornbook.language import msg
 from hornbook.models import bigram
 from hornbook.models.language_model import LanguageModel
 
@@ -75,7 +76,7 @@ class AverageLanguageModel(LanguageModel):
 
 SPECS = {
     "average": ModelSpec(
-        idea="the mean of the past",
+        idea=msg("the mean of the past"),
         network=AverageLanguageModel,
         parameters=lambda config, vocab_size: 3 * vocab_size * config.n_embd + vocab_size,
         activations=lambda config: 8.0 * config.n_embd,

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from hornbook.config import ModelSpec
+from hornbook.language import msg
 from hornbook.models.language_model import LanguageModel
 
 
@@ -23,7 +24,7 @@ class BigramLanguageModel(LanguageModel):
 
 SPECS = {
     "bigram": ModelSpec(
-        idea="a table of logits",
+        idea=msg("a table of logits"),
         network=lambda _, vocab_size: BigramLanguageModel(vocab_size),
         parameters=lambda _, vocab_size: vocab_size**2,
         activations=lambda _: 0.0,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hornbook.config import ModelConfig, ModelSpec
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 from hornbook.models.gpt import Linear, attention, drop, random_bytes
 from hornbook.models.kv_cache import KeyValueCache, LayerCache
 from hornbook.models.registry import counted_on_meta
@@ -153,7 +154,7 @@ def check(config: ModelConfig) -> None:
 
 SPECS = {
     "gpt2": ModelSpec(
-        idea="GELU, biases, one table",
+        idea=msg("GELU, biases, one table"),
         network=GPT2,
         parameters=counted_on_meta(GPT2),
         activations=lambda config: (

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hornbook.config import ModelSpec
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 from hornbook.models.schema import Schema
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def check(config: ModelConfig) -> None:
 
 SPECS = {
     "gpt": ModelSpec(
-        idea="today's block",
+        idea=msg("today's block"),
         network=network,
         parameters=lambda config, vocab_size: Schema.of(config, vocab_size).parameters,
         activations=lambda config: (

@@ -270,7 +270,7 @@ def part_edges(n_tokens: int, n_parts: int) -> Ids:
 
 SPECS = {
     "ngram": ModelSpec(
-        idea="counting, no network",
+        idea=msg("counting, no network"),
         network=None,
         parameters=lambda *_: 0,
         activations=lambda _: 0.0,

@@ -6,6 +6,7 @@ Shapes in names: B batch, T time, C n_embd.
 from torch import Tensor, nn
 
 from hornbook.config import ModelConfig, ModelSpec
+from hornbook.language import msg
 from hornbook.models import attention
 from hornbook.models.attention import (
     MultiHeadAttention,
@@ -91,7 +92,7 @@ def stack_activations(config: ModelConfig) -> float:
 
 SPECS = {
     "feedforward": ModelSpec(
-        idea="an MLP",
+        idea=msg("an MLP"),
         network=FeedForwardLanguageModel,
         parameters=counted_on_meta(FeedForwardLanguageModel),
         activations=head_activations,
@@ -99,7 +100,7 @@ SPECS = {
         preset=attention.SPECS["heads"].preset,
     ),
     "residual": ModelSpec(
-        idea="blocks, residuals",
+        idea=msg("blocks, residuals"),
         network=ResidualLanguageModel,
         parameters=counted_on_meta(ResidualLanguageModel),
         activations=stack_activations,
@@ -107,7 +108,7 @@ SPECS = {
         preset={**attention.SPECS["heads"].preset, "n_layer": 3},
     ),
     "layernorm": ModelSpec(
-        idea="normalisation",
+        idea=msg("normalisation"),
         network=LayerNormLanguageModel,
         parameters=counted_on_meta(LayerNormLanguageModel),
         activations=stack_activations,

@@ -205,7 +205,7 @@ def choose_decoder() -> Choice:
 def origin(precision: str) -> str:
     """Which C kernels train, and where they came from."""
     library = shared_library(TRAINING[precision])
-    return f"{library.target}, {library.origin}"
+    return msg("{target}, {origin}", target=library.target, origin=library.origin)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from hornbook.language import msg
 from hornbook.ngram.suffix_array import Match
 
 # The lengths of matches whose shares are reported, in characters, ascending.
@@ -111,12 +112,16 @@ class Trace:
     @property
     def summary(self) -> str:
         """The share copied and that of real text, at the longest of LENGTHS that either has."""
-        name = "samples" if self.sampled else "the text"
+        name = msg("samples") if self.sampled else msg("the text")
         ours, real = self.shares.in_runs, self.real.in_runs
         length = max((each for each in LENGTHS if ours[each] or real[each]), default=LENGTHS[0])
-        return (
-            f"copied in matches of {length}+ characters: {name} {ours[length]:.1%}, "
-            f"real validation text {real[length]:.1%}"
+        return msg(
+            "copied in matches of {length}+ characters: {name} {ours:.1%}, real validation text "
+            "{real:.1%}",
+            length=length,
+            name=name,
+            ours=ours[length],
+            real=real[length],
         )
 
     def passages(self) -> list[Passage]:
@@ -126,18 +131,26 @@ class Trace:
 
     def where(self, passage: Passage) -> str:
         """The line of a passage, and its file if the corpus has several."""
-        line = f"line {passage.line:,}"
-        return line if passage.file == self.corpus else f"{passage.file}, {line}"
+        if passage.file == self.corpus:
+            return msg("line {line:,}", line=passage.line)
+        return msg("{file}, line {line:,}", file=passage.file, line=passage.line)
 
     def share_rows(self) -> list[tuple[str, ...]]:
         """The table of shares: the traced texts, then real text."""
-        ours = "samples" if self.sampled else "the text"
+        ours = msg("samples") if self.sampled else msg("the text")
         rows: list[tuple[str, ...]] = []
-        for name, found in ((ours, self.shares), ("real validation text", self.real)):
-            size = f" ({found.texts} x {found.characters // found.texts:,} characters)"
+        for which, found in ((ours, self.shares), (msg("real validation text"), self.real)):
+            name = which
+            if found.texts > 1:
+                name = msg(
+                    "{name} ({texts} x {characters:,} characters)",
+                    name=which,
+                    texts=found.texts,
+                    characters=found.characters // found.texts,
+                )
             shares = (f"{share:.1%}" for share in found.in_runs.values())
-            longest = f"{found.longest:,}" if found.longest else f"under {LENGTHS[0]}"
-            rows.append((f"{name}{size if found.texts > 1 else ''}", *shares, longest))
+            under = msg("under {length}", length=LENGTHS[0])
+            rows.append((name, *shares, f"{found.longest:,}" if found.longest else under))
         return rows
 
     def as_dict(self) -> dict[str, Any]:

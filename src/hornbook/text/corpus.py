@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, unquote_to_bytes
 
 from hornbook.errors import DataError, display_path, reason, redacted
+from hornbook.language import joined as joined_messages
 from hornbook.language import msg
 from hornbook.text import conversations as chats
 from hornbook.text import corpora
@@ -250,10 +251,15 @@ def _read_folder(folder: Path, reading: Reading) -> Corpus:
     found = survey([Part(source, reading) for source in sources], lenient=True)
     why = zip(found.skipped, found.reasons, found.likely, strict=True)
     skipped += [Skipped(names[number], reason, likely) for number, reason, likely in why]
-    notes = [f"{note} (in {n:,} file{'s' * (n > 1)})" for note, n in found.notes.items()]
+    notes: list[str] = [
+        msg("{note} (in {number:,} files)", note=note, number=n)
+        if n > 1
+        else msg("{note} (in 1 file)", note=note)
+        for note, n in found.notes.items()
+    ]
     notes += _skipped_notes(skipped)
     if not found.texts:
-        why = f" ({'; '.join(notes)})" if notes else ""
+        why = msg(" ({notes})", notes=joined_messages("; ", notes)) if notes else ""
         raise DataError(
             msg(
                 "expected text files in the folder {folder}, found none{why}",
@@ -281,16 +287,29 @@ def _skipped_notes(skipped: Sequence[Skipped]) -> Iterator[str]:
         files = sorted(each.file for each in skipped if each.encoding == encoding)
         if not files:
             continue
-        several = len(files) > 1
-        count = f"skipped {len(files):,} file{'s' * several} that"
-        listed = ", ".join(files[:3]) + f" and {len(files) - 3:,} more" * (len(files) > 3)
+        several, listed = len(files) > 1, ", ".join(files[:3])
+        if len(files) > 3:
+            listed = msg("{listed} and {more:,} more", listed=listed, more=len(files) - 3)
+        which = msg("skipped 1 file that")
+        if several:
+            which = msg("skipped {number:,} files that", number=len(files))
         if encoding is None:
-            yield f"{count} {'are' if several else 'is'} not text: {listed}"
+            kind = msg("are not text") if several else msg("is not text")
+            yield msg("{which} {kind}: {listed}", which=which, kind=kind, listed=listed)
             continue
-        kind = f"{'look' if several else 'looks'} like {encoding}"
+        kind = msg("looks like {encoding}", encoding=encoding)
+        if several:
+            kind = msg("look like {encoding}", encoding=encoding)
         if encoding == REPLACING:
-            kind = f"{'are' if several else 'is'} UTF-8 but for a few bytes"
-        yield f"{count} {kind}: {listed}; --encoding auto reads each file in its own encoding"
+            kind = msg("is UTF-8 but for a few bytes")
+            if several:
+                kind = msg("are UTF-8 but for a few bytes")
+        yield msg(
+            "{which} {kind}: {listed}; --encoding auto reads each file in its own encoding",
+            which=which,
+            kind=kind,
+            listed=listed,
+        )
 
 
 def _parts(sources: Sequence[Source], reading: Reading, found: Survey) -> tuple[Part, ...]:

@@ -69,10 +69,10 @@ def decode(
 
         data = read(chunk_bytes)
         if kind := not_text(data):
-            raise NotTextError(f"{source.name} {kind}")
+            raise NotTextError(msg("{name} {problem}", name=source.name, problem=kind))
         marked = next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
         if not encoding and marked is not None:
-            notes.append(f"read as {marked} (by its byte order mark)")
+            notes.append(msg("read as {encoding} (by its byte order mark)", encoding=marked))
         codec = _codec(encoding or marked or "utf-8", marked)
         if codec in _NOT_INCREMENTAL:
             data += read(-1)
@@ -92,7 +92,7 @@ def decode(
                 raise _undecodable(source, name, error, start) from None
             if not characters and text.startswith("\ufeff"):
                 text = text[1:]
-                notes.append("removed a byte order mark")
+                notes.append(msg("removed a byte order mark"))
             if "\0" in text:
                 raise NotTextError(
                     msg(
@@ -109,11 +109,19 @@ def decode(
             bytes_before += len(data)
             data = following
         if compression:
-            unchecked = ", without a checksum: damage may go unnoticed"
-            notes.append(f"decompressed ({compression.name}{unchecked * compression.unchecked()})")
+            name = compression.name
+            if compression.unchecked():
+                name = msg("{name}, without a checksum: damage may go unnoticed", name=name)
+            notes.append(msg("decompressed ({name})", name=name))
     if errors and replaced:
-        places = f"{replaced:,} place{'s' * (replaced > 1)}"
-        notes.append(f"U+FFFD replaces what is not {encoding} in {places}")
+        places = msg("{number:,} places", number=replaced) if replaced > 1 else msg("1 place")
+        notes.append(
+            msg(
+                "U+FFFD replaces what is not {encoding} in {places}",
+                encoding=encoding,
+                places=places,
+            )
+        )
 
 
 def expect_encoding(encoding: str) -> None:
@@ -186,7 +194,14 @@ def _undecodable(source: Source, name: str, error: UnicodeError, start: int) -> 
     bad = error.object[error.start : error.start + 1].hex()
     likely, line, hint = _advice(source, start + error.start)
     found = NotTextError(
-        f"{source.name} is not {name} text: byte 0x{bad} at offset {start + error.start:,}; {hint}"
+        msg(
+            "{source} is not {name} text: byte 0x{byte} at offset {offset:,}; {hint}",
+            source=source.name,
+            name=name,
+            byte=bad,
+            offset=start + error.start,
+            hint=hint,
+        )
     )
     found.likely, found.line = likely, line
     return found
@@ -196,14 +211,18 @@ def _advice(source: Source, near: int) -> tuple[str | None, str, str]:
     """The likely encoding of a source that is not UTF-8 there, a line of it, and advice."""
     with opened(source) as file:
         if any(b"\0" in data for data in _pieces(file)):
-            return None, "", "is it text at all?"
+            return None, "", msg("is it text at all?")
     with opened(source) as file:
         damaged = damage(_pieces(file))
     if not damaged.places:
-        return "utf-8", "", "it looks like utf-8: use --encoding utf-8"
-    replacing = f"--encoding {REPLACING} puts U+FFFD there"
+        return "utf-8", "", msg("it looks like utf-8: use --encoding utf-8")
+    replacing = msg(
+        "it is UTF-8 but for {damage}: --encoding {encoding} puts U+FFFD there",
+        damage=damaged.described(),
+        encoding=REPLACING,
+    )
     if damaged.small and damaged.beyond_ascii:
-        return REPLACING, "", f"it is UTF-8 but for {damaged}: {replacing}"
+        return REPLACING, "", replacing
     with opened(source) as file:
         skipped = max(0, near - SAMPLE_BYTES // 2)
         while skipped:  # not every decompressor can seek
@@ -212,12 +231,21 @@ def _advice(source: Source, near: int) -> tuple[str | None, str, str]:
     likely, line = guess(sample), ""
     if likely and _is_text(source, likely):
         line = changed_line(sample, likely)
-        hint = f"it looks like {likely}, which reads {line!r}: use --encoding {likely}"
+        hint = msg(
+            "it looks like {encoding}, which reads {line!r}: use --encoding {encoding}",
+            encoding=likely,
+            line=line,
+        )
     else:
-        likely, hint = None, "give its encoding with --encoding NAME"
+        likely, hint = None, msg("give its encoding with --encoding NAME")
     if damaged.small:
         likely = likely or REPLACING
-        hint += f"; or, if it is UTF-8 but for {damaged}, {replacing}"
+        hint = msg(
+            "{hint}; or, if it is UTF-8 but for {damage}, --encoding {encoding} puts U+FFFD there",
+            hint=hint,
+            damage=damaged.described(),
+            encoding=REPLACING,
+        )
     return likely, line, hint
 
 

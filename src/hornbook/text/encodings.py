@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 
+from hornbook.language import Message, joined, msg
+
 # Bytes around the first that is not UTF-8, from which an encoding is judged.
 SAMPLE_BYTES = 1 << 15
 # More bytes than these that are not UTF-8, and the text is not a damaged UTF-8 text.
@@ -83,12 +85,22 @@ class Damage:
         """Whether this is UTF-8 but for a few bytes."""
         return len(self.places) <= min(MOST_DAMAGED, 3 + self.size // 1000)
 
-    def __str__(self) -> str:
+    def described(self) -> Message:
+        """How many bytes, and the first of them."""
         count = len(self.places)
         first = list(self.places.items())[:3]
-        listed = ", ".join(f"0x{byte:02x} at offset {offset:,}" for offset, byte in first)
-        more = f" and {count - 3:,} more" if count > 3 else ""
-        return f"{count:,} byte{'s' * (count > 1)} ({listed}{more})"
+        listed = joined(
+            ", ",
+            (
+                msg("0x{byte:02x} at offset {offset:,}", byte=b, offset=offset)
+                for offset, b in first
+            ),
+        )
+        if count > 3:
+            listed = msg("{listed} and {more:,} more", listed=listed, more=count - 3)
+        if count == 1:
+            return msg("1 byte ({listed})", listed=listed)
+        return msg("{count:,} bytes ({listed})", count=count, listed=listed)
 
 
 def damage(chunks: Iterable[bytes]) -> Damage:

@@ -51,11 +51,20 @@ def documents(source: Source, encoding: str | None, field: str, notes: list[str]
     if not found:
         raise _no_field(source.name, field, list(names), number)
     if left_out:
-        notes.append(f"left out records without text in {field!r}: {left_out:,}")
+        notes.append(
+            msg(
+                "left out records without text in {field!r}: {number:,}",
+                field=field,
+                number=left_out,
+            )
+        )
     if replaced:
         notes.append(
-            "replaced NUL, U+001E and halves of surrogate pairs in documents by U+FFFD: "
-            f"{replaced:,}"
+            msg(
+                "replaced NUL, U+001E and halves of surrogate pairs in documents by U+FFFD: "
+                "{number:,}",
+                number=replaced,
+            )
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 
 import zstandard
 
+from hornbook.language import msg
 from hornbook.storage.files import parse_json
 
 # What the readers below raise for damaged data.
@@ -95,44 +96,59 @@ class _Zstd(RawIOBase):
         return size
 
 
-_OCR = "recognise its text, for example with: tesseract FILE text"
-_PANDOC = "extract its text with: pandoc -t plain FILE -o text.txt"
-_UNPACK = "unpack it, and give the folder"
-_OFFICE = "extract its text with: soffice --convert-to txt:Text FILE"
-_SOUND = "transcribe it, for example with whisper"
+_OCR = msg("recognise its text, for example with: tesseract FILE text")
+_PANDOC = msg("extract its text with: pandoc -t plain FILE -o text.txt")
+_UNPACK = msg("unpack it, and give the folder")
+_OFFICE = msg("extract its text with: soffice --convert-to txt:Text FILE")
+_SOUND = msg("transcribe it, for example with whisper")
 PARQUET = b"PAR1"
 
 # The first bytes, an expression that the first 64 KiB must contain, what it is, and what to do.
 _NOT_TEXT = (
-    (b"%PDF-", b"", "a PDF document", "extract its text with: pdftotext FILE text.txt"),
-    (b"PK\x03\x04", b"application/epub\\+zip", "an EPUB book", _PANDOC),
-    (b"PK\x03\x04", b"application/hwp\\+zip", "an HWPX document", "save it as text"),
-    (b"PK\x03\x04", b"opendocument\\.text", "an OpenDocument text", _PANDOC),
-    (b"PK\x03\x04", b"opendocument", "an OpenDocument file", _OFFICE),
-    (b"PK\x03\x04", b"word/", "a Word document", _PANDOC),
-    (b"PK\x03\x04", b"xl/", "an Excel workbook", "save it as CSV, and give a column with --field"),
-    (b"PK\x03\x04", b"ppt/", "a PowerPoint presentation", _OFFICE),
-    (b"PK\x03\x04", b"", "a zip archive", _UNPACK),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"", "a Word 97 or HWP document", "save it as text"),
-    (b"Rar!\x1a\x07", b"", "a RAR archive", _UNPACK),
-    (b"7z\xbc\xaf\x27\x1c", b"", "a 7-Zip archive", _UNPACK),
-    (b"\x89PNG", b"", "an image (PNG)", _OCR),
-    (b"\xff\xd8\xff", b"", "an image (JPEG)", _OCR),
-    (b"GIF87a", b"", "an image (GIF)", _OCR),
-    (b"GIF89a", b"", "an image (GIF)", _OCR),
-    (b"II*\0", b"", "an image (TIFF)", _OCR),
-    (b"MM\0*", b"", "an image (TIFF)", _OCR),
-    (b"RIFF", b"^....WEBP", "an image (WebP)", _OCR),
-    (b"RIFF", b"^....WAVE", "a sound recording", _SOUND),
-    (b"ID3", b"^[\x02-\x04]\0", "a sound recording", _SOUND),
-    (b"OggS\0", b"", "a sound recording", _SOUND),
-    (b"fLaC", b"^\0", "a sound recording", _SOUND),
-    (b"\0\0\0", b"^.ftyp", "a video or an image", _SOUND),
-    (PARQUET, b"\0", "a Parquet table", "give one of its columns with --field NAME"),
-    (b"SQLite format 3\0", b"", "an SQLite database", "export a table as CSV"),
-    (b"\x7fELF", b"", "a program", "give a file of text"),
-    (b"", b"^.{257}ustar[\0 ]", "a tar archive", _UNPACK),
-    (b"", b"^.{60}BOOKMOBI", "a Kindle book", "extract its text with: ebook-convert FILE text.txt"),
+    (b"%PDF-", b"", msg("a PDF document"), msg("extract its text with: pdftotext FILE text.txt")),
+    (b"PK\x03\x04", b"application/epub\\+zip", msg("an EPUB book"), _PANDOC),
+    (b"PK\x03\x04", b"application/hwp\\+zip", msg("an HWPX document"), msg("save it as text")),
+    (b"PK\x03\x04", b"opendocument\\.text", msg("an OpenDocument text"), _PANDOC),
+    (b"PK\x03\x04", b"opendocument", msg("an OpenDocument file"), _OFFICE),
+    (b"PK\x03\x04", b"word/", msg("a Word document"), _PANDOC),
+    (
+        b"PK\x03\x04",
+        b"xl/",
+        msg("an Excel workbook"),
+        msg("save it as CSV, and give a column with --field"),
+    ),
+    (b"PK\x03\x04", b"ppt/", msg("a PowerPoint presentation"), _OFFICE),
+    (b"PK\x03\x04", b"", msg("a zip archive"), _UNPACK),
+    (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+        b"",
+        msg("a Word 97 or HWP document"),
+        msg("save it as text"),
+    ),
+    (b"Rar!\x1a\x07", b"", msg("a RAR archive"), _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", b"", msg("a 7-Zip archive"), _UNPACK),
+    (b"\x89PNG", b"", msg("an image (PNG)"), _OCR),
+    (b"\xff\xd8\xff", b"", msg("an image (JPEG)"), _OCR),
+    (b"GIF87a", b"", msg("an image (GIF)"), _OCR),
+    (b"GIF89a", b"", msg("an image (GIF)"), _OCR),
+    (b"II*\0", b"", msg("an image (TIFF)"), _OCR),
+    (b"MM\0*", b"", msg("an image (TIFF)"), _OCR),
+    (b"RIFF", b"^....WEBP", msg("an image (WebP)"), _OCR),
+    (b"RIFF", b"^....WAVE", msg("a sound recording"), _SOUND),
+    (b"ID3", b"^[\x02-\x04]\0", msg("a sound recording"), _SOUND),
+    (b"OggS\0", b"", msg("a sound recording"), _SOUND),
+    (b"fLaC", b"^\0", msg("a sound recording"), _SOUND),
+    (b"\0\0\0", b"^.ftyp", msg("a video or an image"), _SOUND),
+    (PARQUET, b"\0", msg("a Parquet table"), msg("give one of its columns with --field NAME")),
+    (b"SQLite format 3\0", b"", msg("an SQLite database"), msg("export a table as CSV")),
+    (b"\x7fELF", b"", msg("a program"), msg("give a file of text")),
+    (b"", b"^.{257}ustar[\0 ]", msg("a tar archive"), _UNPACK),
+    (
+        b"",
+        b"^.{60}BOOKMOBI",
+        msg("a Kindle book"),
+        msg("extract its text with: ebook-convert FILE text.txt"),
+    ),
 )
 # The least that tells a file of these from a text.
 _HEAD_BYTES = 1 << 16
@@ -145,7 +161,7 @@ def not_text(data: bytes) -> str | None:
         inside = pattern[1:] if pattern.startswith(b"^") else pattern
         find = re.match if inside != pattern else re.search
         if head.startswith(magic) and find(inside, head[len(magic) :], re.DOTALL):
-            return f"is {kind}, not text; {advice}"
+            return msg("is {kind}, not text; {advice}", kind=kind, advice=advice)
     return None
 
 
@@ -171,7 +187,12 @@ def structure(text: str, name: str) -> str | None:
     if found is None:
         return None
     kind, included, advice = found
-    return f"looks like {kind}: {included} are trained on as they stand; {advice}"
+    return msg(
+        "looks like {kind}: {included} are trained on as they stand; {advice}",
+        kind=kind,
+        included=included,
+        advice=advice,
+    )
 
 
 def _structures(text: str, name: str) -> Iterator[tuple[str, str, str]]:
@@ -179,26 +200,27 @@ def _structures(text: str, name: str) -> Iterator[tuple[str, str, str]]:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     for pattern, kind in _MARKUP:
         if re.match(pattern, text, re.IGNORECASE | re.DOTALL):
-            yield kind, "its tags", _PANDOC
+            yield kind, msg("its tags"), _PANDOC
     if text.startswith("WEBVTT") or len(_CUE.findall(text)) > 1:
-        yield "subtitles", "numbers and times", "remove those lines first"
+        yield msg("subtitles"), msg("numbers and times"), msg("remove those lines first")
     # The last line may be cut.
     lines = [line for line in text.split("\n")[:-1] if line.strip()][:200]
     if len(lines) > 3 and sum(bool(_CHAT_LINE.match(line)) for line in lines) > len(lines) / 2:
-        yield "an exported chat", "times and names", "remove what is not to be learned"
+        kind, included = msg("an exported chat"), msg("times and names")
+        yield kind, included, msg("remove what is not to be learned")
     if fields := json_fields(lines or [text]):
-        advice = f"--field NAME reads one field of {_listed(fields)}"
+        advice = msg("--field NAME reads one field of {fields}", fields=_listed(fields))
         if "messages" in fields or {"prompt", "response"} <= set(fields):
-            advice += ", and --chat with --from MODEL learns its answers"
-        yield "JSON Lines", "keys, quotes and escapes", advice
+            advice = msg("{advice}, and --chat with --from MODEL learns its answers", advice=advice)
+        yield "JSON Lines", msg("keys, quotes and escapes"), advice
     if (found := re.match(r'\s*(\[\s*)?\{\s*"', text)) and re.search(r'"\s*:\s*["\d\[{tfn-]', text):
-        advice = "--field NAME reads one field of its objects"
+        advice = msg("--field NAME reads one field of its objects")
         if found[1] is None:
-            advice = "write its records as JSON Lines, of which --field NAME reads one field"
-        yield "JSON", "keys, quotes and escapes", advice
+            advice = msg("write its records as JSON Lines, of which --field NAME reads one field")
+        yield "JSON", msg("keys, quotes and escapes"), advice
     if fields := table_columns(lines, name):
-        advice = f"--field NAME reads one column of {_listed(fields)}"
-        yield "a table (CSV)", "all columns, commas and quotes", advice
+        advice = msg("--field NAME reads one column of {fields}", fields=_listed(fields))
+        yield msg("a table (CSV)"), msg("all columns, commas and quotes"), advice
 
 
 def json_fields(lines: list[str]) -> list[str]:

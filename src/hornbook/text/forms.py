@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook.config import DataConfig
+from hornbook.language import joined, msg
 
 BYTE_ORDER_MARK = "\ufeff"
 LINE_ENDS = ("\n", "\r\n", "\r")
@@ -84,7 +85,7 @@ def in_known_characters(text: str, knows: Callable[[str], bool]) -> tuple[str, s
     """
     notes: dict[str, None] = {}
     if text.startswith(BYTE_ORDER_MARK):
-        text, notes["a byte order mark was removed"] = text[1:], None
+        text, notes[msg("a byte order mark was removed")] = text[1:], None
     unknown = {c for c in set(text) if not knows(c)}
 
     @cache
@@ -92,11 +93,12 @@ def in_known_characters(text: str, knows: Callable[[str], bool]) -> tuple[str, s
         if unknown.isdisjoint(cluster):
             return cluster
         if cluster in LINE_ENDS:
-            forms = dict.fromkeys(LINE_ENDS, "line ends were changed to those of the training text")
+            changed = msg("line ends were changed to those of the training text")
+            forms = dict.fromkeys(LINE_ENDS, changed)
         else:
             forms = {
-                unicodedata.normalize("NFC", cluster): "the text was composed (NFC)",
-                unicodedata.normalize("NFD", cluster): "the text was decomposed (NFD)",
+                unicodedata.normalize("NFC", cluster): msg("the text was composed (NFC)"),
+                unicodedata.normalize("NFD", cluster): msg("the text was decomposed (NFD)"),
             }
         best = min([cluster, *forms], key=lambda form: sum(not knows(c) for c in form))
         if best != cluster:
@@ -105,7 +107,7 @@ def in_known_characters(text: str, knows: Callable[[str], bool]) -> tuple[str, s
 
     if unknown:
         text = "".join(_substituted(text, unknown, best_form))
-    return text, "; ".join(notes)
+    return text, joined("; ", notes)
 
 
 def _substituted(text: str, singles: set[str], form: Callable[[str], str]) -> Iterator[str]:
@@ -158,20 +160,27 @@ def remarks(chunks: Iterable[str], *, newlines: str, normalize: str) -> list[str
         characters += len(chunk)
         if characters > REMARKED_CHARACTERS:
             break
-    found = []
+    found: list[str] = []
     if newlines == "keep" and (crlf or cr):
         counts = {"LF": lf, "CRLF": crlf, "CR": cr}
         listed = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
         found.append(
-            f"line ends: {listed}; the model learns them as they are, and --newlines lf makes all "
-            "of them LF"
+            msg(
+                "line ends: {listed}; the model learns them as they are, and --newlines lf makes "
+                "all of them LF",
+                listed=listed,
+            )
         )
     if normalize == "none" and composed and example:
         parts = " + ".join(f"U+{ord(c):04X}" for c in example)
         found.append(
-            "the text has both composed characters (NFC) and decomposed ones (NFD), such as "
-            f"{parts} for {unicodedata.normalize('NFC', example)!r}, so that the same words have "
-            "different tokens; --normalize nfc composes all of them"
+            msg(
+                "the text has both composed characters (NFC) and decomposed ones (NFD), such as "
+                "{parts} for {character!r}, so that the same words have different tokens; "
+                "--normalize nfc composes all of them",
+                parts=parts,
+                character=unicodedata.normalize("NFC", example),
+            )
         )
     return found
 

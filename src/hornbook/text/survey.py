@@ -13,6 +13,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 
+from hornbook.language import msg
 from hornbook.storage import cache
 from hornbook.text import conversations
 from hornbook.text.decoding import AUTO, REPLACING, NotTextError, decode
@@ -208,6 +209,8 @@ def _resolved(part: Part, notes: list[str], *, line_too: bool) -> Part:
         if (encoding := error.likely) is None:
             raise
         if encoding != REPLACING:  # which has a note of its own
-            line = f"; a line of it: {error.line!r}" if line_too else ""
-            notes.append(f"read as {encoding}, the likely encoding{line}")
+            found = msg("read as {encoding}, the likely encoding", encoding=encoding)
+            if line_too:
+                found = msg("{found}; a line of it: {line!r}", found=found, line=error.line)
+            notes.append(found)
     return replace(part, reading=replace(part.reading, encoding=encoding))

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from hornbook.errors import ConfigError, DataError, UnknownCharacterError
-from hornbook.language import msg
+from hornbook.language import joined, msg
 from hornbook.text.forms import in_known_characters
 from hornbook.text.tokenizer.unknown import SURROGATE, describe, excerpt, substitutes, summary
 
@@ -131,7 +131,7 @@ class Tokenizer(ABC):
             raise self._unknown_character(text, among=unknown)
         counts = Counter({c: n for c, n in Counter(fitted).items() if c in unknown})
         replacements = {c: self._substitute(c) if policy == "replace" else "" for c in counts}
-        note = "; ".join(filter(None, [note, summary(counts, replacements, policy)]))
+        note = joined("; ", filter(None, [note, summary(counts, replacements, policy)]))
         return fitted.translate(str.maketrans(replacements)), note
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from hornbook.errors import DataError
+from hornbook.language import joined, msg
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN = str.maketrans("‘’‚‛“”„‐‑‒–—―−", "''''\"\"\"-------")
@@ -54,11 +55,16 @@ def summary(counts: Counter[str], replacements: dict[str, str], policy: str) -> 
         for c, n in counts.most_common(5)
     ]
     if more := len(counts) - len(listed):
-        listed.append(f"and {more:,} other kind{'s' * (more > 1)}")
-    total = counts.total()
-    what = "1 character was" if total == 1 else f"{total:,} characters were"
-    done = "replaced" if policy == "replace" else "skipped"
-    return f"{what} outside the vocabulary and {done}: {', '.join(listed)}"
+        others = (
+            msg("and 1 other kind") if more == 1 else msg("and {more:,} other kinds", more=more)
+        )
+        listed.append(others)
+    total, which = counts.total(), joined(", ", listed)
+    what = msg("1 character was") if total == 1 else msg("{total:,} characters were", total=total)
+    done = msg("replaced") if policy == "replace" else msg("skipped")
+    return msg(
+        "{what} outside the vocabulary and {done}: {which}", what=what, done=done, which=which
+    )
 
 
 def _is_mark(character: str) -> bool:
