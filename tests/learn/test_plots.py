@@ -12,7 +12,7 @@ import pytest
 from hornbook.errors import ConfigError
 from hornbook.language import LANGUAGES
 from hornbook.learn import plots, show
-from hornbook.learn.notebooks import lessons, read
+from hornbook.learn.notebooks import lessons, read, source_folder
 
 HANGUL = re.compile("[가-힣]")
 mpl.use("Agg")
@@ -89,3 +89,16 @@ def test_an_unknown_plot_is_refused_and_its_figure_kept() -> None:
         show("start")
     assert len(plt.get_fignums()) == 1
     plt.close()
+
+
+def test_the_ladder_s_picture_draws_the_same_in_both_languages() -> None:
+    lines: dict[str, list[str | None]] = {}
+    for name in ("ladder.svg", "ladder.ko.svg"):
+        svg = ET.parse(source_folder() / name).getroot()
+        groups = svg.findall(".//{*}g[@id]")
+        drawn = (each for each in groups if not each.attrib["id"].startswith("text"))
+        lines[name] = [path.get("d") for each in drawn for path in each.findall("{*}path")]
+        words = "".join(each.text or "" for each in svg.findall(".//{*}text"))
+        assert bool(HANGUL.search(words)) == (name == "ladder.ko.svg")
+    assert lines["ladder.svg"] == lines["ladder.ko.svg"]
+    assert len(lines["ladder.svg"]) > 20
