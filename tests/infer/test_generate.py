@@ -15,7 +15,7 @@ from hornbook.config import READ_AT_ONCE, SamplingConfig
 from hornbook.errors import CheckpointError, UnknownCharacterError
 from hornbook.infer import Engine, probabilities, tokens
 from hornbook.infer.batch import Batch
-from hornbook.infer.sampling import draw
+from hornbook.infer.sampling import draw, log_probs
 from hornbook.infer.text import StopStrings, Text, start_token
 from hornbook.infer.torch_decoder import TorchDecoder
 from hornbook.text.tokenizer import Tokenizer
@@ -166,6 +166,23 @@ def test_drawing_never_takes_what_has_no_probability() -> None:
     assert draw(np.full((2, 1000), 1e-3), [highest, 0.0]) == [999, 0]
     with pytest.raises(CheckpointError, match="not numbers"):
         draw(np.array([[1.0, 0.0], [np.nan, 0.0]]), [highest, highest])
+
+
+@given(
+    logits=st.lists(st.tuples(*[st.integers(-2, 2)] * 6), min_size=1, max_size=3),
+    tops=st.lists(st.integers(0, 8), min_size=3, max_size=3),
+)
+@settings(deadline=None)
+def test_log_probabilities_come_in_order(logits: list[list[float]], tops: list[int]) -> None:
+    tokens = [1] * len(logits)
+    for row, top, found in zip(
+        logits, tops, log_probs(logits, tokens, tops[: len(logits)]), strict=False
+    ):
+        expected = np.log(probabilities(row, SamplingConfig()))
+        assert found.token == pytest.approx(expected[1])
+        order = np.argsort(-np.array(row), kind="stable")[:top].tolist()
+        assert [token for token, _ in found.top] == order
+        assert [p for _, p in found.top] == pytest.approx(expected[order].tolist())
 
 
 @given(

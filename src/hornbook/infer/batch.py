@@ -198,11 +198,12 @@ class Batch:
             p_RV = distributions(logits_RV, [each.as_row(size) for _, each in drawing])
             tokens = draw(p_RV, uniform_R)
         drawn: dict[int, int] = {}
+        wanted: list[tuple[int, int, int]] = []  # place, token, how many of the most likely
         for place, ((number, each), token) in enumerate(zip(drawing, tokens, strict=True)):
             if each.scored:
                 token = each.scored.pop()  # noqa: PLW2901
             if each.top_logprobs is not None:
-                self.logprobs[number] = log_probs(logits_RV[place], token, each.top_logprobs)
+                wanted.append((place, token, each.top_logprobs))
             if each.read - each.start == size:
                 each.start = each.read = each.read + 1 - max(1, size // 2)
             each.tokens.append(token)
@@ -211,6 +212,10 @@ class Batch:
             drawn[number] = token
             if len(each.tokens) >= each.end:
                 self.remove(number)
+        if wanted:
+            places, chosen, tops = zip(*wanted, strict=True)
+            found = log_probs(logits_RV[[*places]], chosen, tops)
+            self.logprobs = dict(zip((drawing[place][0] for place in places), found, strict=True))
         return drawn
 
     def _give_rows(self) -> None:

@@ -7,6 +7,7 @@ Shapes in names: R rows (texts generated together), V vocabulary.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -163,10 +164,31 @@ class LogProbs(NamedTuple):
     top: list[tuple[int, float]]
 
 
-def log_probs(logits_V: ArrayLike, token: int, top: int) -> LogProbs:
-    """The log-probabilities of a token and of the `top` most likely, before sampling settings."""
-    log_p_V = np.array(logits_V, np.float64)
-    log_p_V -= log_p_V.max()
-    log_p_V -= np.log(np.exp(log_p_V).sum())
-    best = np.argsort(-log_p_V, kind="stable")[:top].tolist()
-    return LogProbs(float(log_p_V[token]), [(each, float(log_p_V[each])) for each in best])
+def log_probs(logits_RV: ArrayLike, tokens: Sequence[int], tops: Sequence[int]) -> list[LogProbs]:
+    """The log-probabilities of each row's token and of its `top` most likely, before settings."""
+    log_p_RV = np.array(logits_RV, np.float64)
+    log_p_RV -= log_p_RV.max(axis=1, keepdims=True)
+    log_p_RV -= np.log(np.exp(log_p_RV).sum(axis=1, keepdims=True))
+    of_tokens = log_p_RV[np.arange(len(tokens)), tokens].tolist()
+    best = likeliest(log_p_RV, max(tops))
+    return [
+        LogProbs(log_p, found[:top])
+        for log_p, found, top in zip(of_tokens, best, tops, strict=True)
+    ]
+
+
+def likeliest(log_p_RV: Floats, top: int) -> list[list[tuple[int, float]]]:
+    """Each row's `top` most likely tokens in order, of equal ones the first."""
+    R, V = log_p_RV.shape
+    if top == 0:
+        return [[]] * R
+    stays_RV = np.ones((R, V), bool)
+    if top < V:
+        stays_RV = log_p_RV >= np.partition(log_p_RV, V - top, axis=1)[:, V - top, None]
+    row, token = stays_RV.nonzero()
+    pairs = [*zip(token.tolist(), log_p_RV[row, token].tolist(), strict=True)]
+    ends = stays_RV.sum(axis=1).cumsum().tolist()
+    return [
+        sorted(pairs[start:end], key=lambda pair: -pair[1])[:top]
+        for start, end in pairwise([0, *ends])
+    ]
