@@ -4,6 +4,7 @@ pytest tests/parallel tests/faults --long     also by two processes, and with ac
 """
 
 import json
+import random
 import shutil
 import sys
 import warnings
@@ -42,7 +43,9 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     settings = SPREAD | ({"gradient_accumulation": 2, "eval_interval": 5} if long else {})
     folder = tmp_path_factory.mktemp("spread")
     text = folder / "hamlet.txt"
-    text.write_text("to be, or not to be: that is the question. whether 'tis nobler\n" * 60)
+    # Not a text that n-grams know by heart, which would leave the network nothing to differ in.
+    words = ("to", "be", "or", "not", "that", "is", "the", "question", "whether", "'tis")
+    text.write_text(" ".join(random.Random(5).choices(words, k=900)))
     longer = ["--steps", "24", "--no-page", "--quiet", "--json"]
     commands: dict[str, tuple[int, list[str]]] = {}
     for ranks in (1, 2, 4) if long else (1, 4):
@@ -75,6 +78,7 @@ def test_spread_weights_learn_what_one_process_learns(runs: Path) -> None:
         pairs = list(zip(rows(runs / str(ranks)), rows(runs / "1"), strict=True))
         assert len(pairs) == 20
         for a, b in pairs:
+            assert b["train_loss"] > 0.3
             for name in ("train_loss", "gradient_norm"):
                 assert a[name] == pytest.approx(b[name], abs=1e-4, rel=1e-4)
         for name in ("val_nats_per_token", "val_dynamic_nats_per_char"):
@@ -102,7 +106,9 @@ def test_each_rank_writes_a_shard_and_the_run_is_read_like_any_other(runs: Path)
     for file, tensors in alone.tensors.items():
         assert tensors.keys() == whole.tensors[file].keys()
         for name, tensor in tensors.items():
-            torch.testing.assert_close(whole.tensors[file][name], tensor, atol=2e-3, rtol=2e-3)
+            torch.testing.assert_close(whole.tensors[file][name], tensor, atol=1e-4, rtol=1e-3)
+    # Which have moved by far more than that: this one began as zeros.
+    assert alone.tensors["model"]["network.blocks.1.mlp.down.weight"].abs().mean() > 0.01
     arrays = checkpoint.load_arrays(run / "checkpoints", "step").model
     assert all(
         torch.equal(torch.from_numpy(arrays[n]), t) for n, t in whole.tensors["model"].items()
