@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -20,6 +20,7 @@ from hornbook.infer.sample import Sample
 from hornbook.report import Card
 from hornbook.report.words import WHICH, duration, shown, split_remarks, uncertainty
 from hornbook.runs.result import Result
+from hornbook.text.order import parse_mix
 from hornbook.training import StepMetrics, Trainer
 
 REFRESH_SECONDS = 0.25
@@ -87,6 +88,8 @@ class Display:
             f"text      {trainer.corpus.name}: {data.train_tokens:,} tokens for training, "
             f"{len(data.validation):,} for validation, vocabulary of {data.tokenizer.vocab_size:,}"
         )
+        for line in store_lines(trainer):
+            self.log(line)
         if trainer.split:
             self.log(f"split     {trainer.split.copied.sentence()}")
             for warning in trainer.split.warnings():
@@ -200,6 +203,20 @@ class Display:
             command("train", "YOUR_TEXT.txt"),
         ):
             out.print(f"  {escape(line)}", soft_wrap=True)
+
+
+def store_lines(trainer: Trainer) -> Iterator[str]:
+    """What to know of a training from a store, a line each."""
+    data, mix = trainer.dataset, trainer.config.data.mix
+    if data.store is None:
+        return
+    sampled = f"{len(data.train):,} and {len(data.validation):,} tokens of it"
+    shards = f"{len(data.store.manifest.shards):,} shards"
+    yield f"store     {shards}; n-grams, losses and the report card read {sampled}"
+    if mix:
+        weights = parse_mix(mix, data.store.groups)
+        shares = (f"{name} {each / sum(weights.values()):.1%}" for name, each in weights.items())
+        yield f"mix       {', '.join(shares)} of all blocks"
 
 
 def show_card(card: Card, out: Console) -> None:

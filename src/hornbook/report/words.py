@@ -120,11 +120,27 @@ def made_from(card: Card) -> Iterator[tuple[str, str]]:
     """The most important facts, by name."""
     origin, result, split = card.origin, card.result, card.result.split
     config, environment = result.trained.config, origin.environment
-    yield "text", f"{origin.corpus}, {origin.characters:,} characters"
+    store = result.store
+    if store:
+        tokens, held = store["train_tokens"], store["validation_tokens"]
+        yield "store", f"{origin.corpus}: {tokens:,} tokens for training, {held:,} for validation"
+        yield (
+            "read",
+            "; ".join(
+                f"{name}: {read['tokens']:,} tokens ({read['share']:.1%} of all), "
+                f"{read['epochs']:.3g} epochs"
+                for name, read in store["read"].items()
+            ),
+        )
+        sampled = f"evenly spaced parts of the store, {origin.characters:,} characters"
+        yield "sample", f"{sampled}: the n-grams, the loss and this card are of it"
+    else:
+        yield "text", f"{origin.corpus}, {origin.characters:,} characters"
     yield "SHA-256", origin.corpus_sha256
     last = f"{origin.validation_characters:,} ({origin.validation_fraction:.0%}) for validation"
     first = f"the first {origin.training_characters:,} characters for training"
-    yield "split", f"{first}, the last {last}"
+    if not store:
+        yield "split", f"{first}, the last {last}"
     yield "copied", split.copied.sentence()
     if split.only_validation:
         yield "only in validation", split.symbols
