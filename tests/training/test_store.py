@@ -116,6 +116,8 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
     halves = trained(engine.resume(tmp_path / "halves"))
     assert weights(halves) == weights(whole)
     assert halves.state.step == 8
+    if more:
+        return
     result = conclude(halves)
     read = result.as_dict()["store"]["read"]
     assert sum(each["tokens"] for each in read.values()) == 8 * 4 * 16
@@ -139,7 +141,7 @@ def test_a_shard_damaged_while_a_run_trains_loses_nothing(
 
     monkeypatch.setattr(stores, "SAMPLED_TRAIN", 400)
     monkeypatch.setattr(stores, "STRETCHES", 2)
-    trainer = begin(run(store, tmp_path, checkpoint_interval=50, steps=24), out=tmp_path / "run")
+    trainer = begin(run(store, tmp_path, checkpoint_interval=50, steps=12), out=tmp_path / "run")
     path = store.path / store.manifest.shards[3].train.file
     sound = path.read_bytes()
     damage(path)
@@ -147,11 +149,11 @@ def test_a_shard_damaged_while_a_run_trains_loses_nothing(
         trained(trainer)
     assert "\n" not in str(caught.value)
     stopped = trainer.state.step
-    assert stopped < 24
+    assert stopped < 12
     path.write_bytes(sound)
     again = engine.resume(tmp_path / "run")
     assert again.state.step == stopped
-    whole = trained(begin(run(store, tmp_path, steps=24), out=tmp_path / "whole"))
+    whole = trained(begin(run(store, tmp_path, steps=12), out=tmp_path / "whole"))
     assert weights(trained(again)) == weights(whole)
 
 
