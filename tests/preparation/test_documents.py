@@ -23,7 +23,7 @@ def read(path: Path, reading: Reading, unit_bytes: int) -> list[list[Document]]:
 
 
 @given(text=st.text("가나b \n", max_size=300), unit_bytes=st.integers(1, 200))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_parts_of_a_text_make_the_whole(
     tmp_path_factory: pytest.TempPathFactory, text: str, unit_bytes: int
 ) -> None:

@@ -1,11 +1,13 @@
 """Stores of and in object storage, by real servers that fail and stall."""
 
+import importlib
 import json
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -209,15 +211,34 @@ def test_a_server_that_stays_away_is_one_line_and_nothing_is_lost(
 
 
 def test_s3_by_motos_server(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Needs s3fs and moto, which cannot be installed beside the other tests' packages."""
+    """Needs s3fs and moto (300 MB), which are not among the packages for tests.
+
+    pip install --target FOLDER s3fs "moto[server]", and PYTHONPATH=src:FOLDER.
+    """
     pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
+    moto = pytest.importorskip("moto.server")
+    serving = importlib.import_module("werkzeug.serving")
+    application = moto.DomainDispatcherApplication(moto.create_backend_app)
+    requests = count()
+    failing = threading.Event()
+
+    def some_fail(environ: dict[str, Any], start: Callable[..., Any]) -> Any:
+        number = next(requests) if failing.is_set() else 1
+        if number % 5 == 0:
+            start("503 Slow Down", [("Content-Length", "0")])
+            return [b""]
+        if number == 12:
+            time.sleep(3)
+        return application(environ, start)
+
+    server = serving.make_server("127.0.0.1", 0, some_fail, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():  # fmt: skip
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
         monkeypatch.setenv(name, value)
     try:
         monkeypatch.setattr(objects, "ANSWER_SECONDS", 20.0)
@@ -226,9 +247,13 @@ def test_s3_by_motos_server(texts: Path, tmp_path: Path, monkeypatch: pytest.Mon
         here = made_of(str(texts), tmp_path / "here")
         filesystem.put(f"{texts}/", "bucket/texts/", recursive=True)
         filesystem.put(f"{here.path}/", "bucket/store/", recursive=True)
+        failing.set()
+        monkeypatch.setattr(objects, "ANSWER_SECONDS", 2.0)
         assert made_of("s3://bucket/texts", tmp_path / "there").sha256 == here.sha256
         assert (drawn(open_store("s3://bucket/store")) == drawn(here)).all()
+        assert next(requests) > 30
         with pytest.raises(DataError, match=r"nothing is there|found none"):
             made_of("s3://bucket/nothing", tmp_path / "nothing")
     finally:
-        server.stop()
+        server.shutdown()
+        server.server_close()

@@ -1,35 +1,24 @@
 """Preparing a store: by one process or several, in one attempt or many, always the same store."""
 
 import json
-import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from commands import environment
+from prepared import SHARE, documents, finished, texts, wanted
 
 from hornbook.errors import ConfigError, DataError, HornbookError
 from hornbook.preparation.documents import Reading
 from hornbook.preparation.shard import document_hash, is_validation
-from hornbook.preparation.work import Outcome, Wanted, prepare
+from hornbook.preparation.work import prepare
 from hornbook.runs.verify import verify_store
-from hornbook.text.fields import SEPARATOR
-from hornbook.text.store import PARTS, Store, open_store
-
-WORDS = ("the", "slings", "and", "arrows", "of", "outrageous", "죽느냐", "그것이", "문제로다")
-SHARE = 0.2
-
-
-def texts(count: int = 200, seed: int = 0) -> list[str]:
-    drawn = random.Random(seed)
-    return [" ".join(drawn.choices(WORDS, k=drawn.randint(5, 60))) for _ in range(count)]
+from hornbook.text.store import PARTS, open_store
 
 
 @pytest.fixture
@@ -42,30 +31,6 @@ def records(tmp_path: Path) -> Path:
         encoding="utf-8",
     )
     return path
-
-
-def wanted(*sources: Path | str, **values: Any) -> Wanted:
-    usual = Wanted(
-        sources=[*map(str, sources)],
-        reading=Reading(field="text"),
-        vocab_size=280,
-        validation_share=SHARE,
-        unit_bytes=15_000,
-    )
-    return msgspec.structs.replace(usual, **values)
-
-
-def finished(made: Outcome) -> Store:
-    assert made.store is not None
-    return made.store
-
-
-def documents(store: Store, part: str) -> list[str]:
-    stream = store.stream(part)
-    text = store.tokenizer.decode(stream.read(0, len(stream)))
-    first, *found = text.split(SEPARATOR)
-    assert not first, "every document begins with a separator"
-    return found
 
 
 def shard_bytes(folder: Path) -> dict[str, bytes]:

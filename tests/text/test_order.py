@@ -10,7 +10,7 @@ from hornbook.text.order import PERIOD, BlockOrder, Mixture, Permutation, parse_
 
 
 @given(size=st.integers(1, 3000), key=st.text(max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_permutation_is_a_bijection(size: int, key: str) -> None:
     found = Permutation(size, key)(np.arange(size))
     assert sorted(found.tolist()) == list(range(size))
@@ -36,7 +36,7 @@ def test_a_permutation_of_more_numbers_than_a_table_could_hold() -> None:
 
 
 @given(blocks=st.integers(1, 2000), chunk=st.integers(1, 9), seed=st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_every_epoch_has_each_block_once(blocks: int, chunk: int, seed: int) -> None:
     order = BlockOrder(blocks, chunk, str(seed))
     for epoch in range(2):

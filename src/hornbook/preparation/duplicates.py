@@ -14,7 +14,9 @@ from hornbook.preparation.shard import (
     PartWriter,
     Record,
     documents_path,
+    signatures_path,
 )
+from hornbook.preparation.similarity import NUMBERS, Signatures, similar_to_earlier
 from hornbook.storage.files import read_regular
 from hornbook.text.shards import SHARDS, Part, Shard, Tokens
 from hornbook.text.store import PARTS
@@ -48,6 +50,22 @@ def repeated(shards: Sequence[Documents]) -> list[Mask]:
     same = np.zeros(len(hashes), bool)
     same[order[1:]] = (ordered[1:] == ordered[:-1]).all(axis=1)
     return np.split(same, np.cumsum([len(each) for each in shards])[:-1])
+
+
+def nearly_repeated(store: Path, shards: Sequence[Documents], share: float) -> list[Mask]:
+    """For each document of each shard whether a similar one came before it.
+
+    It takes 550 bytes of memory a document. Raises: OSError; DataError for a damaged file.
+    """
+    found: list[Signatures] = []
+    for number, documents in enumerate(shards):
+        path = signatures_path(store, number)
+        signatures = np.fromfile(path, "<u4")
+        if signatures.size != len(documents) * NUMBERS:
+            raise DataError(f"{display_path(path)} is damaged: prepare the store again")
+        found.append(signatures.reshape(-1, NUMBERS))
+    similar = similar_to_earlier(np.concatenate(found), share)
+    return np.split(similar, np.cumsum([len(each) for each in shards])[:-1])
 
 
 def without(

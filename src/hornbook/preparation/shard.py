@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from socket import gethostname
 from typing import BinaryIO
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from hornbook.errors import DataError, display_path, reason
 from hornbook.preparation.documents import Document
+from hornbook.preparation.similarity import Signatures, signature
 from hornbook.storage.disk import UNFINISHED, write_atomically
 from hornbook.storage.files import JSON_BYTES, read_regular
 from hornbook.text.fields import SEPARATOR
@@ -69,6 +71,11 @@ def read_record(store: Path, number: int) -> Record | None:
         return None
     there = all((store / getattr(found.shard, part).file).is_file() for part in PARTS)
     return found if there and size == found.documents * DOCUMENT.itemsize else None
+
+
+def signatures_path(store: Path, number: int) -> Path:
+    """The file with the signatures of a shard's documents, where they are compared."""
+    return store / SHARDS / f"{shard_name(number)}.signatures"
 
 
 def document_hash(text: str) -> bytes:
@@ -139,10 +146,11 @@ def write_shard(
     *,
     tokenizer: Tokenizer,
     validation_share: float,
+    sign: bool = False,
 ) -> Record:
     """Write one shard of documents, and its record last of all.
 
-    `skipped` has the files that reading them has skipped.
+    `skipped` has the files that reading them has skipped; `sign` has documents compared later.
 
     Raises: DataError for a text that cannot be read or a disk that refuses; UnknownCharacterError.
     """
@@ -152,8 +160,13 @@ def write_shard(
         for part in PARTS
     }
     try:
-        known, empty, has_cr = encode(documents, writers, tokenizer, validation_share)
+        signatures: list[Signatures] | None = [] if sign else None
+        known, empty, has_cr = encode(documents, writers, tokenizer, validation_share, signatures)
         table = known.tobytes()
+        if signatures is not None:
+            write_atomically(
+                signatures_path(store, number), chain([b""], map(np.ndarray.tobytes, signatures))
+            )
         write_atomically(documents_path(store, number), table)
         record = Record(
             Shard(group, *(writers[part].finish() for part in PARTS)),
@@ -180,8 +193,11 @@ def encode(
     writers: dict[str, PartWriter],
     tokenizer: Tokenizer,
     validation_share: float,
+    signatures: list[Signatures] | None = None,
 ) -> tuple[Documents, int, bool]:
     """Write the tokens of documents, each after a separator unless it goes on with the last one.
+
+    Their signatures are appended to `signatures`, where that is given.
 
     Returns what is known of each document, how many were empty, and whether any has CR.
     """
@@ -198,6 +214,8 @@ def encode(
         # With another part between them, two passages are no one text.
         goes_on = document.follows and last == part
         ids = tokenizer.encode_array(text)
+        if signatures is not None:
+            signatures.append(signature(ids, tokenizer.vocab_size))
         begun = ids[:0] if goes_on else separator
         size = len(text) + (not goes_on)
         writers[PARTS[part]].add(np.concatenate([begun, ids]), size, documents=1)

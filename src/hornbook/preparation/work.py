@@ -21,7 +21,13 @@ import numpy as np
 from hornbook import __version__
 from hornbook.errors import ConfigError, DataError, display_path, reason
 from hornbook.preparation.documents import Reading, Unit, read_unit, units_of
-from hornbook.preparation.duplicates import read_documents, remove_leftovers, repeated, without
+from hornbook.preparation.duplicates import (
+    nearly_repeated,
+    read_documents,
+    remove_leftovers,
+    repeated,
+    without,
+)
 from hornbook.preparation.files import SourceFile, list_files
 from hornbook.preparation.shard import (
     Record,
@@ -67,6 +73,8 @@ class Wanted(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     validation_share: float = 0.01
     unit_bytes: int = 1 << 26
     keep_duplicates: bool = False
+    # The share of windows by which documents are nearly the same; 1 keeps such documents.
+    near: float = 1.0
 
 
 class Begun(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -299,7 +307,14 @@ def make(out: Path, number: int) -> Record:
     documents = read_unit(unit, begun.files, begun.wanted.reading, skipped)
     share = begun.wanted.validation_share
     return write_shard(
-        out, number, unit.group, documents, skipped, tokenizer=tokenizer, validation_share=share
+        out,
+        number,
+        unit.group,
+        documents,
+        skipped,
+        tokenizer=tokenizer,
+        validation_share=share,
+        sign=begun.wanted.near < 1,
     )
 
 
@@ -309,10 +324,10 @@ def finish(out: Path, begun: Begun, records: Sequence[Record]) -> None:
     Raises: DataError for a store without a part; CheckpointError when the disk refuses.
     """
     tokenizer, wanted = load_tokenizer(out / TOKENIZER), begun.wanted
-    shards, duplicates = [record.shard for record in records], 0
+    shards, repeats, similar = [record.shard for record in records], 0, 0
     if not wanted.keep_duplicates:
         try:
-            shards, duplicates = unique(out, records, tokenizer)
+            shards, repeats, similar = unique(out, records, tokenizer, wanted.near)
         except OSError as error:
             raise DataError(f"{display_path(out)}: {reason(error)}") from None
     skipped = {name: why for record in records for name, why in record.skipped.items()}
@@ -335,7 +350,7 @@ def finish(out: Path, begun: Begun, records: Sequence[Record]) -> None:
         normalize=wanted.reading.normalize,
         has_cr=any(record.has_cr for record in records),
         sampled_characters=(0, 0),
-        dropped=Dropped(sum(record.empty for record in records), duplicates),
+        dropped=Dropped(sum(record.empty for record in records), repeats, similar),
         skipped=[Skipped(name, why) for name, why in sorted(skipped.items())],
         shards=shards,
     )
@@ -348,13 +363,22 @@ def finish(out: Path, begun: Begun, records: Sequence[Record]) -> None:
     write_atomically(out / MANIFEST, sealed(manifest))
 
 
-def unique(out: Path, records: Sequence[Record], tokenizer: Tokenizer) -> tuple[list[Shard], int]:
-    """The shards without documents that came before, and how many these were."""
+def unique(
+    out: Path, records: Sequence[Record], tokenizer: Tokenizer, near: float
+) -> tuple[list[Shard], int, int]:
+    """The shards without documents that came before, or similar ones; and how many these were.
+
+    Raises: OSError; DataError for a damaged file.
+    """
     documents = read_documents(out, records)
-    drops = repeated(documents)
+    drops = repeats = repeated(documents)
+    if near < 1:
+        similar = nearly_repeated(out, documents, near)
+        drops = [one | other for one, other in zip(repeats, similar, strict=True)]
     separator = tokenizer.encode_array(SEPARATOR).astype(token_type(tokenizer))
     shards = [
         without(out, record.shard, known, drop, separator)
         for record, known, drop in zip(records, documents, drops, strict=True)
     ]
-    return shards, int(sum(map(np.count_nonzero, drops)))
+    same, both = (int(sum(map(np.count_nonzero, each))) for each in (repeats, drops))
+    return shards, same, both - same

@@ -1,6 +1,7 @@
 """The sentences of a report card, the same in HTML, in Markdown and in the terminal."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from hornbook.eval.diagnosis import predictor
 from hornbook.language import by_english, joined, msg, tr, translated
@@ -222,21 +223,7 @@ def made_from(card: Card) -> Iterator[tuple[str, str]]:
     """The most important facts, by name."""
     origin, result, split = card.origin, card.result, card.result.split
     config, environment = result.trained.config, origin.environment
-    yield (
-        msg("text"),
-        msg("{name}, {number:,} characters", name=origin.corpus, number=origin.characters),
-    )
-    yield "SHA-256", origin.corpus_sha256
-    yield (
-        msg("split"),
-        msg(
-            "the first {train:,} characters for training, the last {validation:,} ({share:.0%}) "
-            "for validation",
-            train=origin.training_characters,
-            validation=origin.validation_characters,
-            share=origin.validation_fraction,
-        ),
-    )
+    yield from of_the_store(card, store) if (store := result.store) else of_the_text(card)
     yield msg("copied"), split.copied.sentence()
     if split.only_validation:
         yield msg("only in validation"), split.symbols
@@ -298,6 +285,60 @@ def made_from(card: Card) -> Iterator[tuple[str, str]]:
         msg("size"),
         msg("{bytes:,} bytes, {lines:,} lines", bytes=origin.bytes, lines=origin.lines),
     )
+
+
+def of_the_text(card: Card) -> Iterator[tuple[str, str]]:
+    """The facts of a text that was read whole."""
+    origin = card.origin
+    yield (
+        msg("text"),
+        msg("{name}, {number:,} characters", name=origin.corpus, number=origin.characters),
+    )
+    yield "SHA-256", origin.corpus_sha256
+    yield (
+        msg("split"),
+        msg(
+            "the first {train:,} characters for training, the last {validation:,} ({share:.0%}) "
+            "for validation",
+            train=origin.training_characters,
+            validation=origin.validation_characters,
+            share=origin.validation_fraction,
+        ),
+    )
+
+
+def of_the_store(card: Card, store: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The facts of a store, and how much of it was read."""
+    origin = card.origin
+    yield (
+        msg("store"),
+        msg(
+            "{name}: {train:,} tokens for training, {validation:,} for validation",
+            name=origin.corpus,
+            train=store["train_tokens"],
+            validation=store["validation_tokens"],
+        ),
+    )
+    groups = (
+        msg(
+            "{name}: {tokens:,} tokens ({share:.1%} of all), {epochs:.3g} epochs",
+            name=name,
+            tokens=read["tokens"],
+            share=read["share"],
+            epochs=read["epochs"],
+        )
+        for name, read in store["read"].items()
+    )
+    yield msg("read"), joined("; ", tuple(groups))
+    yield (
+        msg("sample"),
+        msg(
+            "evenly spaced parts of the store, {number:,} characters: the n-grams, the loss and "
+            "this card are of it",
+            number=origin.characters,
+        ),
+    )
+    yield "SHA-256", origin.corpus_sha256
 
 
 def settings_lines(card: Card) -> Iterator[tuple[str, str]]:

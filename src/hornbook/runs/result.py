@@ -21,6 +21,7 @@ from hornbook.storage.files import read_json
 from hornbook.text.arrays import Tokens
 from hornbook.text.corpus import Corpus
 from hornbook.text.dataset import Dataset, prepare
+from hornbook.text.store import what_was_read
 
 SAMPLE_TOKENS = 500
 # What a run's figures have of its dynamic evaluation.
@@ -89,6 +90,24 @@ class Result:
         """The factor from losses per token to losses per character."""
         return per_char(self.trained.tokenizer, self.dataset.measured)
 
+    @property
+    def store(self) -> dict[str, Any] | None:
+        """Of a run on a store: its size, the samples that all but training reads, what was read."""
+        store, config = self.dataset.store, self.trained.config
+        if store is None:
+            return None
+        blocks = self.tokens // config.model.block_size
+        sampled = len(self.dataset.train), len(self.dataset.validation)
+        return {
+            "sha256": store.sha256,
+            "train_tokens": self.dataset.train_tokens,
+            "validation_tokens": len(store.stream("validation")),
+            **dict(
+                zip(("sampled_train_tokens", "sampled_validation_tokens"), sampled, strict=True)
+            ),
+            "read": what_was_read(store, config.data.mix, blocks, config.model.block_size),
+        }
+
     @cached_property
     def new_nats_per_char(self) -> float | None:
         """The loss on what is not copied from the training text.
@@ -138,6 +157,7 @@ class Result:
             "sample": asdict(self.sample),
             "skipped_files": [asdict(each) for each in self.corpus.skipped],
             **({"pretrained": self.pretrained} if self.pretrained else {}),
+            **({"store": self.store} if self.store else {}),
         }
 
 

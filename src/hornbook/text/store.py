@@ -6,7 +6,7 @@ reads a sample of the store, which is small enough for memory.
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -356,13 +356,19 @@ class Drawing:
         begins = np.array(self.firsts)[groups] + starts + self.before
         return windows, self.sample.places(begins, self.block_size) - self.before
 
-    def counted(self, blocks: int) -> dict[str, dict[str, Any]]:
-        """What so many blocks have read of each group: tokens, and epochs."""
-        drawn = self.mixture.drawn(blocks)
-        sizes: Mapping[str, int] = dict(
-            zip(drawn, (order.blocks for order in self.orders), strict=True)
-        )
-        return {
-            name: {"tokens": number * self.block_size, "epochs": number / sizes[name]}
-            for name, number in drawn.items()
-        }
+
+def what_was_read(store: Store, mix: str | None, blocks: int, block_size: int) -> dict[str, Any]:
+    """What so many blocks have read: tokens, and how often that is all of each group.
+
+    Without a mix the groups are read together, each as much as it has.
+    """
+    groups = store.groups
+    weights = parse_mix(mix, groups) if mix else groups
+    drawn = Mixture(weights).drawn(blocks) if mix else dict.fromkeys(groups, 0)
+    whole = sum(groups.values())
+    read: dict[str, Any] = {}
+    for name in weights:
+        share = drawn[name] / max(1, blocks) if mix else groups[name] / whole
+        tokens = drawn[name] * block_size if mix else round(share * blocks * block_size)
+        read[name] = {"share": share, "tokens": tokens, "epochs": tokens / max(1, groups[name])}
+    return read
