@@ -140,7 +140,11 @@ def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = No
     # Weights, gradients, and the optimizer's one or two numbers for each.
     muon = config.optimizer.optimizer == "muon" and spec.c_kernels
     kept = 4 * count + (8 if muon else 12) * trained
-    step = kept + train.batch_size * model.block_size * activation_bytes(config, vocab_size)
+    activations = train.batch_size * model.block_size * activation_bytes(config, vocab_size)
+    step = kept + activations
+    if train.compile == "c" and train.gradient_accumulation == 1:
+        # A layer's gradients come when its activations go.
+        step -= min(4 * trained, activations)
     # Muon works on all matrices of one shape at once, after the gradients are there.
     moving = 27 * count if muon and train.compile != "c" else 0
     if train.compile == "c":  # a layer's gradients for each thread, and what they work in

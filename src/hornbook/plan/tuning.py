@@ -29,8 +29,6 @@ MOST_EPOCHS = 4
 # A busy laptop should be left able to do other things.
 COMFORTABLE_BYTES = 3_000_000_000
 TOKENS_A_STEP = 2048
-# Into how many parts, one after the other, a batch may be divided so that it takes less memory.
-PARTS = (1, 2, 4)
 EVALUATIONS = 6
 COMPILE = {"c": "c: C kernels, with nothing to wait for", "off": "off: blocks run in PyTorch"}
 
@@ -62,9 +60,7 @@ def plan_tuning(
         )
     most = max(1, math.ceil(MOST_EPOCHS * text.train_tokens / config.tokens_per_step))
     epochs = min(steps, most) * config.tokens_per_step / text.train_tokens
-    parts = config.train.gradient_accumulation
-    rows = f"{parts} x {config.train.batch_size}" if parts > 1 else f"{config.train.batch_size}"
-    why_steps = f"about {min(steps, most):,} steps of {rows} x "
+    why_steps = f"about {min(steps, most):,} steps of {config.train.batch_size} x "
     why_steps += f"{config.model.block_size} tokens: {epochs:.1f} epochs"
     if most < steps:
         why_steps += f"; more than {MOST_EPOCHS} would memorise the text, so it ends early"
@@ -85,17 +81,11 @@ def plan_tuning(
 
 
 def with_weights(request: Request, text: Text, machine: Machine) -> tuple[Config, Machine, str]:
-    """All weights where they fit into memory, else LoRA; with the machine's choices, and why.
-
-    A batch in parts takes little more time: their weights are packed more often. Computing the
-    inside of the blocks again takes up to a third more, so it is the last resort.
-    """
+    """All weights where they fit into memory, else LoRA; with the machine's choices, and why."""
     rows = max(1, TOKENS_A_STEP // request.config.model.block_size)
     base = chosen(
         request, request.config, batch_size=rows, precision=machine.precision.value
     )  # fmt: skip
-    divided = request.requested("batch_size") or request.requested("gradient_accumulation")
-    parts = [each for each in PARTS if rows % each == 0 and (each == 1 or not divided)]
     ways: list[int | None] = [None, LORA_RANK]
     rates = {"learning_rate": LORA_RATE}
     if request.requested("lora_rank"):
@@ -108,14 +98,7 @@ def with_weights(request: Request, text: Text, machine: Machine) -> tuple[Config
     for rank in ways:
         running = running_blocks(request, machine, lora=rank is not None)
         shared = {"lora_rank": rank, "compile": running.compile.value, **(rates if rank else {})}
-        found = [
-            chosen(
-                request, base, **shared, recompute=recompute,
-                **({"batch_size": rows // each, "gradient_accumulation": each} if each > 1 else {}),
-            )
-            for recompute in (False, True)
-            for each in parts
-        ]  # fmt: skip
+        found = [chosen(request, base, **shared, recompute=each) for each in (False, True)]
         why = "all are trained"
         if rank is not None:
             reason = "requested" if request.requested("lora_rank") else "all would not fit"
