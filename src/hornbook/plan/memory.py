@@ -151,7 +151,9 @@ def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = No
         layer = Schema.of(model, vocab_size).block_matrix_parameters
         step += 8 * layer * (train.threads or cores.usable().count)
     if large := vocab_size >= LARGE_VOCABULARY:
-        step += 4 * 4 * CHUNK_LOGITS
+        # Logits in both precisions; the table's gradient, which is there before the backward pass,
+        # and a copy of the table in the activations' precision.
+        step += 6 * CHUNK_LOGITS + 6 * vocab_size * model.n_embd
     # Weights and optimizer, and a piece of them on the way to the disk.
     saving = kept + min(kept, 2 * PIECE_BYTES)
     rows = max(min(EVAL_BATCH_TOKENS, EVAL_BATCH_LOGITS // vocab_size), model.context_size)

@@ -60,7 +60,9 @@ def plan_tuning(
         )
     most = max(1, math.ceil(MOST_EPOCHS * text.train_tokens / config.tokens_per_step))
     epochs = min(steps, most) * config.tokens_per_step / text.train_tokens
-    why_steps = f"about {min(steps, most):,} steps of {config.train.batch_size} x "
+    parts = config.train.gradient_accumulation
+    rows = f"{parts} x {config.train.batch_size}" if parts > 1 else f"{config.train.batch_size}"
+    why_steps = f"about {min(steps, most):,} steps of {rows} x "
     why_steps += f"{config.model.block_size} tokens: {epochs:.1f} epochs"
     if most < steps:
         why_steps += f"; more than {MOST_EPOCHS} would memorise the text, so it ends early"
