@@ -1,6 +1,7 @@
 """How this process runs: torch's allocator, determinism and compiler, and signals held back."""
 
 import ctypes
+import math
 import signal
 import sys
 import threading
@@ -33,10 +34,14 @@ def keep_freed_memory(parameters: int = 0) -> None:
         mallopt(top_pad, 1 << 26)
 
 
-def give_back_freed_memory() -> None:
-    """Return the freed memory that `keep_freed_memory` has kept; do nothing outside of glibc."""
-    with suppress(AttributeError):
-        ctypes.pythonapi.malloc_trim(0)
+def give_back_freed_memory(parameters: float = math.inf) -> None:
+    """Return the freed memory that `keep_freed_memory` has kept; do nothing outside of glibc.
+
+    Of a network of fewer `parameters` than LARGE_PARAMETERS it is kept for the next step.
+    """
+    if parameters > LARGE_PARAMETERS:
+        with suppress(AttributeError):
+            ctypes.pythonapi.malloc_trim(0)
 
 
 def default_threads() -> int:

@@ -26,6 +26,9 @@ from hornbook.text.dataset import Dataset
 MIB = 2**20
 # What Python, torch and its kernels take in the first step of even the smallest model: 93 MB.
 FIXED_BYTES = 93_000_000
+# And what a model from elsewhere takes beside that, with its tokenizer and the libraries that read
+# it: SmolLM2-135M with 8 blocks of 256 tokens took 3,001 MB in a step, on one thread.
+FOREIGN_BYTES = 300_000_000
 
 # Counting sorts the positions of a text, and holds the n-grams it has found twice over.
 BYTES_A_TOKEN, BYTES_A_GRAM, BYTES_A_KEPT_GRAM = 24, 60, 20
@@ -137,6 +140,7 @@ def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = No
     if model.lora_rank is not None:
         trained = lora_parameters(model, vocab_size)
         count += trained
+    fixed = FIXED_BYTES + (FOREIGN_BYTES if model.pretrained is not None else 0)
     # Weights, gradients, and the optimizer's one or two numbers for each.
     muon = config.optimizer.optimizer == "muon" and spec.c_kernels
     kept = 4 * count + (8 if muon else 12) * trained
@@ -174,7 +178,7 @@ def peak_bytes(config: Config, vocab_size: int, countable: Countable | None = No
         # Its tables, and their bytes twice over on the way to the disk.
         mixing = kept + 3 * table_bytes(min(countable.tokens, model.counted_tokens))
     peak = max(step, moving, saving, evaluating, mixing)
-    return FIXED_BYTES + int(max(counting, counts + peak))
+    return fixed + int(max(counting, counts + peak))
 
 
 def table_bytes(n_tokens: int) -> int:
