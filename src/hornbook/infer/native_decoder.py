@@ -246,7 +246,7 @@ class NativeDecoder:
             self._zeros(cached), self._zeros(cached),
         )  # fmt: skip
 
-    def _matrix(self, weight_OI: Floats) -> PackedMatrix:
+    def _matrix(self, weight_OI: NDArray[Any]) -> PackedMatrix:
         """A matrix cut into panels in this decoder's precision; see decoder.c, `unpack`."""
         O, I = weight_OI.shape  # noqa: E741
         P = up_to(O, PANEL) // PANEL

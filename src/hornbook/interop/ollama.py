@@ -60,7 +60,7 @@ def chat_lines(trained: TrainedModel) -> list[str]:
     template = chat_template(trained.folder)
     if template is None:
         return ["TEMPLATE {{ .Prompt }}"]
-    lines = []
+    lines: list[str] = []
     if found := in_go(template):
         lines = [f"{name} {QUOTES}{text}{QUOTES}" for name, text in found.items() if text]
     end = end_of_answers(template, trained.tokenizer)

@@ -46,9 +46,10 @@ class Graph:
         self.constants: dict[str, NDArray[Any]] = {}
         zero, self.one = self.constant(np.array(0, np.int64)), self.constant(np.array(1, np.int64))
         new = self("Gather", self("Shape", "input_ids"), self.one)
+        self.zero = self.past = zero
         if cached:
-            past = self("Gather", self("Shape", cache_name("past", 0, "key")), self.ints(2))
-        self.zero, self.past = zero, self("Squeeze", past) if cached else zero
+            length = self("Gather", self("Shape", cache_name("past", 0, "key")), self.ints(2))
+            self.past = self("Squeeze", length)
         self.end = self("Add", self.past, new)
 
     def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:

@@ -10,16 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-
     from hornbook.config import ModelConfig
 
 Shape: TypeAlias = tuple[int, ...]
-Frequencies = TypeVar("Frequencies", "Tensor", "NDArray[Any]")
 
 BLOCKS = "blocks"
 # From this size on logits are computed a few at a time: those of 1,024 positions of SmolLM2's
@@ -36,9 +32,10 @@ class RotaryScaling(NamedTuple):
     high_frequency_factor: float
     original_length: int
 
-    def slowed(self, frequencies: Frequencies) -> Frequencies:
+    def slowed(self, frequencies: Any) -> Any:
         """Slow rotations made slower by `factor`, fast ones kept, and those between interpolated.
 
+        Of a tensor or an array, another one.
         Source: the rotary embeddings of Llama 3.1, "rope_type": "llama3".
         """
         turns = self.original_length * frequencies / (2 * math.pi)

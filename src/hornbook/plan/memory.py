@@ -16,8 +16,7 @@ from hornbook.eval.loss import EVAL_BATCH_LOGITS, EVAL_BATCH_TOKENS
 from hornbook.language import msg
 from hornbook.models.mixer import LINE_BYTES, table_bits
 from hornbook.models.ngram import N_PARTS
-from hornbook.models.schema import Schema
-from hornbook.models.stack import CHUNK_LOGITS, LARGE_VOCABULARY
+from hornbook.models.schema import CHUNK_LOGITS, LARGE_VOCABULARY, Schema
 from hornbook.ngram.counting import checked_tokens, count_ngrams
 from hornbook.ngram.tuning import MAX_ORDER as LONGEST
 from hornbook.parallel import Job
@@ -28,6 +27,9 @@ from hornbook.text.dataset import Dataset
 MIB = 2**20
 # What Python, torch and its kernels take in the first step of even the smallest model: 93 MB.
 FIXED_BYTES = 93_000_000
+# And what a model from elsewhere takes beside that, with its tokenizer and the libraries that read
+# it: SmolLM2-135M with 8 blocks of 256 tokens took 3,001 MB in a step, on one thread.
+FOREIGN_BYTES = 300_000_000
 
 # Counting sorts the positions of a text, and holds the n-grams it has found twice over.
 BYTES_A_TOKEN, BYTES_A_GRAM, BYTES_A_KEPT_GRAM = 24, 60, 20
@@ -161,6 +163,7 @@ def peak_bytes(
     if model.lora_rank is not None:
         trained = lora_parameters(model, vocab_size)
         count += trained
+    fixed = FIXED_BYTES + (FOREIGN_BYTES if model.pretrained is not None else 0)
     # Weights, gradients, and the optimizer's one or two numbers for each.
     muon = config.optimizer.optimizer == "muon" and spec.c_kernels
     kept = whole = 4 * count + (8 if muon else 12) * trained
@@ -174,7 +177,11 @@ def peak_bytes(
         layer = count // max(2, model.n_layer + 1)
         starting, gathered = 4 * count + kept, 8 * 3 * layer
         whole = max(kept, 4 * count)
-    step = kept + gathered + blocks * model.block_size * activation_bytes(config, vocab_size)
+    activations = blocks * model.block_size * activation_bytes(config, vocab_size)
+    step = kept + gathered + activations
+    if train.compile == "c" and train.gradient_accumulation == 1:
+        # A layer's gradients come when its activations go.
+        step -= min(4 * trained, activations)
     # Muon works on all matrices of one shape at once, after the gradients are there.
     moving = 0
     if muon and train.compile != "c":
@@ -183,7 +190,9 @@ def peak_bytes(
         layer = Schema.of(model, vocab_size).block_matrix_parameters
         step += 8 * layer * (train.threads or cores.usable().count)
     if large := vocab_size >= LARGE_VOCABULARY:
-        step += 4 * 4 * CHUNK_LOGITS
+        # Logits in both precisions; the table's gradient, which is there before the backward pass,
+        # and a copy of the table in the activations' precision.
+        step += 6 * CHUNK_LOGITS + 6 * vocab_size * model.n_embd
     # Weights and optimizer, and a piece of them on the way to the disk.
     saving = kept + min(kept, 2 * PIECE_BYTES)
     rows = max(min(EVAL_BATCH_TOKENS, EVAL_BATCH_LOGITS // vocab_size), model.context_size)
@@ -205,7 +214,7 @@ def peak_bytes(
         mixing = whole + 3 * table_bytes(min(countable.tokens, model.counted_tokens))
     peak = max(starting, step, moving, saving, evaluating, mixing)
     # One process counts, and all map its tables.
-    return sharing.here * FIXED_BYTES + int(max(counting, counts + sharing.here * peak))
+    return sharing.here * fixed + int(max(counting, counts + sharing.here * peak))
 
 
 def table_bytes(n_tokens: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from hornbook.errors import display_path, reason
 from hornbook.pretrained.source import SourceError
-from hornbook.storage.files import map_regular
+from hornbook.storage.files import map_regular, unmap_pages
 
 if TYPE_CHECKING:
     import mmap
@@ -99,6 +99,10 @@ class GGUFFile:
             raise SourceError(
                 f"{self.where}: {name!r} is of the type {kind.name}: {reason(error)[:100]}"
             ) from None
+
+    def let_go(self) -> None:
+        """Give the memory of the file's pages back; they are read again if they are needed."""
+        unmap_pages(self._data)
 
     def _damaged(self, why: str) -> SourceError:
         return SourceError(f"{self.where}: not a sound GGUF file: {why}")

@@ -215,3 +215,4 @@ def tensors(file: GGUFFile, parts: Mapping[str, Part]) -> Iterator[tuple[str, Te
     """Each of our weights in float32."""
     for ours, part in parts.items():
         yield ours, part.of(torch.from_numpy(file.tensor(part.name)))
+    file.let_go()

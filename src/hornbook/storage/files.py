@@ -50,6 +50,12 @@ def map_regular(path: str | os.PathLike[str]) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
+def unmap_pages(mapped: mmap.mmap) -> None:
+    """Unmap a mapped file's pages, where the system can; they stay in its file cache."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def parse_json(data: bytes | str) -> Any:
     """The value of a JSON text. Raises: ValueError, also for text that is nested too deep."""
     try:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hornbook.storage import cache
 from hornbook.storage.disk import DISK
-from hornbook.storage.files import open_regular
+from hornbook.storage.files import open_regular, unmap_pages
 from hornbook.text.tokenizer import Tokenizer
 
 Tokens = NDArray[np.unsignedinteger]
@@ -151,5 +151,5 @@ def release(tokens: Tokens) -> None:
     1,000 batches of 32 blocks would make a file of 2 GB resident.
     """
     mapped = tokens.base
-    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+    if isinstance(mapped, mmap.mmap):
+        unmap_pages(mapped)

@@ -9,6 +9,7 @@ from hornbook.errors import DataError, NonFiniteLossError
 from hornbook.eval.diagnosis import curve, evaluations_since_best
 from hornbook.eval.loss import estimate
 from hornbook.infer.sample import Sample, generate_sample
+from hornbook.kernels.runtime import give_back_freed_memory
 from hornbook.storage.disk import DISK, Disk
 from hornbook.training.mixing import learn_mixer
 from hornbook.training.resumption import resume
@@ -59,6 +60,7 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
                     trainer.ranks.tell("evaluate")
                     val_loss = validation_loss(trainer)
                     made = sample_of(trainer)
+                    give_back_freed_memory(state.model.parameter_count)
                     metrics = replace(
                         metrics, val_loss=val_loss, sample=made.text, prompt=made.prompt
                     )

@@ -254,7 +254,7 @@ def assemble(
     if chosen.device.value == "cuda" and config.train.deterministic:
         # cuBLAS reads it when it starts, and refuses deterministic products without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    runtime.keep_freed_memory()
+    runtime.keep_freed_memory(config.model.parameter_count(dataset.tokenizer.vocab_size))
     runtime.share_cores(config.train.threads)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
