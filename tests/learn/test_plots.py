@@ -12,9 +12,10 @@ import pytest
 from hornbook.errors import ConfigError
 from hornbook.language import LANGUAGES
 from hornbook.learn import plots, show
-from hornbook.learn.notebooks import lessons, read, source_folder
+from hornbook.learn.notebooks import lessons, read
 
 HANGUL = re.compile("[가-힣]")
+DOCS = Path(__file__).parents[2] / "docs"
 mpl.use("Agg")
 
 
@@ -94,7 +95,7 @@ def test_an_unknown_plot_is_refused_and_its_figure_kept() -> None:
 def test_the_ladder_s_picture_draws_the_same_in_both_languages() -> None:
     lines: dict[str, list[str | None]] = {}
     for name in ("ladder.svg", "ladder.ko.svg"):
-        svg = ET.parse(source_folder() / name).getroot()
+        svg = ET.parse(DOCS / name).getroot()
         groups = svg.findall(".//{*}g[@id]")
         drawn = (each for each in groups if not each.attrib["id"].startswith("text"))
         lines[name] = [path.get("d") for each in drawn for path in each.findall("{*}path")]
