@@ -13,11 +13,12 @@ import pytest
 from commands import environment
 from prepared import SHARE, documents, finished, texts, wanted
 
-from hornbook.errors import ConfigError, DataError, HornbookError
+from hornbook.errors import CheckpointError, ConfigError, DataError, HornbookError
 from hornbook.preparation.documents import Reading
 from hornbook.preparation.shard import document_hash, is_validation
 from hornbook.preparation.work import prepare
 from hornbook.runs.verify import verify_store
+from hornbook.storage.lock import Lock
 from hornbook.text.store import PARTS, open_store
 
 
@@ -129,6 +130,22 @@ def test_a_passage_after_one_that_is_left_out_begins_a_document(
         assert "".join(documents(store, part)) == "".join(
             line for line in dict.fromkeys(lines) if hashes[line] == number
         )
+
+
+def test_one_process_does_a_job_at_a_time(records: Path, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    held = Lock(tmp_path / "store", ".lock-1-of-2")
+    held.acquire()
+    with pytest.raises(CheckpointError, match="does the same; give each job a number of its own"):
+        prepare(wanted(records), tmp_path / "store", job=1, jobs=2)
+    assert prepare(wanted(records), tmp_path / "store", job=2, jobs=2).made == 2
+    held.release()
+    finishing = Lock(tmp_path / "store", ".lock-finish")
+    finishing.acquire()
+    made = prepare(wanted(records), tmp_path / "store", job=1, jobs=2)
+    assert (made.written, made.store) == (4, None)
+    finishing.release()
+    assert prepare(wanted(records), tmp_path / "store", job=1, jobs=2).store
 
 
 def test_another_setting_or_text_is_one_line(records: Path, tmp_path: Path) -> None:

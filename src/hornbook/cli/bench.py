@@ -68,7 +68,8 @@ def run(
         json: Print one JSON object instead of tables.
     """
     given = {"seeds": seeds, "minutes": minutes, "paq8px": paq8px}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    options: dict[str, object] = {}
+    options |= {name: value for name, value in given.items() if value is not None}
     if options and subject != "predict":
         names = ", ".join(f"--{name}" for name in options)
         raise ConfigError(f"{names}: only hornbook bench predict reads this")

@@ -14,12 +14,13 @@ from functools import cache
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
+from socket import gethostname
 
 import msgspec
 import numpy as np
 
 from hornbook import __version__
-from hornbook.errors import ConfigError, DataError, display_path, reason
+from hornbook.errors import CheckpointError, ConfigError, DataError, display_path, reason
 from hornbook.preparation.documents import Reading, Unit, read_unit, units_of
 from hornbook.preparation.duplicates import (
     nearly_repeated,
@@ -37,7 +38,7 @@ from hornbook.preparation.shard import (
     token_type,
     write_shard,
 )
-from hornbook.storage.disk import DISK, write_atomically
+from hornbook.storage.disk import DISK, UNFINISHED, write_atomically
 from hornbook.storage.files import read_regular
 from hornbook.storage.lock import Lock
 from hornbook.text.fields import SEPARATOR
@@ -58,7 +59,7 @@ from hornbook.text.store import (
 from hornbook.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 
 # What BPE learns its merges from: the beginnings of so many units, in characters.
-LEARNED_UNITS, LEARNED_CHARACTERS = 64, 1 << 25
+LEARNED_UNITS, LEARNED_CHARACTERS = 64, 1 << 24
 
 Progress = Callable[[int, int], None]
 
@@ -128,7 +129,12 @@ def prepare(
     there = [record for record in records if record is not None]
     if len(there) < len(records):
         return Outcome(len(records), len(there), len(missing))
-    with Lock(out, ".lock-finish", "is finishing it"):
+    last = Lock(out, ".lock-finish")
+    try:
+        last.acquire()
+    except CheckpointError:  # another job is finishing it
+        return Outcome(len(records), len(records), len(missing))
+    with last:
         if not (out / MANIFEST).exists():
             finish(out, begun, there)
     store = open_store(out)
@@ -194,7 +200,7 @@ def put_first(path: Path, data: bytes) -> None:
 
     Raises: CheckpointError when the disk refuses.
     """
-    own = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    own = path.with_name(f"{UNFINISHED}{gethostname()}-{os.getpid()}-{path.name}")
     write_atomically(own, data)
     try:
         os.link(own, path)
