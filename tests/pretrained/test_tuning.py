@@ -71,7 +71,7 @@ def test_minutes_are_planned(llama: Path, text_path: Path, tmp_path: Path) -> No
     settings = planned["settings"]
     assert settings["model"]["n_kv_head"] == 2
     assert settings["optimizer"]["optimizer"] == "adamw"
-    assert settings["optimizer"]["learning_rate"] == 5e-5
+    assert settings["optimizer"]["learning_rate"] == 2e-4
 
 
 def test_what_all_weights_need_decides(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
