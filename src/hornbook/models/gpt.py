@@ -145,7 +145,9 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.epsilon).to(x.dtype)
+        # FSDP gathers a block's weights in the run's precision; any other gain is float32 already.
+        gain = self.weight.float()
+        return F.rms_norm(x.float(), gain.shape, gain, self.epsilon).to(x.dtype)
 
 
 class Attention(nn.Module):

@@ -110,9 +110,12 @@ def choose_compile(config: Config, device: str, precision: str) -> Choice:
     Raises: ConfigError when requested where it cannot work.
     """
     wanted, steps = config.train.compile, config.train.steps
+    spread = obstacle_of_spreading(config)
+    if spread and wanted == "auto":
+        return Choice("off", spread)
     no_c = obstacle_to_c(config, device, precision) if wanted in ("auto", "c") else ""
     no_compiling = obstacle_to_compiling(device)
-    if spread := obstacle_of_spreading(config):
+    if spread:
         no_c = no_compiling = spread
     if obstacle := {"c": no_c, "on": no_compiling}.get(wanted):
         raise ConfigError(msg("compile = {wanted!r}: {obstacle}", wanted=wanted, obstacle=obstacle))
