@@ -102,6 +102,12 @@ class Mixer:
         return len(self.folded)
 
     @property
+    def squares(self) -> slice:
+        """Where `weights` has the sums of squared gradients."""
+        begin = mixer_library().hornbook_mixer_squares(self.described())
+        return slice(begin, 2 * begin)
+
+    @property
     def summary(self) -> str:
         """What was learned in one line."""
         return f"a mixer of {len(self.text):,} tokens in {len(self.lines) >> 20:,} MiB"
