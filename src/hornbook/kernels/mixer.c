@@ -94,7 +94,8 @@ typedef struct {
 /* What was computed at one node, for learning from it. */
 typedef struct {
     float input[INPUTS] __attribute__((aligned(64)));
-    int32_t node, bit, state[CONTEXTS], selected[SETS], length[MATCHES], expected[MATCHES];
+    int32_t node, bit; /* -1 where nothing will be learned */
+    int32_t state[CONTEXTS], selected[SETS], length[MATCHES], expected[MATCHES];
     uint32_t counter[DIRECT];
     int32_t row[FINALS];
     float dot[SETS], mixed[SETS], final[FINALS], *bin[STAGES], share[STAGES];
@@ -123,7 +124,7 @@ static Layout layout(const Model *model)
 {
     int nodes = at_most(model->vocab_size - 1, MOST_NODES);
     int matches = 2 * (LENGTHS / 3 + 1), tokens = at_most(model->vocab_size + 1, MOST_TOKENS);
-    Layout at = {.selectors = {matches, nodes, 7 * 16, tokens, 33, 1024, 256, 1024, 4096, 1024},
+    Layout at = {.selectors = {matches, nodes, 7 * 16, tokens, 33, 1024, 256, 1024, 1024, 1024},
                  .rows = {nodes, matches}};
     int32_t next = 0;
     for (int s = 0; s < SETS; s++) {
@@ -146,6 +147,9 @@ static Layout layout(const Model *model)
 }
 
 int64_t hornbook_mixer_floats(const Model *model) { return layout(model).total; }
+
+/* Where the sums of squared gradients begin, as many as there are weights before them. */
+int64_t hornbook_mixer_squares(const Model *model) { return layout(model).squares; }
 
 /* Regions of `lines`, in words of 32 bits: buckets, counters, places of matches, followers. */
 static uint32_t counter_word(const Model *model, int table, uint32_t place)
@@ -376,9 +380,9 @@ static void choose_rows(const Reader *reader, Node *at, int32_t node, int32_t *s
     selectors[6] = (int32_t)((reader->word_length < 15 ? reader->word_length : 15) * 16
                              + (column < 79 ? column : 79) / 5);
     selectors[7] = reader->expected ? (int32_t)(join(reader->expected, high) % 1024) : 0;
-    selectors[8] = (int32_t)(reader->order[2] % 4096);
+    selectors[8] = (int32_t)(reader->order[2] % 1024);
     selectors[9] = (int32_t)(join(last, (uint32_t)node) % 1024);
-    for (int s = 0; s < SETS; s++) {
+    for (int s = 0; s < SETS && at->bit >= 0; s++) {
         const float *row = reader->weights + in->sets[s] + selectors[s] * INPUTS;
         for (int i = 0; i < INPUTS; i += LINE / 4) {
             __builtin_prefetch(row + i);
@@ -719,7 +723,7 @@ void hornbook_mixer_distribution(Reader *reader, const float *logits, float *log
     const Model *model = &reader->model;
     const float *network = logits ? by_node(reader, logits) : NULL;
     const Bucket **found = (const Bucket **)reader->found;
-    Node at;
+    Node at = {.bit = -1};
     reader->mass[0] = 1;
     for (int32_t node = 0; node < model->vocab_size - 1; node++) {
         const Bucket **here = found + (size_t)model->bucket[node] * CONTEXTS;

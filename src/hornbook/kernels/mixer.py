@@ -33,6 +33,7 @@ def mixer_library() -> ctypes.CDLL:
     pointer, reader = ctypes.POINTER(Model), ctypes.c_void_p
     for name, result, *arguments in (
         ("floats", ctypes.c_int64, pointer),
+        ("squares", ctypes.c_int64, pointer),
         ("lines", ctypes.c_int64, pointer),
         ("begin", None, pointer),
         ("join", None, pointer),

@@ -103,6 +103,12 @@ class Mixer:
         return len(self.folded)
 
     @property
+    def squares(self) -> slice:
+        """Where `weights` has the sums of squared gradients."""
+        begin = mixer_library().hornbook_mixer_squares(self.described())
+        return slice(begin, 2 * begin)
+
+    @property
     def summary(self) -> str:
         """What was learned in one line."""
         return msg(

@@ -83,7 +83,7 @@ class PlainReader:
         self.mixer, self.tree = mixer, mixer.tree
         nodes = min(mixer.vocab_size - 1, 4096)
         tokens = min(mixer.vocab_size + 1, 1024)
-        self.selectors = (34, nodes, 112, tokens, 33, 1024, 256, 1024, 4096, 1024)
+        self.selectors = (34, nodes, 112, tokens, 33, 1024, 256, 1024, 1024, 1024)
         self.final_rows = (nodes, 34)
         parts = [(rows, INPUTS) for rows in self.selectors] * 2
         parts += [(rows, SETS) for rows in self.final_rows]
@@ -250,7 +250,7 @@ class PlainReader:
             last % self.selectors[3], at.asked, (kinds + 31 * high) % 1024,
             min(self.word_length, 15) * 16 + min(column, 79) // 5,
             join(self.expected, high) % 1024 if self.expected else 0,
-            self.orders[2] % 4096, join(last, node) % 1024,
+            self.orders[2] % 1024, join(last, node) % 1024,
         )  # fmt: skip
         for weights, squares, row in zip(self.sets, self.squares, chosen, strict=True):
             at.rows.append((weights[row], squares[row]))

@@ -48,6 +48,8 @@ WEIGHT_BYTES: dict[Precision, float] = {"float32": 4.8, "bfloat16": 2.2, "int8":
 NGRAM_SHARE = 0.4
 # Scripts, styles and the vocabulary.
 FIXED_BYTES = 200_000
+# Of a page's size a mixer, with its text, may take this share: tiny Shakespeare's takes 0.63.
+MIXER_SHARE = 2 / 3
 # The page counts a mixer's text when it is opened, so many tokens at most.
 MOST_MIXED = 2_000_000
 # The loss is measured on the first validation tokens: so many, and fewer of a large model, which
@@ -81,7 +83,7 @@ def gather(
     taken = numbers * WEIGHT_BYTES[precision]
     check_fits(trained, numbers, taken, network_only=network_only)
     text = text_of(trained) if dataset is None else dataset
-    held = mixer_arrays(mixer, most=size / 2) if mixer and not network_only else {}
+    held = mixer_arrays(mixer, most=MIXER_SHARE * size) if mixer and not network_only else {}
     taken += packed_bytes(held)
     tables, exact, stood = None if network_only else counted, True, list[Integers]()
     if tables is not None:
@@ -165,9 +167,27 @@ def mixer_arrays(mixer: Mixer, *, most: float) -> dict[str, Array]:
         "folded": mixer.folded.astype(np.uint32),
         "kinds": mixer.kind.astype(np.uint8),
         "text": mixer.text.astype(np.uint8 if mixer.vocab_size <= 256 else np.uint32),
-        "weights": mixer.weights,
+        "weights": in_fewer_bytes(mixer),
     }
     return found if packed_bytes(found) <= most else {}
+
+
+def in_fewer_bytes(mixer: Mixer) -> Array:
+    """A mixer's weights with zeros for their last bits, which take no place once compressed.
+
+    Sums of squared gradients only scale steps. What follows are probabilities: those near 1 need
+    every bit.
+    """
+    found, squares = mixer.weights.copy(), mixer.squares
+    found[: squares.start] = rounded_bits(found[: squares.start], 8)
+    found[squares] = rounded_bits(found[squares], 12)
+    return found
+
+
+def rounded_bits(array: Array, bits: int) -> Array:
+    """Float32 numbers, rounded so that the last bits are 0."""
+    words = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    return ((words + (1 << bits - 1)) >> bits << bits).view(np.float32)
 
 
 def packed_bytes(arrays: Mapping[str, Array]) -> float:

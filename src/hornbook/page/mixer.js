@@ -353,7 +353,7 @@ export class Mixing extends Around {
     this.tables = tables;
     const { tree, vocabulary } = tables;
     const nodes = Math.min(tree.nodes, 4096);
-    this.selectors = [34, nodes, 112, Math.min(vocabulary + 1, 1024), 33, 1024, 256, 1024, 4096, 1024];
+    this.selectors = [34, nodes, 112, Math.min(vocabulary + 1, 1024), 33, 1024, 256, 1024, 1024, 1024];
     // Where each kind of weights begins.
     let next = 0;
     const take = (size) => (next += size) - size;
@@ -493,7 +493,7 @@ export class Mixing extends Around {
     rows[5] = (kinds + 31 * high) % 1024;
     rows[6] = Math.min(text.wordLength, 15) * 16 + Math.floor(Math.min(column, 79) / 5);
     rows[7] = text.expected ? join(text.expected, high) % 1024 : 0;
-    rows[8] = text.orders[2] % 4096;
+    rows[8] = text.orders[2] % 1024;
     rows[9] = join(last, node) % 1024;
     for (let s = 0; s < SETS; s++) {
       const row = this.sets[s] + rows[s] * ROW;
