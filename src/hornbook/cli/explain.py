@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,7 +15,7 @@ from hornbook.cli.terminal import CorpusArgument, print_json, table
 from hornbook.cli.texts import AS_IT_IS, TextOptions, read_texts
 from hornbook.config import DataConfig, parse_all
 from hornbook.errors import ConfigError
-from hornbook.language import msg
+from hornbook.language import msg, tr, translated
 
 if TYPE_CHECKING:
     from hornbook.learn.explain import Averaging, Bigram, Difference, Matrix
@@ -65,7 +66,7 @@ def run(
             print_json(explain.TOPICS)
             return
         for name, summary in explain.TOPICS.items():
-            console.print(f"hornbook explain {name:<10} {summary}")
+            console.print(f"hornbook explain {name:<10} {translated(summary)}")
         return
     if topic == "averaging":
         found = explain.averaging()
@@ -84,9 +85,9 @@ def run(
 
 def show_averaging(console: Console, found: "Averaging") -> None:
     """Print the 3 x 3 example, the three forms, and where they differ."""
-    heading(console, "A product with a lower-triangular matrix is a running mean")
+    heading(console, tr("A product with a lower-triangular matrix is a running mean"))
     console.print(
-        "Each row of a sums to 1; each row of c = a @ b is the mean of b's rows so far.\n"
+        tr("Each row of a sums to 1; each row of c = a @ b is the mean of b's rows so far.\n")
     )
     console.print(
         side_by_side(
@@ -97,83 +98,107 @@ def show_averaging(console: Console, found: "Averaging") -> None:
             }
         )
     )
-    heading(console, "The same for 8 positions, in three forms")
+    heading(console, tr("The same for 8 positions, in three forms"))
     console.print(
-        "loop     for every position, the mean of it and all positions before it\n"
-        "matrix   average_weights(8) @ x: all positions in one product\n"
-        "softmax  a softmax over scores of 0, with the future at minus infinity, then\n"
-        "         the same product. Attention has this form, with scores that depend\n"
-        "         on the tokens.\n"
+        tr(
+            "loop     for every position, the mean of it and all positions before it\n"
+            "matrix   average_weights(8) @ x: all positions in one product\n"
+            "softmax  a softmax over scores of 0, with the future at minus infinity, then\n"
+            "         the same product. Attention has this form, with scores that depend\n"
+            "         on the tokens.\n"
+        )
     )
     same = found.weights == found.softmax_weights
-    console.print(
-        "The weights of matrix; those of softmax are "
-        + ("identical to the last bit:" if same else "the same except for the last bits:")
-    )
+    alike = tr("The weights of matrix; those of softmax are the same except for the last bits:")
+    if same:
+        alike = tr("The weights of matrix; those of softmax are identical to the last bit:")
+    console.print(alike)
     console.print(Text(matrix(found.weights, 4)))
-    console.print("\nThe notebook's first text, x[0], and the mean of its past:")
-    console.print(side_by_side({"x[0]": matrix(found.x, 4), "mean": matrix(found.mean, 4)}))
-    heading(console, "How far the forms differ")
+    console.print(tr("\nThe notebook's first text, x[0], and the mean of its past:"))
+    console.print(side_by_side({"x[0]": matrix(found.x, 4), tr("mean"): matrix(found.mean, 4)}))
+    heading(console, tr("How far the forms differ"))
     console.print(differences(found.differences))
     prose(
         console,
-        "An ulp (unit in the last place) is the step from one float to the next. The loop adds and "
-        "then divides; a product divides and then adds. So they round at different points. Floats "
-        "near 0 lie close together: where a small mean comes from larger numbers, their rounding "
-        "error amounts to many ulps of the mean.",
+        tr(
+            "An ulp (unit in the last place) is the step from one float to the next. The loop adds "
+            "and then divides; a product divides and then adds. So they round at different points. "
+            "Floats near 0 lie close together: where a small mean comes from larger numbers, their "
+            "rounding error amounts to many ulps of the mean."
+        ),
     )
-    heading(console, "Why torch.allclose returns False")
+    heading(console, tr("Why torch.allclose returns False"))
     failing = [each for each in found.differences if not each.allclose]
     if not failing:
-        console.print("On this machine it is True for every pair of forms.")
+        console.print(tr("On this machine it is True for every pair of forms."))
         return
     first = failing[0]
+    one, other = first.forms
     console.print(
-        "It requires of every entry: |one - other| <= 1e-8 + 1e-5 * |other|.\n"
-        f"{' and '.join(first.forms)} in {first.precision} fail at "
-        f"{len(first.beyond_tolerance)} of {first.entries} entries:\n"
+        tr(
+            "It requires of every entry: |one - other| <= 1e-8 + 1e-5 * |other|.\n"
+            "{one} and {other} in {precision} fail at {failing} of {entries} entries:\n",
+            one=one,
+            other=other,
+            precision=first.precision,
+            failing=len(first.beyond_tolerance),
+            entries=first.entries,
+        )
     )
     for entry in first.beyond_tolerance:
         console.print(
-            f"  at {place(entry.place)}: {entry.one:.10f} and {entry.other:.10f}: "
-            f"{entry.difference:.2e} apart, {entry.tolerance:.2e} allowed"
+            tr(
+                "  at {place}: {one:.10f} and {other:.10f}: {apart:.2e} apart, {allowed:.2e} "
+                "allowed",
+                place=place(entry.place),
+                one=entry.one,
+                other=entry.other,
+                apart=entry.difference,
+                allowed=entry.tolerance,
+            )
         )
     prose(
         console,
-        "This close to 0 the relative tolerance is almost nothing, and the absolute tolerance, "
-        "1e-8, is less than the rounding error of float32 numbers around 1. Nothing is wrong: use "
-        "atol=1e-7, or float64.",
+        tr(
+            "This close to 0 the relative tolerance is almost nothing, and the absolute tolerance, "
+            "1e-8, is less than the rounding error of float32 numbers around 1. Nothing is wrong: "
+            "use atol=1e-7, or float64."
+        ),
     )
 
 
 def show_bigram(console: Console, found: "Bigram") -> None:
     """Print the table of counts, compared with the trained table if there is one."""
-    heading(console, f"Counting pairs in {found.corpus}")
+    heading(console, tr("Counting pairs in {text}", text=found.corpus))
     possible = found.vocab_size**2
     facts = Table.grid(padding=(0, 2))
     facts.add_column()
     facts.add_column(justify="right")
-    facts.add_row("pairs of tokens in the training part", f"{found.pairs:,}")
-    facts.add_row(f"distinct pairs, of {possible:,} possible", f"{found.distinct_pairs:,}")
-    facts.add_row("loss of the uniform guess", f"{found.uniform_loss:.4f} nats")
-    facts.add_row("lowest loss of any table", f"{found.best_loss:.4f} nats")
+    facts.add_row(tr("pairs of tokens in the training part"), f"{found.pairs:,}")
+    distinct = tr("distinct pairs, of {possible:,} possible", possible=possible)
+    facts.add_row(distinct, f"{found.distinct_pairs:,}")
+    facts.add_row(tr("loss of the uniform guess"), nats(found.uniform_loss))
+    facts.add_row(tr("lowest loss of any table"), nats(found.best_loss))
     trained = found.trained
     if trained:
-        facts.add_row("trained table at initialisation", f"{trained.loss_at_birth:.4f} nats")
-        facts.add_row(f"trained table at step {trained.step:,}", f"{trained.loss:.4f} nats")
-        facts.add_row("above the lowest", f"{trained.left:.4f} nats")
-        facts.add_row("share of the way done", f"{trained.way_gone:.2%}")
+        facts.add_row(tr("trained table at initialisation"), nats(trained.loss_at_birth))
+        facts.add_row(tr("trained table at step {step:,}", step=trained.step), nats(trained.loss))
+        facts.add_row(tr("above the lowest"), nats(trained.left))
+        facts.add_row(tr("share of the way done"), f"{trained.way_gone:.2%}")
     console.print(facts)
-    console.print("Losses are exact: the mean over every pair of the training part.")
+    console.print(tr("Losses are exact: the mean over every pair of the training part."))
     heading(
         console,
-        "Where the trained table is furthest from the counts"
+        tr("Where the trained table is furthest from the counts")
         if trained
-        else "What follows the most frequent tokens",
+        else tr("What follows the most frequent tokens"),
     )
-    numbers = ["times", "entropy", *(["divergence", "adds"] if trained else [])]
-    likely = "most likely next: counted, trained" if trained else "most likely next"
-    compared = table(("after", *numbers, likely), numbers=numbers)
+    numbers = [tr("times"), tr("entropy")]
+    likely = tr("most likely next")
+    if trained:
+        numbers += [tr("divergence"), tr("adds")]
+        likely = tr("most likely next: counted, trained")
+    compared = table((tr("after"), *numbers, likely), numbers=numbers)
     for row in found.rows:
         cells = [f"{row.count:,}", f"{row.entropy_nats:.3f}"]
         if row.divergence_nats is not None and row.gap_nats is not None:
@@ -188,9 +213,13 @@ def show_bigram(console: Console, found: "Bigram") -> None:
     if trained:
         prose(
             console,
-            "The divergence is the Kullback-Leibler divergence of the trained row from the counted "
-            "one, in nats. Multiplied by the row's share of all pairs it is what the row adds to "
-            f"the loss. Over all rows that sums to {trained.left:.4f} nats above the lowest loss.",
+            tr(
+                "The divergence is the Kullback-Leibler divergence of the trained row from the "
+                "counted one, in nats. Multiplied by the row's share of all pairs it is what the "
+                "row adds to the loss. Over all rows that sums to {nats:.4f} nats above the lowest "
+                "loss.",
+                nats=trained.left,
+            ),
         )
 
 
@@ -201,7 +230,15 @@ def heading(console: Console, text: str) -> None:
 
 def prose(console: Console, text: str) -> None:
     """Print a paragraph, wrapped for a terminal of 80 columns."""
-    console.print("\n" + textwrap.fill(text, 78))
+    lines = textwrap.wrap(text, 78)
+    if cell_len(text) > len(text):  # which textwrap would let run to twice the width
+        lines = [line.plain.rstrip() for line in Text(text).wrap(console, 78)]
+    console.print("\n" + "\n".join(lines))
+
+
+def nats(loss: float) -> str:
+    """A loss with its unit."""
+    return tr("{loss:.4f} nats", loss=loss)
 
 
 def matrix(rows: "Matrix", places: int) -> str:
@@ -221,8 +258,9 @@ def side_by_side(named: dict[str, str]) -> Table:
 
 def differences(found: list["Difference"]) -> Table:
     """A row for each pair of forms in each precision."""
-    names, numbers = ("forms", "precision"), ("differ", "at most", "at b,t,c", "ulps")
-    compared = table((*names, *numbers, "at b,t,c", "allclose"), numbers=numbers, unbroken=names)
+    names, where = (tr("forms"), tr("precision")), tr("at b,t,c")
+    numbers = (tr("differ"), tr("at most"), where, "ulps")
+    compared = table((*names, *numbers, where, "allclose"), numbers=numbers, unbroken=names)
     for each in found:
         compared.add_row(
             ", ".join(each.forms),

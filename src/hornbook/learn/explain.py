@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hornbook.config import DataConfig
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 from hornbook.models.averaging import (
     average_loop,
     average_matrix,
@@ -26,8 +27,8 @@ from hornbook.text.corpus import Corpus, read_corpus
 from hornbook.text.dataset import Dataset, prepare
 
 TOPICS = {
-    "averaging": "the mean of the past in three forms, and why allclose is False for them",
-    "bigram": "the table of logits compared with the table of counts, and what training lacks",
+    "averaging": msg("the mean of the past in three forms, and why allclose is False for them"),
+    "bigram": msg("the table of logits compared with the table of counts, and what training lacks"),
 }
 
 FORMS = {"loop": average_loop, "matrix": average_matrix, "softmax": average_softmax}
