@@ -75,7 +75,7 @@ def in_turn(commands: list[tuple[int, list[str]]], cwd: Path) -> list[tuple[str,
         env=variables(cwd),
         input=json.dumps(commands),
         text=True,
-        timeout=200,
+        timeout=300,
         check=True,
     )
     return [
