@@ -61,7 +61,7 @@ def blocks(config: Config, recompute: bool, runs: int, peak: float) -> Row:
     how = "inside of blocks computed again" if recompute else "all kept"
     chosen, train = machine.choose(config), config.train
     note = f"{train.batch_size} x {config.model.block_size} tokens, {chosen.precision.value}, "
-    note += f"by {HOW[chosen.compile.value]}; of {peak / 1e9:,.0f} GFLOP/s"
+    note += f"{HOW[chosen.compile.value]}; of {peak / 1e9:,.0f} GFLOP/s"
     return Row(f"blocks, {how}", "share of peak", ours, theirs, "PyTorch", 1.0, "matrix peak", note)
 
 

@@ -13,6 +13,7 @@ from hornbook import cores
 from hornbook.config import Config, ModelConfig
 from hornbook.errors import ConfigError
 from hornbook.eval.loss import EVAL_BATCH_LOGITS, EVAL_BATCH_TOKENS
+from hornbook.kernels.runtime import LARGE_PARAMETERS
 from hornbook.language import msg
 from hornbook.models.mixer import LINE_BYTES, table_bits
 from hornbook.models.ngram import N_PARTS
@@ -206,6 +207,8 @@ def peak_bytes(
     # N-grams are read as distributions, several at a time.
     logits = min(rows, CHUNK_LOGITS // vocab_size + 1) if large else rows
     evaluating = whole + 4 * rows * inside
+    if count > LARGE_PARAMETERS:  # whose gradients are gone by then, and their memory given back
+        evaluating -= 4 * trained
     evaluating += 4 * logits * (9 if model.reads_counts else 3) * vocab_size
     counting, counts = countable.bytes(model) if countable and model.reads_counts else (0, 0)
     mixing = 0
