@@ -240,7 +240,7 @@ export const strings = {
     eyebrow: "모델 들여다보기",
     "lede.network": "파라미터가 {count}개인 {kind} 모델이에요. {corpus} 텍스트로 학습했어요.",
     "lede.joined": "파라미터가 {count}개인 {kind}에 n-gram을 합친 모델이에요. {corpus} 텍스트로 학습했어요.",
-    "lede.ngram": "{corpus}에서 토큰 {order}개까지의 n-gram의 빈도를 센 모델이에요.",
+    "lede.ngram": "{corpus}에서 토큰 {order}개까지의 n-gram 빈도를 센 모델이에요.",
     "lede.loss": "새 텍스트에서 손실은 글자당 {loss}나트예요.",
     "lede.here": "모델은 이 페이지 안에서 실행돼요.",
     letters: "모델이 아는 글자",
