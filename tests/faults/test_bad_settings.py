@@ -141,7 +141,7 @@ def test_every_way_in_ends_alike(
         if (
             value is None
             or isinstance(value, (list, dict))
-            or name in ("corpus", "encoding", "field", "chat_template", "pretrained")
+            or name in ("corpus", "encoding", "field", "mix", "chat_template", "pretrained")
             # A run without a limit keeps 0 in its file; asked for, it is refused
             # (tests/config/test_config.py). LoRA's factors need a model to stand beside, and
             # conversations one to teach.
