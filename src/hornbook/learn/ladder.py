@@ -248,8 +248,8 @@ def climb(plan: Plan) -> Generator[Progress, None, None]:
 
 def is_of(folder: RunFolder, config: Config, corpus: Corpus) -> bool:
     """Whether a run has these settings and this text, on whichever machine it was trained."""
-    anywhere = {"device": "auto", "precision": "auto", "compile": "auto", "threads": 0}
-    anywhere["corpus"] = config.data.corpus
+    chosen = ("device", "precision", "compile", "parallel")
+    anywhere = dict.fromkeys(chosen, "auto") | {"threads": 0, "corpus": config.data.corpus}
     found = folder.settings().override(**anywhere)
     same_text = folder.environment_facts().get("corpus_sha256") == corpus.sha256
     return same_text and found == config.override(**anywhere)
