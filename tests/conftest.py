@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from small import TEXT
 # starts: small tensors gain nothing from more, and threads that wait for each other's cores slow
 # all down several times.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell's background job ignores Ctrl-C, and so would all that it starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Read before any test can set it to a folder of its own.
 DATA_DIR = os.environ.get("HORNBOOK_DATA_DIR")

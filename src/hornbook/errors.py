@@ -83,7 +83,10 @@ def command(*words: str | os.PathLike[str]) -> str:
 
 
 # One slash as well: Path("https://...") drops the other.
-_URL = re.compile(r"""(\w[\w+.-]+:/{1,2})([^/\s?#]*@)?([^\s?#]*)([?#][^\s'")\]>]*)?""")
+# A colon after an address is the sentence's.
+_URL = re.compile(
+    r"""(\w[\w+.-]+:/{1,2})([^/\s?#]*@)?([^\s?#]*)([?#][^\s'")\]>]*?(?=:?(?:[\s'")\]>]|$)))?"""
+)
 
 
 def redacted(text: str) -> str:

@@ -174,8 +174,6 @@ def training(cwd: Path, steps: int) -> Iterator[tuple["subprocess.Popen[str]", C
             env=environment(cwd),
             stderr=log,
             stdout=log,
-            # A shell's background job ignores Ctrl-C, and so would the processes that it starts.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         ) as made,
     ):
         try:

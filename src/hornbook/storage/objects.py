@@ -124,13 +124,19 @@ class _Ranges(RawIOBase):
 
 
 def filesystem_of(url: str) -> tuple[Any, str]:
-    """The file system of an address, and the path there. Raises: DataError for a chain of them."""
+    """The file system of an address, and the path there.
+
+    Raises: DataError for a chain of addresses, or one of an unknown kind.
+    """
     # fsspec's chains and references would open further addresses, named in a file.
     if "::" in url or url.startswith("reference:"):
-        raise DataError(f"{display_path(url)}: expected one plain address, without ::")
+        raise DataError(f"cannot read {display_path(url)}: expected one plain address, without ::")
     from fsspec.core import url_to_fs
 
-    return url_to_fs(url)
+    try:
+        return url_to_fs(url)
+    except ValueError as error:  # an unknown protocol
+        raise DataError(f"cannot read {display_path(url)}: {reason(error)}") from None
 
 
 def stamp_of(facts: dict[str, Any]) -> str:
