@@ -50,6 +50,8 @@ Data: TypeAlias = bytes | mmap.mmap
 FORMAT, SHARDED, READABLE = 2, 3, (1, 2, 3)
 MANIFEST, STATE = "manifest.json", "state.json"
 SUFFIX = ".safetensors"
+# Of the tables of n-grams and of a mixer, as numpy names them.
+TABLE_TYPES = ("<i8", "<f4", "|u1")
 # What numpy, torch and this file raise for a file that is not in the format.
 UNREADABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # The bytes of a number of each type.
@@ -305,7 +307,7 @@ def read_tables(path: Path, name: str) -> dict[str, NDArray[Any]]:
     _, files = read_files(path)
     if name not in files:
         raise CheckpointError(f"{path}: no {name}.safetensors in the checkpoint")
-    return parse(path, arrays_in, files[name])
+    return parse(path, tables_in, files[name])
 
 
 def mapped(path: Path, size: int) -> Data:
@@ -348,6 +350,18 @@ def arrays_in(data: Data) -> dict[str, NDArray[Any]]:
             raise ValueError(f"{name} is in bfloat16, which numpy does not have")
         dtype = np.dtype("?" if kind == "BOOL" else f"<{kinds[kind[0]]}{BYTES[kind]}")
         found[name] = np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)
+    return found
+
+
+def tables_in(data: Data) -> dict[str, NDArray[Any]]:
+    """The arrays of a file that must be tables: of one dimension, and of one of their types.
+
+    Raises: as `arrays_in`.
+    """
+    found = arrays_in(data)
+    for name, table in found.items():
+        if table.ndim != 1 or table.dtype.str not in TABLE_TYPES:
+            raise ValueError(f"{name} is no table: {table.dtype} of shape {table.shape}")
     return found
 
 
