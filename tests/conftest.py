@@ -34,6 +34,17 @@ for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
 LONGEST = ("test_docs", "test_habits")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of the long form, which CI does not run."""
+    parser.addoption("--long", action="store_true", help="full counts, and what takes minutes")
+
+
+@pytest.fixture(scope="session")
+def long_form(request: pytest.FixtureRequest) -> bool:
+    """Whether the long form of the tests was asked for."""
+    return bool(request.config.getoption("--long"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of the longest files first."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)

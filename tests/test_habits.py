@@ -70,7 +70,7 @@ def test_every_command_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.M
             if not line.startswith("hornbook"):
                 continue
             done = subprocess.run(
-                line.replace("--minutes 2", "--minutes 0.2"),
+                line.replace("--minutes 2", "--minutes 0.3"),
                 shell=True,
                 cwd=tmp_path,
                 env=os.environ | short,

@@ -13,15 +13,10 @@ import pytest
 from processes import Processes
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="the full counts of the fault harness")
-
-
 @pytest.fixture(scope="session")
-def count(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+def count(long_form: bool) -> Callable[[int, int], int]:
     """How many trials: the first number in the short form, the second in the long one."""
-    long = bool(request.config.getoption("--long", default=False))
-    return lambda short_form, long_form: long_form if long else short_form
+    return lambda few, many: many if long_form else few
 
 
 @pytest.fixture

@@ -37,10 +37,9 @@ SPREAD = {
 
 
 @pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(long_form: bool, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One run by 1 and 4 processes, and a run of 4 that 2 go on with; in the long form more."""
-    long = bool(request.config.getoption("--long", default=False))
-    settings = SPREAD | ({"gradient_accumulation": 2, "eval_interval": 5} if long else {})
+    settings = SPREAD | ({"gradient_accumulation": 2, "eval_interval": 5} if long_form else {})
     folder = tmp_path_factory.mktemp("spread")
     text = folder / "hamlet.txt"
     # Not a text that n-grams know by heart, which would leave the network nothing to differ in.
@@ -48,9 +47,9 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     text.write_text(" ".join(random.Random(5).choices(words, k=900)))
     longer = ["--steps", "24", "--no-page", "--quiet", "--json"]
     commands: dict[str, tuple[int, list[str]]] = {}
-    for ranks in (1, 2, 4) if long else (1, 4):
+    for ranks in (1, 2, 4) if long_form else (1, 4):
         commands[str(ranks)] = ranks, arguments(text, folder / str(ranks), 20, **settings)
-    for n in (1, 4) if long else (4,):
+    for n in (1, 4) if long_form else (4,):
         commands[f"copied {n}"] = 0, [str(folder / str(n)), str(folder / f"{n}-2")]
         commands[f"{n}-2"] = 2, ["train", "--resume", str(folder / f"{n}-2"), *longer]
     commands["no"] = 2, arguments(text, folder / "no", 5, parallel="fsdp", compile="on")

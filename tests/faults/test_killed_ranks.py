@@ -1,6 +1,6 @@
 """One of several ranks killed, at any instant and at any operation of a sharded save.
 
-RANK_KILLS=20 pytest -n0 tests/faults/test_ranks.py     so many kills of each kind
+RANK_KILLS=20 pytest -n0 tests/faults/test_killed_ranks.py     so many kills of each kind
 """
 
 import errno
