@@ -56,8 +56,8 @@ def run(
     Args:
         gpus: How many GPUs. Without it, 1, 8, 64 and 1,024 are compared.
         gpu: Which: a100-40gb, a100-80gb, h100, h200, b200, rtx4090 or rtx5090.
-        model: Its number of parameters, such as 124m, 1.3b or 7b. A shape like GPT-3's is chosen for it;
-            --set changes it, or gives one without a size.
+        model: Its number of parameters, such as 124m, 1.3b or 7b. A shape like GPT-3's is chosen
+            for it; --set changes it, or gives one without a size.
         tokens: How many tokens are read, such as 26b. The default is 20 for each parameter.
         batch_tokens: Tokens a step: 512k. The default is GPT-3's for the size, and at least one
             block a GPU; --set batch_size gives it in blocks.
