@@ -388,7 +388,7 @@ def test_a_run_whose_time_was_up_is_made_again_with_its_steps(place: Path) -> No
 def test_a_run_limited_by_minutes_is_made_again(place: Path) -> None:
     text = place / "longer.txt"
     text.write_text("".join(random.Random(2).choices(string.ascii_lowercase + " \n", k=30_000)))
-    config = hb.Config().override(corpus=str(text), minutes=0.2, precision="float32")
+    config = hb.Config().override(corpus=str(text), minutes=0.3, precision="float32")
     trainer = begin(config, out=place / "minutes")
     list(steps(trainer))
     made = report.write(report.examine(conclude(trainer)))
