@@ -48,6 +48,8 @@ WEIGHT_BYTES: dict[Precision, float] = {"float32": 4.8, "bfloat16": 2.2, "int8":
 NGRAM_SHARE = 0.4
 # Scripts, styles and the vocabulary.
 FIXED_BYTES = 200_000
+# Of a page's size n-grams have this share, even where the rest is larger than it should be.
+LEAST_NGRAM_SHARE = 0.1
 # Of a page's size a mixer, with its text, may take this share: tiny Shakespeare's takes 0.63.
 MIXER_SHARE = 2 / 3
 # The page counts a mixer's text when it is opened, so many tokens at most.
@@ -76,21 +78,22 @@ def gather(
     trained = replace(trained, model=model)
     counted = ngrams_of(model)
     network = network_weights(model)
+    held = mixer_arrays(mixer, most=MIXER_SHARE * size) if mixer and not network_only else {}
+    mixed = packed_bytes(held)
     precision = precision_for(
-        network, size, weights, beside=counted is not None and not network_only
+        network, size - mixed, weights, beside=counted is not None and not network_only
     )
     numbers = sum(array.size for array in network.values())
     taken = numbers * WEIGHT_BYTES[precision]
     check_fits(trained, numbers, taken, network_only=network_only)
     text = text_of(trained) if dataset is None else dataset
-    held = mixer_arrays(mixer, most=MIXER_SHARE * size) if mixer and not network_only else {}
-    taken += packed_bytes(held)
+    taken += mixed
     tables, exact, stood = None if network_only else counted, True, list[Integers]()
     if tables is not None:
         if text is not None and tables.n_grams <= MOST_RANKED:
             counted_tokens = trained.config.model.counted_tokens
             stood = occurrences(tables, np.asarray(text.train[-counted_tokens:]))
-        room = max(size - taken - FIXED_BYTES, 0.2 * size)
+        room = max(size - taken - FIXED_BYTES, LEAST_NGRAM_SHARE * size)
         exact = tables.n_grams * EXACT_BYTES_PER_NGRAM <= room
         if not exact and tables.n_grams * BYTES_PER_NGRAM > room:
             chosen = prune(tables, int(room / BYTES_PER_NGRAM))
