@@ -110,6 +110,20 @@ def test_a_notebook_runs_as_laid_out_and_answers_in_its_language(
     assert kept == ["batch-1"]
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("source", LESSONS, ids=lambda source: source.stem)
+def test_every_notebook_runs_as_laid_out(
+    source: Path, language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long_form: bool
+) -> None:
+    if not long_form:
+        pytest.skip("in the long form: ten minutes; the site's build runs the same cells")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    written = lay_out(tmp_path, "ko" if language == "ko" else "en")
+    (path,) = (path for path, _ in written if path.stem == source.stem)
+    monkeypatch.chdir(path.parent)
+    NotebookClient(nbformat.read(path, as_version=4), timeout=300).execute()
+
+
 def test_the_command_lays_out_and_keeps_what_is_there(tmp_path: Path) -> None:
     first = hornbook("lessons", "--lang", "ko", "--json", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
