@@ -98,6 +98,13 @@ def flags(**changes: object) -> list[str]:
     return ["--preset", "quick", *(f"--set={name}={value}" for name, value in given.items())]
 
 
+def say_steps(trainer: engine.Trainer) -> None:
+    """Take all steps, saying where they begin and each that is done."""
+    say(f"from {trainer.state.step}")
+    for metrics in engine.steps(trainer):
+        say(f"step {metrics.step}")
+
+
 def train(
     text: str, run: str, at: int | None = None, when: When = "before", **changes: object
 ) -> int:
@@ -111,9 +118,7 @@ def train(
             trainer = engine.resume(run, disk=disk)
         else:
             trainer = engine.begin(config(Path(text), **changes), out=run, disk=disk)
-        say(f"from {trainer.state.step}")
-        for metrics in engine.steps(trainer):
-            say(f"step {metrics.step}")
+        say_steps(trainer)
     except HornbookError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -156,9 +161,7 @@ def rank(
             else:
                 trainer = engine.begin(chosen, out=run, disk=disk)
             lead(trainer, ranks)
-            say(f"from {trainer.state.step}")
-            for metrics in engine.steps(trainer):
-                say(f"step {metrics.step}")
+            say_steps(trainer)
     except HornbookError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -215,7 +215,7 @@ def network_weights(model: LanguageModel) -> dict[str, Array]:
 
 
 def precision_for(
-    network: Mapping[str, Array], size: int, asked: Precision | Literal["auto"], *, beside: bool
+    network: Mapping[str, Array], size: float, asked: Precision | Literal["auto"], *, beside: bool
 ) -> Precision:
     """The precision asked for, or the most exact that fits."""
     if asked != "auto":

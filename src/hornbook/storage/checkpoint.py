@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import mmap
 import re
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hornbook.errors import CheckpointError, HornbookWarning, reason
 from hornbook.storage.disk import DISK, UNFINISHED, Disk
@@ -42,23 +40,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from hornbook.storage.arrays import Data
+
 Found = TypeVar("Found")
-# The bytes of a file: in memory, or memory-mapped.
-Data: TypeAlias = bytes | mmap.mmap
 
 # Format 2 added the kind of the checkpoint to its state. Format 3 is in shards.
 FORMAT, SHARDED, READABLE = 2, 3, (1, 2, 3)
 MANIFEST, STATE = "manifest.json", "state.json"
 SUFFIX = ".safetensors"
-# Of the tables of n-grams and of a mixer, as numpy names them.
-TABLE_TYPES = ("<i8", "<f4", "|u1")
 # What numpy, torch and this file raise for a file that is not in the format.
 UNREADABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-# The bytes of a number of each type.
-BYTES = {
-    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4,
-    "BF16": 2, "F16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-}  # fmt: skip
 
 
 class DamagedCheckpointWarning(HornbookWarning):
@@ -74,15 +65,6 @@ class Checkpoint:
     step: int
     tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
-
-
-class Stored(NamedTuple):
-    """A tensor in a file: its type, shape, and where its bytes begin."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
 
 
 @dataclass(frozen=True)
@@ -270,6 +252,8 @@ def read_arrays(path: Path) -> Arrays:
     """Read and verify one folder's model. Raises: CheckpointError with the file and fault."""
     import numpy as np
 
+    from hornbook.storage.arrays import arrays_in
+
     state, files = read_files(path)
     parts = {
         name: parse(path, arrays_in, data)
@@ -304,6 +288,8 @@ def read_state(path: Path) -> Checkpoint:
 
 def read_tables(path: Path, name: str) -> dict[str, NDArray[Any]]:
     """The arrays in one file of a checkpoint, verified. Raises: CheckpointError with the fault."""
+    from hornbook.storage.arrays import tables_in
+
     _, files = read_files(path)
     if name not in files:
         raise CheckpointError(f"{path}: no {name}.safetensors in the checkpoint")
@@ -313,56 +299,6 @@ def read_tables(path: Path, name: str) -> dict[str, NDArray[Any]]:
 def mapped(path: Path, size: int) -> Data:
     """The bytes of a file; memory-mapped if it is a file of arrays: processes share the pages."""
     return map_regular(path) if size and path.suffix == SUFFIX else read_regular(path, size)
-
-
-def stored(data: Data) -> Iterator[Stored]:
-    """What a safetensors file holds. Raises: ValueError, KeyError or TypeError for anything else.
-
-    Source: the format in safetensors' README.
-    """
-    start = 8 + int.from_bytes(data[:8], "little")
-    if start > min(len(data), JSON_BYTES):
-        raise ValueError("the header is longer than the file")
-    header = parse_json(data[8:start])
-    header.pop("__metadata__", None)
-    for name, facts in header.items():
-        dtype, shape, (begin, end) = facts["dtype"], facts["shape"], facts["data_offsets"]
-        if not all(type(size) is int and size >= 0 for size in [begin, end, *shape]):
-            raise ValueError(f"{name}: a size that is no whole number")
-        if not begin <= end <= len(data) - start:
-            raise ValueError(f"{name} is outside the file")
-        if end - begin != math.prod(shape) * BYTES[dtype]:
-            raise ValueError(f"{name} has another size than its shape")
-        yield Stored(name, dtype, tuple(shape), start + begin)
-
-
-def arrays_in(data: Data) -> dict[str, NDArray[Any]]:
-    """The arrays of a safetensors file as views of `data`; the library would copy them.
-
-    Raises: ValueError, KeyError or TypeError for anything else.
-    """
-    import numpy as np
-
-    kinds = {"F": "f", "I": "i", "U": "u", "B": "?"}
-    found = {}
-    for name, kind, shape, start in stored(data):
-        if kind == "BF16":
-            raise ValueError(f"{name} is in bfloat16, which numpy does not have")
-        dtype = np.dtype("?" if kind == "BOOL" else f"<{kinds[kind[0]]}{BYTES[kind]}")
-        found[name] = np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)
-    return found
-
-
-def tables_in(data: Data) -> dict[str, NDArray[Any]]:
-    """The arrays of a file that must be tables: of one dimension, and of one of their types.
-
-    Raises: as `arrays_in`.
-    """
-    found = arrays_in(data)
-    for name, table in found.items():
-        if table.ndim != 1 or table.dtype.str not in TABLE_TYPES:
-            raise ValueError(f"{name} is no table: {table.dtype} of shape {table.shape}")
-    return found
 
 
 def parse(path: Path, load_bytes: Callable[[Data], Found], data: Data) -> Found:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hornbook.storage.checkpoint import Data, stored
+from hornbook.storage.arrays import Data, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
