@@ -10,7 +10,7 @@ import pytest
 
 from hornbook import cores
 from hornbook.cli.doctor import run as doctor
-from hornbook.config import Config
+from hornbook.config import Config, preset
 from hornbook.infer.native_decoder import choose_threads
 from hornbook.plan.machine import ThreadsWarning, choose
 
@@ -126,19 +126,31 @@ def test_importing_hornbook_sets_nothing() -> None:
     assert python(code) == "None"
 
 
+QUOTA = "import os; from hornbook import cores\ncores.cgroup_quota = lambda *_: 1.0\n"
+QUOTA += "cores.affinity_count = lambda: 2\n"
+
+
 @pytest.mark.parametrize(
     "code",
     [
-        "import os, sys, hornbook as hb; assert 'torch' not in sys.modules; hb.GPT",
-        "import os, sys; from hornbook.cli import run; run(['corpora', '--help'])",
+        "import sys, hornbook as hb; assert 'torch' not in sys.modules; hb.GPT",
+        "from hornbook.cli import run; run(['corpora', '--help'])",
     ],
     ids=["notebook", "command line"],
 )
-def test_openmp_is_told_how_to_wait_before_torch_is_imported(code: str) -> None:
-    code += "\nprint('>', os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
-    assert python(code).endswith(f"> {cores.SPINS} None")
-    assert python(code, GOMP_SPINCOUNT="7").endswith("> 7 None")
-    assert python(code, OMP_WAIT_POLICY="ACTIVE").endswith("> None ACTIVE")
+def test_openmp_is_told_of_a_quota_before_torch_is_imported(code: str) -> None:
+    asked = "\nprint('>', os.environ.get('OMP_NUM_THREADS'), os.environ.get('GOMP_SPINCOUNT'))"
+    spins = None if Path("/proc/self/schedstat").exists() else cores.SPINS
+    assert python(QUOTA + code + asked).endswith(f"> 1 {spins}")
+
+
+def test_threads_spin_less_where_nobody_can_tell_how_long_they_wait() -> None:
+    code = "import os; from pathlib import Path; from hornbook import cores\n"
+    code += "cores.before_torch(schedstat=Path('nowhere'))\n"
+    code += "print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+    assert python(code) == f"{cores.SPINS} None"
+    assert python(code, GOMP_SPINCOUNT="7") == "7 None"
+    assert python(code, OMP_WAIT_POLICY="ACTIVE") == "None ACTIVE"
 
 
 def test_where_torch_is_loaded_first_the_environment_stays() -> None:
@@ -147,14 +159,9 @@ def test_where_torch_is_loaded_first_the_environment_stays() -> None:
 
 
 def test_a_quota_sets_torchs_threads_before_it_is_imported() -> None:
-    code = (
-        "import os; from hornbook import cores\n"
-        "cores.cgroup_quota = lambda *_: 1.0\n"
-        "cores.affinity_count = lambda: 2\n"
-        "cores.before_torch(); import torch\n"
-        "print(torch.get_num_threads(), cores.usable().why)"
-    )
-    assert python(code) == "1 a cgroup quota of 1 core"
+    code = "cores.before_torch(); import torch\n"
+    code += "print(torch.get_num_threads(), cores.usable().why)"
+    assert python(QUOTA + code) == "1 a cgroup quota of 1 core"
 
 
 def test_in_a_notebook_that_loaded_torch_first_a_quota_still_counts() -> None:
@@ -203,3 +210,14 @@ def test_how_long_a_thread_waited_for_a_core(tmp_path: Path) -> None:
     assert cores.thread_seconds(tmp_path / "schedstat") == (2.0, 0.5)
     assert cores.thread_seconds(tmp_path / "absent") == (0.0, 0.0)
     assert cores.slowdown() >= 1
+
+
+def test_a_rung_too_small_to_share_has_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("hornbook.plan.machine.default_threads", lambda: 2)
+    small, large = preset("layernorm"), preset("lecture")
+    assert choose(small).threads == 1
+    assert choose(large).threads == choose(Config()).threads == 2
+    assert choose(small.override(threads=2)).threads == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert choose(small).threads == 2

@@ -9,9 +9,11 @@ from pathlib import Path, PurePosixPath
 
 from hornbook.language import msg
 
-# By default libgomp's threads spin 300,000 times (about 4 ms) before they sleep. In steps of the
-# `quick` preset on a busy machine 85% of the gaps between parallel regions were below 0.2 ms;
-# 20,000 spins are about 0.3 ms.
+# By default libgomp's threads spin 300,000 times (about 4 ms) before they sleep. An idle machine
+# needs that: with 20,000 (about 0.3 ms) the `quick` preset trained at 0.84 of its speed and
+# `layernorm` at 0.4. kernels/waiting.py shortens it on a busy machine. Where it cannot tell,
+# this is between: in steps of `quick` on a busy machine 85% of the gaps between parallel regions
+# were below 0.2 ms.
 SPINS = "20000"
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
@@ -144,14 +146,14 @@ def slowdown() -> float:
     return (1 + ran + waited) / (1 + ran)
 
 
-def before_torch() -> None:
-    """Set what OpenMP reads when torch loads it: how long threads spin, and a quota's threads.
+def before_torch(*, schedstat: Path = Path("/proc/self/schedstat")) -> None:
+    """Set what OpenMP reads when torch loads it: a quota's threads, and how long they spin.
 
     A variable that the user has set stays. Without effect where torch is loaded already.
     """
     if "torch" in sys.modules:
         return
-    if not waiting_is_set():
+    if not waiting_is_set() and not schedstat.exists():
         os.environ["GOMP_SPINCOUNT"] = SPINS
     cores = usable()
     if not requested_threads() and cores.count < affinity_count():

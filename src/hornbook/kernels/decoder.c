@@ -27,6 +27,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "numbers.h"
 
@@ -75,6 +76,13 @@ typedef struct {
     pthread_t thread;
 } Worker;
 
+/* Whether passes of a number of lanes are faster on the caller's thread alone. See "pace". */
+typedef struct {
+    int alone, trials; /* `trials`: passes of the other kind that are still to be tried */
+    unsigned passes, patience; /* since the last trial, and how many there are between two */
+    double usual, tried; /* seconds a lane: a moving mean, and the sum of a trial */
+} Pace;
+
 struct Decoder {
     Model model;
     int width, head_width, attention_width, qkv_width, mlp_width, positions; /* all padded */
@@ -82,6 +90,7 @@ struct Decoder {
     int scores_room; /* the positions that a lane attends to, rounded to parts on both sides */
     int32_t *cached; /* [rows] positions of each row whose keys and values are in the cache */
     int active; /* threads of the current pass: one, or all */
+    Pace paces[7]; /* by the number of lanes: 1, 2 to 3, 4 to 7, ... 64 */
     int lanes; /* of the current pass, with each lane's row, position, and address for its logits */
     int apart; /* whether no two lanes of it are of one row */
     int32_t rows[LANES], positions_of[LANES];
@@ -91,7 +100,7 @@ struct Decoder {
     Worker *workers;
     int requested_threads; /* the system granted model.threads */
     atomic_uint pass, arrived, round, sleepers;
-    atomic_int closing;
+    atomic_int closing, late; /* whether a thread fell asleep at a barrier of this pass */
     pthread_mutex_t lock;
     pthread_cond_t awake;
 };
@@ -99,12 +108,13 @@ struct Decoder {
 /* ---- waiting ---- */
 
 /* Wait until a counter leaves `seen`: spin for about 0.1 ms, which is longer than sampling a token
- * takes, and then sleep, so that a busy machine gives this core to the thread being waited for. */
-static void await(Decoder *d, atomic_uint *counter, unsigned seen)
+ * takes, and then sleep, so that a busy machine gives this core to the thread being waited for.
+ * Returns whether it slept. */
+static int await(Decoder *d, atomic_uint *counter, unsigned seen)
 {
     for (int tries = 0; tries < 4000; tries++) {
         if (atomic_load(counter) != seen)
-            return;
+            return 0;
 #if defined(__x86_64__) || defined(__i386__)
         __builtin_ia32_pause();
 #endif
@@ -115,6 +125,7 @@ static void await(Decoder *d, atomic_uint *counter, unsigned seen)
         pthread_cond_wait(&d->awake, &d->lock);
     atomic_fetch_sub(&d->sleepers, 1);
     pthread_mutex_unlock(&d->lock);
+    return 1;
 }
 
 /* Increment a counter and wake the sleepers. No thread misses it: a sleeper counts itself before it
@@ -135,10 +146,61 @@ static void barrier(Decoder *d)
         return;
     unsigned round = atomic_load(&d->round);
     if (atomic_fetch_add(&d->arrived, 1) + 1 < (unsigned)d->active) {
-        await(d, &d->round, round);
+        if (await(d, &d->round, round))
+            atomic_store(&d->late, 1);
     } else {
         atomic_store(&d->arrived, 0);
         advance(d, &d->round);
+    }
+}
+
+/* ---- pace ----
+ *
+ * Beside other programs a pass waits at its barriers, 25 in six layers, until the system gives its
+ * other thread a core again, for milliseconds: one text of 10.65M parameters came to 0.12 of its idle
+ * speed beside one computing program. There one thread is faster. So where a thread fell asleep at a
+ * barrier, a few passes are tried on the caller's thread alone, and from time to time the other way
+ * round. The number of threads changes no bit. */
+
+enum { TRIALS = 2, FIRST_PATIENCE = 8, MOST_PATIENCE = 1024 };
+
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static Pace *pace_of(Decoder *d)
+{
+    int class = 0;
+    while (d->lanes >> (class + 1))
+        class++;
+    return &d->paces[class];
+}
+
+/* Learn from a pass that took so many seconds a lane. */
+static void learn_pace(Pace *pace, double took, int late)
+{
+    if (pace->trials) {
+        pace->tried += took;
+        if (--pace->trials)
+            return;
+        /* Where both are about as fast, nothing changes. */
+        int better = pace->tried / TRIALS < 0.9 * pace->usual;
+        pace->patience *= 2;
+        if (better || pace->patience > MOST_PATIENCE)
+            pace->patience = better ? FIRST_PATIENCE : MOST_PATIENCE;
+        if (better)
+            pace->usual = pace->tried / TRIALS;
+        pace->alone ^= better;
+        pace->passes = 0;
+        return;
+    }
+    pace->usual += (took - pace->usual) / (pace->usual ? 8 : 1);
+    if (++pace->passes >= pace->patience && (pace->alone || late)) {
+        pace->trials = TRIALS;
+        pace->tried = 0;
     }
 }
 
@@ -597,6 +659,8 @@ Decoder *hornbook_open(const Model *model)
     d->workers = calloc(model->threads, sizeof(Worker));
     d->requested_threads = model->threads;
     d->model.threads = 1;
+    for (size_t i = 0; i < sizeof d->paces / sizeof *d->paces; i++)
+        d->paces[i].patience = FIRST_PATIENCE;
     pthread_mutex_init(&d->lock, NULL);
     pthread_cond_init(&d->awake, NULL);
     int ready = d->stream && d->qkv && d->mixed && d->hidden && d->cached && d->workers;
@@ -691,10 +755,17 @@ int hornbook_decode(Decoder *d, const int32_t *tokens, const int32_t *row, const
             step = last ? 0 : step + 1;
             at += last;
         }
-        d->active = d->lanes < d->model.lanes_worth_threads ? 1 : d->model.threads;
-        if (d->active > 1)
+        int shared = d->model.threads > 1 && d->lanes >= d->model.lanes_worth_threads;
+        Pace *pace = pace_of(d);
+        d->active = shared && pace->alone == !!pace->trials ? d->model.threads : 1;
+        double began = seconds();
+        if (d->active > 1) {
+            atomic_store(&d->late, 0);
             advance(d, &d->pass);
+        }
         forward(d, &d->workers[0]);
+        if (shared)
+            learn_pace(pace, (seconds() - began) / d->lanes, atomic_load(&d->late));
     }
     return 0;
 }

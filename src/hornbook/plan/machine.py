@@ -31,6 +31,11 @@ from hornbook.plan.memory import Sharing
 # (14,100 tokens/s eager, 25,400 compiled): won back in about 200 steps of 4,096 tokens.
 STEPS_WORTH_COMPILING = 250
 
+# The widest activation that one thread computes as fast as two, by torch's operations: `layernorm`
+# of the lecture, with 32,768 numbers, took 27,000 tokens/s with one, and 14,000 to 28,000 with two;
+# beside another program 26,000 and 13,000. torch shares no elementwise operation on fewer.
+SHARED_ACTIVATIONS = 32_768
+
 
 class ThreadsWarning(HornbookWarning):
     """More threads were requested than this process has cores."""
@@ -270,7 +275,16 @@ def choose(config: Config) -> Machine:
     wanted = config.train.parallel
     ranks = Job.of_environment().world if wanted != "none" else 1
     parallel = Machine.parallel if wanted == "auto" else Choice(wanted, "requested")
-    return Machine(device, precision, compile_, threads or default_threads(), ranks, parallel)
+    if not threads:
+        alone = is_small(config, compile_.value) and not cores.requested_threads()
+        threads = 1 if alone else default_threads()
+    return Machine(device, precision, compile_, threads, ranks, parallel)
+
+
+def is_small(config: Config, compile_: str) -> bool:
+    """Whether a second thread would be of no use: torch's operations are too short to be shared."""
+    widest = config.train.batch_size * config.model.block_size * 4 * config.model.n_embd
+    return compile_ != "c" and widest <= SHARED_ACTIVATIONS
 
 
 def choose_again(config: Config) -> Machine:
