@@ -50,7 +50,7 @@ html_theme = "furo"
 html_title = "hornbook"
 html_static_path = ["_static"]
 html_css_files = ["hornbook.css"]
-html_js_files = ["copy.js"]
+html_js_files = ["copy.js", "labels.js"]
 html_favicon = "_static/favicon.svg"
 # Where Colab finds the built site, for the badges: "OWNER/REPOSITORY/blob/BRANCH", where the branch
 # holds en/ and ko/. Without it there are no badges, because a badge must lead somewhere.

@@ -16,9 +16,17 @@ from hornbook.learn import plots
 
 DOCS = Path(__file__).parent.parent / "docs"
 
+HANGUL = re.compile("[가-힣]")
+# A reader of Korean takes two small words for an English sentence; "llama.cpp" is a name.
+WORD = r"(?<![\w./-])[a-z]{3,}(?![./-]?\w)"
+ENGLISH = re.compile(f"{WORD}.*{WORD}", re.DOTALL)
+# Elements that break a line, and those whose text is no prose or is there in both languages.
+BLOCKS = {"p", "li", "td", "th", "h1", "h2", "h3", "h4", "dt", "dd", "figcaption", "div", "title"}
+NO_PROSE = {"code", "pre", "script", "style", "svg"}
+
 
 class Page(HTMLParser):
-    """What a page loads and links to, and its language."""
+    """What a page loads and links to, its language, and its paragraphs without code."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -27,11 +35,30 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.ids: set[str] = set()
         self.language = ""
+        self.paragraphs = [""]
+        self._skipping: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_data(self, data: str) -> None:
+        if not self._skipping:
+            self.paragraphs[-1] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in BLOCKS:
+            self.paragraphs.append("")
+        if self._skipping and tag == self._skipping[0]:
+            self._skipping.pop()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         self.ids.add(values.get("id", ""))
+        if tag in BLOCKS:
+            self.paragraphs.append("")
+        other = tag != "html" and values.get("lang", self.language) != self.language
+        if tag in (self._skipping or NO_PROSE) or (other and not self._skipping):
+            self._skipping.append(tag)
+        if tag == "img" and not self._skipping:
+            self.paragraphs += [values.get("alt", ""), ""]
         if tag == "html":
             self.language = values.get("lang", "")
         if tag in ("img", "script", "source", "iframe") and "src" in values:
@@ -111,3 +138,15 @@ def test_lessons_show_pictures_and_results(pages: dict[str, list[Page]]) -> None
             html = page.path.read_text(encoding="utf-8")
             assert "Traceback" not in html
             assert "cell_output" in html
+
+
+def test_no_paragraph_of_a_korean_page_is_english(pages: dict[str, list[Page]]) -> None:
+    """Of words for pictures and cells of tables neither; the experiments say that they are."""
+    for page in pages["ko"]:
+        if page.path.name == "experiments.html":
+            assert any("아직 영어로만 있어요" in each for each in page.paragraphs)
+            continue
+        left = [each.strip() for each in page.paragraphs if not HANGUL.search(each)]
+        assert [each for each in left if ENGLISH.search(each)] == [], page.path
+    # The same eyes find the English of the English pages.
+    assert sum(bool(ENGLISH.search(each)) for page in pages["en"] for each in page.paragraphs) > 999

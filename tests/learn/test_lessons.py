@@ -13,7 +13,7 @@ import torch
 
 from hornbook.errors import ConfigError
 from hornbook.language import LANGUAGES
-from hornbook.learn.lessons import check, find, hint, reveal, tables
+from hornbook.learn.lessons import check, find, hint, hints_given, reveal, tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted((DOCS / "lessons").glob("*.md"))
@@ -123,17 +123,24 @@ def test_korean_messages_are_korean_and_polite(name: str) -> None:
 def test_the_message_for_an_unknown_slip_names_the_first_difference() -> None:
     assert check("bigram-1", 5.0).message.startswith("Not yet. 5 is too large. ")
     assert check("bigram-1", 3).message.startswith("Not yet. 3 is too small. ")
+    assert "1,115,394 is too large" in check("text-3", 1_115_394).message
     entry = check("trick-2", [0.25, 0.5, 0, 0.25]).message
     assert "number 2: 0.5" in entry
+    cell = check("bigram-3", [[0.25, 0.75], [0.4, 0.6]]).message
+    assert "number 1 of row 2: 0.4" in cell
+    tried = check("batch-4", lambda tokens, start, size: (tokens[:size], tokens[1 : size + 1]))
+    assert "number 1 of row 1: 100. Tried with tokens = list(range(100, 120))" in tried.message
     assert (
         "The answer is a list of 4, and this is a list of 3" in check("trick-1", [1, 2, 3]).message
     )
     assert "a table of 2 x 2, and this is one number" in check("bigram-3", 1).message
-    assert "one number, and this is something else ('4.17')" in check("bigram-1", "4.17").message
+    assert "one number, and this is a string ('4.17')" in check("bigram-1", "4.17").message
     for answer in (True, None, float("nan"), [[1, 2], [3]], object()):
         verdict = check("bigram-1", answer)
         assert not verdict.correct
-        assert verdict.message.endswith(find("bigram-1").hint.en)
+        nudge, last = find("bigram-1").hints
+        assert verdict.message.endswith(f'{nudge.en} Stuck? hint("bigram-1") helps.')
+        assert last.en not in verdict.message
 
 
 def test_an_answer_not_yet_given_is_asked_for() -> None:
@@ -156,10 +163,18 @@ def test_a_function_that_is_not_written_yet_is_asked_for() -> None:
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_hints_go_step_by_step_and_stay_at_the_last(name: str) -> None:
+    hints_given.clear()
     nudge, last = find(name).hints
     assert hint(name).message == f"Hint 1: {nudge.en}"
     assert hint(name, language="ko").message == f"힌트 2(마지막): {last.ko}"
     assert hint(name).message == f"Hint 2, the last: {last.en}"
+
+
+def test_a_nudge_that_a_wrong_answer_got_is_not_repeated_as_a_hint() -> None:
+    hints_given.clear()
+    nudge, last = find("text-2").hints
+    assert nudge.en in check("text-2", 7).message
+    assert hint("text-2").message == f"Hint 2, the last: {last.en}"
 
 
 def test_the_answers_of_a_lesson_are_revealed_only_if_they_are_right() -> None:
@@ -178,7 +193,7 @@ def test_a_function_is_asked_for_and_tested_and_its_error_shown() -> None:
         raise ValueError("no\nsecond line")
 
     message = check("trick-3", broken).message
-    assert "Your function raised ValueError: no." in message
+    assert "Your function raised ValueError: no. Tried with x = torch.tensor([[1.0, 8]," in message
     assert "second line" not in message
     assert check(
         "trick-3", lambda x: torch.stack([x[: t + 1].mean(0) for t in range(len(x))])
@@ -233,6 +248,12 @@ def test_a_page_states_what_it_assumes_and_shows_and_ends_with_exercises(page: P
     questions = re.findall(r"^\d\. (.*)", exercises, re.MULTILINE)
     assert len(questions) >= 4
     assert sum(question.startswith("Change this and predict: ") for question in questions) == 1
+
+
+def test_every_lesson_has_what_its_exercises_are_answered_with() -> None:
+    for page in PAGES:
+        exercises = page.read_text(encoding="utf-8").split("## Exercises")[1]
+        assert "\nfrom hornbook.learn import check, hint, reveal\n" in exercises, page
 
 
 def test_pages_and_checker_have_the_same_exercises_in_the_same_order() -> None:

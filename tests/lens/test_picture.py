@@ -61,6 +61,13 @@ def test_a_notebook_shows_every_kind_of_model(kind: str) -> None:
     assert strongest in page.text
 
 
+def test_a_picture_speaks_the_language_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HORNBOOK_LANG", "ko")
+    page = Page(look(model_of("joined"), TOKENIZERS["char"], "to be")._repr_html_())
+    assert "어디를 보나" in page.text
+    assert "Where it looks" not in page.text
+
+
 def test_text_of_a_model_is_never_html() -> None:
     evil = "<script>alert('&amp;\"')</script>\x00"
     for tokenizer in (CharTokenizer.from_text(evil), ByteTokenizer()):

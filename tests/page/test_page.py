@@ -420,7 +420,27 @@ def test_a_frame_begins_with_its_text(
     context = browser.new_context(offline=True)
     tab = context.new_page()
     tab.goto(path.as_uri())
-    assert tab.frame_locator("iframe").locator("#text").input_value() == "to <b>be</b>"
+    frame = tab.frame_locator("iframe")
+    assert frame.locator("#text").input_value() == "to <b>be</b>"
+    said = "language => frames[0].postMessage({ language }, '*')"
+    for language, button in (("ko", "English"), ("en", "한국어")):
+        tab.evaluate(said, language)
+        frame.locator("#language", has_text=button).wait_for()
+    tab.evaluate(said, "toString")  # no language of the page
+    assert frame.locator("#language").text_content() == "한국어"
+    context.close()
+
+
+def test_a_frame_speaks_korean_where_the_environment_does(
+    runs: dict[str, TrainedModel], browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HORNBOOK_LANG", "ko")
+    path = tmp_path / "notebook.html"
+    path.write_text(pages.frame(runs["gpt"], "to be"), encoding="utf-8")
+    context = browser.new_context(offline=True, locale="en-GB")
+    tab = context.new_page()
+    tab.goto(path.as_uri())
+    assert tab.frame_locator("iframe").locator("#language").text_content() == "English"
     context.close()
 
 

@@ -187,6 +187,7 @@ def test_a_notebook_shows_any_text_as_it_is(run: Path) -> None:
     assert "script" not in page.names
     assert text in page.words
     assert "b.txt, line 3" in page.words
+    assert "b.txt, 3번째 줄" in page.words
 
 
 def test_the_command_prints_plain_text_to_a_pipe(

@@ -46,7 +46,8 @@ def run(
     if kept:
         note(
             msg(
-                "{kept} notebooks were there already and are kept; remove one to get it anew",
+                "{kept} notebooks were there already and are kept, in the language that they have; "
+                "remove one to get it anew, or choose another folder with --out",
                 kept=len(kept),
             )
         )

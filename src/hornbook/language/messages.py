@@ -7,9 +7,10 @@ into JSON and files as the English string that it is, and `translated` gives its
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from html import escape
 
 from hornbook.language.catalogue import korean, one_line
-from hornbook.language.choice import Language, choose_language
+from hornbook.language.choice import LANGUAGES, Language, choose_language
 
 _current: ContextVar[Language | None] = ContextVar("hornbook_language", default=None)
 
@@ -80,6 +81,19 @@ def template_in(language: Language, template: str) -> str:
 def tr(template: str, /, **values: object) -> str:
     """A message in the current language."""
     return translated(Message(template, **values))
+
+
+def in_both(texts: Mapping[Language, str], shown: Language) -> str:
+    """Text as HTML in both languages, of which one is hidden.
+
+    Notebooks run once and are published in both; each page's style shows its own language.
+    """
+    lines = (
+        f'<span lang="{language}"{"" if language == shown else " hidden"}>'
+        f"{escape(texts[language], quote=False)}</span>"
+        for language in LANGUAGES
+    )
+    return "".join(lines)
 
 
 def current() -> Language:

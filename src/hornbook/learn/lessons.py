@@ -5,7 +5,6 @@ slip has its own message in English and in Korean. Importing this module does no
 """
 
 import difflib
-import html
 import importlib.resources
 import tomllib
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from hornbook.errors import ConfigError
-from hornbook.language import LANGUAGES, Language, choose_language
+from hornbook.language import Language, choose_language, in_both
 from hornbook.learn import progress
 from hornbook.learn.trials import TRIALS, Trial
 
@@ -51,16 +50,9 @@ class Message:
         return self.message
 
     def _repr_html_(self) -> str:
-        """The message as HTML, with a hidden copy in the other language.
-
-        The lessons run once and are published in both; each page's style shows its own language.
-        """
-        lines = (
-            f'<span lang="{language}"{"" if language == self.language else " hidden"}>'
-            f"{html.escape(getattr(self.messages, language), quote=False)}</span>"
-            for language in LANGUAGES
-        )
-        return f'<p class="hornbook-verdict">{"".join(lines)}</p>'
+        """The message as HTML, with a hidden copy in the other language."""
+        messages: dict[Language, str] = {"en": self.messages.en, "ko": self.messages.ko}
+        return f'<p class="hornbook-verdict">{in_both(messages, self.language)}</p>'
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,13 +73,14 @@ class Slip(NamedTuple):
 class Exercise:
     """The right answer and the likely wrong ones: numbers, or nested lists of numbers.
 
-    A `trial` turns a function into such numbers.
+    A `trial` turns a function into such numbers. The first of the hints, a nudge, also follows a
+    wrong answer that no slip explains.
     """
 
+    name: str
     answer: Any
     right: Both
-    hint: Both
-    hints: tuple[Both, Both]  # a nudge first, then `hint`
+    hints: tuple[Both, Both]
     slips: tuple[Slip, ...]
     trial: Trial | None = None
 
@@ -103,14 +96,18 @@ ENTRY = Both(
     "The first wrong number is number {place}: {given}. {message}",
     "{place}번째 수({given})부터 답과 달라요. {message}",
 )
+CELL = Both(
+    "The first wrong number is number {place} of row {row}: {given}. {message}",
+    "{row}번째 행의 {place}번째 수({given})부터 답과 달라요. {message}",
+)
 SHAPE = Both(
     "The answer is {wanted}, and this is {given}. {message}",
     "답의 모양이 달라요(필요한 것: {wanted_ko}, 받은 것: {given_ko}). {message}",
 )
 NOT_A_NUMBER = Both(
-    "{given} is not a number (nan): look for 0/0, inf - inf, or the logarithm of a negative one. "
+    "{given} is not a number: look for 0/0, inf - inf, or the logarithm of a negative one. "
     "{message}",
-    "{given}은 수가 아니에요(nan). 0/0이나 inf - inf, 음수의 로그가 있는지 찾아보세요. {message}",
+    "{given}은 수가 아니에요. 0/0이나 inf - inf, 음수의 로그가 있는지 찾아보세요. {message}",
 )
 UNWRITTEN = Both(
     "Your function returns None: replace its dots by code that returns the answer.",
@@ -124,6 +121,11 @@ NO_FUNCTION = Both(
 RAISED = Both(
     "Your function raised {error}. {message}", "함수에서 오류가 났어요({error}). {message}"
 )
+MORE = Both(
+    '{message} Stuck? hint("{name}") helps.',
+    '{message} 막히면 hint("{name}")를 실행해 보세요.',
+)
+TRIED = Both("Tried with {tried}. {message}", "시험한 값: {tried}. {message}")
 
 
 def check(exercise: str, answer: Any, *, language: str | None = None) -> Verdict:
@@ -134,7 +136,10 @@ def check(exercise: str, answer: Any, *, language: str | None = None) -> Verdict
     Raises: ConfigError for an unknown exercise or language.
     """
     chosen = choose_language(language)
-    correct, message = judge(find(exercise), answer)
+    asked = find(exercise)
+    correct, message = judge(asked, answer)
+    if asked.hints[0].en in message.en:  # the next hint says more
+        hints_given[exercise] = max(1, hints_given.get(exercise, 0))
     if correct and progress.in_notebook():
         progress.keep(exercise)
     return Verdict(chosen, message.within(RIGHT if correct else WRONG), correct)
@@ -185,9 +190,9 @@ def find(name: str) -> Exercise:
         return trial.functions[answer] if trial else answer
 
     return Exercise(
+        name=name,
         answer=meant(found["answer"]),
         right=Both(**found["right"]),
-        hint=Both(**found["hint"]),
         hints=(Both(**found["nudge"]), Both(**found["hint"])),
         slips=tuple(
             Slip(meant(slip["answer"]), Both(slip["en"], slip["ko"])) for slip in found["slips"]
@@ -207,22 +212,24 @@ def judge(exercise: Exercise, answer: Any) -> tuple[bool, Both]:
     """Whether an answer is right, and the message."""
     if answer is ...:
         return False, BLANK
+    nudge = exercise.hints[0].within(MORE, name=exercise.name)
     if exercise.trial and not callable(answer):
-        return False, exercise.hint.within(NO_FUNCTION)
+        return False, nudge.within(NO_FUNCTION)
+    if exercise.trial:
+        nudge = nudge.within(TRIED, tried=exercise.trial.given)
     try:
         given = numbers(exercise, answer)
     except Exception as error:  # noqa: BLE001 - a learner's function may raise anything
         described = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        return False, exercise.hint.within(RAISED, error=described)
+        return False, nudge.within(RAISED, error=described)
     wanted = numbers(exercise, exercise.answer)
     if same(given, wanted):
         return True, exercise.right
     for slip in exercise.slips:
         if same(given, numbers(exercise, slip.answer)):
             return False, slip.reason
-    return False, UNWRITTEN if given is None and exercise.trial else difference(
-        given, wanted, exercise.hint
-    )
+    unwritten = given is None and exercise.trial
+    return False, UNWRITTEN if unwritten else difference(given, wanted, nudge)
 
 
 def numbers(exercise: Exercise, answer: Any) -> Any:
@@ -264,25 +271,35 @@ def flat(value: Any) -> list[float]:
     return [leaf for part in value for leaf in flat(part)] if isinstance(value, list) else [value]
 
 
-def difference(given: Any, wanted: Any, hint: Both) -> Both:
-    """Where an answer first differs from the right one, and the hint; for no known slip."""
+def difference(given: Any, wanted: Any, nudge: Both) -> Both:
+    """Where an answer first differs from the right one, and a nudge; for no known slip."""
     if shape(given) != shape(wanted):
         is_, should_be = described(given), described(wanted)
-        return hint.within(
+        return nudge.within(
             SHAPE, given=is_.en, given_ko=is_.ko, wanted=should_be.en, wanted_ko=should_be.ko
         )
     if not isinstance(given, list):
         if given != given:  # noqa: PLR0124 - only nan differs from itself
-            return hint.within(NOT_A_NUMBER, given=given)
-        return hint.within(TOO_LARGE if given > wanted else TOO_SMALL, given=f"{given:g}")
-    pairs = enumerate(zip(flat(given), flat(wanted), strict=True), start=1)
-    place, first = next((place, a) for place, (a, b) in pairs if not near(a, b))
-    return hint.within(ENTRY, place=place, given=f"{first:g}")
+            return nudge.within(NOT_A_NUMBER, given=given)
+        return nudge.within(TOO_LARGE if given > wanted else TOO_SMALL, given=shown(given))
+    pairs = enumerate(zip(flat(given), flat(wanted), strict=True))
+    at, first = next((at, a) for at, (a, b) in pairs if not near(a, b))
+    *rows, width = shape(wanted) or (1,)
+    row, place = divmod(at, width)
+    frame = CELL if rows else ENTRY
+    return nudge.within(frame, row=row + 1, place=place + 1, given=shown(first))
+
+
+def shown(number: float) -> str:
+    """A number as people write it: 1,115,394 or 0.6931472."""
+    return f"{number:,.7g}"
 
 
 def described(value: Any) -> Both:
     """A description of an answer's shape."""
     sizes = shape(value)
+    if isinstance(value, str):
+        return Both(f"a string ({value!r:.40})", f"문자열({value!r:.40})")
     if sizes is None:
         return Both(f"something else ({value!r:.40})", f"다른 것({value!r:.40})")
     if not sizes:

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 
 class Trial(NamedTuple):
-    """For an exercise whose answer is a function: how to test one, and named functions."""
+    """For an exercise whose answer is a function: how to test one, and named functions.
 
+    `given` is Python for what the function is called with, to be shown to its author.
+    """
+
+    given: str
     run: Callable[[Callable[..., Any]], Any]
     functions: dict[str, Callable[..., Any]]
 
@@ -39,7 +43,7 @@ def windows() -> Trial:
     def run(window: Cut) -> Any:
         return window(list(range(100, 120)), 5, 4)
 
-    return Trial(run, functions)
+    return Trial("tokens = list(range(100, 120)), start = 5, block_size = 4", run, functions)
 
 
 def causal_means() -> Trial:
@@ -59,7 +63,7 @@ def causal_means() -> Trial:
     def run(causal_mean: Callable[[Tensor], Tensor]) -> Any:
         return causal_mean(x_TC)
 
-    return Trial(run, functions)
+    return Trial("x = torch.tensor([[1.0, 8], [4, 2], [10, 5], [3, 7]])", run, functions)
 
 
 def heads() -> Trial:
@@ -92,7 +96,7 @@ def heads() -> Trial:
     def run(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Any:
         return function(*rows)
 
-    return Trial(run, functions)
+    return Trial("q, k, v = torch.randn(3, 5, 4)", run, functions)
 
 
 def blocks() -> Trial:
@@ -117,7 +121,7 @@ def blocks() -> Trial:
     def run(block: Kind) -> Any:
         return block(4.0, lambda x: x / 2, lambda x: x + 1, lambda x: 3 * x)
 
-    return Trial(run, functions)
+    return Trial("x = 4.0, norm(x) = x / 2, attention(x) = x + 1, mlp(x) = 3 * x", run, functions)
 
 
 TRIALS: dict[str, Callable[[], Trial]] = {

@@ -12,6 +12,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from hornbook.language import tr
 from hornbook.lens.seen import Floats, Seen, likeliest
 
 # Of longer texts the last positions are shown: a picture of each head has a pixel a pair.
@@ -26,12 +27,13 @@ CELL = "padding:1px 8px;white-space:pre"
 
 def picture(seen: Seen) -> str:
     """The text by its losses, all heads at a glance, the lens, the votes, and the attribution."""
+    last = seen.vocabulary[seen.targets[-1]]
     sections = {
-        "How surprised it was": surprise(seen),
-        "Where it looks": maps(seen),
-        "What it would have said after each layer": lens(seen),
-        "What comes next": votes(seen),
-        f"What adds to the logit of {name(seen.vocabulary[seen.targets[-1]])}": movers(seen),
+        tr("How surprised it was"): surprise(seen),
+        tr("Where it looks"): maps(seen),
+        tr("What it would have said after each layer"): lens(seen),
+        tr("What comes next"): votes(seen),
+        tr("What adds to the logit of {token}", token=name(last)): movers(seen),
     }
     parts = [
         f'<div style="margin:12px 0 4px"><b>{escape(title)}</b></div>{body}'
@@ -49,7 +51,7 @@ def surprise(seen: Seen) -> str:
     for t in range(first, len(seen.ids)):
         loss = losses[t]
         colour = tint(ORANGE, min(loss, FULL_NATS) / FULL_NATS)
-        title = "no prediction" if t == 0 else f"{loss:.2f} nats"
+        title = tr("no prediction") if t == 0 else tr("{loss:.2f} nats", loss=loss)
         shown = escape(seen.tokens[t]).replace("\n", "↵\n")
         spans.append(f'<span style="background:{colour}" title="{title}">{shown}</span>')
     style = "font-family:monospace;white-space:pre-wrap;overflow-wrap:anywhere"
@@ -63,10 +65,10 @@ def maps(seen: Seen) -> str:
     size = "image-rendering:pixelated;border:1px solid rgba(128,128,128,.5)"
     rows = []
     for layer in range(layers):
-        cells = [f'<td style="{CELL}">layer {layer}</td>']
+        cells = [f'<td style="{CELL}">{tr("layer {layer}", layer=layer)}</td>']
         for head in range(heads):
             image = png(seen.attention[layer, head, first:, first:])
-            label = f"attention of layer {layer}, head {head}"
+            label = tr("attention of layer {layer}, head {head}", layer=layer, head=head)
             cells.append(
                 f'<td style="padding:2px"><img alt="{label}" title="{label}" width="{MAP_WIDTH}" '
                 f'height="{MAP_WIDTH}" style="{size}" src="data:image/png;base64,{image}"></td>'
@@ -79,7 +81,8 @@ def lens(seen: Seen) -> str:
     """A row for each of the last positions: the likeliest token after each layer."""
     if not len(seen.logit_lens):
         return ""
-    titles = ["after", *(f"layer {layer}" for layer in range(len(seen.logit_lens))), "model"]
+    layers = (tr("layer {layer}", layer=layer) for layer in range(len(seen.logit_lens)))
+    titles = [tr("after"), *layers, tr("model")]
     rows = [f"<tr>{''.join(f'<th style={CELL!r}>{title}</th>' for title in titles)}</tr>"]
     for t in range(max(0, len(seen.ids) - LENS_ROWS), len(seen.ids)):
         cells = [f'<td style="{CELL}">{escape(name(seen.tokens[t]))}</td>']
@@ -94,10 +97,11 @@ def lens(seen: Seen) -> str:
 
 def votes(seen: Seen) -> str:
     """What the model, and each part of a joined one, proposes after the last position."""
-    shown = [("model", "", seen.probs[-1])]
+    shown = [(tr("model"), "", seen.probs[-1])]
     if len(seen.votes) > 1:
         for who, vote in seen.votes.items():
-            shown.append((who, f"weight {vote.weight[-1]:.2f}", vote.probs[-1]))
+            weight = tr("weight {weight:.2f}", weight=vote.weight[-1])
+            shown.append((who, weight, vote.probs[-1]))
     rows = []
     for who, weight, probs_V in shown:
         bars = [

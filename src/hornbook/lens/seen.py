@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook.errors import ConfigError, HornbookError
+from hornbook.language import tr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,7 +147,8 @@ class Seen:
             framed = frame(self.model, self.text)
         except HornbookError:  # the model does not fit into a page
             return still
-        return f"{framed}<details><summary>without scripts</summary>{still}</details>"
+        summary = tr("without scripts")
+        return f"{framed}<details><summary>{summary}</summary>{still}</details>"
 
     def __repr__(self) -> str:
         layers, heads = self.attention.shape[:2]

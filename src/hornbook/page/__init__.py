@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Literal
 
+from hornbook.language import current
 from hornbook.page.document import document
 from hornbook.page.kept import DEFAULT_BYTES, Kept
 from hornbook.page.packing import Precision
@@ -57,14 +58,16 @@ def write(
 def frame(run: TrainedModel | str | os.PathLike[str], text: str = "", *, height: int = 720) -> str:
     """A run's page as an HTML frame for a notebook, which begins with a text.
 
-    Its scripts cannot reach the notebook around it.
+    It speaks Korean where the environment does, else the browser's language; a page around it
+    changes that by the message {language: "ko"}. Its scripts cannot reach the notebook around it.
     Raises: CheckpointError, ConfigError.
     """
     from hornbook.page.contents import gather
 
     trained = run if isinstance(run, TrainedModel) else load(run)
     about, numbers, _ = gather(trained)
-    page = document(about | {"prompt": text}, numbers)
+    language = {"language": "ko"} if current() == "ko" else {}
+    page = document(about | {"prompt": text} | language, numbers)
     return (
         f'<iframe sandbox="allow-scripts" title="{escape(about["name"])}" '
         f'style="width:100%;height:{height}px;border:0" srcdoc="{escape(page)}"></iframe>'

@@ -34,6 +34,7 @@ export class App extends Speaker {
   constructor(about, arrays) {
     super();
     this.about = about;
+    this.language = about.language ?? this.language;
     this.arrays = arrays;
     this.tables = about.ngrams && readTables(arrays, about.ngrams);
     this.mixer = about.mixer && new MixerTables(arrays, about.mixer);

@@ -41,6 +41,12 @@ export class Page {
     this.scheme.removeEventListener("change", this.recolour);
   }
 
+  speak(language) {
+    this.app.language = language;
+    this.render();
+    this.app.changed("language");
+  }
+
   newWriter() {
     return new Writer(this.app);
   }
@@ -94,9 +100,7 @@ export class Page {
     const { about } = app;
     const other = app.language === "ko" ? "en" : "ko";
     const change = () => {
-      app.language = other;
-      this.render();
-      app.changed("language");
+      this.speak(other);
       document.getElementById("language").focus();
     };
     return h(

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hornbook.language import msg
+from hornbook.language import LANGUAGES, current, in_both, msg, translated
 from hornbook.ngram.suffix_array import Match
 
 # The lengths of matches whose shares are reported, in characters, ascending.
@@ -173,22 +173,32 @@ class Trace:
 
     def _repr_html_(self) -> str:
         legend = " ".join(tinted(f"{each}+", i) for i, each in enumerate(LENGTHS, start=1))
-        summary = f"<p><b>{html.escape(self.summary)}</b><br>coloured: verbatim matches of {legend}"
-        shares = [[html.escape(cell) for cell in row] for row in self.share_rows()]
-        heads = ("", *(f"{length}+" for length in LENGTHS), "longest")
-        parts = [f"{summary} characters</p>", html_table(heads, shares)]
+        coloured = shown(msg("coloured: verbatim matches of this many characters:"))
+        heads = ("", *(f"{length}+" for length in LENGTHS), shown(msg("longest")))
+        shares = [[shown(cell) for cell in row] for row in self.share_rows()]
+        parts = [
+            f"<p><b>{shown(self.summary)}</b><br>{coloured} {legend}</p>",
+            html_table(heads, shares),
+        ]
         for each in self.texts:
             body = "".join(tinted(piece, level) for piece, level in each.pieces())
             parts.append(f'<pre style="{PAGE}">{body}</pre>')
         rows: list[tuple[str, ...]] = []
         for each in self.passages():
-            shown = (html.escape(on_one_line(p)) for p in (each.before, each.text, each.after))
-            words = "{}<b>{}</b>{}".format(*shown)
+            context = (html.escape(on_one_line(p)) for p in (each.before, each.text, each.after))
+            words = "{}<b>{}</b>{}".format(*context)
             length, times = f"{each.match.length:,}", f"{each.match.occurrences:,}"
-            rows.append((length, words, html.escape(self.where(each)), times))
+            rows.append((length, words, shown(self.where(each)), times))
         if rows:
-            parts.append(html_table(("length", "words", "first at", "times"), rows))
-        return f"<div>{''.join(parts)}</div>"
+            names = (msg("length"), msg("words"), msg("first at"), msg("times"))
+            parts.append(html_table([shown(name) for name in names], rows))
+        return f'<div class="hornbook-trace">{"".join(parts)}</div>'
+
+
+def shown(message: str) -> str:
+    """A message as HTML in both languages; other text as it is."""
+    texts = {language: translated(message, language) for language in LANGUAGES}
+    return in_both(texts, current()) if len(set(texts.values())) > 1 else html.escape(message)
 
 
 def on_one_line(words: str, most: int = 160) -> str:
