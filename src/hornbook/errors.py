@@ -50,10 +50,24 @@ class HornbookWarning(UserWarning):
     label = "note"
 
 
-def reason(error: BaseException) -> str:
-    """The message of an error on one line; the name of its class if it has no message."""
+class Reason(str):
+    """The message of an error on one line, and `said`, what it was made of.
+
+    What an error says may have a translation, which `language.translated` finds by `said`.
+    """
+
+    said: str
+
+
+def reason(error: BaseException, most: int | None = None) -> Reason:
+    """The message of an error on one line, or the name of its class if it has none.
+
+    `most` is how many characters of it are kept.
+    """
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return redacted(" ".join(str(text).split()))
+    made = Reason(redacted(" ".join(str(text).split()))[:most])
+    made.said = next((each for each in error.args if isinstance(each, str) and each == text), text)
+    return made
 
 
 def display_path(path: str | os.PathLike[str]) -> str:

@@ -76,6 +76,13 @@ def test_the_help_of_every_command_is_korean_in_a_frame_that_is_aligned(
         ("corpora one --lang ko", "인수가 남았어요: one"),
         ("train --set n_layr=2 --lang ko", "설정 'n_layr': 없는 이름이에요. 혹시 n_layer인가요?"),
         ("train --model gptt --lang ko", "--model gptt: 다음 가운데 하나여야 해요: ngram, bigram"),
+        ("verify nowhere --lang ko", "nowhere: 그런 폴더가 없어요"),
+        ("train nowhere.txt --lang ko", "nowhere.txt: 그런 이름의 글이나 파일, 폴더가 없어요."),
+        ("plan --gpus 0 --lang ko", "--gpus 0: 1에서"),
+        ("plan --model big --lang ko", "--model 'big': 124m, 1.3b, 26b 같은 수여야 해요"),
+        ("prepare --lang ko --out store", "글을 주세요: 파일, 폴더, 패턴"),
+        ("prepare no.txt --out store --lang ko", "no.txt: 읽을 수 없어요. 그런 이름의"),
+        ("train --config no.toml --lang ko", "설정을 읽을 수 없어요: 그런 파일이나 폴더가 없어요"),
         ("corpora --lang de", "expected language 'en' or 'ko', got 'de'"),
         ("corpora --lang", "--lang: expected language 'en' or 'ko'"),
     ],
@@ -84,7 +91,9 @@ def test_what_a_beginner_does_wrong_is_said_in_korean(
     arguments: str, error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(arguments.split()) in (1, 2)
-    assert f"hornbook: {error}" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("hornbook: ")
+    assert error in told
     assert "HORNBOOK_LANG" not in os.environ  # only while the command ran
 
 
@@ -135,6 +144,24 @@ def test_a_training_is_shown_in_korean(place: Path) -> None:
     ):
         assert each in result
     assert not ENGLISH.search(result.replace("hornbook", "")), result
+
+
+def test_a_plan_and_what_verify_finds_are_korean(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    commands = (
+        ["plan", "--gpus", "16", "--model", "1.3b"],
+        ["plan", "--model", "7b"],
+        ["verify", str(place / "run")],
+    )
+    for command in commands:
+        assert cli.run([*command, "--lang", "ko"]) == 0
+        shown = capsys.readouterr().out
+        assert re.search("[가-힣]", shown)
+        assert not ENGLISH.search(shown.replace(str(place), "")), shown
+        assert cli.run([*command, "--lang", "en"]) == 0
+        assert not re.search("[가-힣]", capsys.readouterr().out)
 
 
 def test_the_report_card_is_korean_and_its_figures_are_not(place: Path) -> None:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hornbook.errors import ConfigError
+from hornbook.errors import ConfigError, reason
 from hornbook.language import (
     Message,
     choose_language,
+    conjunction,
     current,
     joined,
     msg,
@@ -61,6 +62,27 @@ def test_what_a_message_is_made_of_is_translated_with_it() -> None:
     assert translated(about, "ko") == "x: 읽을 수 없어요. 균등 추측, a {brace}: 성적표"
     assert translated(joined(" ", (msg("done"), 3, "x")), "ko") == "다 배움 3 x"
     assert translated(OSError(2, "no such file"), "ko") == "[Errno 2] no such file"
+
+
+def test_what_another_error_says_is_translated_where_it_has_a_translation() -> None:
+    gone = reason(FileNotFoundError(2, "No such file or directory", "x"))
+    about = msg("{path}: cannot be read: {why}", path="x", why=gone)
+    assert about == "x: cannot be read: No such file or directory"
+    for each in (about, copy.deepcopy(about), pickle.loads(pickle.dumps(about))):
+        assert translated(each, "ko") == "x: 읽을 수 없어요: 그런 파일이나 폴더가 없어요"
+    inner = reason(ValueError(msg("{first} and {second}", first="a\nb", second="https://u:p@h/x")))
+    assert inner == "a b and https://***@h/x"
+    assert translated(inner, "ko") == "a b, https://***@h/x"
+    assert translated(reason(OSError(5, msg("uniform guess"))), "ko") == "균등 추측"
+    assert translated(reason(ValueError("a\nb")), "ko") == "a b"
+    assert reason(ValueError("abcdef"), 3) == "abc"
+    assert reason(KeyError()) == "KeyError"
+
+
+def test_words_are_joined_by_and_and_each_is_translated() -> None:
+    assert conjunction(["a", msg("uniform guess"), "c"]) == "a and uniform guess and c"
+    assert translated(conjunction(["a", msg("uniform guess"), "c"]), "ko") == "a, 균등 추측, c"
+    assert conjunction(["a"]) == "a"
 
 
 def test_spaces_around_a_message_stay() -> None:

@@ -19,7 +19,7 @@ from hornbook.cli.console import abandon_output, errors, note, open_streams
 from hornbook.cli.help import LANGUAGE_OPTION, Help, mistake_in
 from hornbook.cli.language import in_its_language
 from hornbook.cores import before_torch
-from hornbook.errors import HornbookError, HornbookWarning, for_terminal, quoted
+from hornbook.errors import HornbookError, HornbookWarning, for_terminal, quoted, reason
 from hornbook.language import msg, tr, translated
 from hornbook.parallel import Job
 
@@ -108,7 +108,7 @@ def print_failure(error: Exception) -> int:
         message = translated(OUT_OF_MEMORY)
     elif isinstance(error, OSError):
         abandon_output()
-        message = f"{error.filename or tr('input or output')}: {error.strerror or error}"
+        message = f"{error.filename or tr('input or output')}: {translated(reason(error))}"
     elif os.environ.get("HORNBOOK_DEBUG"):
         raise error
     else:

@@ -14,6 +14,7 @@ import hornbook
 from hornbook.cli.console import log, output
 from hornbook.cli.terminal import print_json, table
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 
 Subject = Literal[
     "train",
@@ -72,24 +73,28 @@ def run(
     options |= {name: value for name, value in given.items() if value is not None}
     if options and subject != "predict":
         names = ", ".join(f"--{name}" for name in options)
-        raise ConfigError(f"{names}: only hornbook bench predict reads this")
+        raise ConfigError(msg("{names}: only hornbook bench predict reads this", names=names))
     if gigabytes is not None:
         if subject != "prepare" or gigabytes <= 0:
             raise ConfigError(
-                "--gigabytes: a size above 0, which only hornbook bench prepare reads"
+                msg("--gigabytes: a size above 0, which only hornbook bench prepare reads")
             )
         options["gigabytes"] = gigabytes
     if paq8px is not None and not paq8px.is_file():
-        raise ConfigError(f"--paq8px {paq8px}: no such file; give the path of the program")
+        raise ConfigError(
+            msg("--paq8px {paq8px}: no such file; give the path of the program", paq8px=paq8px)
+        )
     if not (ROOT / "benchmarks" / "table.py").is_file():
         raise ConfigError(
-            "hornbook bench needs the repository, which contains the programs to compare with: run "
-            "it from a clone installed with pip install -e ."
+            msg(
+                "hornbook bench needs the repository, which contains the programs to compare "
+                "with: run it from a clone installed with pip install -e ."
+            )
         )
     sys.path.insert(0, str(ROOT))
     found: dict[str, list[Any]] = {}
     for name in [subject] if subject else get_args(Subject):
-        log(f"measuring {name} ...")
+        log(msg("measuring {name} ...", name=name))
         found[name] = importlib.import_module(f"benchmarks.{name}").measure(short=short, **options)
     if json:
         print_json(

@@ -80,7 +80,7 @@ def address(lines: IO[str]) -> str:
         if found["event"] == "listening":
             return found["url"]
         if found["event"] == "failed":
-            raise ConfigError(f"--serve: {found['message']}")
+            raise ConfigError(msg("--serve: {said}", said=found["message"]))
     raise ConfigError(msg("--serve: the server did not start: {said}", said=" ".join(said)[-200:]))
 
 

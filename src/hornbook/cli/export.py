@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from hornbook.cli.console import note, output
 from hornbook.cli.terminal import TEXT, print_json
 from hornbook.errors import display_path
+from hornbook.language import tr, translated
 
 
 def run(
@@ -48,5 +49,9 @@ def run(
         return
     console = output()
     for each in made.checked:
-        console.print(str(each), markup=False)
-    console.print(f"The export is in {display_path(made.folder)}", soft_wrap=True, markup=False)
+        console.print(translated(str(each)), markup=False)
+    console.print(
+        tr("The export is in {folder}", folder=display_path(made.folder)),
+        soft_wrap=True,
+        markup=False,
+    )

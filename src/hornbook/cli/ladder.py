@@ -229,7 +229,9 @@ def curves(found: "Ladder", console: Console) -> str:
         character_set="braille" if is_utf8(console.file) else "ascii",
         width=max(20, min(60, console.width - 20)),
         height=CURVE_HEIGHT,
-        title="validation loss by " + ("seconds of training" if by_time else "step"),
+        title=tr("validation loss by seconds of training")
+        if by_time
+        else tr("validation loss by step"),
         legend_labels=[rung.name for rung in found.rungs],
         color=COLORS[: len(xs)] if console.color_system else False,
     )

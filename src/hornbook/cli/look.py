@@ -75,7 +75,7 @@ def run(
     if text == "-":
         text = piped(model.tokenizer, encoding)
     else:
-        text = typed("the text", text, escapes=escapes, encoding=encoding)
+        text = typed(msg("the text"), text, escapes=escapes, encoding=encoding)
     if token is not None:
         token = typed("--token", token, escapes=escapes, encoding=encoding)
     seen = model.look(fit_text(model.tokenizer, text, unknown), token=token)

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from hornbook.cli.console import output
+from hornbook.cli.console import output, padded
 from hornbook.cli.terminal import Whole, print_json, print_table
 from hornbook.config import Config, ModelConfig, locate, one_of, parse_all, parse_assignments
 from hornbook.errors import ConfigError
+from hornbook.language import msg, tr, translated
 from hornbook.models.schema import Schema
 from hornbook.scale import GPU, GPUS, Estimate, Run, estimate, fewest_gpus, sized
 from hornbook.scale.estimate import (
@@ -71,17 +72,27 @@ def run(
     """
     chosen = priced(gpu.lower(), usd_per_hour)
     if gpus is not None and not 1 <= gpus <= MOST_GPUS:
-        raise ConfigError(f"--gpus {gpus}: expected from 1 to {MOST_GPUS:,}")
+        raise ConfigError(
+            msg("--gpus {gpus}: expected from 1 to {most_gpus:,}", gpus=gpus, most_gpus=MOST_GPUS)
+        )
     if not 2 <= vocabulary <= LARGEST_VOCABULARY:
-        raise ConfigError(f"--vocabulary {vocabulary}: expected from 2 to {LARGEST_VOCABULARY:,}")
+        raise ConfigError(
+            msg(
+                "--vocabulary {vocabulary}: expected from 2 to {largest_vocabulary:,}",
+                vocabulary=vocabulary,
+                largest_vocabulary=LARGEST_VOCABULARY,
+            )
+        )
     assignments = parse_all(parse_assignments(set_ or []))
     named = {check_read(name) for name in assignments}
     if model is None and not assignments:
-        raise ConfigError("--model is missing: how many parameters, as in --model 124m")
+        raise ConfigError(msg("--model is missing: how many parameters, as in --model 124m"))
     config = Config(model=sized(model, vocabulary) if model else ModelConfig())
     config = config.override(**assignments)
     if config.model.model != "gpt":
-        raise ConfigError(f"a plan on paper is of a gpt, but model = {config.model.model!r}")
+        raise ConfigError(
+            msg("a plan on paper is of a gpt, but model = {model!r}", model=config.model.model)
+        )
     schema = Schema.of(config.model, vocabulary)
     size = schema.parameters
     read = amount(tokens, "--tokens") if tokens else float(TOKENS_A_PARAMETER * size)
@@ -111,24 +122,31 @@ def run(
         print_json(as_dict(wanted, found))
         return
     for name, line in lines(wanted, found):
-        output().print(f"{name:<14} {line}", markup=False, highlight=False)
+        output().print(f"{padded(name, 14)} {line}", markup=False, highlight=False)
 
 
 def priced(name: str, usd_per_hour: float | None) -> GPU:
     """The GPU of that name, at another price where one is given. Raises: ConfigError."""
     if name not in GPUS:
-        raise ConfigError(f"--gpu {name}: {one_of(name, list(GPUS))}")
+        raise ConfigError(msg("--gpu {name}: {one_of}", name=name, one_of=one_of(name, list(GPUS))))
     if usd_per_hour is None:
         return GPUS[name]
     if not 0 <= usd_per_hour <= 1e6:
-        raise ConfigError(f"--usd-per-hour {usd_per_hour:g}: expected a price in dollars")
+        raise ConfigError(
+            msg(
+                "--usd-per-hour {usd_per_hour:g}: expected a price in dollars",
+                usd_per_hour=usd_per_hour,
+            )
+        )
     return replace(GPUS[name], usd_per_hour=usd_per_hour, price_source="--usd-per-hour")
 
 
 def batch_of(config: Config, batch_tokens: str | None, named: set[str]) -> float | None:
     """Tokens a step, where they are given. Raises: ConfigError where they are given twice."""
     if batch_tokens and named & BATCH:
-        raise ConfigError("--batch-tokens and --set batch_size both give the batch: leave one out")
+        raise ConfigError(
+            msg("--batch-tokens and --set batch_size both give the batch: leave one out")
+        )
     if batch_tokens:
         return amount(batch_tokens, "--batch-tokens")
     return float(config.tokens_per_step) if named & BATCH else None
@@ -139,7 +157,11 @@ def check_read(name: str) -> str:
     section, key = locate(name)
     if section != "model" and key not in READ:
         raise ConfigError(
-            f"--set {key}: a plan for GPUs reads the model's settings and {', '.join(sorted(READ))}"
+            msg(
+                "--set {key}: a plan for GPUs reads the model's settings and {known}",
+                key=key,
+                known=", ".join(sorted(READ)),
+            )
         )
     return key
 
@@ -160,87 +182,165 @@ def lines(run: Run, found: Estimate) -> list[tuple[str, str]]:
     """A plan in words: a name and a line each."""
     gpu, memory = run.gpu, found.memory
     machines = -(-run.gpus // gpu.per_machine)
-    where = f"{machines:,} machines of {gpu.per_machine}" if machines > 1 else "one machine"
+    where = tr("one machine")
+    link, through = gpu.link_bytes_per_second, msg("between the GPUs")
+    if machines > 1:
+        where = tr("{machines:,} machines of {gpus}", machines=machines, gpus=gpu.per_machine)
+        link, through = gpu.network_bytes_per_second, msg("the network of a machine")
     plain, again = found.memory_without_recompute, found.memory_with_recompute
-    size = f"{gpu.memory_bytes / 1e9:.0f} GB"
-    holds = f"of {size}" if found.fits else f"DOES NOT FIT into {size}"
-    link = gpu.link_bytes_per_second if machines == 1 else gpu.network_bytes_per_second
-    through = "between the GPUs" if machines == 1 else "the network of a machine"
-    sent = (
-        "none"
-        if run.gpus == 1
-        else (
-            f"{found.communication_bytes / 1e9:,.2f} GB a step from each GPU, "
-            f"{found.communication_seconds:.3f} s at {LINK_SHARE:.0%} of {link / 1e9:,.0f} GB/s "
-            f"({through}); {found.exposed_seconds:.3f} s of it are waited for"
+    size = gpu.memory_bytes / 1e9
+    holds = msg("of {size:.0f} GB", size=size)
+    if not found.fits:
+        holds = msg("DOES NOT FIT into {size:.0f} GB", size=size)
+    sent = tr("none")
+    if run.gpus > 1:
+        sent = tr(
+            "{sent:,.2f} GB a step from each GPU, {seconds:.3f} s at {share:.0%} of {link:,.0f} "
+            "GB/s ({through}); {exposed:.3f} s of it are waited for",
+            sent=found.communication_bytes / 1e9,
+            seconds=found.communication_seconds,
+            share=LINK_SHARE,
+            link=link / 1e9,
+            through=through,
+            exposed=found.exposed_seconds,
         )
-    )
     fewest = fewest_gpus(run, "fsdp")
-    alone = "1 by ddp" if fewest_gpus(run, "ddp") else "no number by ddp, which shares no weights"
-    enough = "no number by fsdp" if fewest is None else f"{fewest:,} by fsdp"
-    passes = "1 pass" if found.passes == 1 else f"{found.passes} passes"
-    recomputing = "with recomputation" if found.recompute else "without recomputation"
+    alone = msg("no number by ddp, which shares no weights")
+    if fewest_gpus(run, "ddp"):
+        alone = msg("1 by ddp")
+    enough = msg("no number by fsdp")
+    if fewest is not None:
+        enough = msg("{gpus:,} by fsdp", gpus=fewest)
+    passes = msg("1 pass")
+    if found.passes > 1:
+        passes = msg("{passes} passes", passes=found.passes)
+    recomputing = tr("with recomputation") if found.recompute else tr("without recomputation")
     return [
-        ("GPUs", f"{run.gpus:,} x {gpu.name}, {where}"),
-        ("model", described(run.schema, run.block_size)),
+        (tr("GPUs"), f"{run.gpus:,} x {gpu.name}, {where}"),
+        (tr("model"), translated(described(run.schema, run.block_size))),
         (
-            "batch",
-            f"{run.batch_tokens:,.0f} tokens: {run.blocks_a_gpu:,} blocks a GPU in {passes} of "
-            f"{found.micro_batch}; {found.steps:,} steps for {run.tokens:,.0f} tokens",
+            tr("batch"),
+            tr(
+                "{batch:,.0f} tokens: {blocks:,} blocks a GPU in {passes} of {micro}; {steps:,} "
+                "steps for {tokens:,.0f} tokens",
+                batch=run.batch_tokens,
+                blocks=run.blocks_a_gpu,
+                passes=passes,
+                micro=found.micro_batch,
+                steps=found.steps,
+                tokens=run.tokens,
+            ),
         ),
-        ("parallel", f"{found.parallel}, {recomputing}"),
+        (tr("parallel"), f"{found.parallel}, {recomputing}"),
         (
-            "memory a GPU",
-            f"{memory.total / 1e9:.1f} GB {holds}: weights {memory.weights / 1e9:.2f}, gradients "
-            f"{memory.gradients / 1e9:.2f}, optimizer {memory.optimizer / 1e9:.2f}, activations "
-            f"{memory.activations / 1e9:.1f} ({plain.activations / 1e9:.1f} without recomputation, "
-            f"{again.activations / 1e9:.1f} with it), working {memory.working / 1e9:.2f}, fixed "
-            f"{memory.fixed / 1e9:.0f}",
+            tr("memory a GPU"),
+            tr(
+                "{total:.1f} GB {holds}: weights {weights:.2f}, gradients {gradients:.2f}, "
+                "optimizer {optimizer:.2f}, activations {activations:.1f} ({plain:.1f} without "
+                "recomputation, {again:.1f} with it), working {working:.2f}, fixed {fixed:.0f}",
+                total=memory.total / 1e9,
+                holds=holds,
+                weights=memory.weights / 1e9,
+                gradients=memory.gradients / 1e9,
+                optimizer=memory.optimizer / 1e9,
+                activations=memory.activations / 1e9,
+                plain=plain.activations / 1e9,
+                again=again.activations / 1e9,
+                working=memory.working / 1e9,
+                fixed=memory.fixed / 1e9,
+            ),
         ),
-        ("GPUs needed", f"{enough}, {alone} (one block a pass, with recomputation)"),
-        ("communication", sent),
         (
-            "step",
-            f"{found.step_seconds:.3f} s: passes {found.compute_seconds:.3f}, communication "
-            f"{found.exposed_seconds:.3f}, update {found.optimizer_seconds:.3f}",
+            tr("GPUs needed"),
+            tr(
+                "{enough}, {alone} (one block a pass, with recomputation)",
+                enough=enough,
+                alone=alone,
+            ),
         ),
-        ("speed", f"{found.tokens_per_second:,.0f} tokens/s, {found.mfu:.0%} MFU"),
-        ("time", f"{duration(found.hours)} of steps, without evaluations and interruptions"),
+        (tr("communication"), sent),
         (
-            "cost",
-            f"{found.usd:,.0f} USD at {gpu.usd_per_hour:.2f} USD a GPU and hour "
-            f"({gpu.price_source})",
+            tr("step"),
+            tr(
+                "{step:.3f} s: passes {passes:.3f}, communication {exposed:.3f}, update "
+                "{update:.3f}",
+                step=found.step_seconds,
+                passes=found.compute_seconds,
+                exposed=found.exposed_seconds,
+                update=found.optimizer_seconds,
+            ),
         ),
-        *((f"{'formula' if not i else ''}", f"{name} = {how}") for i, (name, how) in
-          enumerate(formula())),
-        ("", "never run on a GPU by hornbook; docs/scale.md compares it with published runs"),
-    ]  # fmt: skip
+        (
+            tr("speed"),
+            tr(
+                "{speed:,.0f} tokens/s, {mfu:.0%} MFU",
+                speed=found.tokens_per_second,
+                mfu=found.mfu,
+            ),
+        ),
+        (
+            tr("time"),
+            tr(
+                "{time} of steps, without evaluations and interruptions",
+                time=duration(found.hours),
+            ),
+        ),
+        (
+            tr("cost"),
+            tr(
+                "{usd:,.0f} USD at {price:.2f} USD a GPU and hour ({source})",
+                usd=found.usd,
+                price=gpu.usd_per_hour,
+                source=gpu.price_source,
+            ),
+        ),
+        *(
+            (tr("formula") if not i else "", f"{translated(name)} = {translated(how)}")
+            for i, (name, how) in enumerate(formula())
+        ),
+        (
+            "",
+            tr("never run on a GPU by hornbook; docs/scale.md compares it with published runs"),
+        ),
+    ]
 
 
 def formula() -> list[tuple[str, str]]:
     """How the figures follow from each other."""
     return [
         (
-            "flops a token",
-            "6 x parameters in products + 12 x layers x width x tokens attended to",
+            msg("flops a token"),
+            msg("6 x parameters in products + 12 x layers x width x tokens attended to"),
         ),
         (
-            "passes",
-            f"tokens a GPU x ((products / {PRODUCTS_SHARE} + attention / 2 / {ATTENTION_SHARE}) / "
-            f"achievable flops + 2 x ({MOVED_A_CHANNEL} x layers x width + {MOVED_AN_ENTRY} x "
-            "vocabulary) / memory bandwidth)",
+            msg("passes"),
+            msg(
+                "tokens a GPU x ((products / {products} + attention / 2 / {attention}) / "
+                "achievable flops + 2 x ({channel} x layers x width + {entry} x vocabulary) / "
+                "memory bandwidth)",
+                products=PRODUCTS_SHARE,
+                attention=ATTENTION_SHARE,
+                channel=MOVED_A_CHANNEL,
+                entry=MOVED_AN_ENTRY,
+            ),
         ),
         (
-            "communication",
-            "ddp: (8 x parameters + 4 x Muon's) x (1 - 1/GPUs) bytes, waited for; fsdp: (8 x "
-            f"passes x parameters + 4 x Muon's) x (1 - 1/GPUs), {FSDP_EXPOSED:.0%} waited for, or "
-            "what exceeds the passes",
+            msg("communication"),
+            msg(
+                "ddp: (8 x parameters + 4 x Muon's) x (1 - 1/GPUs) bytes, waited for; fsdp: (8 x "
+                "passes x parameters + 4 x Muon's) x (1 - 1/GPUs), {exposed:.0%} waited for, or "
+                "what exceeds the passes",
+                exposed=FSDP_EXPOSED,
+            ),
         ),
         (
-            "update",
-            f"{UPDATE_BYTES} x parameters a GPU / memory bandwidth + Muon's products / GPUs",
+            msg("update"),
+            msg(
+                "{bytes} x parameters a GPU / memory bandwidth + Muon's products / GPUs",
+                bytes=UPDATE_BYTES,
+            ),
         ),
-        ("MFU", "flops a token x tokens/s / (GPUs x bfloat16 peak)"),
+        ("MFU", msg("flops a token x tokens/s / (GPUs x bfloat16 peak)")),
     ]
 
 
@@ -253,14 +353,25 @@ def compare(runs: Sequence[Run], *, json: bool) -> None:
     first = runs[0]
     console = output()
     shape = described(first.schema, first.block_size)
-    console.print(f"{first.gpu.name}: {shape}; {first.tokens:,.0f} tokens", highlight=False)
-    headings = ("GPUs", "parallel", "GB a GPU", "batch", "s a step", "tokens/s", "MFU", "time",
-                "USD")  # fmt: skip
+    title = tr(
+        "{gpu}: {shape}; {tokens:,.0f} tokens",
+        gpu=first.gpu.name,
+        shape=shape,
+        tokens=first.tokens,
+    )
+    console.print(title, highlight=False)
+    parallel = tr("parallel")
+    headings = (
+        tr("GPUs"), parallel, tr("GB a GPU"), tr("batch"), tr("s a step"), tr("tokens/s"), "MFU",
+        tr("time"), "USD",
+    )  # fmt: skip
     rows = [
         (
             f"{run.gpus:,}",
-            f"{each.parallel}{', recompute' * each.recompute}",
-            f"{each.memory.total / 1e9:.1f}" if each.fits else "does not fit",
+            tr("{parallel}, recompute", parallel=each.parallel)
+            if each.recompute
+            else each.parallel,
+            f"{each.memory.total / 1e9:.1f}" if each.fits else tr("does not fit"),
             f"{run.batch_tokens:,.0f}",
             f"{each.step_seconds:.3f}" if each.fits else "",
             f"{each.tokens_per_second:,.0f}" if each.fits else "",
@@ -270,12 +381,14 @@ def compare(runs: Sequence[Run], *, json: bool) -> None:
         )
         for run, each in found
     ]
-    numbers = tuple(name for name in headings if name != "parallel")
-    print_table(console, headings, rows, numbers=numbers, unbroken=("parallel",), drop=(3, 4))
+    numbers = tuple(name for name in headings if name != parallel)
+    print_table(console, headings, rows, numbers=numbers, unbroken=(parallel,), drop=(3, 4))
 
 
 def duration(hours: float) -> str:
     """Hours in the unit that reads best."""
     if hours >= 48:
-        return f"{hours / 24:,.1f} days"
-    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+        return tr("{days:,.1f} days", days=hours / 24)
+    if hours >= 1:
+        return tr("{hours:.1f} hours", hours=hours)
+    return tr("{minutes:.1f} minutes", minutes=60 * hours)

@@ -15,6 +15,7 @@ from hornbook.cli.texts import AS_IT_IS, TextOptions
 from hornbook.config import Config
 from hornbook.cores import usable
 from hornbook.errors import ConfigError, command, display_path
+from hornbook.language import msg, tr
 
 if TYPE_CHECKING:
     from hornbook.preparation.work import Outcome
@@ -62,15 +63,23 @@ def run(
         quiet: Print only the result.
     """
     if not source:
-        raise ConfigError("expected a source: files, folders or patterns")
+        raise ConfigError(msg("expected a source: files, folders or patterns"))
     if not 0 < validation < 1:
-        raise ConfigError(f"--validation {validation:g}: expected a share between 0 and 1")
+        raise ConfigError(
+            msg(
+                "--validation {validation:g}: expected a share between 0 and 1",
+                validation=validation,
+            )
+        )
     if not 0 < near <= 1 or (near < 1 and keep_duplicates):
         raise ConfigError(
-            f"--near {near:g}: expected a share above 0, and without --keep-duplicates"
+            msg(
+                "--near {near:g}: expected a share above 0, and without --keep-duplicates",
+                near=near,
+            )
         )
     if not shard_mb:
-        raise ConfigError("--shard-mb 0: expected at least 1")
+        raise ConfigError(msg("--shard-mb 0: expected at least 1"))
     job, jobs = share_of(shard)
     usual = Config().override(**reading.given()).data  # checks the values
     if usual.encoding is not None:
@@ -92,7 +101,7 @@ def run(
         keep_duplicates=keep_duplicates,
         near=near,
     )
-    columns = TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn(tr("shards")), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     bar = Progress(*columns, console=Console(stderr=True), disable=quiet)
     task = bar.add_task("", total=None)
     try:
@@ -106,7 +115,7 @@ def run(
                 on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
     except (KeyboardInterrupt, SystemExit):
-        log("stopped; whole shards are kept, and the same command goes on from there")
+        log(msg("stopped; whole shards are kept, and the same command goes on from there"))
         raise
     show(outcome, out, json=json)
 
@@ -118,7 +127,9 @@ def share_of(shard: str | None) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
     job, jobs = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 1 <= job <= jobs:
-        raise ConfigError(f"--shard {shard}: expected I/N with I from 1 to N, such as 1/8")
+        raise ConfigError(
+            msg("--shard {shard}: expected I/N with I from 1 to N, such as 1/8", shard=shard)
+        )
     return job, jobs
 
 
@@ -130,10 +141,13 @@ def show(outcome: "Outcome", out: Path, *, json: bool) -> None:
         if json:
             print_json({**figures, "finished": False})
         else:
-            sys.stdout.write(
-                f"{outcome.written:,} of {outcome.shards:,} shards are written; the job that "
-                "writes the last one finishes the store\n"
+            waiting = tr(
+                "{written:,} of {shards:,} shards are written; the job that writes the last one "
+                "finishes the store",
+                written=outcome.written,
+                shards=outcome.shards,
             )
+            sys.stdout.write(f"{waiting}\n")
         return
     made, shown = store.manifest, display_path(out)
     sizes = {
@@ -142,9 +156,15 @@ def show(outcome: "Outcome", out: Path, *, json: bool) -> None:
     }
     documents = sum(each.train.documents + each.validation.documents for each in made.shards)
     for each in made.skipped[:3]:
-        note(f"skipped: {each.reason}")
+        note(msg("skipped: {reason}", reason=each.reason))
     if len(made.skipped) > 3:
-        note(f"skipped {len(made.skipped) - 3:,} more files, listed in {shown}/store.json")
+        note(
+            msg(
+                "skipped {number:,} more files, listed in {store}/store.json",
+                number=len(made.skipped) - 3,
+                store=shown,
+            )
+        )
     if json:
         dropped = {
             name: getattr(made.dropped, name)
@@ -155,14 +175,26 @@ def show(outcome: "Outcome", out: Path, *, json: bool) -> None:
         print_json({**figures, "finished": True, **facts, **rest})
         return
     lines = [
-        f"{shown}: {sizes['train']:,} tokens for training, {sizes['validation']:,} for "
-        f"validation, vocabulary of {made.vocab_size:,}",
-        f"{documents:,} documents in {outcome.shards:,} shards; left out: "
-        f"{made.dropped.exact_duplicates:,} duplicates, {made.dropped.near_duplicates:,} near "
-        f"duplicates, {made.dropped.empty:,} empty",
+        tr(
+            "{name}: {train:,} tokens for training, {validation:,} for validation, vocabulary of "
+            "{vocab_size:,}",
+            name=shown,
+            train=sizes["train"],
+            validation=sizes["validation"],
+            vocab_size=made.vocab_size,
+        ),
+        tr(
+            "{documents:,} documents in {shards:,} shards; left out: {exact:,} duplicates, "
+            "{near:,} near duplicates, {empty:,} empty",
+            documents=documents,
+            shards=outcome.shards,
+            exact=made.dropped.exact_duplicates,
+            near=made.dropped.near_duplicates,
+            empty=made.dropped.empty,
+        ),
     ]
     if len(store.groups) > 1:
         groups = (f"{name} {tokens:,}" for name, tokens in store.groups.items())
-        lines.append(f"training tokens of each group: {', '.join(groups)}")
-    lines.append(f"train on it with: {command('train', out)}")
+        lines.append(tr("training tokens of each group: {groups}", groups=", ".join(groups)))
+    lines.append(tr("train on it with: {command}", command=command("train", out)))
     sys.stdout.write("".join(f"{line}\n" for line in lines))

@@ -85,7 +85,7 @@ def piped(tokenizer: Tokenizer, encoding: str | None) -> str:
         data = stream.read()
     except (OSError, ValueError) as error:
         raise DataError(msg("cannot read standard input: {error}", error=reason(error))) from None
-    text = decoded("standard input", data, encoding).removeprefix(BYTE_ORDER_MARK)
+    text = decoded(msg("standard input"), data, encoding).removeprefix(BYTE_ORDER_MARK)
     if tokenizer.kind == "char" or tokenizer.text_has_cr is not None:
         return text
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from hornbook.cli.console import note, output
 from hornbook.cli.terminal import TEXT, print_json, print_table
-from hornbook.errors import ConfigError, display_path
+from hornbook.errors import ConfigError, display_path, reason
 from hornbook.language import msg, tr, translated
 
 # The columns that a narrow terminal does without, in that order.
@@ -75,7 +75,7 @@ def run(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out {folder}: {error.strerror}") from None
+        raise ConfigError(msg("--out {folder}: {why}", folder=folder, why=reason(error))) from None
     rows = report.compare(cards)
     page = report.write_comparison(rows, folder)
     if json:

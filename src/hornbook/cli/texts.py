@@ -58,8 +58,11 @@ def read_texts(names: Sequence[str], data: DataConfig) -> "Corpus":
     stores = [each for each in names if is_store(each)]
     if stores and len(names) > 1:
         raise ConfigError(
-            f"{stores[0]} is a store, which has all of its texts: give it alone, or prepare one "
-            "store of all (hornbook prepare)"
+            msg(
+                "{store} is a store, which has all of its texts: give it alone, or prepare one "
+                "store of all (hornbook prepare)",
+                store=stores[0],
+            )
         )
     if stores or data.mix is not None:
         return read_text(replace(data, corpus=names[0]))

@@ -8,7 +8,7 @@ from rich.markup import escape
 from hornbook.cli.console import padded
 from hornbook.cli.terminal import print_json
 from hornbook.errors import for_terminal
-from hornbook.language import tr
+from hornbook.language import tr, translated
 
 
 def run(run: Path, /, *, json: bool = False) -> int:
@@ -31,10 +31,10 @@ def run(run: Path, /, *, json: bool = False) -> int:
     names = [str(each.path.relative_to(run)) for each in findings]
     width = max(map(len, names))
     for name, each in zip(names, findings, strict=True):
-        mark = f"[bold red]{tr('UNSOUND')}[/]"
+        mark = f"[bold red]{padded(tr('UNSOUND'), 7)}[/]"
         if each.sound:
             mark = f"[green]{padded(tr('sound'), 7)}[/]"
-        line = f"{name:<{width}}  {each.fault or each.holds}"
+        line = f"{name:<{width}}  {translated(each.fault or each.holds)}"
         console.print(f"{mark}  {escape(for_terminal(line))}")
     unsound = sum(not each.sound for each in findings)
     if unsound:

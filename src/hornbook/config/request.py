@@ -89,7 +89,7 @@ class Request:
         try:
             return self.layer({"file": values})
         except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
+            raise ConfigError(msg("{path}: {error}", path=path, error=error)) from None
 
 
 def load_config(path: str | os.PathLike[str], base: Config | None = None) -> Config:

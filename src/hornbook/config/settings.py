@@ -17,7 +17,7 @@ import tomli_w
 from msgspec import Meta
 
 from hornbook.config.spec import MODELS, ModelSpec, spec_of
-from hornbook.errors import ConfigError
+from hornbook.errors import ConfigError, reason
 from hornbook.language import msg
 from hornbook.storage.files import SETTINGS_BYTES, read_regular
 
@@ -440,7 +440,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
         tables = tomllib.loads(read_regular(path, SETTINGS_BYTES).decode())
     except OSError as error:
         raise ConfigError(
-            msg("{path}: cannot read the settings: {strerror}", path=path, strerror=error.strerror)
+            msg("{path}: cannot read the settings: {strerror}", path=path, strerror=reason(error))
         ) from None
     except RecursionError:
         raise ConfigError(msg("{path}: not valid TOML: nested too deep", path=path)) from None

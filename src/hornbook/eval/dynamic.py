@@ -23,6 +23,7 @@ from hornbook.config import ModelConfig
 from hornbook.errors import DataError
 from hornbook.eval.loss import EVAL_BATCH_LOGITS, MOST_EVALUATED, Evaluation, summarise
 from hornbook.kernels.runtime import eagerly
+from hornbook.language import msg
 from hornbook.models.language_model import Batch, LanguageModel
 from hornbook.models.mixer import Mixer
 from hornbook.models.mixing import Mixing
@@ -101,7 +102,7 @@ def evaluate_dynamically(
     Source: Krause et al. 2018, arXiv:1709.07432.
     """
     if not len(tokens) or not len(train):
-        raise DataError("expected a training text and at least 1 token to evaluate, got none")
+        raise DataError(msg("expected a training text and at least 1 token to evaluate, got none"))
     size = piece_size(model)
     ends = None if seconds is None else clock() + seconds
     learner = learner_of(model, config, train, len(tokens), seconds)
@@ -135,7 +136,7 @@ def evaluate_dynamically(
     if answers is not None:
         nats, tokens = nats[answers[places]], tokens[answers]
         if not len(nats):
-            raise DataError("no answer in what could be measured")
+            raise DataError(msg("no answer in what could be measured"))
     after_train = np.concatenate([train[-1:], tokens])
     return summarise(tokenizer, after_train, nats, None, block_size=size)
 

@@ -19,6 +19,7 @@ from hornbook.errors import CheckpointError
 from hornbook.infer.decoder import MOST_ROWS, outside
 from hornbook.kernels import NativeUnavailableError, decoder_library
 from hornbook.kernels.decoder import PackedLayer, PackedMatrix, PackedModel
+from hornbook.language import msg
 from hornbook.models.schema import BLOCKS, RotaryScaling, Schema, Shape
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -122,8 +123,13 @@ class NativeDecoder:
         self.precision = chosen_precision(weights, precision)
         if cache_bytes(schema, context_size, self.precision) * rows > MOST_CACHE_BYTES:
             raise NativeUnavailableError(
-                f"the keys and values of {rows} x {context_size:,} positions would take over "
-                f"{MOST_CACHE_BYTES >> 30} GiB"
+                msg(
+                    "the keys and values of {rows} x {context_size:,} positions would take over "
+                    "{most} GiB",
+                    rows=rows,
+                    context_size=context_size,
+                    most=MOST_CACHE_BYTES >> 30,
+                )
             )
         parameters = sum(array.size for array in weights.values())
         self.threads = threads or choose_threads(parameters)
@@ -311,8 +317,15 @@ def check_weights(expected: Mapping[str, Shape], weights: Weights) -> None:
         if array is None or array.shape != shape or array.dtype != np.float32 or not array.size:
             found = "none" if array is None else f"{array.dtype} {list(array.shape)}"
             raise CheckpointError(
-                f"the weights do not fit config.toml: {name}: expected float32 {list(shape)}, "
-                f"found {found}"
+                msg(
+                    "the weights do not fit config.toml: {name}: expected float32 {shape}, "
+                    "found {found}",
+                    name=name,
+                    shape=list(shape),
+                    found=found,
+                )
             )
     if unexpected := sorted(weights.keys() - expected.keys()):
-        raise CheckpointError(f"the weights do not fit config.toml: unexpected {unexpected[0]}")
+        raise CheckpointError(
+            msg("the weights do not fit config.toml: unexpected {name}", name=unexpected[0])
+        )

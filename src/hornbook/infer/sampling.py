@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hornbook.config import SamplingConfig
 from hornbook.errors import CheckpointError
+from hornbook.language import msg
 
 Floats = NDArray[np.float64]
 # Random numbers that a generation takes from its generator at once: a call takes longer than one.
@@ -152,8 +153,10 @@ def draw(p_RV: Floats, uniform_R: Sequence[float]) -> list[int]:
 def not_numbers() -> CheckpointError:
     """The error of a model whose probabilities are not numbers."""
     return CheckpointError(
-        "the model's probabilities are not numbers: its weights are damaged, or its training "
-        "diverged"
+        msg(
+            "the model's probabilities are not numbers: its weights are damaged, or its "
+            "training diverged"
+        )
     )
 
 

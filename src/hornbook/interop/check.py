@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from hornbook.errors import CheckpointError, DataError
 from hornbook.eval.loss import losses, per_char
 from hornbook.interop.request import ExportError
+from hornbook.language import msg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,11 +70,11 @@ class Checked:
     context_size: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.engine}: {self.loss:.4f} nats per character on {self.positions:,} tokens of "
-            f"the {self.text}, {self.window:,} at once (hornbook, {self.context_size:,} at "
-            f"once: {self.hornbook_loss:.4f}); log-probabilities differ by at most "
-            f"{self.difference:.1e}"
+        return msg(
+            "{engine}: {loss:.4f} nats per character on {positions:,} tokens of the {text}, "
+            "{window:,} at once (hornbook, {context_size:,} at once: {hornbook_loss:.4f}); "
+            "log-probabilities differ by at most {difference:.1e}",
+            **asdict(self),
         )
 
 
@@ -83,12 +84,12 @@ def text_of(trained: TrainedModel, *, named: bool = False) -> Text:
     Raises: DataError or CheckpointError instead, where the user has `named` a text.
     """
     try:
-        tokens, name = trained.dataset().validation, "validation text"
+        tokens, name = trained.dataset().validation, msg("validation text")
     except (DataError, CheckpointError):
         if named:
             raise
         generated = trained.generate(max_new_tokens=GENERATED_TOKENS)
-        tokens, name = trained.tokenizer.encode_array(generated), "generated text"
+        tokens, name = trained.tokenizer.encode_array(generated), msg("generated text")
     tokens = tokens[: CHECKED_TOKENS + 1]
     return Text(tokens, name, per_char(trained.tokenizer, tokens))
 
@@ -112,8 +113,13 @@ def check(engine: Engine, trained: TrainedModel, text: Text) -> Checked:
     # Written so that a difference of NaN fails.
     if not difference <= engine.tolerance:
         raise ExportError(
-            f"{engine.name} does not compute what hornbook does: log-probabilities differ by "
-            f"{difference:.2g}, expected at most {engine.tolerance:g}; nothing was written"
+            msg(
+                "{program} does not compute what hornbook does: log-probabilities differ by "
+                "{difference:.2g}, expected at most {tolerance:g}; nothing was written",
+                program=engine.name,
+                difference=difference,
+                tolerance=engine.tolerance,
+            )
         )
     context_size = min(trained.config.model.context_size, len(given))
     ours = losses(trained.model, text.tokens[: len(tokens)], block_size=context_size)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hornbook.errors import CheckpointError, ConfigError, reason
 from hornbook.interop.request import INSTALL, Request
+from hornbook.language import msg
 from hornbook.runs.folder import open_run
 from hornbook.storage.disk import DISK, UNFINISHED, Disk
 
@@ -55,7 +56,7 @@ def export(
     path = folder.path.resolve()
     final = out or path.with_name(f"{path.name}-{request.to}")
     if final.exists() or final.is_symlink():
-        raise ConfigError(f"--out {final}: exists already; name a new folder")
+        raise ConfigError(msg("--out {final}: exists already; name a new folder", final=final))
 
     from hornbook.interop.card import card
     from hornbook.interop.check import check, text_of
@@ -75,7 +76,13 @@ def export(
                 for each in request.module.engines(place, trained, request, validation)
             ]
         else:
-            notes.append(f"not checked in an engine: {engine} is not installed ({INSTALL})")
+            notes.append(
+                msg(
+                    "not checked in an engine: {engine} is not installed ({install})",
+                    engine=engine,
+                    install=INSTALL,
+                )
+            )
         readme = card(trained, request, final.name, [*map(str, checked), *notes])
         put(place / "README.md", readme, disk)
     return Exported(final, sorted([*contents, "README.md"]), checked, notes)
@@ -98,7 +105,9 @@ def whole(final: Path, disk: Disk) -> Iterator[Path]:
         disk.rename(place, final)
         disk.sync_folder(final.parent)
     except OSError as error:
-        raise CheckpointError(f"{final}: cannot write the export: {reason(error)}") from None
+        raise CheckpointError(
+            msg("{final}: cannot write the export: {why}", final=final, why=reason(error))
+        ) from None
     finally:
         with suppress(OSError):
             disk.remove(place)

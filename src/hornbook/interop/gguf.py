@@ -22,6 +22,7 @@ from hornbook.interop.check import WINDOW, Engine, loss_in_blocks
 from hornbook.interop.gguf_tokenizer import write_tokenizer
 from hornbook.interop.ollama import modelfile
 from hornbook.interop.request import ExportError
+from hornbook.language import msg
 from hornbook.models.gpt import GPT
 from hornbook.models.gpt2 import EPSILON
 from hornbook.pretrained.chat import chat_template
@@ -166,8 +167,12 @@ def notes(trained: TrainedModel, request: Request, text: Text) -> list[str]:
         return []
     size, loss = trained.model.block_size, loss_in_blocks(trained, text)
     return [
-        f"without windows engines are held to {size:,} tokens at once: {loss:.4f} nats per "
-        "character, computed here"
+        msg(
+            "without windows engines are held to {size:,} tokens at once: {loss:.4f} nats per "
+            "character, computed here",
+            size=size,
+            loss=loss,
+        )
     ]
 
 
@@ -184,7 +189,7 @@ def engines(folder: Path, trained: TrainedModel, request: Request, text: Text) -
     passage = trained.tokenizer.decode(text.tokens)
     # llama.cpp takes the text of a special token for the token.
     if tokenize(server, passage) != marked_ids(trained.tokenizer, passage):
-        raise ExportError("llama.cpp splits a text into other tokens; nothing was written")
+        raise ExportError(msg("llama.cpp splits a text into other tokens; nothing was written"))
 
     whole = next(i for i, each in enumerate(trained.tokenizer.token_bytes()) if is_text(each))
 
@@ -222,7 +227,9 @@ def serve(path: Path, context_size: int) -> xllamacpp.Server:
     try:
         return xllamacpp.Server(settings)
     except RuntimeError as error:
-        raise ExportError(f"llama.cpp cannot open the file: {error}; nothing was written") from None
+        raise ExportError(
+            msg("llama.cpp cannot open the file: {error}; nothing was written", error=error)
+        ) from None
 
 
 def tokenize(server: xllamacpp.Server, text: str) -> list[int]:
@@ -263,7 +270,9 @@ def next_log_probs(
         }
     )
     if "choices" not in answer:
-        raise ExportError(f"llama.cpp refuses a text: {answer}; nothing was written")
+        raise ExportError(
+            msg("llama.cpp refuses a text: {answer}; nothing was written", answer=answer)
+        )
     found = np.full(vocab_size, -np.inf)
     for each in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
         found[each["id"]] = each["logprob"]

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 from hornbook.text.chat import end_of_answers
 from hornbook.text.tokenizer.pretrained import (
     LLAMA3_PATTERN,
@@ -105,8 +106,11 @@ def splitting_of(document: dict[str, Any]) -> str:
         if parts == (patterns, digits):
             return name
     raise ConfigError(
-        f"--to gguf: this model's tokenizer splits a text as none of {', '.join(known)} does, and "
-        "llama.cpp needs one of them"
+        msg(
+            "--to gguf: this model's tokenizer splits a text as none of {known} does, and "
+            "llama.cpp needs one of them",
+            known=", ".join(known),
+        )
     )
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 from hornbook.models.gpt2 import GPT2
 from hornbook.pretrained.names import hf_parts, stored
 
@@ -80,7 +81,9 @@ def widened(trained: TrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     shape = trained.config.model
     if shape.model != "layernorm":
-        raise ConfigError(f"GPT-2 has no form of {shape.model}: its blocks have normalisations")
+        raise ConfigError(
+            msg("GPT-2 has no form of {model}: its blocks have normalisations", model=shape.model)
+        )
     ours = {name: each.double() for name, each in trained.model.state_dict().items()}
     C, H = shape.n_embd, shape.n_head
     D, wide = C // H, C + H

@@ -13,6 +13,7 @@ import numpy as np
 
 from hornbook.interop import gpt2
 from hornbook.interop.check import WINDOW, Engine, loss_in_blocks
+from hornbook.language import msg
 from hornbook.models.gpt import GPT
 from hornbook.models.gpt2 import GPT2
 from hornbook.pretrained.chat import chat_template
@@ -159,8 +160,12 @@ def notes(trained: TrainedModel, _: Request, text: Text) -> list[str]:
         return []
     size, loss = trained.model.block_size, loss_in_blocks(trained, text)
     return [
-        f"engines that ignore sliding_window, as vLLM does, are held to {size:,} tokens at once: "
-        f"{loss:.4f} nats per character, computed here"
+        msg(
+            "engines that ignore sliding_window, as vLLM does, are held to {size:,} tokens at "
+            "once: {loss:.4f} nats per character, computed here",
+            size=size,
+            loss=loss,
+        )
     ]
 
 

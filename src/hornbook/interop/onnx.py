@@ -13,6 +13,7 @@ import numpy as np
 from hornbook.errors import ConfigError
 from hornbook.interop import gpt2, hf, onnx_gpt, onnx_gpt2
 from hornbook.interop.check import WINDOW, Engine
+from hornbook.language import msg
 from hornbook.models.gpt import GPT
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def files(trained: TrainedModel, _: Request) -> dict[str, bytes]:
     """
     model = trained.model
     if 4 * model.parameter_count > MOST_BYTES:
-        raise ConfigError("--to onnx: a graph holds 2 GB, and this model's weights are larger")
+        raise ConfigError(msg("--to onnx: a graph holds 2 GB, and this model's weights are larger"))
 
     tensors = model.state_dict()
     network = partial(onnx_gpt.network, model.schema) if isinstance(model, GPT) else None
@@ -90,8 +91,8 @@ def engines(folder: Path, trained: TrainedModel, _: Request, __: Text) -> Iterat
             found.append(np.asarray(logits)[0])
         return np.concatenate(found)
 
-    yield Engine(f"{engine}, without a cache", whole, window, TOLERANCE)
-    yield Engine(f"{engine}, with a cache", halves, window, TOLERANCE)
+    yield Engine(msg("{engine}, without a cache", engine=engine), whole, window, TOLERANCE)
+    yield Engine(msg("{engine}, with a cache", engine=engine), halves, window, TOLERANCE)
 
 
 def empty_cache(session: onnxruntime.InferenceSession) -> dict[str, NDArray[Any]]:

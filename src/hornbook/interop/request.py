@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hornbook.errors import ConfigError, HornbookError, command
+from hornbook.language import conjunction, msg
 
 if TYPE_CHECKING:
     from hornbook.config import Config
@@ -53,10 +54,15 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.to != "gguf" and (self.weights != "f32" or not self.windows):
-            raise ConfigError(f"--weights and --no-windows are for --to gguf, not for {self.to}")
+            raise ConfigError(
+                msg("--weights and --no-windows are for --to gguf, not for {to}", to=self.to)
+            )
         if self.licence and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,63}", self.licence):
             raise ConfigError(
-                f"--license {self.licence!r}: expected an identifier, as mit or cc-by-sa-4.0"
+                msg(
+                    "--license {licence!r}: expected an identifier, as mit or cc-by-sa-4.0",
+                    licence=self.licence,
+                )
             )
 
     @property
@@ -76,18 +82,45 @@ class Request:
         """
         model, models = config.model, self.format.models
         if model.reads_counts or model.with_mixer:
-            counts = ("n-grams have", "them")
-            what, it = counts if model.reads_counts else ("a mixer has", "one")
+            facts = {
+                "to": self.to,
+                "kind": model.kind,
+                "command": command("train", config.data.corpus, "--model", "gpt"),
+            }
+            if model.reads_counts:
+                raise ConfigError(
+                    msg(
+                        "n-grams have no form in {to}, and this run's model ({kind}) has them; a "
+                        "network alone has one: {command}",
+                        **facts,
+                    )
+                )
             raise ConfigError(
-                f"{what} no form in {self.to}, and this run's model ({model.kind}) has {it}; "
-                f"a network alone has one: {command('train', config.data.corpus, '--model', 'gpt')}"
+                msg(
+                    "a mixer has no form in {to}, and this run's model ({kind}) has one; a "
+                    "network alone has one: {command}",
+                    **facts,
+                )
             )
         if model.model not in models:
             raise ConfigError(
-                f"--to {self.to} has no form of the model {model.model}; it has one of "
-                f"{' and '.join(models)}"
+                msg(
+                    "--to {to} has no form of the model {model}; it has one of {known}",
+                    to=self.to,
+                    model=model.model,
+                    known=conjunction(models),
+                )
             )
         if not self.windows and model.context_length is not None:
-            raise ConfigError("--no-windows is for hornbook's own GPT: this run's model has none")
+            raise ConfigError(
+                msg("--no-windows is for hornbook's own GPT: this run's model has none")
+            )
         if not find_spec(self.format.writer):
-            raise ConfigError(f"--to {self.to} needs the package {self.format.writer}: {INSTALL}")
+            raise ConfigError(
+                msg(
+                    "--to {to} needs the package {package}: {install}",
+                    to=self.to,
+                    package=self.format.writer,
+                    install=INSTALL,
+                )
+            )

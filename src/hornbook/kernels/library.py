@@ -56,7 +56,9 @@ def shared_library(sources: Sources) -> Library:
     Raises: NativeUnavailableError with the reason in one line.
     """
     if sources.precision == "bfloat16" and not processor.multiplies_bfloat16():
-        raise NativeUnavailableError("this CPU has no bfloat16 instructions that the C kernels use")
+        raise NativeUnavailableError(
+            msg("this CPU has no bfloat16 instructions that the C kernels use")
+        )
     target = processor.target()
     with ONE_AT_A_TIME:
         if found := library_of_wheel(sources, target):
@@ -85,16 +87,20 @@ def load_built(folder: Path, sources: Sources, target: Target) -> Library | None
         if entry is None:
             return None
         if entry["fingerprint"] != fingerprint(sources, target):
-            damage = "is of another version of hornbook"
+            damage = msg("is of another version of hornbook")
         elif entry["sha256"] != hashlib.sha256((folder / name).read_bytes()).hexdigest():
-            damage = "is not what was built"
+            damage = msg("is not what was built")
         else:
             origin = msg("built into the wheel by {compiler}", compiler=described["compiler"])
             return Library(ctypes.CDLL(str(folder / name)), target.name, origin)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        damage = "cannot be read"
+        damage = msg("cannot be read")
     warnings.warn(
-        f"{folder / name} {damage}, so it is not used; reinstall hornbook",
+        msg(
+            "{folder} {damage}, so it is not used; reinstall hornbook",
+            folder=folder / name,
+            damage=damage,
+        ),
         DamagedKernelsWarning,
         stacklevel=3,
     )
@@ -108,21 +114,29 @@ def load_compiled(kept: Path, found: str | None, sources: Sources, target: Targe
     """
     if found is None:
         raise NativeUnavailableError(
-            f"this installation has no C kernels for {target.name} processors, and found no C "
-            "compiler (cc, gcc or clang)"
+            msg(
+                "this installation has no C kernels for {processor} processors, and found no C "
+                "compiler (cc, gcc or clang)",
+                processor=target.name,
+            )
         )
     try:
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
         if written_by_others(kept):
             raise NativeUnavailableError(
-                f"{kept} can be written by others, so nothing is loaded from it; remove it"
+                msg(
+                    "{kept} can be written by others, so nothing is loaded from it; remove it",
+                    kept=kept,
+                )
             )
         folder = kept / key(sources, target, found)
         if not cache.is_sound(folder):
             build(sources, target, found, folder)
         handle = ctypes.CDLL(str(folder / "library.so"))
     except OSError as error:
-        raise NativeUnavailableError(f"cannot keep or load hornbook's C: {error}") from None
+        raise NativeUnavailableError(
+            msg("cannot keep or load hornbook's C: {error}", error=error)
+        ) from None
     origin = msg("compiled on first use by {compiler}", compiler=found)
     return Library(handle, target.name, origin)
 
@@ -142,7 +156,9 @@ def openmp() -> int:
     try:
         parallel = ctypes.CDLL(None).GOMP_parallel
     except (AttributeError, OSError, TypeError):
-        raise NativeUnavailableError("torch's OpenMP is not one that C can call here") from None
+        raise NativeUnavailableError(
+            msg("torch's OpenMP is not one that C can call here")
+        ) from None
     return ctypes.cast(parallel, ctypes.c_void_p).value or 0
 
 
@@ -171,7 +187,20 @@ def build(sources: Sources, target: Target, found: str, folder: Path) -> None:
                 cwd=place, capture_output=True, timeout=COMPILE_SECONDS, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise NativeUnavailableError(f"{found} took over {COMPILE_SECONDS:.0f} s") from None
+            raise NativeUnavailableError(
+                msg(
+                    "{found} took over {compile_seconds:.0f} s",
+                    found=found,
+                    compile_seconds=COMPILE_SECONDS,
+                )
+            ) from None
         if done.returncode:
             complaint = done.stderr.decode(errors="replace").strip().partition("\n")[0]
-            raise NativeUnavailableError(f"{found} failed on {sources.files[0]}: {complaint}")
+            raise NativeUnavailableError(
+                msg(
+                    "{found} failed on {file}: {complaint}",
+                    found=found,
+                    file=sources.files[0],
+                    complaint=complaint,
+                )
+            )

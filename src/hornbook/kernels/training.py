@@ -16,6 +16,7 @@ from torch.autograd.function import Function, once_differentiable
 
 from hornbook.kernels.library import openmp, shared_library
 from hornbook.kernels.recipe import TRAINING
+from hornbook.language import msg
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,17 +114,28 @@ class Sizes(NamedTuple):
 def misfit(sizes: Sizes) -> str:
     """Why block.c cannot train a block of these sizes; empty where it can."""
     if sizes.width % PANEL or sizes.head_width % VECTOR:
-        return (
-            f"the C kernels need n_embd to be a multiple of {PANEL} and a head's width one of "
-            f"{VECTOR}; they are {sizes.width} and {sizes.head_width}"
+        return msg(
+            "the C kernels need n_embd to be a multiple of {panel} and a head's width one of "
+            "{vector}; they are {width} and {head_width}",
+            panel=PANEL,
+            vector=VECTOR,
+            width=sizes.width,
+            head_width=sizes.head_width,
         )
     wide = {
-        "all heads": sizes.n_head * sizes.head_width,
-        "all key-value heads": sizes.n_kv_head * sizes.head_width,
-        "the MLP": sizes.mlp_width,
+        msg("all heads"): sizes.n_head * sizes.head_width,
+        msg("all key-value heads"): sizes.n_kv_head * sizes.head_width,
+        msg("the MLP"): sizes.mlp_width,
     }
-    found = (f"the width of {name} is {each}" for name, each in wide.items() if each % PANEL)
-    return next((f"the C kernels need multiples of {PANEL}, and {why}" for why in found), "")
+    for name, width in wide.items():
+        if width % PANEL:
+            return msg(
+                "the C kernels need multiples of {panel}, and the width of {name} is {width}",
+                panel=PANEL,
+                name=name,
+                width=width,
+            )
+    return ""
 
 
 class Operands(NamedTuple):

@@ -4,6 +4,7 @@ from hornbook.language.choice import LANGUAGES, Language, choose_language
 from hornbook.language.messages import (
     Message,
     by_english,
+    conjunction,
     current,
     in_both,
     joined,
@@ -20,6 +21,7 @@ __all__ = [
     "Message",
     "by_english",
     "choose_language",
+    "conjunction",
     "current",
     "in_both",
     "joined",

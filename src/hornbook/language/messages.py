@@ -7,8 +7,10 @@ into JSON and files as the English string that it is, and `translated` gives its
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import reduce
 from html import escape
 
+from hornbook.errors import Reason, redacted
 from hornbook.language.catalogue import korean, one_line
 from hornbook.language.choice import LANGUAGES, Language, choose_language
 
@@ -51,11 +53,21 @@ def joined(separator: str, parts: Iterable[object]) -> Message:
     return Message(separator.join(f"{{{name}}}" for name in values), **values)
 
 
+def conjunction(parts: Iterable[str]) -> str:
+    """Words as one, with "and" between them."""
+    return reduce(
+        lambda first, second: msg("{first} and {second}", first=first, second=second), parts
+    )
+
+
 def translated(message: object, language: Language | None = None) -> str:
     """A message, or that of an error, in a language; by default in the `current` one.
 
     Other text, and what has no translation, stays as it is.
     """
+    if isinstance(message, Reason):
+        said = translated(SYSTEM.get(message.said, message.said), language)
+        return str(message) if said == message.said else redacted(" ".join(said.split()))
     if isinstance(message, BaseException) and message.args:
         first = message.args[0]
         message = first if isinstance(first, Message) else message
@@ -99,6 +111,33 @@ def in_both(texts: Mapping[Language, str], shown: Language) -> str:
 def current() -> Language:
     """The language of what is shown now."""
     return _current.get() or choose_language()
+
+
+# What Linux and macOS say of files and connections.
+SYSTEM = by_english(
+    msg("Address already in use"),
+    msg("Cannot allocate memory"),
+    msg("Connection refused"),
+    msg("Connection reset by peer"),
+    msg("Device or resource busy"),
+    msg("Directory not empty"),
+    msg("Disk quota exceeded"),
+    msg("File exists"),
+    msg("File name too long"),
+    msg("File too large"),
+    msg("Input/output error"),
+    msg("Invalid cross-device link"),
+    msg("Is a directory"),
+    msg("No such file or directory"),
+    msg("No space left on device"),
+    msg("Not a directory"),
+    msg("Operation not permitted"),
+    msg("Permission denied"),
+    msg("Read-only file system"),
+    msg("Stale file handle"),
+    msg("Too many levels of symbolic links"),
+    msg("Too many open files"),
+)
 
 
 @contextmanager

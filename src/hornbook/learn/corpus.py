@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hornbook.errors import DataError
+from hornbook.language import tr
 from hornbook.text.corpus import load_text
 from hornbook.text.tokenizer import CharTokenizer
 
@@ -56,12 +57,23 @@ def prepared() -> Prepared:
         found = prepare(PREFERRED)
     except DataError as error:
         print(  # noqa: T201 - shown under the notebook's cell
-            f"NOTE: tiny Shakespeare is not available, so this lesson uses {FALLBACK}, and its "
-            f"figures differ from those in the text.\nReason: {error}"
+            tr(
+                "NOTE: tiny Shakespeare is not available, so this lesson uses {fallback}, and its "
+                "figures differ from those in the text.\nReason: {error}",
+                fallback=FALLBACK,
+                error=error,
+            )
         )
         found = prepare(FALLBACK)
     size = found.vocab_size
-    print(f"{found.name}: {len(found.text):,} characters, {size} different")  # noqa: T201
+    print(  # noqa: T201
+        tr(
+            "{name}: {number:,} characters, {size} different",
+            name=found.name,
+            number=len(found.text),
+            size=size,
+        )
+    )
     return found
 
 

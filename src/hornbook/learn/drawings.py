@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from hornbook.errors import ConfigError
-from hornbook.language import LANGUAGES, Language, choose_language
+from hornbook.language import LANGUAGES, Language, choose_language, msg
 from hornbook.learn.sheet import WIDTH, Sheet
 
 
@@ -396,5 +396,7 @@ class Drawing:
 def draw(name: str, *, language: str | None = None) -> Drawing:
     """A drawing of the lessons. Raises: ConfigError for an unknown name or language."""
     if name not in KINDS:
-        raise ConfigError(f"unknown drawing {name!r}; known: {', '.join(KINDS)}")
+        raise ConfigError(
+            msg("unknown drawing {name!r}; known: {known}", name=name, known=", ".join(KINDS))
+        )
     return Drawing(name, choose_language(language))

@@ -218,8 +218,12 @@ def bigram(
     config = found.config
     if not isinstance(found.model, BigramLanguageModel):
         raise ConfigError(
-            f"--run {run}: expected a bigram run, got model = {config.model.model!r}; train "
-            "one with hornbook train --model bigram"
+            msg(
+                "--run {run}: expected a bigram run, got model = {model!r}; train one with "
+                "hornbook train --model bigram",
+                run=run,
+                model=config.model.model,
+            )
         )
     text = run_text(found.folder, config)
     dataset = prepare(text, config.data, found.tokenizer)

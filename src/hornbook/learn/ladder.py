@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hornbook import report, training
 from hornbook.config import MODELS, Config, DataConfig, preset, spec_of
-from hornbook.errors import ConfigError
+from hornbook.errors import ConfigError, reason
 from hornbook.language import msg
 from hornbook.plan import machine
 from hornbook.plan.timing import time_step
@@ -107,12 +107,16 @@ def plan(
     known = ideas()
     unknown = [name for name in rungs if name not in known]
     if unknown:
-        raise ConfigError(f"--rungs {unknown[0]}: expected some of {', '.join(known)}")
+        raise ConfigError(
+            msg("--rungs {rung}: expected some of {known}", rung=unknown[0], known=", ".join(known))
+        )
     if sum((steps is not None, minutes is not None, quick)) > 1:
-        raise ConfigError("--steps, --minutes and --quick each set the budget; give one of them")
+        raise ConfigError(
+            msg("--steps, --minutes and --quick each set the budget; give one of them")
+        )
     for name, value in (("steps", steps), ("minutes", minutes), ("seeds", seeds)):
         if value is not None and not 0 < value < 1e9:
-            raise ConfigError(f"--{name} {value}: expected more than 0")
+            raise ConfigError(msg("--{name} {value}: expected more than 0", name=name, value=value))
     data = replace(reading or DataConfig(), corpus=corpus)
     read = text or read_text(data)
     # A folder for each budget: a quick look must not cost the runs of a long one.
@@ -123,7 +127,7 @@ def plan(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out {folder}: {error.strerror}") from None
+        raise ConfigError(msg("--out {folder}: {why}", folder=folder, why=reason(error))) from None
     lasting = training.lasting_settings(data, read, RunFolder(folder))
     wanted = {
         name: settings(name).override(**lasting)

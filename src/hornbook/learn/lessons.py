@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from hornbook.errors import ConfigError
-from hornbook.language import Language, choose_language, in_both
+from hornbook.language import Language, choose_language, in_both, msg
 from hornbook.learn import progress
 from hornbook.learn.trials import TRIALS, Trial
 
@@ -169,7 +169,13 @@ def reveal(answers: Mapping[str, Any]) -> dict[str, Any]:
     """
     for exercise, answer in answers.items():
         if not judge(find(exercise), answer)[0]:
-            raise ConfigError(f"{exercise}: expected the right answer, got {answer!r}")
+            raise ConfigError(
+                msg(
+                    "{exercise}: expected the right answer, got {answer!r}",
+                    exercise=exercise,
+                    answer=answer,
+                )
+            )
     return {exercise: answer for exercise, answer in answers.items() if not callable(answer)}
 
 
@@ -181,8 +187,10 @@ def find(name: str) -> Exercise:
     table = tables()
     if name not in table:
         near = difflib.get_close_matches(str(name), table, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(table)}"
-        raise ConfigError(f"unknown exercise {name!r}; {hint}")
+        hint = msg("known: {names}", names=", ".join(table))
+        if near:
+            hint = msg("did you mean {near!r}?", near=near[0])
+        raise ConfigError(msg("unknown exercise {name!r}; {hint}", name=name, hint=hint))
     found = table[name]
     trial = TRIALS[name]() if name in TRIALS else None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hornbook.errors import HornbookError
-from hornbook.language import Language
+from hornbook.language import Language, msg
 from hornbook.language.catalogue import read_catalogue
 from hornbook.storage.disk import write_atomically
 
@@ -52,7 +52,9 @@ def source_folder() -> Path:
     for folder in (package / "course", package.parents[2] / "docs"):
         if (folder / "lessons").is_dir():
             return folder
-    raise HornbookError(f"the lessons are missing from {package}: install hornbook again")
+    raise HornbookError(
+        msg("the lessons are missing from {package}: install hornbook again", package=package)
+    )
 
 
 def lessons() -> list[Path]:

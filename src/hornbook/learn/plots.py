@@ -21,7 +21,7 @@ from html import escape, unescape
 from typing import Any
 
 from hornbook.errors import ConfigError
-from hornbook.language import LANGUAGES, Language, choose_language
+from hornbook.language import LANGUAGES, Language, choose_language, msg
 from hornbook.learn.sheet import FONT, LEAST
 
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -111,7 +111,9 @@ def translate(label: str, labels: Mapping[str, str]) -> str:
 def about(name: str) -> dict[str, Any]:
     """What plots.toml has of a plot. Raises: ConfigError for an unknown name."""
     if name not in captions():
-        raise ConfigError(f"unknown plot {name!r}; known: {', '.join(captions())}")
+        raise ConfigError(
+            msg("unknown plot {name!r}; known: {known}", name=name, known=", ".join(captions()))
+        )
     return captions()[name]
 
 

@@ -17,7 +17,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from hornbook.errors import ConfigError
-from hornbook.language import LANGUAGES, Language, choose_language
+from hornbook.language import LANGUAGES, Language, choose_language, msg
 from hornbook.learn.sheet import Sheet
 
 if TYPE_CHECKING:
@@ -97,11 +97,13 @@ def touch(kind: str, *, language: str | None = None, **given: Any) -> Widget:
     Raises: ConfigError for an unknown kind or language, and where something is missing.
     """
     if kind not in KINDS:
-        raise ConfigError(f"unknown widget {kind!r}; known: {', '.join(KINDS)}")
+        raise ConfigError(
+            msg("unknown widget {kind!r}; known: {known}", kind=kind, known=", ".join(KINDS))
+        )
     try:
         props, picture = KINDS[kind](**given)
     except TypeError as error:
-        raise ConfigError(f"touch({kind!r}): {error}") from None
+        raise ConfigError(msg("touch({kind!r}): {error}", kind=kind, error=error)) from None
     return Widget(kind, props, picture, choose_language(language))
 
 

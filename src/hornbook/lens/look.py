@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hornbook.errors import ConfigError, DataError
 from hornbook.infer.text import start_token
+from hornbook.language import msg
 from hornbook.lens.anatomy import Activations, Anatomy
 from hornbook.lens.attribution import attribute
 from hornbook.lens.registry import anatomy_of, unmixed
@@ -107,7 +108,13 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
     """
     ids = tokenizer.encode(token)
     if len(ids) != 1:
-        raise ConfigError(f"expected one token to attribute, got {token!r}: {len(ids)} tokens")
+        raise ConfigError(
+            msg(
+                "expected one token to attribute, got {token!r}: {number} tokens",
+                token=token,
+                number=len(ids),
+            )
+        )
     return ids[0]
 
 
@@ -119,15 +126,24 @@ def check_length(model: LanguageModel, anatomy: Anatomy, length: int) -> None:
     # What has no layers reads a token, or a few, at a time.
     if anatomy.n_layer and length > model.context_size:
         raise DataError(
-            f"the text has {length:,} tokens; the model reads at most {model.context_size:,} at "
-            "once: look at a shorter text"
+            msg(
+                "the text has {length:,} tokens; the model reads at most {context_size:,} at "
+                "once: look at a shorter text",
+                length=length,
+                context_size=model.context_size,
+            )
         )
     # Scores and patterns; the lens, the logits, and four votes.
     a_pair, a_token = 2 * anatomy.n_layer * anatomy.n_head, (anatomy.n_layer + 6) * model.vocab_size
     if (needed := 4 * length * (a_pair * length + a_token)) > MOST_BYTES:
         raise DataError(
-            f"what is seen in {length:,} tokens takes {needed / 1e9:.1f} GB, and at most "
-            f"{MOST_BYTES / 1e9:.0f} GB is kept: look at a shorter text"
+            msg(
+                "what is seen in {length:,} tokens takes {needed:.1f} GB, and at most "
+                "{most:.0f} GB is kept: look at a shorter text",
+                length=length,
+                needed=needed / 1e9,
+                most=MOST_BYTES / 1e9,
+            )
         )
 
 

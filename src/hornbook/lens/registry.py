@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 from hornbook.lens.anatomy import Activations, Anatomy
 from hornbook.lens.gpt import GPTAnatomy
 from hornbook.lens.lecture import AverageAnatomy, BigramAnatomy, LectureAnatomy
@@ -61,5 +62,8 @@ def anatomy_of(model: LanguageModel) -> Anatomy:
         if isinstance(network, kind):
             return anatomy(network)
     raise ConfigError(
-        f"expected one of hornbook's models to look into, got a {type(network).__name__}"
+        msg(
+            "expected one of hornbook's models to look into, got a {kind}",
+            kind=type(network).__name__,
+        )
     )

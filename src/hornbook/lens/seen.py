@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook.errors import ConfigError, HornbookError
-from hornbook.language import tr
+from hornbook.language import msg, tr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,7 +93,9 @@ class Seen:
         """
         found = self.activations.get(name if isinstance(name, str) else self._full_name(*name))
         if found is None:
-            raise ConfigError(f"no activation {name!r} was seen; `hooks` lists all names")
+            raise ConfigError(
+                msg("no activation {name!r} was seen; `hooks` lists all names", name=name)
+            )
         return found
 
     def _full_name(self, name: str, layer: int) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 from hornbook.lens.anatomy import Anatomy, zeros
 from hornbook.lens.registry import anatomy_of, unmixed
 from hornbook.models.language_model import LanguageModel
@@ -38,13 +39,13 @@ def without(
     """
     anatomy = anatomy_of(model)
     if mixer and not isinstance(model, Mixing):
-        raise ConfigError("without mixer: this model has none")
+        raise ConfigError(msg("without mixer: this model has none"))
     whole, model = model, unmixed(model)
     check(model, anatomy, network=network, ngrams=ngrams, cache=cache, gate=gate)
     layers = anatomy.mlps()
-    heads = [(at(layer, anatomy.n_layer, "layer"), head) for layer, head in heads]
-    heads = [(layer, at(head, anatomy.n_head, "head")) for layer, head in heads]
-    mlps = [at(layer, len(layers), "MLP") for layer in mlps]
+    heads = [(at(layer, anatomy.n_layer, msg("layer")), head) for layer, head in heads]
+    heads = [(layer, at(head, anatomy.n_head, msg("head"))) for layer, head in heads]
+    mlps = [at(layer, len(layers), msg("MLP")) for layer in mlps]
     with ExitStack() as hooks:
         for layer, head in heads:
             hooks.enter_context(anatomy.without_head(layer, head))
@@ -72,21 +73,28 @@ def check(model: LanguageModel, anatomy: Anatomy, **off: bool) -> None:
     """
     named = [name for name, chosen in off.items() if chosen]
     if named and not isinstance(model, GPTWithCounts):
-        what = "a network with n-grams" if anatomy.parts() else "nothing but n-grams"
-        what = "a network alone" if anatomy.parts() else what
+        what = msg("a network alone") if anatomy.parts() else msg("nothing but n-grams")
         raise ConfigError(
-            f"without {named[0]}: only a network joined with n-grams has parts to leave out, and "
-            f"this model is {what}"
+            msg(
+                "without {part}: only a network joined with n-grams has parts to leave out, and "
+                "this model is {what}",
+                part=named[0],
+                what=what,
+            )
         )
     if off["network"] and off["ngrams"]:
-        raise ConfigError("without network and ngrams: nothing would be left to predict")
+        raise ConfigError(msg("without network and ngrams: nothing would be left to predict"))
 
 
 def at(place: int, count: int, what: str) -> int:
     """The number of a part. Raises: ConfigError for one that is not there."""
     if not 0 <= index(place) < count:
-        there = f"the model has {what}s 0 to {count - 1}" if count else f"the model has no {what}"
-        raise ConfigError(f"without {what} {place}: {there}")
+        there = msg("the model has no {what}", what=what)
+        if count:
+            there = msg("the model has {what}s 0 to {last}", what=what, last=count - 1)
+        raise ConfigError(
+            msg("without {what} {place}: {there}", what=what, place=place, there=there)
+        )
     return index(place)
 
 

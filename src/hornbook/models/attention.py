@@ -110,8 +110,12 @@ def check_heads(config: ModelConfig) -> None:
     """
     if config.n_embd % config.n_head:
         raise ConfigError(
-            f"n_embd = {config.n_embd} does not split into n_head = {config.n_head} heads; a "
-            f"multiple of {config.n_head} does"
+            msg(
+                "n_embd = {n_embd} does not split into n_head = {n_head} heads; a multiple of "
+                "{n_head} does",
+                n_embd=config.n_embd,
+                n_head=config.n_head,
+            )
         )
 
 

@@ -145,11 +145,15 @@ def check(config: ModelConfig) -> None:
     """
     if config.n_embd % config.n_head:
         raise ConfigError(
-            f"n_embd = {config.n_embd} does not split into n_head = {config.n_head} heads"
+            msg(
+                "n_embd = {n_embd} does not split into n_head = {n_head} heads",
+                n_embd=config.n_embd,
+                n_head=config.n_head,
+            )
         )
     names = ("n_kv_head", "head_width", "sliding_window", "rotary_base", "rotary_scaling")
     if other := next((name for name in names if getattr(config, name) is not None), None):
-        raise ConfigError(f"{other} is a setting of a gpt; a gpt2 has none")
+        raise ConfigError(msg("{other} is a setting of a gpt; a gpt2 has none", other=other))
 
 
 SPECS = {

@@ -28,15 +28,29 @@ def check(config: ModelConfig) -> None:
     """
     if config.n_kv_head and config.n_head % config.n_kv_head:
         raise ConfigError(
-            f"n_head = {config.n_head} does not split into n_kv_head = {config.n_kv_head} groups"
+            msg(
+                "n_head = {n_head} does not split into n_kv_head = {n_kv_head} groups",
+                n_head=config.n_head,
+                n_kv_head=config.n_kv_head,
+            )
         )
     if config.head_width:
         if config.head_width % 2:
-            raise ConfigError(f"head_width = {config.head_width}: expected an even number")
+            raise ConfigError(
+                msg(
+                    "head_width = {head_width}: expected an even number",
+                    head_width=config.head_width,
+                )
+            )
     elif config.n_embd % (2 * config.n_head):
         raise ConfigError(
-            f"n_embd = {config.n_embd} does not split into n_head = {config.n_head} heads of even "
-            f"width; a multiple of {2 * config.n_head} does"
+            msg(
+                "n_embd = {n_embd} does not split into n_head = {n_head} heads of even width; a "
+                "multiple of {multiple} does",
+                n_embd=config.n_embd,
+                n_head=config.n_head,
+                multiple=2 * config.n_head,
+            )
         )
 
 

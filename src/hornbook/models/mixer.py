@@ -74,7 +74,13 @@ class Mixer:
         Raises: NativeUnavailableError without a C compiler; DataError for too many tokens.
         """
         if len(tokens) > MOST_TOKENS:
-            raise DataError(f"{len(tokens):,} tokens: a mixer learns {MOST_TOKENS:,} at most")
+            raise DataError(
+                msg(
+                    "{number:,} tokens: a mixer learns {most_tokens:,} at most",
+                    number=len(tokens),
+                    most_tokens=MOST_TOKENS,
+                )
+            )
         V = tokenizer.vocab_size
         line_bits, counter_bits = table_bits(len(tokens))
         empty = cls(
@@ -176,11 +182,15 @@ class Mixer:
                 arrays["lines"], arrays["weights"],
             )  # fmt: skip
         except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise CheckpointError(f"not a mixer: {error}") from None
+            raise CheckpointError(msg("not a mixer: {error}", error=error)) from None
         if form != FORMAT:
             raise OtherFormatError(
-                f"not a mixer of this version of hornbook: expected format {FORMAT}, got {form}; "
-                "train anew to have one"
+                msg(
+                    "not a mixer of this version of hornbook: expected format {format}, got "
+                    "{form}; train anew to have one",
+                    format=FORMAT,
+                    form=form,
+                )
             )
         if not (
             len(shortest) == 2
@@ -194,14 +204,14 @@ class Mixer:
             and (not len(text) or 0 <= text.min() <= text.max() < V)
             and int(np.diff(tree.first).max()) <= DEEPEST
         ):
-            raise CheckpointError("not a mixer of this version: its sizes are out of range")
+            raise CheckpointError(msg("not a mixer of this version: its sizes are out of range"))
         library, model = mixer_library(), made.described()
         wanted = (
             LINE_BYTES * library.hornbook_mixer_lines(model),
             library.hornbook_mixer_floats(model),
         )
         if (made.lines.nbytes, made.weights.size) != wanted or not np.isfinite(made.weights).all():
-            raise CheckpointError("not a mixer: its tables are cut short or not finite")
+            raise CheckpointError(msg("not a mixer: its tables are cut short or not finite"))
         return made
 
 

@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 from hornbook.config import ModelConfig
 from hornbook.errors import ConfigError
 from hornbook.kernels.ngrams import ngram_kernels
+from hornbook.language import msg
 from hornbook.models.context_counts import ContextCounts
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.lora import adapt
@@ -26,12 +27,16 @@ def build(config: ModelConfig, vocab_size: int, counted: NGramModel | None = Non
     network = config.spec.network(config, vocab_size) if config.spec.network else None
     if config.lora_rank is not None:
         if not isinstance(network, StackModel):
-            raise ConfigError(f"lora_rank is for a gpt or a gpt2, and model = {config.model!r}")
+            raise ConfigError(
+                msg("lora_rank is for a gpt or a gpt2, and model = {model!r}", model=config.model)
+            )
         adapt(network, config.lora_rank)
     if network and not config.with_counts:
         return network
     if counted is None:
-        raise ConfigError(f"a {config.kind} model needs n-grams: give build() an NGramModel")
+        raise ConfigError(
+            msg("a {kind} model needs n-grams: give build() an NGramModel", kind=config.kind)
+        )
     ngrams = NGramLanguageModel(counted, config.context_size)
     return GPTWithCounts(network, ngrams) if network else ngrams
 

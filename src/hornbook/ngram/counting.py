@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hornbook.errors import ConfigError, DataError
+from hornbook.language import msg
 
 Ids = NDArray[np.int64]
 Integers = NDArray[np.integer[Any]]
@@ -35,10 +36,16 @@ def count_ngrams(tokens: Integers, vocab_size: int, order: int) -> Iterator[Coun
     Raises: ConfigError for an order below 1, DataError for fewer tokens than ``order``.
     """
     if order < 1:
-        raise ConfigError(f"order: expected 1 or more, got {order}")
+        raise ConfigError(msg("order: expected 1 or more, got {order}", order=order))
     n_tokens = len(tokens)
     if n_tokens < order:
-        raise DataError(f"expected at least {order} tokens to count {order}-grams, got {n_tokens}")
+        raise DataError(
+            msg(
+                "expected at least {order} tokens to count {order}-grams, got {n_tokens}",
+                order=order,
+                n_tokens=n_tokens,
+            )
+        )
     # 0 marks the end of the text, so that it sorts before any token.
     text = np.zeros(n_tokens + order, dtype=np.min_scalar_type(vocab_size))
     np.add(tokens, 1, out=text[:n_tokens], dtype=text.dtype)
@@ -112,7 +119,7 @@ def best_bigram_loss(tokens: ArrayLike, vocab_size: int) -> float:
     """
     pairs, counts = np.unique(_pairs(tokens, vocab_size), return_counts=True)
     if not len(pairs):
-        raise DataError("expected at least 2 tokens to count bigrams")
+        raise DataError(msg("expected at least 2 tokens to count bigrams"))
     first = pairs // vocab_size
     totals = np.bincount(first, counts)[first]
     return -float((counts * np.log(counts / totals)).sum() / counts.sum())
@@ -129,14 +136,29 @@ def checked_tokens(tokens: ArrayLike, vocab_size: int) -> Integers:
     Raises: ConfigError for the vocabulary's size, DataError for tokens that are not in it.
     """
     if not 1 <= vocab_size < 2**31:
-        raise ConfigError(f"vocab_size: expected 1 to 2**31 - 1, got {vocab_size}")
+        raise ConfigError(
+            msg("vocab_size: expected 1 to 2**31 - 1, got {vocab_size}", vocab_size=vocab_size)
+        )
     array = np.asarray(tokens)
     smallest = np.min_scalar_type(vocab_size - 1)
     if array.size == 0:
         return np.empty(0, dtype=smallest)
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise DataError(f"expected a row of integer tokens, got {array.dtype} {array.shape}")
+        raise DataError(
+            msg(
+                "expected a row of integer tokens, got {dtype} {shape}",
+                dtype=array.dtype,
+                shape=array.shape,
+            )
+        )
     if array.min() < 0 or array.max() >= vocab_size:
         low, high = array.min(), array.max()
-        raise DataError(f"expected tokens from 0 to {vocab_size - 1}, got {low} to {high}")
+        raise DataError(
+            msg(
+                "expected tokens from 0 to {last}, got {low} to {high}",
+                last=vocab_size - 1,
+                low=low,
+                high=high,
+            )
+        )
     return array.astype(smallest, copy=False)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hornbook.errors import ConfigError, DataError
+from hornbook.language import msg
 from hornbook.ngram.counting import Ids, Integers, checked_tokens, count_ngrams, find_ngrams
 
 Floats = NDArray[np.float64]
@@ -44,16 +45,18 @@ class Level(NamedTuple):
         """What is wrong with a level from a file; empty if it is valid."""
         keys, probs, backoff = self
         if keys.ndim != 1 or keys.dtype != np.int64 or len(keys) < 1:
-            return "keys are not a row of integers"
+            return msg("keys are not a row of integers")
         if probs.shape != keys.shape or backoff.shape != (n_contexts,):
-            return "not one probability for each n-gram and one backoff weight for each context"
+            return msg(
+                "not one probability for each n-gram and one backoff weight for each context"
+            )
         if keys[0] < 0 or keys[-1] >= n_contexts * vocab_size or not (keys[1:] > keys[:-1]).all():
-            return "keys are out of order"
+            return msg("keys are out of order")
         if probs.dtype.kind != "f" or backoff.dtype.kind != "f" or not (probs >= 0).all():
-            return "probabilities are negative or not floats"
+            return msg("probabilities are negative or not floats")
         sums = backoff + np.bincount(keys // vocab_size, probs, minlength=n_contexts)
         if not ((backoff >= 0).all() and (abs(sums - 1) < 1e-3).all()):
-            return "probabilities do not sum to 1"
+            return msg("probabilities do not sum to 1")
         return ""
 
 
@@ -86,9 +89,17 @@ class NGramModel:
         Source: Chen & Goodman 1998; "kneser-ney" is their modified Kneser-Ney, interpolated.
         """
         if smoothing not in get_args(Smoothing):
-            raise ConfigError(f"smoothing: expected one of {get_args(Smoothing)}, got {smoothing}")
+            raise ConfigError(
+                msg(
+                    "smoothing: expected one of {known}, got {smoothing}",
+                    known=get_args(Smoothing),
+                    smoothing=smoothing,
+                )
+            )
         if not add_k > 0:
-            raise ConfigError(f"add_k: expected more than 0, got {add_k}; 0 is smoothing='mle'")
+            raise ConfigError(
+                msg("add_k: expected more than 0, got {add_k}; 0 is smoothing='mle'", add_k=add_k)
+            )
         table = None if discounts is None else _checked_discounts(discounts, order)
         levels: list[Level] = []
         n_contexts = 1
@@ -148,7 +159,7 @@ class NGramModel:
         """
         scores = self.log_probs(tokens, context=context)
         if not len(scores):
-            raise DataError("expected at least 1 token to score, got none")
+            raise DataError(msg("expected at least 1 token to score, got none"))
         return -float(scores.mean())
 
     def probs(self, context: ArrayLike = ()) -> Floats:
@@ -182,13 +193,23 @@ class NGramModel:
             smoothing = _SMOOTHING_BY_NAME[bytes(arrays["smoothing"].astype(np.uint8)).decode()]
             vocab_size = int(arrays["vocab_size"][0])
         except (KeyError, IndexError, ValueError) as error:
-            raise DataError(f"these are not an n-gram model's arrays: no {error}") from None
+            raise DataError(
+                msg("these are not an n-gram model's arrays: no {error}", error=error)
+            ) from None
         if not (levels and 1 <= vocab_size < 2**31):
-            raise DataError("these are not an n-gram model's arrays: no n-grams or no vocabulary")
+            raise DataError(
+                msg("these are not an n-gram model's arrays: no n-grams or no vocabulary")
+            )
         n_contexts = n_models
         for n, level in enumerate(levels, start=1):
             if flaw := level.flaw(n_contexts, vocab_size):
-                raise DataError(f"these are not an n-gram model's arrays: {flaw} at order {n}")
+                raise DataError(
+                    msg(
+                        "these are not an n-gram model's arrays: {flaw} at order {n}",
+                        flaw=flaw,
+                        n=n,
+                    )
+                )
             n_contexts = len(level.keys)
         return cls(vocab_size, smoothing, levels)
 
@@ -267,7 +288,15 @@ def estimate_discounts(counts: Integers) -> Floats:
 def _checked_discounts(discounts: ArrayLike, order: int) -> Floats:
     table = np.asarray(discounts, dtype=np.float64)
     if table.shape != (order, 3):
-        raise ConfigError(f"discounts: expected shape ({order}, 3), got {table.shape}")
+        raise ConfigError(
+            msg(
+                "discounts: expected shape ({order}, 3), got {shape}",
+                order=order,
+                shape=table.shape,
+            )
+        )
     if not ((table >= 0) & (table <= [1, 2, 3])).all():
-        raise ConfigError("discounts: expected each from 0 to the count it is taken from (1, 2, 3)")
+        raise ConfigError(
+            msg("discounts: expected each from 0 to the count it is taken from (1, 2, 3)")
+        )
     return table

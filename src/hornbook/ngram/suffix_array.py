@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook.errors import CheckpointError, ConfigError, reason
+from hornbook.language import msg
 from hornbook.storage.disk import DISCARDED, DISK, UNFINISHED, Disk, refused
 from hornbook.storage.files import open_regular, read_json
 from hornbook.storage.lock import Lock
@@ -131,7 +132,9 @@ class SuffixArray:
         try:
             suffixes = np.memmap(folder / ARRAY, offset_type(text), "r", shape=(len(text),))
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder}: no suffix array: {reason(error)}") from None
+            raise CheckpointError(
+                msg("{folder}: no suffix array: {why}", folder=folder, why=reason(error))
+            ) from None
         return cls(whole, suffixes)
 
     def match_lengths(self, text: str, at_least: int = 1) -> NDArray[np.int64]:
@@ -182,7 +185,9 @@ class SuffixArray:
         No maximal match contains another, so both starts and ends ascend.
         """
         if at_least < 1:
-            raise ConfigError(f"at_least = {at_least}: expected 1 or more characters")
+            raise ConfigError(
+                msg("at_least = {at_least}: expected 1 or more characters", at_least=at_least)
+            )
         start = 0
         while start + at_least <= len(text):
             length = self._longest(text, start)
@@ -265,16 +270,18 @@ def check(folder: Path, text: str | None = None) -> None:
         manifest = read_json(folder / MANIFEST)
         suffixes_sha256 = file_hash(folder / ARRAY)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: no suffix array: {reason(error)}") from None
+        raise CheckpointError(
+            msg("{folder}: no suffix array: {why}", folder=folder, why=reason(error))
+        ) from None
     fault = ""
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        fault = f"not a suffix array of format {FORMAT}"
+        fault = msg("not a suffix array of format {format}", format=FORMAT)
     elif text is not None and manifest.get("text_sha256") != text_hash(text):
-        fault = "the suffix array of another text"
+        fault = msg("the suffix array of another text")
     elif manifest.get("suffixes_sha256") != suffixes_sha256:
-        fault = f"{ARRAY} is not what was written"
+        fault = msg("{name} is not what was written", name=ARRAY)
     if fault:
-        raise CheckpointError(f"{folder}: {fault}")
+        raise CheckpointError(msg("{folder}: {fault}", folder=folder, fault=fault))
 
 
 def text_hash(text: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hornbook.errors import DataError
+from hornbook.language import msg
 from hornbook.ngram.counting import Ids, Integers, checked_tokens, count_ngrams, find_ngrams
 from hornbook.ngram.model import Floats, NGramModel, Smoothing
 
@@ -95,7 +96,11 @@ def tune(
     n_held_out = held_out_length(len(text))
     if n_held_out < max_order:
         raise DataError(
-            f"{len(text)} tokens leave only {n_held_out} for tuning: the text is too short"
+            msg(
+                "{number} tokens leave only {n_held_out} for tuning: the text is too short",
+                number=len(text),
+                n_held_out=n_held_out,
+            )
         )
     levels = list(count_ngrams(text[:-n_held_out], vocab_size, max_order))
     matches = find_ngrams([level.keys for level in levels], vocab_size, text[-n_held_out:])

@@ -12,6 +12,7 @@ from torch.optim.adamw import adamw
 from hornbook.config import OptimizerConfig
 from hornbook.errors import CheckpointError
 from hornbook.kernels.training import TrainingKernels
+from hornbook.language import msg
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.schema import is_matrix
 from hornbook.optim.muon import Muon, own_parts
@@ -205,7 +206,10 @@ class Optimizers:
                     for value in state.values()
                 ):
                     raise CheckpointError(
-                        f"the optimizer's state does not fit this model: {name} is missing or has "
-                        "another shape; was the run's config.toml edited?"
+                        msg(
+                            "the optimizer's state does not fit this model: {name} is missing "
+                            "or has another shape; was the run's config.toml edited?",
+                            name=name,
+                        )
                     )
                 group.state[parameter].update(state)

@@ -13,6 +13,7 @@ import torch
 from hornbook.errors import ConfigError, HornbookError, command
 from hornbook.eval.loss import losses, per_char
 from hornbook.kernels import NativeUnavailableError
+from hornbook.language import msg
 from hornbook.models.mixer import Mixer
 from hornbook.models.mixing import Mixing
 from hornbook.models.mixture import GPTWithCounts
@@ -146,15 +147,24 @@ def check_fits(trained: TrainedModel, numbers: int, n_bytes: float, *, network_o
     serve = command("serve", trained.folder.path)
     if trained.config.model.context_length is not None:
         raise ConfigError(
-            "a page runs the models of hornbook's own shapes, and this one's came from elsewhere; "
-            f"use {serve}"
+            msg(
+                "a page runs the models of hornbook's own shapes, and this one's came from "
+                "elsewhere; use {serve}",
+                serve=serve,
+            )
         )
     if network_only and not numbers:
-        raise ConfigError("--network-only: this model is n-grams and nothing else")
+        raise ConfigError(msg("--network-only: this model is n-grams and nothing else"))
     if n_bytes > MOST_BYTES:
         raise ConfigError(
-            f"a page of {numbers:,} parameters would take {n_bytes / 1e6:,.0f} MB, and browsers "
-            f"are slow above {MOST_BYTES / 1e6:.0f} MB; use {serve}"
+            msg(
+                "a page of {numbers:,} parameters would take {size:,.0f} MB, and browsers are "
+                "slow above {most:.0f} MB; use {serve}",
+                numbers=numbers,
+                size=n_bytes / 1e6,
+                most=MOST_BYTES / 1e6,
+                serve=serve,
+            )
         )
 
 

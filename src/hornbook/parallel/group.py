@@ -28,6 +28,7 @@ from torch import Tensor
 
 from hornbook.config import Config
 from hornbook.errors import ConfigError, RankError, reason
+from hornbook.language import msg
 from hornbook.parallel.job import Job
 from hornbook.parallel.ranks import Ranks
 from hornbook.parallel.rows import to_owners, to_rows
@@ -84,7 +85,12 @@ class Group(Ranks):
             group = cls(job, store, config.train.rank_timeout_seconds)
         except RuntimeError as error:
             raise RankError(
-                f"rank {job.rank}: the {job.world} ranks did not meet: {reason(error)}"
+                msg(
+                    "rank {rank}: the {world} ranks did not meet: {why}",
+                    rank=job.rank,
+                    world=job.world,
+                    why=reason(error),
+                )
             ) from None
         try:
             yield group
@@ -104,7 +110,7 @@ class Group(Ranks):
 
     @contextmanager
     def passing(self) -> Iterator[None]:
-        with self.waiting_for("the weights of a pass") if self.sharded else nullcontext():
+        with self.waiting_for(msg("the weights of a pass")) if self.sharded else nullcontext():
             yield
 
     @contextmanager
@@ -120,8 +126,16 @@ class Group(Ranks):
             self.group = self.steps_group = None
             leave()
             raise RankError(
-                f"rank {self.rank} lost {self.missing()} while it waited for {what} ({waited:.0f} "
-                f"of at most {self.limit_seconds} s): {cause_of(error)}"
+                msg(
+                    "rank {rank} lost {missing} while it waited for {what} ({waited:.0f} of at "
+                    "most {limit_seconds} s): {why}",
+                    rank=self.rank,
+                    missing=self.missing(),
+                    what=what,
+                    waited=waited,
+                    limit_seconds=self.limit_seconds,
+                    why=cause_of(error),
+                )
             ) from None
 
     def missing(self) -> str:
@@ -135,8 +149,13 @@ class Group(Ranks):
                 absent -= {each for each in absent if self.store.check([f"noticed/{each}"])}
                 time.sleep(0.05)
             ranks = ", ".join(map(str, sorted(absent)))
-            return f"rank{'s' * (len(absent) > 1)} {ranks}" if absent else "a connection"
-        return "the others and their store of addresses"
+            if not absent:
+                return msg("a connection")
+            several = len(absent) > 1
+            return (
+                msg("ranks {ranks}", ranks=ranks) if several else msg("rank {ranks}", ranks=ranks)
+            )
+        return msg("the others and their store of addresses")
 
     def tell(self, order: str, **facts: Any) -> None:
         if self.rank or self.ended:
@@ -148,14 +167,14 @@ class Group(Ranks):
         words = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         first = words[: ORDER_BYTES - 8]
         head[:8], head[8 : 8 + len(first)] = size, first
-        with self.waiting_for(f"the others to take the order {order!r}"):
+        with self.waiting_for(msg("the others to take the order {order!r}", order=order)):
             dist.broadcast(head, 0, group=self.group)
             if len(text) > ORDER_BYTES - 8:
                 dist.broadcast(words[ORDER_BYTES - 8 :].clone(), 0, group=self.group)
 
     def told(self) -> dict[str, Any]:
         head = torch.zeros(ORDER_BYTES, dtype=torch.uint8)
-        with self.waiting_for("the next order of rank 0"):
+        with self.waiting_for(msg("the next order of rank 0")):
             dist.broadcast(head, 0, group=self.group)
             size = int(head[:8].view(torch.int64))
             words = head[8 : 8 + size]
@@ -168,7 +187,7 @@ class Group(Ranks):
         return found
 
     def agree(self, about: str, own: Mapping[str, str]) -> None:
-        with self.waiting_for(f"the {about} of all ranks"):
+        with self.waiting_for(msg("the {about} of all ranks", about=about)):
             self.store.set(f"{about}/{self.rank}", json.dumps(own))
             found = [json.loads(self.store.get(f"{about}/{each}")) for each in range(self.world)]
         for rank, theirs in enumerate(found):
@@ -178,15 +197,22 @@ class Group(Ranks):
             if self.rank:  # rank 0 says it for all
                 sys.exit(1)
             if "error" in theirs:
-                raise RankError(f"rank {rank}: {theirs['error']}")
+                raise RankError(msg("rank {rank}: {error}", rank=rank, error=theirs["error"]))
             name = unlike[0] if unlike else about
             raise RankError(
-                f"rank {rank} has other {about} than rank 0: {name} is {theirs.get(name)}, and "
-                f"{own.get(name)} on rank 0; start all ranks with one command, text and version"
+                msg(
+                    "rank {rank} has other {about} than rank 0: {name} is {theirs}, and {own} "
+                    "on rank 0; start all ranks with one command, text and version",
+                    rank=rank,
+                    about=about,
+                    name=name,
+                    theirs=theirs.get(name),
+                    own=own.get(name),
+                )
             )
 
     def share(self, tensors: Sequence[Tensor]) -> None:
-        with self.waiting_for("rank 0's weights"):
+        with self.waiting_for(msg("rank 0's weights")):
             for each in tensors:
                 whole = each.detach().contiguous()
                 dist.broadcast(whole, 0, group=self.group)
@@ -210,7 +236,7 @@ class Group(Ranks):
         rows[self.rank, :-2] = losses
         rows[self.rank, -2] = gradients.sum()
         rows[self.rank, -1] = self.noted
-        with self.waiting_for("the gradients of a step"):
+        with self.waiting_for(msg("the gradients of a step")):
             dist.all_reduce(self.buffer, group=self.group)
         for parameter, view in zip(trained, self.views, strict=True):
             parameter.grad = view
@@ -225,7 +251,7 @@ class Group(Ranks):
         norms = torch._foreach_norm(gradients_of(parameters))
         rows[self.rank, -2] = torch.stack(norms).square().sum()
         rows[self.rank, -1] = self.noted
-        with self.waiting_for("the losses of a step"):
+        with self.waiting_for(msg("the losses of a step")):
             dist.all_reduce(rows, group=self.group)
         self.broken.clear()
         self.norm = rows[:, -2].sum().sqrt()
@@ -249,7 +275,7 @@ class Group(Ranks):
         ]
 
     def total(self, values: Tensor) -> Tensor:
-        with self.waiting_for("every rank's share of a sum"):
+        with self.waiting_for(msg("every rank's share of a sum")):
             dist.all_reduce(values, group=self.group)
         return values
 
@@ -278,7 +304,7 @@ class Group(Ranks):
         if own:
             torch.cat(own, out=sent[: sum(each.numel() for each in own)])
         received = [torch.empty_like(sent) for _ in range(self.world)]
-        with self.waiting_for("the matrices that the others updated"):
+        with self.waiting_for(msg("the matrices that the others updated")):
             dist.all_gather(received, sent, group=self.group)
         for rank, share in enumerate(shares):
             sizes = [matrices[place].numel() for place in share]
@@ -289,14 +315,14 @@ class Group(Ranks):
 
     def whole(self, matrices: Sequence[Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
         shapes = [(each.size(0), each.size(1)) for each in matrices]
-        with self.waiting_for("the rows of its matrices"):
+        with self.waiting_for(msg("the rows of its matrices")):
             return to_owners(parts, shapes, self.shares(matrices), self.group)
 
     def rows(
         self, matrices: Sequence[Tensor], parts: Sequence[Tensor], share: Sequence[Tensor]
     ) -> list[Tensor]:
         shapes = [(each.size(0), each.size(1)) for each in matrices]
-        with self.waiting_for("its rows of the matrices"):
+        with self.waiting_for(msg("its rows of the matrices")):
             return to_rows(share, parts, shapes, self.shares(matrices), self.group)
 
     def started(self) -> None:
@@ -358,8 +384,12 @@ def choose_backend(job: Job, device: str) -> str:
         return "gloo"
     if job.local_world > torch.cuda.device_count():
         raise ConfigError(
-            f"{job.local_world} ranks on a machine with {torch.cuda.device_count()} GPUs: start "
-            "as many as there are GPUs, or use --set device=cpu"
+            msg(
+                "{local_world} ranks on a machine with {gpus} GPUs: start as many as there are "
+                "GPUs, or use --set device=cpu",
+                local_world=job.local_world,
+                gpus=torch.cuda.device_count(),
+            )
         )
     torch.cuda.set_device(job.local_rank)
     return "cpu:gloo,cuda:nccl"

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 from hornbook.parallel.job import Job
 
 if TYPE_CHECKING:
@@ -111,14 +112,16 @@ def check_sharding(config: Config, world: int) -> None:
     if train.parallel != "fsdp" or world == 1:
         return
     if train.batch_size < world:
-        obstacle = (
-            f"each of {world} ranks needs a block of every batch, and batch_size = "
-            f"{train.batch_size}: start fewer, or raise batch_size"
+        obstacle = msg(
+            "each of {world} ranks needs a block of every batch, and batch_size = {batch_size}: "
+            "start fewer, or raise batch_size",
+            world=world,
+            batch_size=train.batch_size,
         )
     elif config.model.lora_rank is not None:
-        obstacle = "LoRA's factors are small, and their model frozen: use parallel = 'ddp'"
+        obstacle = msg("LoRA's factors are small, and their model frozen: use parallel = 'ddp'")
     if obstacle:
-        raise ConfigError(f"parallel = 'fsdp': {obstacle}")
+        raise ConfigError(msg("parallel = 'fsdp': {obstacle}", obstacle=obstacle))
 
 
 @contextmanager
@@ -132,7 +135,10 @@ def join(job: Job, config: Config) -> Iterator[Ranks]:
         return
     if config.model.spec.counted:
         raise ConfigError(
-            f"model = {config.model.model!r} is counted, not trained: run it without torchrun"
+            msg(
+                "model = {model!r} is counted, not trained: run it without torchrun",
+                model=config.model.model,
+            )
         )
     check_sharding(config, job.world)
     # Only here: a plain run has no use for it.

@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from hornbook.errors import CheckpointError, reason
+from hornbook.language import msg
 from hornbook.parallel.group import Group
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import Disk
@@ -142,7 +143,7 @@ class Reader(StorageReader):
             try:
                 self.files[name] = safetensors.safe_open(path, framework="pt")
             except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{path}: {reason(error)}") from None
+                raise CheckpointError(msg("{path}: {why}", path=path, why=reason(error))) from None
         return self.files[name]
 
     def read(self, index: MetadataIndex, cut: tuple[slice, ...]) -> Tensor:
@@ -226,15 +227,19 @@ def save(
     writer = Writer(final, state, list(files), group.rank, group.world, disk)
     planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     try:
-        with group.waiting_for("all ranks to save"):
+        with group.waiting_for(msg("all ranks to save")):
             dcp.save(flat(files), storage_writer=writer, planner=planner, process_group=group.group)
     except CheckpointException as error:
         if group.rank == 0:
             with suppress(OSError):
                 disk.remove(checkpoint.unfinished(final))
         raise CheckpointError(
-            f"{final}: cannot save the checkpoint: {first_of(error)}; earlier checkpoints are "
-            "intact. Free some space or choose another folder with --out"
+            msg(
+                "{final}: cannot save the checkpoint: {why}; earlier checkpoints are intact. "
+                "Free some space or choose another folder with --out",
+                final=final,
+                why=first_of(error),
+            )
         ) from None
 
 
@@ -245,12 +250,12 @@ def load(path: Path, files: dict[str, dict[str, Tensor]], group: Group) -> None:
     """
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     try:
-        with group.waiting_for("all ranks to read the checkpoint"):
+        with group.waiting_for(msg("all ranks to read the checkpoint")):
             dcp.load(
                 flat(files), storage_reader=Reader(path), planner=planner, process_group=group.group
             )
     except CheckpointException as error:
-        raise CheckpointError(f"{path}: {first_of(error)}") from None
+        raise CheckpointError(msg("{path}: {why}", path=path, why=first_of(error))) from None
 
 
 def flat(files: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -265,4 +270,5 @@ def flat(files: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
 def first_of(error: CheckpointException) -> str:
     """The first rank that failed, and why."""
     rank, (cause, _) = min(error.failures.items())
-    return f"rank {rank}: {reason(cause) if isinstance(cause, Exception) else cause}"
+    why = reason(cause) if isinstance(cause, Exception) else cause
+    return msg("rank {rank}: {why}", rank=rank, why=why)

@@ -15,7 +15,7 @@ import torch
 from hornbook import __version__, cores
 from hornbook import kernels as native
 from hornbook.config import Config
-from hornbook.errors import ConfigError, HornbookWarning
+from hornbook.errors import ConfigError, HornbookWarning, reason
 from hornbook.kernels import processor
 from hornbook.kernels.library import shared_library
 from hornbook.kernels.recipe import DECODER, TRAINING
@@ -166,7 +166,7 @@ def obstacle_to_c(config: Config, device: str, precision: str) -> str:
     try:
         training_kernels(precision)
     except native.NativeUnavailableError as error:
-        return str(error)
+        return reason(error)
     return ""
 
 
@@ -177,7 +177,7 @@ def obstacle_of_spreading(config: Config) -> str:
     """
     if config.train.parallel != "fsdp" or Job.of_environment().world == 1:
         return ""
-    return "with parallel = 'fsdp' PyTorch runs the blocks, uncompiled"
+    return msg("with parallel = 'fsdp' PyTorch runs the blocks, uncompiled")
 
 
 def obstacle_to_compiling(device: str) -> str:
@@ -226,7 +226,7 @@ class Machine:
     threads: int
     # Among how many processes each batch is shared out. All else is this process's own.
     ranks: int = 1
-    parallel: Choice = Choice("ddp", "each process has all weights")
+    parallel: Choice = Choice("ddp", msg("each process has all weights"))
 
     @property
     def sharing(self) -> Sharing:
@@ -274,7 +274,7 @@ def choose(config: Config) -> Machine:
         warnings.warn(warning, ThreadsWarning, stacklevel=2)
     wanted = config.train.parallel
     ranks = Job.of_environment().world if wanted != "none" else 1
-    parallel = Machine.parallel if wanted == "auto" else Choice(wanted, "requested")
+    parallel = Machine.parallel if wanted == "auto" else Choice(wanted, msg("requested"))
     if not threads:
         alone = is_small(config, compile_.value) and not cores.requested_threads()
         threads = 1 if alone else default_threads()

@@ -11,6 +11,7 @@ from hornbook.errors import ConfigError
 from hornbook.eval.split import measure_split
 from hornbook.kernels import NativeUnavailableError, decoder_library
 from hornbook.kernels.mixer import mixer_library
+from hornbook.language import msg
 from hornbook.parallel.ranks import check_sharding
 from hornbook.plan import memory
 from hornbook.plan.costs import Text, mixer_pays
@@ -141,9 +142,11 @@ def with_parallel(config: Config, machine: Machine, dataset: Dataset) -> Machine
         check_sharding(spread, machine.ranks)
         chosen = choose(spread)
         if needed(chosen) <= free:
-            why = (
-                f"all weights on each process would take {replicated / memory.MIB:,.0f} MiB, and "
-                f"{free / memory.MIB:,.0f} are available"
+            why = msg(
+                "all weights on each process would take {needed:,.0f} MiB, and {available:,.0f} "
+                "are available",
+                needed=replicated / memory.MIB,
+                available=free / memory.MIB,
             )
             return replace(chosen, parallel=Choice("fsdp", why))
     return machine

@@ -32,7 +32,10 @@ MOST_EPOCHS = 4
 COMFORTABLE_BYTES = 3_000_000_000
 TOKENS_A_STEP = 2048
 EVALUATIONS = 6
-COMPILE = {"c": "c: C kernels, with nothing to wait for", "off": "off: blocks run in PyTorch"}
+COMPILE = {
+    "c": msg("c: C kernels, with nothing to wait for"),
+    "off": msg("off: blocks run in PyTorch"),
+}
 
 
 def plan_tuning(
@@ -166,5 +169,7 @@ def peak(config: Config, text: Text, machine: Machine) -> int:
 
 def memory_line(config: Config, text: Text, machine: Machine) -> str:
     """The estimate, and what keeps it low."""
-    how = "; the inside of blocks is computed again in the backward pass" * config.train.recompute
-    return f"about {peak(config, text, machine) / memory.MIB:,.0f} MiB{how}"
+    size = msg("about {size:,.0f} MiB", size=peak(config, text, machine) / memory.MIB)
+    if not config.train.recompute:
+        return size
+    return msg("{size}; the inside of blocks is computed again in the backward pass", size=size)

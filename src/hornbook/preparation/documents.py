@@ -10,6 +10,7 @@ from typing import BinaryIO
 import msgspec
 
 from hornbook.errors import DataError, display_path
+from hornbook.language import msg
 from hornbook.preparation.files import SourceFile
 from hornbook.storage import objects
 from hornbook.text.decoding import NotTextError, decode
@@ -155,8 +156,11 @@ def opened(file: SourceFile) -> Source:
         state = size, str(changed)
     if state != (file.size, file.stamp):
         raise DataError(
-            f"{display_path(file.path)} has changed since the store was begun: bring it back, or "
-            "prepare a new store"
+            msg(
+                "{path} has changed since the store was begun: bring it back, or prepare a new "
+                "store",
+                path=display_path(file.path),
+            )
         )
     return source
 
@@ -174,8 +178,8 @@ def part_of(source: Source, piece: Piece, reading: Reading) -> BytesSource:
         file.seek(start)
         data = file.read(stop - start)
         source.check(file)
-    where = f" from byte {start:,} on" if start else ""
-    return BytesSource(f"{source.name}{where}", data)
+    name = msg("{name} from byte {start:,} on", name=source.name, start=start)
+    return BytesSource(name if start else source.name, data)
 
 
 def cut_after(file: BinaryIO, place: int, mark: bytes, most: int | None) -> int:

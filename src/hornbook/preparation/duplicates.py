@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook.errors import DataError, display_path
+from hornbook.language import msg
 from hornbook.preparation.shard import (
     DOCUMENT,
     Documents,
@@ -33,7 +34,10 @@ def read_documents(store: Path, records: Sequence[Record]) -> list[Documents]:
         data = read_regular(path)
         if hashlib.sha256(data).hexdigest() != record.documents_sha256:
             raise DataError(
-                f"{display_path(path)} is damaged: remove it, and the same command makes it again"
+                msg(
+                    "{path} is damaged: remove it, and the same command makes it again",
+                    path=display_path(path),
+                )
             )
         found.append(np.frombuffer(data, DOCUMENT))
     return found
@@ -62,7 +66,9 @@ def nearly_repeated(store: Path, shards: Sequence[Documents], share: float) -> l
         path = signatures_path(store, number)
         signatures = np.fromfile(path, "<u4")
         if signatures.size != len(documents) * NUMBERS:
-            raise DataError(f"{display_path(path)} is damaged: prepare the store again")
+            raise DataError(
+                msg("{path} is damaged: prepare the store again", path=display_path(path))
+            )
         found.append(signatures.reshape(-1, NUMBERS))
     similar = similar_to_earlier(np.concatenate(found), share)
     return np.split(similar, np.cumsum([len(each) for each in shards])[:-1])
@@ -86,7 +92,9 @@ def without(
         sizes = own["tokens"].astype(np.int64)
         tokens = np.fromfile(path, separator.dtype)
         if sizes.sum() != len(tokens):
-            raise DataError(f"{display_path(path)} is damaged: prepare the store again")
+            raise DataError(
+                msg("{path} is damaged: prepare the store again", path=display_path(path))
+            )
         orphans = np.flatnonzero(own["follows"][1:] & dropped[:-1] & ~dropped[1:]) + 1
         at = np.repeat((np.cumsum(sizes) - sizes)[orphans], len(separator))
         keep = np.insert(np.repeat(~dropped, sizes), at, values=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from hornbook.errors import DataError, display_path
+from hornbook.language import msg
 from hornbook.storage import objects
 from hornbook.text.corpus import files_below
 from hornbook.text.sources import file_source, status_of
@@ -37,12 +38,16 @@ def list_files(sources: Sequence[str]) -> list[SourceFile]:
     for source in sources:
         listed = _files_of(*_split(source))
         if not listed:
-            raise DataError(f"{display_path(source)}: expected files, found none")
+            raise DataError(
+                msg("{source}: expected files, found none", source=display_path(source))
+            )
         found += listed
     seen: set[str] = set()
     for file in found:
         if file.path in seen:
-            raise DataError(f"{display_path(file.path)} is given twice: name each file once")
+            raise DataError(
+                msg("{path} is given twice: name each file once", path=display_path(file.path))
+            )
         seen.add(file.path)
     return found
 
@@ -62,7 +67,10 @@ def _files_of(group: str, name: str) -> list[SourceFile]:
         return [SourceFile(group, each.url, each.size, each.stamp, named) for each in found]
     if name == "-":
         raise DataError(
-            "standard input cannot be read in parts by several processes: save it as a file first"
+            msg(
+                "standard input cannot be read in parts by several processes: save it as a file "
+                "first"
+            )
         )
     path = Path(name).expanduser()
     status = status_of(path)

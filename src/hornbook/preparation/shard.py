@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook.errors import DataError, display_path, reason
+from hornbook.language import msg
 from hornbook.preparation.documents import Document
 from hornbook.preparation.similarity import Signatures, signature
 from hornbook.storage.disk import UNFINISHED, write_atomically
@@ -179,8 +180,13 @@ def write_shard(
         write_atomically(record_path(store, number), msgspec.json.encode(record))
     except OSError as error:
         raise DataError(
-            f"{display_path(store)}: cannot write shard {number}: {reason(error)}; what was "
-            "written is kept, and the same command goes on from there"
+            msg(
+                "{store}: cannot write shard {number}: {why}; what was written is kept, and the "
+                "same command goes on from there",
+                store=display_path(store),
+                number=number,
+                why=reason(error),
+            )
         ) from None
     finally:
         for writer in writers.values():

@@ -21,6 +21,7 @@ import numpy as np
 
 from hornbook import __version__
 from hornbook.errors import CheckpointError, ConfigError, DataError, display_path, reason
+from hornbook.language import msg
 from hornbook.preparation.documents import Reading, Unit, read_unit, units_of
 from hornbook.preparation.duplicates import (
     nearly_repeated,
@@ -119,7 +120,7 @@ def prepare(
         store = open_store(out)
         remove_leftovers(out, store.manifest.shards)
         return Outcome(len(store.manifest.shards), len(store.manifest.shards), 0, store)
-    held = "does the same; give each job a number of its own with --shard"
+    held = msg("does the same; give each job a number of its own with --shard")
     with Lock(out, f".lock-{job}-of-{jobs}", held):
         own = range(len(begun.units))[job - 1 :: jobs]
         missing = [number for number in own if read_record(out, number) is None]
@@ -154,10 +155,12 @@ def begin(wanted: Wanted, out: Path) -> Begun:
         begun = read_begun(out) if BEGUN in there else None
         others = {name for name in there - {SHARDS, TOKENIZER} if not name.startswith(".")}
         if begun is None and others:
-            raise ConfigError(f"--out {shown}: a folder that is no store; name a new one")
+            raise ConfigError(
+                msg("--out {shown}: a folder that is no store; name a new one", shown=shown)
+            )
         DISK.make_folder(out / SHARDS)
     except OSError as error:
-        raise ConfigError(f"--out {shown}: {reason(error)}") from None
+        raise ConfigError(msg("--out {shown}: {why}", shown=shown, why=reason(error))) from None
     if begun is None:
         files = list_files(wanted.sources)
         units = units_of(files, wanted.reading, wanted.unit_bytes)
@@ -171,13 +174,22 @@ def begin(wanted: Wanted, out: Path) -> Begun:
         old, new = getattr(begun.wanted, name), getattr(wanted, name)
         if old != new:
             raise ConfigError(
-                f"{shown} was begun with {name} = {said(old)}, now it is {said(new)}: give the "
-                "same settings, or prepare a new store"
+                msg(
+                    "{shown} was begun with {name} = {old}, now it is {new}: give the same "
+                    "settings, or prepare a new store",
+                    shown=shown,
+                    name=name,
+                    old=said(old),
+                    new=said(new),
+                )
             )
     if not (out / MANIFEST).exists() and list_files(wanted.sources) != begun.files:
         raise DataError(
-            f"{shown}: the files to prepare are not those it was begun with: some are new, gone or "
-            "changed; bring them back, or prepare a new store"
+            msg(
+                "{shown}: the files to prepare are not those it was begun with: some are new, "
+                "gone or changed; bring them back, or prepare a new store",
+                shown=shown,
+            )
         )
     return begun
 
@@ -192,7 +204,9 @@ def read_begun(out: Path) -> Begun:
     try:
         return msgspec.json.decode(read_regular(out / BEGUN, MANIFEST_BYTES), type=Begun)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{display_path(out / BEGUN)}: cannot be read: {reason(error)}") from None
+        raise DataError(
+            msg("{out}: cannot be read: {why}", out=display_path(out / BEGUN), why=reason(error))
+        ) from None
 
 
 def put_first(path: Path, data: bytes) -> None:
@@ -216,8 +230,10 @@ def tokenizer_for(wanted: Wanted, files: list[SourceFile], units: list[Unit]) ->
     """The tokenizer of a new store. Raises: ConfigError, DataError."""
     if wanted.tokenizer == "char":
         raise ConfigError(
-            "--tokenizer char needs every character of all texts before the first is read: use "
-            "bpe, byte, or the tokenizer.json of a run"
+            msg(
+                "--tokenizer char needs every character of all texts before the first is read: "
+                "use bpe, byte, or the tokenizer.json of a run"
+            )
         )
     if wanted.tokenizer in ("bpe", "byte"):
         text = training_text(wanted, files, units) if wanted.tokenizer == "bpe" else ""
@@ -226,8 +242,11 @@ def tokenizer_for(wanted: Wanted, files: list[SourceFile], units: list[Unit]) ->
     tokenizer = load_tokenizer(path / TOKENIZER if path.is_dir() else path)
     if not tokenizer.knows(SEPARATOR):
         raise DataError(
-            f"{display_path(path)} has no token for U+001E, which separates documents: use bpe or "
-            "byte, or a tokenizer that knows all bytes"
+            msg(
+                "{path} has no token for U+001E, which separates documents: use bpe or byte, or "
+                "a tokenizer that knows all bytes",
+                path=display_path(path),
+            )
         )
     return tokenizer
 
@@ -268,8 +287,11 @@ def made(out: Path, numbers: Sequence[int], workers: int) -> Iterator[Record]:
                 yield done.result()
         except BrokenProcessPool:
             raise DataError(
-                "a process that was preparing a shard was killed (not enough memory?); what was "
-                "written is kept: the same command goes on from there, and --workers 1 takes less"
+                msg(
+                    "a process that was preparing a shard was killed (not enough memory?); what "
+                    "was written is kept: the same command goes on from there, and --workers 1 "
+                    "takes less"
+                )
             ) from None
 
 
@@ -335,16 +357,25 @@ def finish(out: Path, begun: Begun, records: Sequence[Record]) -> None:
         try:
             shards, repeats, similar = unique(out, records, tokenizer, wanted.near)
         except OSError as error:
-            raise DataError(f"{display_path(out)}: {reason(error)}") from None
+            raise DataError(msg("{out}: {why}", out=display_path(out), why=reason(error))) from None
     skipped = {name: why for record in records for name, why in record.skipped.items()}
     for part in PARTS:
         if sum(getattr(shard, part).tokens for shard in shards) < 2:
             documents = sum(record.documents for record in records)
-            why = "".join(f"; a file was skipped: {each}" for each in [*skipped.values()][:1])
+            first = next(iter(skipped.values()), None)
+            why = msg("; a file was skipped: {reason}", reason=first) if first else ""
+            named = {"train": msg("train"), "validation": msg("validation")}[part]
             raise DataError(
-                f"{display_path(out)}: no text is in the {part} part, of {documents:,} documents "
-                f"of which a share of {wanted.validation_share:g} is for validation: prepare a "
-                f"new store with another --validation{why}"
+                msg(
+                    "{out}: no text is in the {part} part, of {documents:,} documents of which "
+                    "a share of {validation_share:g} is for validation: prepare a new store "
+                    "with another --validation{why}",
+                    out=display_path(out),
+                    part=named,
+                    documents=documents,
+                    validation_share=wanted.validation_share,
+                    why=why,
+                )
             )
     manifest = Manifest(
         format=FORMAT,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hornbook.config import Config
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 from hornbook.models.registry import meta_model
 from hornbook.models.schema import Schema
 from hornbook.pretrained.source import MOST_LAYERS, MOST_WIDTH, SourceError, bounded
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from hornbook.config import ModelConfig
     from hornbook.models.schema import Shape
 
-SUPPORTED = "supported are Llama (SmolLM2, Llama 3), Qwen3 and GPT-2"
+SUPPORTED = msg("supported are Llama (SmolLM2, Llama 3), Qwen3 and GPT-2")
 # Read at once in evaluation and generation, unless `context_length` asks for more: attention on a
 # CPU holds a score for each pair of positions.
 CONTEXT_LENGTH, BLOCK_SIZE = 2048, 256
@@ -36,11 +37,18 @@ def settings_of(where: str, found: Mapping[str, Any]) -> dict[str, Any]:
     elif kind in ("llama", "qwen3"):
         settings = llama_settings(where, found)
     else:
-        raise SourceError(f"{where}: the architecture {str(kind)[:40]!r}: {SUPPORTED}")
+        raise SourceError(
+            msg(
+                "{where}: the architecture {kind!r}: {supported}",
+                where=where,
+                kind=str(kind)[:40],
+                supported=SUPPORTED,
+            )
+        )
     try:
         Config().override(**settings)
     except ConfigError as error:
-        raise SourceError(f"{where}: {error}") from None
+        raise SourceError(msg("{where}: {error}", where=where, error=error)) from None
     return settings
 
 
@@ -55,7 +63,7 @@ def llama_settings(where: str, found: Mapping[str, Any]) -> dict[str, Any]:
     head_width = found.get("head_dim") or width // heads
     rotary = found.get("rope_parameters") or found.get("rope_scaling") or {}
     if not isinstance(rotary, dict):
-        raise SourceError(f"{where}: rope_parameters: expected an object")
+        raise SourceError(msg("{where}: rope_parameters: expected an object", where=where))
     return {
         "model": "gpt",
         "n_layer": bounded(where, "num_hidden_layers", found.get("num_hidden_layers"), MOST_LAYERS),
@@ -81,7 +89,15 @@ def llama_settings(where: str, found: Mapping[str, Any]) -> dict[str, Any]:
 def expect(where: str, found: Mapping[str, Any], name: str, value: object) -> None:
     """Raises: SourceError for a setting with any value but this one."""
     if found.get(name, value) != value:
-        raise SourceError(f"{where}: {name} = {str(found[name])[:40]!r}: expected {value!r}")
+        raise SourceError(
+            msg(
+                "{where}: {name} = {found!r}: expected {value!r}",
+                where=where,
+                name=name,
+                found=str(found[name])[:40],
+                value=value,
+            )
+        )
 
 
 def scaling_of(where: str, rotary: Mapping[str, Any], longest: int) -> tuple[float, ...] | None:
@@ -91,12 +107,18 @@ def scaling_of(where: str, rotary: Mapping[str, Any], longest: int) -> tuple[flo
         return None
     if kind != "llama3":
         raise SourceError(
-            f"{where}: rotary positions scaled by {str(kind)[:40]!r}: supported are none and llama3"
+            msg(
+                "{where}: rotary positions scaled by {kind!r}: supported are none and llama3",
+                where=where,
+                kind=str(kind)[:40],
+            )
         )
     names = ("factor", "low_freq_factor", "high_freq_factor")
     factors = [each for name in names if isinstance(each := rotary.get(name), int | float)]
     if len(factors) < len(names) or factors[1] >= factors[2]:
-        raise SourceError(f"{where}: rotary positions of the kind llama3 without their factors")
+        raise SourceError(
+            msg("{where}: rotary positions of the kind llama3 without their factors", where=where)
+        )
     length = rotary.get("original_max_position_embeddings", longest)
     original = bounded(where, "original_max_position_embeddings", length, 2**40)
     return (*map(float, factors), original)
@@ -112,7 +134,9 @@ def window_of(where: str, found: Mapping[str, Any]) -> int | None:
     if kinds is not None and set(map(str, kinds)) == {"full_attention"}:
         return None
     if kinds is not None and set(map(str, kinds)) != {"sliding_attention"}:
-        raise SourceError(f"{where}: windows in some layers only; supported are all or none")
+        raise SourceError(
+            msg("{where}: windows in some layers only; supported are all or none", where=where)
+        )
     return bounded(where, "sliding_window", found["sliding_window"], 2**40)
 
 
@@ -121,7 +145,11 @@ def gpt2_settings(where: str, found: Mapping[str, Any]) -> dict[str, Any]:
     activation = found.get("activation_function", "gelu_new")
     if activation not in ("gelu_new", "gelu_pytorch_tanh"):
         raise SourceError(
-            f"{where}: activation_function = {str(activation)[:40]!r}: expected gelu_new"
+            msg(
+                "{where}: activation_function = {activation!r}: expected gelu_new",
+                where=where,
+                activation=str(activation)[:40],
+            )
         )
     for name in ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"):
         expect(where, found, name, False)

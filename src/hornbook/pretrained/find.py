@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from hornbook.errors import ConfigError, quoted
+from hornbook.language import msg
 from hornbook.pretrained.folder import open_folder
 from hornbook.pretrained.gguf_source import open_gguf
 from hornbook.pretrained.hub import NAME, open_hub
@@ -39,8 +40,12 @@ def open_source(name: str) -> Source:
     if NAME.fullmatch(name):
         return open_hub(name)
     raise ConfigError(
-        f"--from {quoted(name)}: no such file or folder; expected a run, a folder in Hugging "
-        f"Face's format, a GGUF file, a name on the Hub (OWNER/MODEL), or {', '.join(SHORT)}"
+        msg(
+            "--from {name}: no such file or folder; expected a run, a folder in Hugging Face's "
+            "format, a GGUF file, a name on the Hub (OWNER/MODEL), or {known}",
+            name=quoted(name),
+            known=", ".join(SHORT),
+        )
     )
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from hornbook.config import Config
 from hornbook.errors import DataError, display_path, reason
+from hornbook.language import msg
 from hornbook.pretrained.architectures import settings_of, shapes_of
 from hornbook.pretrained.names import hf_parts
 from hornbook.pretrained.source import Source, SourceError, check_shapes, check_size, sha256_of
@@ -81,13 +82,19 @@ def object_in(path: Path) -> dict[str, Any]:
         found = read_json(path)
     except FileNotFoundError:
         raise SourceError(
-            f"{display_path(path.parent)}: no {path.name} in it; expected a run, a folder in "
-            "Hugging Face's format with safetensors, or a GGUF file"
+            msg(
+                "{parent}: no {name} in it; expected a run, a folder in Hugging Face's format "
+                "with safetensors, or a GGUF file",
+                parent=display_path(path.parent),
+                name=path.name,
+            )
         ) from None
     except (OSError, ValueError) as error:
-        raise SourceError(f"{display_path(path)}: cannot be read: {reason(error)}") from None
+        raise SourceError(
+            msg("{path}: cannot be read: {why}", path=display_path(path), why=reason(error))
+        ) from None
     if not isinstance(found, dict):
-        raise SourceError(f"{display_path(path)}: expected a JSON object")
+        raise SourceError(msg("{path}: expected a JSON object", path=display_path(path)))
     return found
 
 
@@ -106,7 +113,7 @@ def tokenizer_of(path: Path) -> Tokenizer:
         except DataError:
             return PretrainedTokenizer(document)
     except DataError as error:
-        raise SourceError(f"{display_path(file)}: {error}") from None
+        raise SourceError(msg("{file}: {error}", file=display_path(file), error=error)) from None
 
 
 def weight_files(path: Path) -> dict[str, Path]:
@@ -118,18 +125,34 @@ def weight_files(path: Path) -> dict[str, Path]:
         return dict.fromkeys(names_in(path / WEIGHTS), path / WEIGHTS)
     if not (path / INDEX).exists():
         pickled = next(path.glob("*.bin"), None)
-        only = f"; {pickled.name} is a pickle, which can run code: not read" if pickled else ""
-        raise SourceError(f"{display_path(path)}: no {WEIGHTS} in it{only}")
+        only = ""
+        if pickled:
+            only = msg("; {name} is a pickle, which can run code: not read", name=pickled.name)
+        raise SourceError(
+            msg(
+                "{path}: no {weights} in it{only}",
+                path=display_path(path),
+                weights=WEIGHTS,
+                only=only,
+            )
+        )
     listed = object_in(path / INDEX).get("weight_map")
     names = set(listed.values()) if isinstance(listed, dict) else {None}
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.-]*\.safetensors", name):
             raise SourceError(
-                f"{display_path(path / INDEX)}: names {str(name)[:60]!r}, which is no safetensors "
-                "file of the folder"
+                msg(
+                    "{path}: names {name!r}, which is no safetensors file of the folder",
+                    path=display_path(path / INDEX),
+                    name=str(name)[:60],
+                )
             )
     if len(names) > MOST_FILES:
-        raise SourceError(f"{display_path(path / INDEX)}: names {len(names):,} files")
+        raise SourceError(
+            msg(
+                "{path}: names {number:,} files", path=display_path(path / INDEX), number=len(names)
+            )
+        )
     found: dict[str, Path] = {}
     for name in sorted(names):
         found |= dict.fromkeys(names_in(path / name), path / name)
@@ -148,7 +171,9 @@ def opened(path: Path) -> Any:
         open_regular(path).close()  # no pipe, no device
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise SourceError(f"{display_path(path)}: cannot be read: {reason(error)[:200]}") from None
+        raise SourceError(
+            msg("{path}: cannot be read: {why}", path=display_path(path), why=reason(error, 200))
+        ) from None
 
 
 def stored_shapes(files: Mapping[str, Path]) -> dict[str, Shape]:
@@ -160,8 +185,13 @@ def stored_shapes(files: Mapping[str, Path]) -> dict[str, Shape]:
                 piece = file.get_slice(name)
                 if piece.get_dtype() not in DTYPES:
                     raise SourceError(
-                        f"{display_path(path)}: {name!r} is of the type {piece.get_dtype()}; "
-                        f"supported are {', '.join(sorted(DTYPES))}"
+                        msg(
+                            "{path}: {name!r} is of the type {dtype}; supported are {known}",
+                            path=display_path(path),
+                            name=name,
+                            dtype=piece.get_dtype(),
+                            known=", ".join(sorted(DTYPES)),
+                        )
                     )
                 found[name] = tuple(piece.get_shape())
     return found
@@ -180,7 +210,13 @@ def ours_of(where: str, parts: Mapping[str, Part], found: Mapping[str, Shape]) -
     for name in sorted(found.keys() - used):
         # Buffers of older versions, and a tied table that was saved under both its names.
         if not re.search(r"(\.attn\.(masked_)?bias|rotary_emb\.inv_freq|^lm_head\.weight)$", name):
-            raise SourceError(f"{where}: a weight {name!r} that this architecture does not have")
+            raise SourceError(
+                msg(
+                    "{where}: a weight {name!r} that this architecture does not have",
+                    where=where,
+                    name=name,
+                )
+            )
     return shapes
 
 
@@ -192,7 +228,9 @@ def tensors(
         with opened(files[part.name]) as file:
             stored: Tensor = file.get_tensor(part.name)
         if tuple(stored.shape) != found[part.name]:
-            raise SourceError(f"{where}: {part.name!r} has changed while it was read")
+            raise SourceError(
+                msg("{where}: {name!r} has changed while it was read", where=where, name=part.name)
+            )
         yield ours, part.of(stored).float()
 
 

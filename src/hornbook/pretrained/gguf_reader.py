@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from hornbook.errors import display_path, reason
+from hornbook.language import msg
 from hornbook.pretrained.source import SourceError
 from hornbook.storage.files import map_regular, unmap_pages
 
@@ -52,14 +53,22 @@ class GGUFFile:
         try:
             self._data: mmap.mmap = map_regular(path)
         except (OSError, ValueError) as error:
-            raise SourceError(f"{self.where}: cannot be read: {reason(error)}") from None
+            raise SourceError(
+                msg("{where}: cannot be read: {why}", where=self.where, why=reason(error))
+            ) from None
         self._at = 0
         if self._data[:4] != MAGIC:
-            raise self._damaged("it does not begin with GGUF")
+            raise self._damaged(msg("it does not begin with GGUF"))
         self._at = 4
         version = self._number("I")
         if version not in VERSIONS:
-            raise SourceError(f"{self.where}: GGUF version {version}; supported are 2 and 3")
+            raise SourceError(
+                msg(
+                    "{where}: GGUF version {version}; supported are 2 and 3",
+                    where=self.where,
+                    version=version,
+                )
+            )
         tensors = self._count(MOST_TENSORS, "tensors")
         entries = self._count(MOST_ENTRIES, "fields")
         self.fields: dict[str, Any] = {}
@@ -69,15 +78,15 @@ class GGUFFile:
         found = [self._tensor() for _ in range(tensors)]
         alignment = self.fields.get("general.alignment", 32)
         if type(alignment) is not int or not 1 <= alignment <= 1 << 16:
-            raise self._damaged("an alignment that is no small number")
+            raise self._damaged(msg("an alignment that is no small number"))
         start = -(-self._at // alignment) * alignment
         self.tensors: dict[str, Stored] = {}
         for name, shape, kind, offset in found:
             size = byte_size(self.where, name, shape, kind)
             if offset % alignment or start + offset + size > len(self._data):
-                raise self._damaged(f"the tensor {name[:60]!r} is outside the file")
+                raise self._damaged(msg("the tensor {name!r} is outside the file", name=name[:60]))
             if name in self.tensors:
-                raise self._damaged(f"two tensors of the name {name[:60]!r}")
+                raise self._damaged(msg("two tensors of the name {name!r}", name=name[:60]))
             self.tensors[name] = Stored(shape, kind, start + offset, size)
 
     def tensor(self, name: str) -> NDArray[np.float32]:
@@ -97,7 +106,13 @@ class GGUFFile:
             return np.asarray(dequantize(rows, kind), np.float32).reshape(stored.shape)
         except (NotImplementedError, ValueError) as error:
             raise SourceError(
-                f"{self.where}: {name!r} is of the type {kind.name}: {reason(error)[:100]}"
+                msg(
+                    "{where}: {name!r} is of the type {kind}: {why}",
+                    where=self.where,
+                    name=name,
+                    kind=kind.name,
+                    why=reason(error, 100),
+                )
             ) from None
 
     def let_go(self) -> None:
@@ -105,12 +120,12 @@ class GGUFFile:
         unmap_pages(self._data)
 
     def _damaged(self, why: str) -> SourceError:
-        return SourceError(f"{self.where}: not a sound GGUF file: {why}")
+        return SourceError(msg("{where}: not a sound GGUF file: {why}", where=self.where, why=why))
 
     def _take(self, size: int) -> bytes:
         end = self._at + size
         if end > len(self._data):
-            raise self._damaged("it ends too early")
+            raise self._damaged(msg("it ends too early"))
         taken = self._data[self._at : end]
         self._at = end
         return taken
@@ -122,15 +137,19 @@ class GGUFFile:
     def _count(self, most: int, what: str) -> int:
         count: int = self._number("Q")
         if count > most:
-            raise self._damaged(f"{count:,} {what}, expected at most {most:,}")
+            raise self._damaged(
+                msg(
+                    "{count:,} {what}, expected at most {most:,}", count=count, what=what, most=most
+                )
+            )
         return count
 
     def _string(self) -> str:
-        data = self._take(self._count(MOST_STRING, "bytes of text"))
+        data = self._take(self._count(MOST_STRING, msg("bytes of text")))
         try:
             return data.decode()
         except UnicodeDecodeError:
-            raise self._damaged("a text that is not UTF-8") from None
+            raise self._damaged(msg("a text that is not UTF-8")) from None
 
     def _value(self, kind: int) -> Any:
         if kind == STRING:
@@ -138,19 +157,19 @@ class GGUFFile:
         if kind in NUMBERS:
             return self._number(NUMBERS[kind])
         if kind != ARRAY:
-            raise self._damaged(f"a field of the type {kind}")
+            raise self._damaged(msg("a field of the type {kind}", kind=kind))
         inner, count = self._number("I"), self._count(MOST_ARRAY, "entries")
         if inner == STRING:
             return [self._string() for _ in range(count)]
         if inner not in NUMBERS:
-            raise self._damaged(f"an array of the type {inner}")
+            raise self._damaged(msg("an array of the type {inner}", inner=inner))
         code = NUMBERS[inner]
         return list(struct.unpack(f"<{count}{code}", self._take(count * struct.calcsize(code))))
 
     def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         name, dimensions = self._string(), self._number("I")
         if not 1 <= dimensions <= 4:
-            raise self._damaged(f"a tensor of {dimensions} dimensions")
+            raise self._damaged(msg("a tensor of {dimensions} dimensions", dimensions=dimensions))
         shape = tuple(self._number("Q") for _ in range(dimensions))[::-1]
         return name, shape, self._number("I"), self._number("Q")
 
@@ -162,7 +181,22 @@ def byte_size(where: str, name: str, shape: tuple[int, ...], kind: int) -> int:
     try:
         block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
     except (KeyError, ValueError):
-        raise SourceError(f"{where}: {name[:60]!r} is of an unknown type, {kind}") from None
+        raise SourceError(
+            msg(
+                "{where}: {name!r} is of an unknown type, {kind}",
+                where=where,
+                name=name[:60],
+                kind=kind,
+            )
+        ) from None
     if not all(shape) or shape[-1] % block:
-        raise SourceError(f"{where}: {name[:60]!r} has rows of {shape[-1]:,}, not of {block}s")
+        raise SourceError(
+            msg(
+                "{where}: {name!r} has rows of {length:,}, not of {block}s",
+                where=where,
+                name=name[:60],
+                length=shape[-1],
+                block=block,
+            )
+        )
     return prod(shape) // block * size

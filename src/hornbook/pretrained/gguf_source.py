@@ -10,6 +10,7 @@ import torch
 
 from hornbook.config import Config
 from hornbook.errors import ConfigError, DataError, display_path
+from hornbook.language import msg
 from hornbook.pretrained.architectures import SUPPORTED, settings_of, shapes_of
 from hornbook.pretrained.gguf_reader import GGUFFile
 from hornbook.pretrained.names import gguf_parts
@@ -56,7 +57,13 @@ def open_gguf(path: Path) -> Source:
     Raises: SourceError for a damaged file and for what is not supported; ConfigError without gguf.
     """
     if not find_spec("gguf"):
-        raise ConfigError(f"--from {display_path(path)} needs the package gguf: {INSTALL}")
+        raise ConfigError(
+            msg(
+                "--from {path} needs the package gguf: {install}",
+                path=display_path(path),
+                install=INSTALL,
+            )
+        )
     file, where = GGUFFile(path), display_path(path)
     fields = file.fields
     settings = settings_of(where, as_config(where, file))
@@ -73,7 +80,13 @@ def open_gguf(path: Path) -> Source:
     check_shapes(where, expected, found, tokenizer.vocab_size)
     extra = file.tensors.keys() - {part.name for part in parts.values()} - {"rope_freqs.weight"}
     if extra:
-        raise SourceError(f"{where}: a weight {min(extra)[:60]!r} that it should not have")
+        raise SourceError(
+            msg(
+                "{where}: a weight {name!r} that it should not have",
+                where=where,
+                name=min(extra)[:60],
+            )
+        )
     template = fields.get("tokenizer.chat_template")
     return Source(
         name=str(path.resolve()),
@@ -96,7 +109,14 @@ def as_config(where: str, file: GGUFFile) -> dict[str, Any]:
     fields = file.fields
     kind = fields.get("general.architecture")
     if kind not in ("llama", "qwen3", "gpt2"):
-        raise SourceError(f"{where}: the architecture {str(kind)[:40]!r}: {SUPPORTED}")
+        raise SourceError(
+            msg(
+                "{where}: the architecture {kind!r}: {supported}",
+                where=where,
+                kind=str(kind)[:40],
+                supported=SUPPORTED,
+            )
+        )
 
     def field(name: str, default: object = None) -> Any:
         return fields.get(f"{kind}.{name}", default)
@@ -113,7 +133,9 @@ def as_config(where: str, file: GGUFFile) -> dict[str, Any]:
             "layer_norm_epsilon": shorter(field("attention.layer_norm_epsilon", 1e-5)),
         }
     if kind == "llama" and field("expert_count"):
-        raise SourceError(f"{where}: a mixture of experts; {SUPPORTED}")
+        raise SourceError(
+            msg("{where}: a mixture of experts; {supported}", where=where, supported=SUPPORTED)
+        )
     return shared | {
         "num_hidden_layers": field("block_count"),
         "num_attention_heads": field("attention.head_count"),
@@ -140,14 +162,18 @@ def rotary_of(where: str, file: GGUFFile, base: object) -> dict[str, Any]:
         return {"rope_theta": base, "rope_type": "default" if scaling == "none" else scaling}
     found = file.tensor("rope_freqs.weight")
     if found.size > MOST_WIDTH or not found.size or not isinstance(base, float):
-        raise SourceError(f"{where}: rope_freqs.weight: not the scaling of a Llama 3")
+        raise SourceError(
+            msg("{where}: rope_freqs.weight: not the scaling of a Llama 3", where=where)
+        )
     from hornbook.models.schema import RotaryScaling
 
     rotary = {"rope_theta": base, "rope_type": "llama3", "factor": float(found.max()), **LLAMA3}
     frequencies = base ** -(torch.arange(found.size) / found.size)
     expected = frequencies / RotaryScaling(rotary["factor"], 1.0, 4.0, 8192).slowed(frequencies)
     if not np.allclose(found, expected.numpy(), rtol=1e-3):
-        raise SourceError(f"{where}: rope_freqs.weight: not the scaling of a Llama 3")
+        raise SourceError(
+            msg("{where}: rope_freqs.weight: not the scaling of a Llama 3", where=where)
+        )
     return rotary
 
 
@@ -156,17 +182,23 @@ def tokenizer_of(where: str, fields: Mapping[str, Any]) -> PretrainedTokenizer:
     model, split = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "gpt-2")
     if model != "gpt2" or split not in SPLITS:
         raise SourceError(
-            f"{where}: a tokenizer of the kind {str(model)[:40]!r} ({str(split)[:40]!r}); "
-            f"supported is byte-level BPE, split as {', '.join(SPLITS)} do it"
+            msg(
+                "{where}: a tokenizer of the kind {model!r} ({split!r}); supported is "
+                "byte-level BPE, split as {known} do it",
+                where=where,
+                model=str(model)[:40],
+                split=str(split)[:40],
+                known=", ".join(SPLITS),
+            )
         )
     names = ("tokens", "merges")
     tokens, merges = (listed(where, fields.get(f"tokenizer.ggml.{name}")) for name in names)
     kinds = listed(where, fields.get("tokenizer.ggml.token_type", [1] * len(tokens)))
     if len(kinds) != len(tokens) or not all(isinstance(token, str) for token in tokens):
-        raise SourceError(f"{where}: a vocabulary without a kind for each token")
+        raise SourceError(msg("{where}: a vocabulary without a kind for each token", where=where))
     if len(set(tokens)) < len(tokens):
-        raise SourceError(f"{where}: a vocabulary with a token twice")
-    bounded(where, "the number of tokens", len(tokens), MOST_WIDTH)
+        raise SourceError(msg("{where}: a vocabulary with a token twice", where=where))
+    bounded(where, msg("the number of tokens"), len(tokens), MOST_WIDTH)
     added = [
         {"id": i, "content": token, "special": kind == CONTROL, "single_word": False,
          "lstrip": False, "rstrip": False, "normalized": False}
@@ -195,13 +227,13 @@ def tokenizer_of(where: str, fields: Mapping[str, Any]) -> PretrainedTokenizer:
     try:
         return PretrainedTokenizer(document)
     except DataError as error:
-        raise SourceError(f"{where}: {error}") from None
+        raise SourceError(msg("{where}: {error}", where=where, error=error)) from None
 
 
 def listed(where: str, value: object) -> list[Any]:
     """A list of the metadata. Raises: SourceError."""
     if not isinstance(value, list):
-        raise SourceError(f"{where}: a vocabulary without all its parts")
+        raise SourceError(msg("{where}: a vocabulary without all its parts", where=where))
     return value
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hornbook.errors import ConfigError, quoted
+from hornbook.language import msg
 from hornbook.pretrained.folder import open_folder
 from hornbook.pretrained.gguf_source import INSTALL
 from hornbook.pretrained.source import Source, SourceError
@@ -36,10 +37,18 @@ def open_hub(name: str) -> Source:
     huggingface_hub.
     """
     if not find_spec("huggingface_hub"):
-        raise ConfigError(f"--from {name} needs the package huggingface_hub: {INSTALL}")
+        raise ConfigError(
+            msg(
+                "--from {name} needs the package huggingface_hub: {install}",
+                name=name,
+                install=INSTALL,
+            )
+        )
     matched = NAME.fullmatch(name)
     if matched is None:
-        raise SourceError(f"{quoted(name)}: no name on the Hub, which is OWNER/MODEL")
+        raise SourceError(
+            msg("{name}: no name on the Hub, which is OWNER/MODEL", name=quoted(name))
+        )
     repository, revision = matched.groups()
     folder = downloaded(name, repository, revision)
     found = open_folder(folder, hub=repository, revision=folder.name)
@@ -60,16 +69,16 @@ def downloaded(name: str, repository: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(FILES)))
     except GatedRepoError:
-        why = "its owner lets in only who was admitted: ask on its page, then set HF_TOKEN"
+        why = msg("its owner lets in only who was admitted: ask on its page, then set HF_TOKEN")
     except RepositoryNotFoundError:
-        why = "no such model on the Hub, or a private one: HF_TOKEN lets you in"
+        why = msg("no such model on the Hub, or a private one: HF_TOKEN lets you in")
     except RevisionNotFoundError:
-        why = f"no revision {revision}"
+        why = msg("no revision {revision}", revision=revision)
     except LocalEntryNotFoundError:
-        why = (
+        why = msg(
             "the Hub cannot be reached, and the model was not downloaded before; with its files in "
             "a folder, give the folder"
         )
     except Exception as error:  # noqa: BLE001 - of httpx and of the Hub, in one line
-        why = f"cannot be downloaded: {' '.join(str(error).split())[:200]}"
-    raise SourceError(f"{name}: {why}")
+        why = msg("cannot be downloaded: {error}", error=" ".join(str(error).split())[:200])
+    raise SourceError(msg("{name}: {why}", name=name, why=why))

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from hornbook.errors import HornbookWarning, display_path
+from hornbook.language import joined, msg
 from hornbook.pretrained.source import GATE, Source, SourceError
 from hornbook.runs.folder import open_run
 from hornbook.runs.load import load
@@ -42,7 +43,10 @@ def open_run_source(path: Path) -> Source:
     config, where = folder.settings(), display_path(path)
     if config.model.spec.counted:
         raise SourceError(
-            f"{where}: an n-gram model is counted anew for each text; nothing to train"
+            msg(
+                "{where}: an n-gram model is counted anew for each text; nothing to train",
+                where=where,
+            )
         )
     # A mixer is of one text: the new run learns its own.
     trained = load(path, mixed=False)
@@ -108,17 +112,26 @@ def knowing(source: Source, corpus: Corpus) -> Source:
     new = "".join(sorted(set(found) - set(old.chars)))
     if not new:
         return source
-    shown = ", ".join(map(describe, new[:SHOWN_CHARACTERS]))
-    more = f" and {len(new) - SHOWN_CHARACTERS:,} more" if len(new) > SHOWN_CHARACTERS else ""
+    shown = joined(", ", map(describe, new[:SHOWN_CHARACTERS]))
+    rest = len(new) - SHOWN_CHARACTERS
+    more = msg(" and {number:,} more", number=rest) if rest > 0 else ""
     if source.settings["model"] != "gpt":
         raise SourceError(
-            f"{source.name}: its alphabet lacks {shown}{more}, and only that of a gpt can grow"
+            msg(
+                "{name}: its alphabet lacks {shown}{more}, and only that of a gpt can grow",
+                name=source.name,
+                shown=shown,
+                more=more,
+            )
         )
     import warnings
 
-    note = (
-        f"{len(new):,} new character{'s' * (len(new) > 1)} in the alphabet ({shown}{more}): each "
-        "begins as the mean of all others"
+    number = msg("{number:,} new characters", number=len(new))
+    note = msg(
+        "{number} in the alphabet ({shown}{more}): each begins as the mean of all others",
+        number=number if len(new) > 1 else msg("1 new character"),
+        shown=shown,
+        more=more,
     )
     warnings.warn(note, GrownAlphabetWarning, stacklevel=3)
     grown = CharTokenizer(old.chars + new)

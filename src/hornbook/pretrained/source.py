@@ -11,6 +11,7 @@ import torch
 
 from hornbook.config import FIELDS
 from hornbook.errors import ConfigError, HornbookError
+from hornbook.language import msg
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.plan.tuning import LORA_RATE, RATE
 from hornbook.storage.files import open_regular
@@ -73,8 +74,13 @@ class Source:
             given = getattr(getattr(request.config, FIELDS[name]), name)
             if name not in free and request.requested(name) and given != value:
                 raise ConfigError(
-                    f"{name} = {given!r}: the model to begin from has {value!r}, and a trained "
-                    "model keeps its shape and its tokenizer"
+                    msg(
+                        "{name} = {given!r}: the model to begin from has {value!r}, and a "
+                        "trained model keeps its shape and its tokenizer",
+                        name=name,
+                        given=given,
+                        value=value,
+                    )
                 )
         values = {
             name: value
@@ -111,12 +117,20 @@ class Source:
                 continue
             ours = expected.get(name)
             if ours is None:
-                raise SourceError(f"{self.name}: a weight {name!r} that the model does not have")
+                raise SourceError(
+                    msg(
+                        "{where}: a weight {name!r} that the model does not have",
+                        where=self.name,
+                        name=name,
+                    )
+                )
             with torch.no_grad():
                 ours.copy_(self.fitted(name, tensor, tuple(ours.shape)))
             missing.discard(name)
         if missing:
-            raise SourceError(f"{self.name}: no weight for {min(missing)!r}")
+            raise SourceError(
+                msg("{where}: no weight for {name!r}", where=self.name, name=min(missing))
+            )
 
     def fitted(self, name: str, tensor: Tensor, shape: Shape) -> Tensor:
         """A weight in the shape that the model has: rows that no token has are left out.
@@ -143,7 +157,13 @@ class Source:
 def misshapen(where: str, name: str, expected: Shape, found: Shape) -> SourceError:
     """The error of a weight that has another shape than the settings say."""
     return SourceError(
-        f"{where}: the weight {name!r} has the shape {list(found)}, expected {list(expected)}"
+        msg(
+            "{where}: the weight {name!r} has the shape {found}, expected {expected}",
+            where=where,
+            name=name,
+            found=list(found),
+            expected=list(expected),
+        )
     )
 
 
@@ -157,25 +177,43 @@ def check_shapes(
     """
     for name, shape in expected.items():
         if name not in found:
-            raise SourceError(f"{where}: no weight for {name!r}")
+            raise SourceError(msg("{where}: no weight for {name!r}", where=where, name=name))
         rows, *rest = found[name] or (0,)
         table = name in ("embedding.weight", "logits.weight")
         if table and rows < vocab_size:
             raise SourceError(
-                f"{where}: the vocabulary does not fit: {vocab_size:,} tokens, and {rows:,} rows "
-                f"in {name!r}"
+                msg(
+                    "{where}: the vocabulary does not fit: {vocab_size:,} tokens, and {rows:,} "
+                    "rows in {name!r}",
+                    where=where,
+                    vocab_size=vocab_size,
+                    rows=rows,
+                    name=name,
+                )
             )
         if (tuple(rest) != shape[1:]) if table else (found[name] != shape):
             raise misshapen(where, name, shape, found[name])
     if extra := sorted(found.keys() - expected.keys()):
-        raise SourceError(f"{where}: a weight {extra[0]!r} that this architecture does not have")
+        raise SourceError(
+            msg(
+                "{where}: a weight {name!r} that this architecture does not have",
+                where=where,
+                name=extra[0],
+            )
+        )
 
 
 def bounded(where: str, name: str, value: object, most: int) -> int:
     """A size from somebody's file: a whole number from 1 to `most`. Raises: SourceError."""
     if type(value) is not int or not 1 <= value <= most:
         raise SourceError(
-            f"{where}: {name} = {str(value)[:40]}: expected a whole number from 1 to {most:,}"
+            msg(
+                "{where}: {name} = {value}: expected a whole number from 1 to {most:,}",
+                where=where,
+                name=name,
+                value=str(value)[:40],
+                most=most,
+            )
         )
     return value
 
@@ -183,7 +221,14 @@ def bounded(where: str, name: str, value: object, most: int) -> int:
 def check_size(where: str, shapes: Mapping[str, Shape]) -> None:
     """Raises: SourceError for more parameters than any model that this is for."""
     if (total := sum(map(prod, shapes.values()))) > MOST_PARAMETERS:
-        raise SourceError(f"{where}: {total:,} parameters, expected at most {MOST_PARAMETERS:,}")
+        raise SourceError(
+            msg(
+                "{where}: {total:,} parameters, expected at most {most_parameters:,}",
+                where=where,
+                total=total,
+                most_parameters=MOST_PARAMETERS,
+            )
+        )
 
 
 def sha256_of(path: Path) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from hornbook.errors import CheckpointError, ConfigError, DataError
+from hornbook.language import msg
 from hornbook.ngram.suffix_array import Match, SuffixArray
 from hornbook.report.copies import LENGTHS, Passage, Shares, Trace, TracedText
 from hornbook.runs.folder import open_run, run_text
@@ -59,9 +60,9 @@ def trace(
         ("at_least", at_least),
     ):
         if value < 1:
-            raise ConfigError(f"{name} = {value}: expected 1 or more")
+            raise ConfigError(msg("{name} = {value}: expected 1 or more", name=name, value=value))
     if text == "":
-        raise DataError("the text to trace is empty: expected at least one character")
+        raise DataError(msg("the text to trace is empty: expected at least one character"))
     folder = run.folder if isinstance(run, TrainedModel) else open_run(run)
     config = run.config if isinstance(run, TrainedModel) else folder.settings()
     corpus = run_text(folder, config)
@@ -103,13 +104,22 @@ def index_of(folder: Path, text: str, on_note: Callable[[str], None]) -> SuffixA
     try:
         return SuffixArray.open(folder, text)
     except CheckpointError as error:
-        why = f"{error}; building it again" if folder.exists() else "only the first time"
-    on_note(f"indexing {len(text):,} characters of training text in {folder}: {why}")
+        why = msg("only the first time")
+        if folder.exists():
+            why = msg("{error}; building it again", error=error)
+    on_note(
+        msg(
+            "indexing {number:,} characters of training text in {folder}: {why}",
+            number=len(text),
+            folder=folder,
+            why=why,
+        )
+    )
     index = SuffixArray.build(text)
     try:
         index.save(folder)
     except CheckpointError as error:
-        on_note(f"{error}; the index is not kept")
+        on_note(msg("{error}; the index is not kept", error=error))
     return index
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook.config import Config
-from hornbook.errors import CheckpointError, ConfigError, DataError
+from hornbook.errors import CheckpointError, ConfigError, DataError, reason
 from hornbook.infer.decoder import MOST_ROWS
 from hornbook.infer.engine import Engine
 from hornbook.infer.hidden_states import HiddenStates
@@ -21,6 +21,7 @@ from hornbook.infer.native_decoder import (
 )
 from hornbook.infer.native_mixture import NativeMixture, network_weights
 from hornbook.kernels import NativeUnavailableError
+from hornbook.language import msg
 from hornbook.models.schema import Schema
 from hornbook.runs.folder import RunFolder, open_run, run_text, run_tokenizer
 from hornbook.runs.load import load, load_arrays, load_counts, load_mixer
@@ -47,18 +48,18 @@ def open_engine(
     """
     folder = open_run(path)
     config = folder.settings()
-    why = f"the {config.model.kind} model runs in PyTorch"
+    why = msg("the {kind} model runs in PyTorch", kind=config.model.kind)
     if config.model.spec.c_kernels and weights == "int8" and config.model.family != "network":
-        why = "int8's cost in loss is not measured for a network with n-grams"
+        why = msg("int8's cost in loss is not measured for a network with n-grams")
     elif config.model.lora_rank is not None:
-        why = "the factors of LoRA are merged by PyTorch"
+        why = msg("the factors of LoRA are merged by PyTorch")
     elif config.model.spec.c_kernels:
         try:
             return open_native(folder, config, which, weights, rows)
         except NativeUnavailableError as error:
-            why = str(error)
+            why = reason(error)
     if weights not in ("auto", "float32"):
-        raise ConfigError(f"weights in {weights}: {why}; use float32")
+        raise ConfigError(msg("weights in {weights}: {why}; use float32", weights=weights, why=why))
     from hornbook.infer.torch_decoder import fastest_decoder
 
     trained = load(path, which=which)
@@ -93,8 +94,12 @@ def open_native(
             decoder = NativeDecoder(schema, arrays, precision=weights, **size)
         mixer = load_mixer(folder, tokenizer, step) if config.model.with_mixer else None
     except CheckpointError as error:
-        raise CheckpointError(f"{folder.path}: {error}") from None
-    why = f"in C, weights in {decoder.precision}, threads: {decoder.threads}"
+        raise CheckpointError(msg("{path}: {error}", path=folder.path, error=error)) from None
+    why = msg(
+        "in C, weights in {precision}, threads: {threads}",
+        precision=decoder.precision,
+        threads=decoder.threads,
+    )
     remark = "" if weights != "int8" else cost_of(weights, folder, config, tokenizer, arrays)
     mixed = MixingDecoder(decoder, mixer) if mixer else decoder
     return Engine(mixed, tokenizer, why=why, remark=remark)
@@ -127,7 +132,11 @@ def cost_of(
     try:
         corpus = run_text(folder, config)
     except (DataError, CheckpointError) as error:
-        return f"the cost of {precision} weights in loss was not measured: {error}"
+        return msg(
+            "the cost of {precision} weights in loss was not measured: {error}",
+            precision=precision,
+            error=error,
+        )
     tokens = prepare(corpus, config.data, tokenizer).validation
     blocks_RT = spread_blocks(tokens, config.model.block_size)
     schema = Schema.of(config.model, tokenizer.vocab_size)
@@ -136,9 +145,14 @@ def cost_of(
         loss_nats(NativeDecoder(schema, arrays, precision=each, **size), blocks_RT)
         for each in ("float32", precision)
     )
-    return (
-        f"weights in {precision}: loss {loss:.4f} nats a token, {exact:.4f} in float32 "
-        f"({loss - exact:+.4f}), over {blocks_RT[:, 1:].size:,} tokens of the validation text"
+    return msg(
+        "weights in {precision}: loss {loss:.4f} nats a token, {exact:.4f} in float32 "
+        "({more:+.4f}), over {tokens:,} tokens of the validation text",
+        precision=precision,
+        loss=loss,
+        exact=exact,
+        more=loss - exact,
+        tokens=blocks_RT[:, 1:].size,
     )
 
 

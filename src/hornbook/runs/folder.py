@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from hornbook.config import Config, load_config
-from hornbook.errors import CheckpointError, ConfigError, DataError, command
+from hornbook.errors import CheckpointError, ConfigError, DataError, command, reason
 from hornbook.language import msg
 from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, UNFINISHED, Disk, write_atomically
@@ -135,7 +135,9 @@ class RunFolder:
             disk.make_folder(self.path)
             occupied = self.occupied()
         except OSError as error:
-            raise ConfigError(f"--out {self.path}: {error.strerror}") from None
+            raise ConfigError(
+                msg("--out {path}: {why}", path=self.path, why=reason(error))
+            ) from None
         lock = Lock(self.path)
         if not occupied:
             lock.acquire()
@@ -224,7 +226,7 @@ class RunFolder:
                 msg(
                     "{manifest}: cannot be read: {strerror}",
                     manifest=self.manifest,
-                    strerror=error.strerror,
+                    strerror=reason(error),
                 )
             ) from None
         # msgspec lets UnicodeDecodeError through, for bytes that are not UTF-8.
@@ -259,7 +261,7 @@ class RunFolder:
         try:
             data = read_regular(path, JSON_BYTES)
         except OSError as error:
-            raise CheckpointError(f"{path}: {error.strerror}") from None
+            raise CheckpointError(msg("{path}: {why}", path=path, why=reason(error))) from None
         entry = msgspec.convert(checkpoint.manifest_of({path.name: data})[path.name], Entry)
         if entry in (manifest.files[path.name], manifest.before.get(path.name)):
             return
@@ -327,7 +329,7 @@ class RunFolder:
                 msg(
                     "{metrics}: cannot be read: {strerror}",
                     metrics=self.metrics,
-                    strerror=error.strerror,
+                    strerror=reason(error),
                 )
             ) from None
 

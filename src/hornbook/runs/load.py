@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from hornbook.errors import CheckpointError, DataError, HornbookWarning
 from hornbook.infer.engine import Engine
+from hornbook.language import msg
 from hornbook.ngram.model import NGramModel
 from hornbook.runs.folder import open_run, run_text, run_tokenizer
 from hornbook.storage import checkpoint
@@ -226,11 +227,16 @@ def load_counts(
         arrays = checkpoint.read_tables(path, "counts")
         counted = NGramModel.from_arrays(arrays, n_models=n_models)
     except DataError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(msg("{path}: {error}", path=path, error=error)) from None
     if counted.vocab_size != tokenizer.vocab_size:
         raise CheckpointError(
-            f"{path}: the counts are of {counted.vocab_size} different tokens, but "
-            f"tokenizer.json has {tokenizer.vocab_size}"
+            msg(
+                "{path}: the counts are of {vocab_size} different tokens, but tokenizer.json "
+                "has {known}",
+                path=path,
+                vocab_size=counted.vocab_size,
+                known=tokenizer.vocab_size,
+            )
         )
     return counted
 
@@ -269,14 +275,23 @@ def load_mixer(folder: RunFolder, tokenizer: Tokenizer, step: int) -> Mixer | No
     try:
         mixer = Mixer.from_arrays(checkpoint.read_tables(path, "mixer"))
     except (NativeUnavailableError, OtherFormatError) as error:
-        warnings.warn(f"{path}: left out: {error}", NoMixerWarning, stacklevel=3)
+        warnings.warn(
+            msg("{path}: left out: {error}", path=path, error=error), NoMixerWarning, stacklevel=3
+        )
         return None
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise CheckpointError(msg("{path}: {error}", path=path, error=error)) from None
     if mixer.vocab_size != tokenizer.vocab_size:
         raise CheckpointError(
-            f"{path}: the mixer is of {mixer.vocab_size} different tokens, but tokenizer.json has "
-            f"{tokenizer.vocab_size}"
+            msg(
+                "{path}: the mixer is of {vocab_size} different tokens, but tokenizer.json has "
+                "{known}",
+                path=path,
+                vocab_size=mixer.vocab_size,
+                known=tokenizer.vocab_size,
+            )
         )
     return mixer
 
@@ -292,7 +307,9 @@ def load_checkpoint(folder: RunFolder, which: Literal["best", "last"]) -> checkp
         found = checkpoint.load(place, kind)
         for name in names:
             if name not in found.tensors:
-                raise CheckpointError(f"{place}: no {name}.safetensors in the checkpoint")
+                raise CheckpointError(
+                    msg("{place}: no {name}.safetensors in the checkpoint", place=place, name=name)
+                )
         return found
 
     return best_or_last(folder, which, complete)
@@ -318,7 +335,11 @@ def best_or_last(
             return load_kind(folder.checkpoints, "best")
         except CheckpointError as error:
             last = load_kind(folder.checkpoints, "step")
-            message = f"{error}; the last weights, of step {last.step}, are used instead"
+            message = msg(
+                "{error}; the last weights, of step {step}, are used instead",
+                error=error,
+                step=last.step,
+            )
             warnings.warn(message, checkpoint.DamagedCheckpointWarning, stacklevel=3)
             return last
     return load_kind(folder.checkpoints, "step")
@@ -343,15 +364,21 @@ def check_shapes(
         model = meta_model(config, tokenizer.vocab_size, counted)
     except RuntimeError:  # more elements than 64 bits can count
         raise CheckpointError(
-            f"{folder.path}: config.toml describes a model too large for any machine"
+            msg("{path}: config.toml describes a model too large for any machine", path=folder.path)
         ) from None
     expected = {name: list(value.shape) for name, value in model.state_dict().items()}
     found = {name: list(value.shape) for name, value in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise CheckpointError(
-                f"{folder.path}: the weights do not fit config.toml: expected {name!r} of shape "
-                f"{expected.get(name)}, found {found.get(name)}"
+                msg(
+                    "{path}: the weights do not fit config.toml: expected {name!r} of shape "
+                    "{expected}, found {found}",
+                    path=folder.path,
+                    name=name,
+                    expected=expected.get(name),
+                    found=found.get(name),
+                )
             )
 
 
@@ -364,5 +391,9 @@ def load_weights(model: LanguageModel, tensors: dict[str, torch.Tensor], folder:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{folder.path}: the weights do not fit config.toml: {' '.join(str(error).split())}"
+            msg(
+                "{path}: the weights do not fit config.toml: {error}",
+                path=folder.path,
+                error=" ".join(str(error).split()),
+            )
         ) from None

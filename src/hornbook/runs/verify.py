@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hornbook.errors import CheckpointError, DataError, HornbookError
+from hornbook.errors import CheckpointError, DataError, HornbookError, reason
+from hornbook.language import joined, msg
 from hornbook.models.registry import build
 from hornbook.ngram import suffix_array as copies
 from hornbook.optim.optimizer import Optimizers
@@ -80,7 +81,7 @@ def verify(path: str | Path) -> Verdict:
     """
     folder = RunFolder(Path(path))
     if not folder.path.is_dir():
-        raise CheckpointError(f"{path}: no such folder")
+        raise CheckpointError(msg("{path}: no such folder", path=path))
     checks: dict[Path, Callable[[RunFolder], str]] = {
         folder.config: check_config,
         folder.environment: check_environment,
@@ -120,9 +121,9 @@ def verify_store(path: Path) -> Verdict:
     for part in parts:
         try:
             read_all(part, store.pieces, store.width)
-            files.append(Finding(path / part.file, f"{part.tokens:,} tokens"))
+            files.append(Finding(path / part.file, msg("{tokens:,} tokens", tokens=part.tokens)))
         except DataError as error:
-            files.append(Finding(path / part.file, fault=str(error)))
+            files.append(Finding(path / part.file, fault=reason(error)))
     return Verdict(RunFolder(path), files, [])
 
 
@@ -133,40 +134,49 @@ def examine(folder: RunFolder, file: Path, check: Callable[[RunFolder], str]) ->
             folder.check(file)
         return Finding(file, check(folder))
     except HornbookError as error:
-        return Finding(file, fault=str(error))
+        return Finding(file, fault=reason(error))
 
 
 def check_manifest(folder: RunFolder) -> str:
     """`run.json`."""
     manifest = folder.read_manifest()
     if manifest is None:
-        return "missing, as in all runs of the first format"
-    return f"run format {manifest.format}"
+        return msg("missing, as in all runs of the first format")
+    return msg("run format {format}", format=manifest.format)
 
 
 def check_config(folder: RunFolder) -> str:
     """`config.toml`."""
     config = folder.settings()
-    return f"{config.model.kind}, {config.train.steps:,} steps on {config.data.corpus}"
+    return msg(
+        "{kind}, {steps:,} steps on {corpus}",
+        kind=config.model.kind,
+        steps=config.train.steps,
+        corpus=config.data.corpus,
+    )
 
 
 def check_environment(folder: RunFolder) -> str:
     """`environment.json`."""
     facts = folder.environment_facts()
-    return f"torch {facts.get('torch')} on {facts.get('processor')}"
+    return msg(
+        "torch {version} on {processor}",
+        version=facts.get("torch"),
+        processor=facts.get("processor"),
+    )
 
 
 def check_tokenizer(folder: RunFolder) -> str:
     """`tokenizer.json`."""
-    return f"{load_tokenizer(folder.tokenizer).vocab_size:,} tokens"
+    return msg("{tokens:,} tokens", tokens=load_tokenizer(folder.tokenizer).vocab_size)
 
 
 def check_text(folder: RunFolder) -> str:
     """`input.txt`, against the hash of the text at the run's start."""
     data = replace(folder.settings().data, corpus=str(folder.text.resolve()))
     if read_text(data).sha256 != folder.environment_facts().get("corpus_sha256"):
-        raise CheckpointError(f"{folder.text}: not the text that the run began with")
-    return "the text, as it came on standard input"
+        raise CheckpointError(msg("{text}: not the text that the run began with", text=folder.text))
+    return msg("the text, as it came on standard input")
 
 
 def check_metrics(folder: RunFolder) -> str:
@@ -175,24 +185,32 @@ def check_metrics(folder: RunFolder) -> str:
         with open_regular(folder.metrics, LOG_BYTES) as file:
             lines = sum(1 for _ in iter(lambda: file.readline(LOG_LINE_BYTES), b""))
     except OSError as error:
-        raise CheckpointError(f"{folder.metrics}: {error.strerror}") from None
+        raise CheckpointError(
+            msg("{metrics}: {why}", metrics=folder.metrics, why=reason(error))
+        ) from None
     steps = [row["step"] for row in folder.metrics_rows()]
     torn = lines - len(steps)
     if steps != list(range(1, len(steps) + 1)) or torn > 1:
-        raise CheckpointError(f"{folder.metrics}: rows are missing, out of order or damaged")
-    return f"{len(steps):,} steps" + (", and one cut short by a crash" if torn else "")
+        raise CheckpointError(
+            msg("{metrics}: rows are missing, out of order or damaged", metrics=folder.metrics)
+        )
+    if torn:
+        return msg("{steps:,} steps, and one cut short by a crash", steps=len(steps))
+    return msg("{steps:,} steps", steps=len(steps))
 
 
 def check_result(folder: RunFolder) -> str:
     """`result.json`."""
     folder.read(folder.result)
-    return "the finished run's figures"
+    return msg("the finished run's figures")
 
 
 def check_counts(folder: RunFolder) -> str:
     """The n-gram model."""
     counted = load_counts(folder, load_tokenizer(folder.tokenizer))
-    return f"{counted.n_grams:,} n-grams of up to {counted.order} tokens"
+    return msg(
+        "{number:,} n-grams of up to {order} tokens", number=counted.n_grams, order=counted.order
+    )
 
 
 def check_mixers(folder: RunFolder) -> str:
@@ -200,19 +218,19 @@ def check_mixers(folder: RunFolder) -> str:
     tokenizer = load_tokenizer(folder.tokenizer)
     steps = map(checkpoint.step_of, checkpoint.folders(folder.checkpoints, "mixer"))
     found = (load_mixer(folder, tokenizer, step) for step in steps)
-    return ", ".join(each.summary for each in found if each)
+    return joined(", ", [each.summary for each in found if each])
 
 
 def check_copies(folder: RunFolder) -> str:
     """`copies/`, against its own hashes: its text may have moved, or be gone."""
     copies.check(folder.copies)
-    return "the index that tracing has made of the training text"
+    return msg("the index that tracing has made of the training text")
 
 
 def check_never_saved(folder: RunFolder) -> str:
     """`checkpoints/`, where it has none to resume from."""
     steps_never_saved(folder)
-    return "no checkpoint yet: resuming begins at step 0"
+    return msg("no checkpoint yet: resuming begins at step 0")
 
 
 def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFinding:
@@ -223,7 +241,9 @@ def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFi
         config = folder.settings()
         tokenizer = load_tokenizer(folder.tokenizer)
         if "model" not in found.tensors or (kind == "step" and "optimizer" not in found.tensors):
-            raise CheckpointError(f"{path}: holds no weights, or no optimizer's state")
+            raise CheckpointError(
+                msg("{path}: holds no weights, or no optimizer's state", path=path)
+            )
         counted = load_counts(folder, tokenizer) if config.model.reads_counts else None
         check_shapes(config.model, tokenizer, found.tensors["model"], folder, counted)
         model = build(config.model, tokenizer.vocab_size, counted)
@@ -231,10 +251,10 @@ def examine_checkpoint(folder: RunFolder, path: Path, kind: str) -> CheckpointFi
         if kind == "step":
             Optimizers(model, config.optimizer).load_tensors(found.tensors["optimizer"])
     except HornbookError as error:
-        fault = str(error)
+        fault = reason(error)
     return CheckpointFinding(
         path,
-        "everything to resume from" if kind == "step" else "the weights",
+        msg("everything to resume from") if kind == "step" else msg("the weights"),
         fault,
         kind=kind,
         step=checkpoint.step_of(path),

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from hornbook.config import ModelConfig
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 from hornbook.models.schema import Schema
 
 UNITS = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -37,7 +38,9 @@ def amount(text: str, what: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmbt]?)", text.strip().lower().replace(",", ""))
     value = float(found[1]) * UNITS.get(found[2], 1.0) if found else 0.0
     if not 0 < value <= 1e16:
-        raise ConfigError(f"{what} {text!r}: expected a number like 124m, 1.3b or 26b")
+        raise ConfigError(
+            msg("{what} {text!r}: expected a number like 124m, 1.3b or 26b", what=what, text=text)
+        )
     return value
 
 
@@ -48,7 +51,7 @@ def sized(size: str, vocab_size: int) -> ModelConfig:
     """
     wanted = amount(size, "--model")
     if not 1e6 <= wanted <= 1e12:
-        raise ConfigError(f"--model {size}: expected from 1m to 1t parameters")
+        raise ConfigError(msg("--model {size}: expected from 1m to 1t parameters", size=size))
 
     def off(shape: tuple[int, int, int]) -> float:
         return abs(math.log(shaped(shape, wanted).parameter_count(vocab_size) / wanted))
@@ -62,9 +65,13 @@ def sized(size: str, vocab_size: int) -> ModelConfig:
         nearest = min(between, key=off)
     if off(nearest) > FAR:
         raise ConfigError(
-            f"--model {size}: with {vocab_size:,} tokens there is no shape of about that size; "
-            "give one by --set n_layer=... --set n_embd=... --set n_head=..., or a smaller "
-            "--vocabulary"
+            msg(
+                "--model {size}: with {vocab_size:,} tokens there is no shape of about that "
+                "size; give one by --set n_layer=... --set n_embd=... --set n_head=..., or a "
+                "smaller --vocabulary",
+                size=size,
+                vocab_size=vocab_size,
+            )
         )
     return shaped(nearest, wanted)
 
@@ -101,7 +108,12 @@ def usual_batch(size: float) -> float:
 
 def described(schema: Schema, block_size: int) -> str:
     """A model's shape in words."""
-    return (
-        f"{schema.n_layer} layers, {schema.n_embd:,} wide, {schema.n_head} heads, blocks of "
-        f"{block_size:,} tokens, {schema.parameters:,} parameters"
+    return msg(
+        "{layers} layers, {width:,} wide, {heads} heads, blocks of {block_size:,} tokens, "
+        "{parameters:,} parameters",
+        layers=schema.n_layer,
+        width=schema.n_embd,
+        heads=schema.n_head,
+        block_size=block_size,
+        parameters=schema.parameters,
     )

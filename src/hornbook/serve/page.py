@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from hornbook.errors import CheckpointError, ConfigError, HornbookError
+from hornbook.language import msg
 from hornbook.page.document import script, style
 from hornbook.runs.folder import RunFolder, open_run
 from hornbook.serve.errors import ApiError
@@ -59,7 +60,10 @@ def contents_apart(folder: RunFolder, which: Literal["best", "last"]) -> bytes:
         raise no_page(done.stdout.decode())
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise CheckpointError(done.stdout.decode() or f"{folder.path}: no page was made: {last}")
+        raise CheckpointError(
+            done.stdout.decode()
+            or msg("{path}: no page was made: {last}", path=folder.path, last=last)
+        )
     return done.stdout
 
 

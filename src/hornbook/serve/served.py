@@ -16,6 +16,7 @@ from hornbook.errors import CheckpointError, ConfigError
 from hornbook.infer.decoder import MOST_ROWS
 from hornbook.infer.engine import Engine
 from hornbook.infer.hidden_states import HiddenStates
+from hornbook.language import msg
 from hornbook.runs.engine import open_engine, open_hidden_states
 from hornbook.runs.folder import RunFolder, open_run
 from hornbook.serve.errors import ApiError, not_ready
@@ -203,8 +204,12 @@ class Models:
             if model.name in self._by_name:
                 other = self._by_name[model.name].folder.path
                 raise ConfigError(
-                    f"{Path(run)} and {other} have the same name, by which clients choose a "
-                    "model; rename one of the folders"
+                    msg(
+                        "{run} and {other} have the same name, by which clients choose a model; "
+                        "rename one of the folders",
+                        run=Path(run),
+                        other=other,
+                    )
                 )
             self._by_name[model.name] = model
 
@@ -239,7 +244,7 @@ class Models:
                 try:
                     await model.renew()
                 except CheckpointError as error:  # a checkpoint that was removed as it was read
-                    report(f"{model.name}: {error}")
+                    report(msg("{name}: {error}", name=model.name, error=error))
                 model.retire()
                 if ended and not model.retired:
                     watched.remove(model)

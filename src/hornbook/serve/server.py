@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from hornbook.errors import ConfigError, display_path, for_terminal, reason
+from hornbook.language import msg, translated
 from hornbook.serve.app import create_app
 from hornbook.serve.connection import Connection
 from hornbook.serve.guard import Guard, Rules, Seen
@@ -72,7 +73,7 @@ class Log:
         if self._as_json:
             line = json.dumps({"time": now, "event": name} | facts)
         else:
-            line = f"{now} {for_terminal(line)}"
+            line = f"{now} {for_terminal(translated(line))}"
         with suppress(OSError):  # a log that nobody reads any more stops no request
             sys.stderr.write(line.replace("\n", " ") + "\n")
             sys.stderr.flush()
@@ -123,7 +124,7 @@ class Server(uvicorn.Server):
             for task in self.server_state.tasks:
                 task.cancel()
             return
-        self._log.event("stopping", "stopping: what is being generated is finished first")
+        self._log.event("stopping", msg("stopping: what is being generated is finished first"))
         self.should_exit = True
 
 
@@ -157,7 +158,8 @@ async def run(
         host = f"[{options.host}]" if ":" in options.host else options.host
         names = ", ".join(model.name for model in models)
         url = f"http://{host}:{port}/"
-        log.event("listening", f"serving {names} at {url} (API: {url}v1)", url=url)
+        message = msg("serving {names} at {url} (API: {url}v1)", names=names, url=url)
+        log.event("listening", message, url=url)
         server = Server(config, log)
         await server.serve(sockets=[listening])
     finally:
@@ -211,13 +213,16 @@ def check_address(options: Options) -> None:
     for key in options.api_keys:
         if not key.isascii() or not key.isprintable() or " " in key or len(key) < 8:
             raise ConfigError(
-                "an API key needs 8 or more printable ASCII characters without spaces"
+                msg("an API key needs 8 or more printable ASCII characters without spaces")
             )
     if options.api_keys or is_loopback(options.host):
         return
     raise ConfigError(
-        f"--host {options.host} can be reached from other machines: give a key by --api-key-file "
-        "or HORNBOOK_API_KEY"
+        msg(
+            "--host {host} can be reached from other machines: give a key by --api-key-file or "
+            "HORNBOOK_API_KEY",
+            host=options.host,
+        )
     )
 
 
@@ -242,7 +247,12 @@ def listen(host: str, port: int) -> socket.socket:
         made.listen(1024)  # who connects while the models are opened waits
     except OSError as error:
         raise ConfigError(
-            f"cannot serve at {host}:{port}: {error.strerror or error}; --port 0 takes a free port"
+            msg(
+                "cannot serve at {host}:{port}: {why}; --port 0 takes a free port",
+                host=host,
+                port=port,
+                why=reason(error),
+            )
         ) from None
     return made
 
@@ -254,7 +264,11 @@ def keys_in(path: Path) -> tuple[str, ...]:
     try:
         lines = read_regular(path, KEY_BYTES).decode().split()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--api-key-file {display_path(path)}: {reason(error)}") from None
+        raise ConfigError(
+            msg("--api-key-file {path}: {why}", path=display_path(path), why=reason(error))
+        ) from None
     if not lines:
-        raise ConfigError(f"--api-key-file {display_path(path)}: expected a key, found none")
+        raise ConfigError(
+            msg("--api-key-file {path}: expected a key, found none", path=display_path(path))
+        )
     return tuple(lines)

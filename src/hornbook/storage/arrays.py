@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hornbook.language import msg
 from hornbook.storage.files import JSON_BYTES, parse_json
 
 # The bytes of a file: in memory, or memory-mapped.
@@ -37,17 +38,17 @@ def stored(data: Data) -> Iterator[Stored]:
     """
     start = 8 + int.from_bytes(data[:8], "little")
     if start > min(len(data), JSON_BYTES):
-        raise ValueError("the header is longer than the file")
+        raise ValueError(msg("the header is longer than the file"))
     header = parse_json(data[8:start])
     header.pop("__metadata__", None)
     for name, facts in header.items():
         dtype, shape, (begin, end) = facts["dtype"], facts["shape"], facts["data_offsets"]
         if not all(type(size) is int and size >= 0 for size in [begin, end, *shape]):
-            raise ValueError(f"{name}: a size that is no whole number")
+            raise ValueError(msg("{name}: a size that is no whole number", name=name))
         if not begin <= end <= len(data) - start:
-            raise ValueError(f"{name} is outside the file")
+            raise ValueError(msg("{name} is outside the file", name=name))
         if end - begin != math.prod(shape) * BYTES[dtype]:
-            raise ValueError(f"{name} has another size than its shape")
+            raise ValueError(msg("{name} has another size than its shape", name=name))
         yield Stored(name, dtype, tuple(shape), start + begin)
 
 
@@ -60,7 +61,7 @@ def arrays_in(data: Data) -> dict[str, NDArray[Any]]:
     found = {}
     for name, kind, shape, start in stored(data):
         if kind == "BF16":
-            raise ValueError(f"{name} is in bfloat16, which numpy does not have")
+            raise ValueError(msg("{name} is in bfloat16, which numpy does not have", name=name))
         dtype = np.dtype("?" if kind == "BOOL" else f"<{kinds[kind[0]]}{BYTES[kind]}")
         found[name] = np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)
     return found
@@ -74,5 +75,12 @@ def tables_in(data: Data) -> dict[str, NDArray[Any]]:
     found = arrays_in(data)
     for name, table in found.items():
         if table.ndim != 1 or table.dtype.str not in TABLE_TYPES:
-            raise ValueError(f"{name} is no table: {table.dtype} of shape {table.shape}")
+            raise ValueError(
+                msg(
+                    "{name} is no table: {dtype} of shape {shape}",
+                    name=name,
+                    dtype=table.dtype,
+                    shape=table.shape,
+                )
+            )
     return found

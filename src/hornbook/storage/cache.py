@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hornbook.errors import HornbookWarning, display_path
+from hornbook.errors import HornbookWarning, display_path, reason
+from hornbook.language import msg
 from hornbook.storage.files import open_regular, read_json
 from hornbook.storage.lock import LOCK, take
 
@@ -46,7 +47,11 @@ def is_sound(folder: Path) -> bool:
     if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises without permission
         return False
     if damage := _damage(folder):
-        warnings.warn(f"{folder}: {damage}; it will be rebuilt", DamagedCacheWarning, stacklevel=3)
+        warnings.warn(
+            msg("{folder}: {damage}; it will be rebuilt", folder=folder, damage=damage),
+            DamagedCacheWarning,
+            stacklevel=3,
+        )
         return False
     with suppress(OSError):
         os.utime(folder / MANIFEST)  # the time of last use
@@ -110,12 +115,13 @@ def _damage(folder: Path) -> str:
         manifest = read_json(folder / MANIFEST)
         wrong = [name for name in manifest if _file_entry(folder / name) != manifest[name]]
     except OSError as error:
-        return f"{display_path(Path(error.filename or folder).name)}: {error.strerror}"
+        name = display_path(Path(error.filename or folder).name)
+        return msg("{name}: {why}", name=name, why=reason(error))
     except (ValueError, TypeError, KeyError):
-        return f"{MANIFEST} is not a manifest"
+        return msg("{manifest} is not a manifest", manifest=MANIFEST)
     if wrong:
-        return f"{display_path(wrong[0])} is not what was written"
-    return "" if manifest else "it is empty"
+        return msg("{name} is not what was written", name=display_path(wrong[0]))
+    return "" if manifest else msg("it is empty")
 
 
 def _file_entry(path: Path) -> dict[str, object]:

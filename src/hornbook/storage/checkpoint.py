@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hornbook.errors import CheckpointError, HornbookWarning, reason
+from hornbook.language import msg
 from hornbook.storage.disk import DISK, UNFINISHED, Disk
 from hornbook.storage.files import (
     JSON_BYTES,
@@ -96,8 +97,13 @@ def save(
             each.nbytes for tensors in checkpoint.tensors.values() for each in tensors.values()
         )
         raise CheckpointError(
-            f"{final}: cannot save the checkpoint's {size:,} bytes: {reason(error)}; earlier "
-            "checkpoints are intact. Free some space or choose another folder with --out"
+            msg(
+                "{final}: cannot save the checkpoint's {size:,} bytes: {why}; earlier "
+                "checkpoints are intact. Free some space or choose another folder with --out",
+                final=final,
+                size=size,
+                why=reason(error),
+            )
         ) from None
     if not there:
         check_files(final)
@@ -215,9 +221,23 @@ def newest_intact(folder: Path, kind: str, read_one: Callable[[Path], Found]) ->
         try:
             return read_one(path)
         except CheckpointError as error:
-            warnings.warn(f"skipped a damaged checkpoint: {error}", DamagedCheckpointWarning, 3)
-    intact, where = ("intact ", f"among {len(found)}") if found else ("", "here")
-    raise CheckpointError(f"{folder}: no {intact}{kind!r} checkpoint {where}")
+            warnings.warn(
+                msg("skipped a damaged checkpoint: {error}", error=error),
+                DamagedCheckpointWarning,
+                3,
+            )
+    if not found:
+        raise CheckpointError(
+            msg("{folder}: no {kind!r} checkpoint here", folder=folder, kind=kind)
+        )
+    raise CheckpointError(
+        msg(
+            "{folder}: no intact {kind!r} checkpoint among {number}",
+            folder=folder,
+            kind=kind,
+            number=len(found),
+        )
+    )
 
 
 def folders(folder: Path, kind: str) -> list[Path]:
@@ -261,7 +281,7 @@ def read_arrays(path: Path) -> Arrays:
         if whole_name(name) == "model"
     }
     if not parts:
-        raise CheckpointError(f"{path}: no model.safetensors in the checkpoint")
+        raise CheckpointError(msg("{path}: no model.safetensors in the checkpoint", path=path))
     return Arrays(state["step"], whole(path, parts, np.concatenate)["model"])
 
 
@@ -272,7 +292,7 @@ def whole(
     try:
         return joined(parts, concatenate)
     except (ValueError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{path}: {reason(error)[:200]}") from None
+        raise CheckpointError(msg("{path}: {why}", path=path, why=reason(error, 200))) from None
 
 
 def read_state(path: Path) -> Checkpoint:
@@ -281,7 +301,7 @@ def read_state(path: Path) -> Checkpoint:
     try:
         data = read_regular(path / STATE, JSON_BYTES)
     except OSError as error:
-        raise CheckpointError(f"{path / STATE}: {reason(error)}") from None
+        raise CheckpointError(msg("{path}: {why}", path=path / STATE, why=reason(error))) from None
     state = checked_state(path, data)
     return Checkpoint(state["step"], {}, state)
 
@@ -292,7 +312,9 @@ def read_tables(path: Path, name: str) -> dict[str, NDArray[Any]]:
 
     _, files = read_files(path)
     if name not in files:
-        raise CheckpointError(f"{path}: no {name}.safetensors in the checkpoint")
+        raise CheckpointError(
+            msg("{path}: no {name}.safetensors in the checkpoint", path=path, name=name)
+        )
     return parse(path, tables_in, files[name])
 
 
@@ -306,7 +328,9 @@ def parse(path: Path, load_bytes: Callable[[Data], Found], data: Data) -> Found:
     try:
         return load_bytes(data)
     except UNREADABLE as error:
-        raise CheckpointError(f"{path}: unreadable: {reason(error)[:200]}") from None
+        raise CheckpointError(
+            msg("{path}: unreadable: {why}", path=path, why=reason(error, 200))
+        ) from None
 
 
 def read_files(path: Path) -> tuple[dict[str, Any], dict[str, Data]]:
@@ -322,18 +346,30 @@ def checked_state(path: Path, data: bytes) -> dict[str, Any]:
         state: dict[str, Any] = parse_json(data)
         known = state["format"] in READABLE
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: {STATE} is unreadable: {error}") from None
+        raise CheckpointError(
+            msg("{path}: {state} is unreadable: {error}", path=path, state=STATE, error=error)
+        ) from None
     if not known:
         raise CheckpointError(
-            f"{path}: has checkpoint format {state['format']!r}, this version of hornbook reads "
-            f"{', '.join(map(str, READABLE))}; use the version that wrote it"
+            msg(
+                "{path}: has checkpoint format {format!r}, this version of hornbook reads "
+                "{known}; use the version that wrote it",
+                path=path,
+                format=state["format"],
+                known=", ".join(map(str, READABLE)),
+            )
         )
     kind, _, number = path.name.rpartition("-")
     # Format 1 did not record the kind.
     if (state.get("kind", kind), state.get("step")) != (kind, int(number)):
         raise CheckpointError(
-            f"{path}: contains a {state.get('kind', kind)!r} checkpoint of step "
-            f"{state.get('step')}: the folder was renamed or exchanged"
+            msg(
+                "{path}: contains a {kind!r} checkpoint of step {step}: the folder was renamed "
+                "or exchanged",
+                path=path,
+                kind=state.get("kind", kind),
+                step=state.get("step"),
+            )
         )
     return state
 
@@ -345,12 +381,14 @@ def read_verified(path: Path) -> dict[str, Data]:
         try:
             found = file.stat().st_size
             if found != size:
-                raise CheckpointError(f"{file}: {found} bytes, expected {size}")
+                raise CheckpointError(
+                    msg("{file}: {found} bytes, expected {size}", file=file, found=found, size=size)
+                )
             contents[file.name] = data = mapped(file, size)
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{file}: {reason(error)}") from None
+            raise CheckpointError(msg("{file}: {why}", file=file, why=reason(error))) from None
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise CheckpointError(f"{file}: its SHA-256 is not the one recorded")
+            raise CheckpointError(msg("{file}: its SHA-256 is not the one recorded", file=file))
     return contents
 
 
@@ -369,9 +407,9 @@ def check_file(file: Path, size: int, sha256: str) -> None:
         with open_regular(file, size) as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{file}: {reason(error)}") from None
+        raise CheckpointError(msg("{file}: {why}", file=file, why=reason(error))) from None
     if digest != sha256:
-        raise CheckpointError(f"{file}: its SHA-256 is not the one recorded")
+        raise CheckpointError(msg("{file}: its SHA-256 is not the one recorded", file=file))
 
 
 def read_manifest(path: Path) -> dict[Path, tuple[int, str]]:
@@ -381,12 +419,19 @@ def read_manifest(path: Path) -> dict[Path, tuple[int, str]]:
         for name in manifest:
             # A name could point outside the folder, or break the one-line messages.
             if Path(name).name != name or not name.isprintable():
-                why = f"{path / MANIFEST}: lists {name!r}, not a file of the folder"
-                raise CheckpointError(why)
+                raise CheckpointError(
+                    msg(
+                        "{path}: lists {name!r}, not a file of the folder",
+                        path=path / MANIFEST,
+                        name=name,
+                    )
+                )
         return {
             path / name: (int(entry["bytes"]), entry["sha256"]) for name, entry in manifest.items()
         }
     except OSError as error:
-        raise CheckpointError(f"{path / MANIFEST}: {error.strerror}") from None
+        raise CheckpointError(
+            msg("{path}: {why}", path=path / MANIFEST, why=reason(error))
+        ) from None
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
-        raise CheckpointError(f"{path / MANIFEST}: not a manifest") from None
+        raise CheckpointError(msg("{path}: not a manifest", path=path / MANIFEST)) from None

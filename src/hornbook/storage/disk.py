@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from hornbook.errors import CheckpointError
+from hornbook.errors import CheckpointError, reason
+from hornbook.language import msg
 
 # Prefixes that hide files being written or removed from readers.
 UNFINISHED, DISCARDED = ".writing-", ".discarded-"
@@ -72,7 +73,7 @@ class Disk:
         with suppress(FileExistsError):
             self.make_one_folder(path)
         if not path.is_dir():
-            raise FileExistsError(errno.EEXIST, "a file of that name is in the way", str(path))
+            raise FileExistsError(errno.EEXIST, msg("a file of that name is in the way"), str(path))
         self.sync_folder(path.parent)
 
     def remove(self, path: Path) -> None:
@@ -107,7 +108,7 @@ class Disk:
             while rest:
                 written = self.write_some(descriptor, rest)
                 if not written:
-                    raise OSError(errno.EIO, "the disk accepted no bytes", str(path))
+                    raise OSError(errno.EIO, msg("the disk accepted no bytes"), str(path))
                 rest = rest[written:]
         finally:
             os.close(descriptor)
@@ -139,4 +140,11 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes], disk: Disk = DIS
 
 def refused(path: Path, size: int, error: OSError) -> CheckpointError:
     """The error for `size` bytes that could not be written."""
-    return CheckpointError(f"{path}: cannot write {size:,} bytes: {error.strerror or error}")
+    return CheckpointError(
+        msg(
+            "{path}: cannot write {size:,} bytes: {why}",
+            path=path,
+            size=size,
+            why=reason(error),
+        )
+    )

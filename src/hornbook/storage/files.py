@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from io import BufferedReader
 from typing import Any
 
+from hornbook.language import msg
+
 SETTINGS_BYTES = 1 << 16  # a config.toml has about 1 kB; the worst 64 kB take tomllib 1 s
 JSON_BYTES = 1 << 26
 LOG_BYTES = 1 << 32  # metrics of ten million steps
@@ -26,9 +28,13 @@ def open_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> 
     status = os.fstat(file.fileno())
     why = ""
     if not stat.S_ISREG(status.st_mode):
-        why = "no regular file"
+        why = msg("no regular file")
     elif max_bytes is not None and status.st_size > max_bytes:
-        why = f"too large: {status.st_size:,} bytes, expected at most {max_bytes:,}"
+        why = msg(
+            "too large: {size:,} bytes, expected at most {most:,}",
+            size=status.st_size,
+            most=max_bytes,
+        )
     if why:
         file.close()
         raise OSError(errno.EINVAL, why, os.fspath(path))
@@ -41,7 +47,7 @@ def read_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> 
         try:
             return file.read()
         except MemoryError:
-            raise OSError(errno.ENOMEM, "larger than memory", os.fspath(path)) from None
+            raise OSError(errno.ENOMEM, msg("larger than memory"), os.fspath(path)) from None
 
 
 def map_regular(path: str | os.PathLike[str]) -> mmap.mmap:
@@ -61,7 +67,7 @@ def parse_json(data: bytes | str) -> Any:
     try:
         return json.loads(data)
     except RecursionError:
-        raise ValueError("nested too deep") from None
+        raise ValueError(msg("nested too deep")) from None
 
 
 def read_json(path: str | os.PathLike[str], max_bytes: int = JSON_BYTES) -> Any:

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
-from hornbook.errors import CheckpointError
+from hornbook.errors import CheckpointError, reason
 from hornbook.language import msg
 
 try:
@@ -74,13 +74,18 @@ class Lock:
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
             descriptor = os.open(self.path, flags, 0o666)
         except OSError as error:
-            why = f"{self.path.parent}: cannot write here: {error.strerror}"
-            raise CheckpointError(why) from None
+            raise CheckpointError(
+                msg(
+                    "{parent}: cannot write here: {why}",
+                    parent=self.path.parent,
+                    why=reason(error),
+                )
+            ) from None
         try:
             take(descriptor)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
-                holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
+                holder = os.read(descriptor, 200).decode(errors="replace") or msg("another process")
                 os.close(descriptor)
                 raise CheckpointError(
                     msg(

@@ -12,6 +12,7 @@ from io import BufferedReader, RawIOBase
 from typing import Any, BinaryIO, TypeVar, cast
 
 from hornbook.errors import DataError, display_path, reason
+from hornbook.language import msg
 
 ATTEMPTS, FIRST_WAIT_SECONDS, ANSWER_SECONDS = 5, 0.5, 60.0
 # The most that one request reads.
@@ -83,7 +84,13 @@ def read(url: str, start: int = 0, stop: int | None = None) -> bytes:
         filesystem, path = filesystem_of(url)
         found = bytes(filesystem.cat_file(path, start=start, end=stop))
         if stop is not None and len(found) != stop - start:
-            raise OSError(f"{len(found):,} bytes came instead of {stop - start:,}")
+            raise OSError(
+                msg(
+                    "{number:,} bytes came instead of {expected:,}",
+                    number=len(found),
+                    expected=stop - start,
+                )
+            )
         return found
 
     return patiently(url, data)
@@ -130,13 +137,17 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     """
     # fsspec's chains and references would open further addresses, named in a file.
     if "::" in url or url.startswith("reference:"):
-        raise DataError(f"cannot read {display_path(url)}: expected one plain address, without ::")
+        raise DataError(
+            msg("cannot read {url}: expected one plain address, without ::", url=display_path(url))
+        )
     from fsspec.core import url_to_fs
 
     try:
         return url_to_fs(url)
     except ValueError as error:  # an unknown protocol
-        raise DataError(f"cannot read {display_path(url)}: {reason(error)}") from None
+        raise DataError(
+            msg("cannot read {url}: {why}", url=display_path(url), why=reason(error))
+        ) from None
 
 
 def stamp_of(facts: dict[str, Any]) -> str:
@@ -160,13 +171,18 @@ def patiently(url: str, call: Callable[[], Result]) -> Result:
                 last = reason(error.__cause__ or error)
                 continue
             missing = isinstance(error, FileNotFoundError)
-            why = "nothing is there" if missing else reason(error)
-            raise DataError(f"cannot read {shown}: {why}") from None
+            why = msg("nothing is there") if missing else reason(error)
+            raise DataError(msg("cannot read {shown}: {why}", shown=shown, why=why)) from None
         except Exception as error:  # noqa: BLE001 - each back end of fsspec raises its own types
             last = reason(error)
     raise DataError(
-        f"cannot read {shown}: {ATTEMPTS} attempts failed, the last one with: {last}; what is done "
-        "is kept, and can go on from there"
+        msg(
+            "cannot read {shown}: {attempts} attempts failed, the last one with: {last}; what "
+            "is done is kept, and can go on from there",
+            shown=shown,
+            attempts=ATTEMPTS,
+            last=last,
+        )
     )
 
 
@@ -190,7 +206,7 @@ def within(seconds: float, call: Callable[[], Result]) -> Result:
     try:
         found, error = done.get(timeout=seconds)
     except queue.Empty:
-        raise TimeoutError(f"no answer in {seconds:g} s") from None
+        raise TimeoutError(msg("no answer in {seconds:g} s", seconds=seconds)) from None
     if error is not None:
         raise error
     return cast("Result", found)

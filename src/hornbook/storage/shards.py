@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from hornbook.language import msg
+
 Rows = TypeVar("Rows")
 
 NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
@@ -39,7 +41,9 @@ def in_order(names: list[str]) -> dict[str, list[str]]:
     for whole, parts in found.items():
         expected = [shard_name(whole, number, len(parts)) for number in range(1, len(parts) + 1)]
         if parts not in ([whole], expected):
-            raise ValueError(f"expected the shards {expected}, found {parts}")
+            raise ValueError(
+                msg("expected the shards {expected}, found {parts}", expected=expected, parts=parts)
+            )
     return found
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hornbook.language import msg
 from hornbook.storage import cache
 from hornbook.storage.disk import DISK
 from hornbook.storage.files import open_regular, unmap_pages
@@ -70,7 +71,9 @@ def _mapped(path: Path, vocab_size: int) -> Tokens:
         length = (os.fstat(file.fileno()).st_size - _HEADER_BYTES) // dtype.itemsize
         # Compared, not parsed: np.load would also accept pickles, archives and nested headers.
         if length < 1 or file.read(_HEADER_BYTES) != _header(dtype, length):
-            raise ValueError(f"{path}: not an array of {length} tokens")
+            raise ValueError(
+                msg("{path}: not an array of {length} tokens", path=path, length=length)
+            )
     return np.memmap(path, dtype, "r", _HEADER_BYTES, (length,))
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hornbook.errors import DataError
+from hornbook.language import msg
 from hornbook.text.arrays import MOST_MAPPED_BYTES, Tokens, release
 from hornbook.text.store import Drawing
 
@@ -83,7 +84,7 @@ def answer_places(
     first = places + before + 1
     some = (places >= 0) & (counted[first + block_size] > counted[first.clip(0)])
     if not some.any():
-        raise DataError("no block of the training part has an answer: raise block_size")
+        raise DataError(msg("no block of the training part has an answer: raise block_size"))
     return places[some]
 
 
@@ -117,11 +118,20 @@ def get_batch(
     """
     if not isinstance(data, Tensor):
         raise DataError(
-            f"expected the tokens themselves, a tensor such as train_data, got {data!r:.40}: write "
-            "get_batch(train_data, batch_size=4, block_size=8)"
+            msg(
+                "expected the tokens themselves, a tensor such as train_data, got {data!r:.40}: "
+                "write get_batch(train_data, batch_size=4, block_size=8)",
+                data=data,
+            )
         )
     if len(data) <= block_size:
-        raise DataError(f"data has {len(data)} tokens; a block of {block_size} needs one more")
+        raise DataError(
+            msg(
+                "data has {number} tokens; a block of {block_size} needs one more",
+                number=len(data),
+                block_size=block_size,
+            )
+        )
     starts = torch.randint(len(data) - block_size, (batch_size,), generator=generator)
     inputs = torch.stack([data[start : start + block_size] for start in starts])
     targets = torch.stack([data[start + 1 : start + block_size + 1] for start in starts])

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import numpy as np
 
-from hornbook.errors import ConfigError, DataError
+from hornbook.errors import ConfigError, DataError, reason
+from hornbook.language import msg
 from hornbook.text.conversations import END, MARKS
 from hornbook.text.tokenizer.characters import CharTokenizer
 from hornbook.text.tokenizer.pretrained import PretrainedTokenizer
@@ -75,8 +76,10 @@ def simple_template(tokenizer: Tokenizer) -> str:
         return SIMPLE_TEMPLATE
     if not all(map(tokenizer.knows, (*MARKS.values(), END))):
         raise DataError(
-            "the model has no chat template, and its tokenizer lacks control characters to mark "
-            "roles with: give a template with --set chat_template=..."
+            msg(
+                "the model has no chat template, and its tokenizer lacks control characters to "
+                "mark roles with: give a template with --set chat_template=..."
+            )
         )
     return SIMPLE_TEMPLATE
 
@@ -165,7 +168,9 @@ def answered(template: str, given: Iterable[Sequence[Message]], tokenizer: Token
                 answers += [True] * theirs + [False] * (len(found) - theirs)
                 role = said_by
         except TemplateError as error:
-            raise TemplateError(f"conversation {number:,}: {error}") from None
+            raise TemplateError(
+                msg("conversation {number:,}: {error}", number=number, error=error)
+            ) from None
     kind = np.min_scalar_type(tokenizer.vocab_size - 1)
     return Answered(np.array(ids, kind), np.array(answers, np.bool_), np.array(starts, np.int64))
 
@@ -176,7 +181,9 @@ def rendered(template: str, messages: Sequence[Message], *, answering: bool = Tr
     Raises: TemplateError, ConfigError.
     """
     if not find_spec("jinja2"):
-        raise ConfigError(f"a chat template needs the package jinja2: {INSTALL}")
+        raise ConfigError(
+            msg("a chat template needs the package jinja2: {install}", install=INSTALL)
+        )
     # Of somebody's program any error may come.
     try:
         made: str = compiled(template).render(
@@ -187,8 +194,8 @@ def rendered(template: str, messages: Sequence[Message], *, answering: bool = Tr
             raise_exception=refuse,
         )
     except Exception as error:  # noqa: BLE001
-        why = " ".join(str(error).split())[:200]
-        raise TemplateError(f"the run's chat template fails: {why}") from None
+        why = reason(error, 200)
+        raise TemplateError(msg("the run's chat template fails: {why}", why=why)) from None
     return made
 
 
@@ -204,7 +211,12 @@ def compiled(template: str) -> Any:
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             if operator == "**" or not all(isinstance(each, int | float) for each in (left, right)):
-                refuse(f"the operator {operator} is for numbers, and ** is for nothing here")
+                refuse(
+                    msg(
+                        "the operator {operator} is for numbers, and ** is for nothing here",
+                        operator=operator,
+                    )
+                )
             return super().call_binop(context, operator, left, right)
 
     return Bounded(trim_blocks=True, lstrip_blocks=True).from_string(template)

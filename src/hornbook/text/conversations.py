@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from hornbook.errors import DataError, display_path, reason
+from hornbook.language import joined, msg
 from hornbook.storage.files import parse_json
 from hornbook.text.decoding import decode
 from hornbook.text.fields import SEPARATOR, lines_of, separate
@@ -40,7 +41,7 @@ def documents(source: Source, encoding: str | None, notes: list[str]) -> Iterato
         try:
             messages = messages_of(line)
         except DataError as error:
-            bad.append(f"line {number:,}: {error}")
+            bad.append(msg("line {number:,}: {error}", number=number, error=error))
             continue
         if bad:  # it will be refused, and only the other bad rows are still of interest
             continue
@@ -53,15 +54,33 @@ def documents(source: Source, encoding: str | None, notes: list[str]) -> Iterato
         found += 1
     where = display_path(source.name)
     if bad:
-        more = f"; and {len(bad) - NAMED_ROWS:,} more" if len(bad) > NAMED_ROWS else ""
+        rest = len(bad) - NAMED_ROWS
+        more = msg("; and {number:,} more", number=rest) if rest > 0 else ""
+        named = joined("; ", bad[:NAMED_ROWS])
+        if len(bad) == 1:
+            raise DataError(
+                msg("{where}: 1 row is no conversation: {named}", where=where, named=named)
+            )
         raise DataError(
-            f"{where}: {len(bad):,} row{'s are' if len(bad) > 1 else ' is'} no conversation: "
-            f"{'; '.join(bad[:NAMED_ROWS])}{more}"
+            msg(
+                "{where}: {number:,} rows are no conversation: {named}{more}",
+                where=where,
+                number=len(bad),
+                named=named,
+                more=more,
+            )
         )
     if not found:
-        raise DataError(f"{where}: expected JSON Lines of conversations, found no row")
+        raise DataError(
+            msg("{where}: expected JSON Lines of conversations, found no row", where=where)
+        )
     if replaced:
-        notes.append(f"replaced control characters in messages by U+FFFD: {replaced:,}")
+        notes.append(
+            msg(
+                "replaced control characters in messages by U+FFFD: {replaced:,}",
+                replaced=replaced,
+            )
+        )
 
 
 def messages_of(line: str) -> list[Message]:
@@ -70,24 +89,26 @@ def messages_of(line: str) -> list[Message]:
         row = parse_json(line)
     except ValueError as error:
         why = error.msg if isinstance(error, json.JSONDecodeError) else reason(error)
-        raise DataError(f"not JSON ({why})") from None
+        raise DataError(msg("not JSON ({why})", why=why)) from None
     if not isinstance(row, dict):
-        raise DataError("expected an object")
+        raise DataError(msg("expected an object"))
     given = row.get("messages")
     if given is None:
         names = next((pair for pair in _PAIRS if all(name in row for name in pair)), None)
         if names is None:
             raise DataError(
-                "expected messages, or prompt and response; its fields are "
-                f"{', '.join(map(repr, list(row)[:8])) or 'none'}"
+                msg(
+                    "expected messages, or prompt and response; its fields are {fields}",
+                    fields=", ".join(map(repr, list(row)[:8])) or msg("none"),
+                )
             )
         pairs = zip(("user", "assistant"), names, strict=True)
         given = [{"role": role, "content": row[name]} for role, name in pairs]
     if not isinstance(given, list):
-        raise DataError("messages: expected a list")
+        raise DataError(msg("messages: expected a list"))
     messages = [message_of(number, each) for number, each in enumerate(given, 1)]
     if not any(each["role"] == "assistant" and each["content"] for each in messages):
-        raise DataError("no answer: expected a message of the assistant")
+        raise DataError(msg("no answer: expected a message of the assistant"))
     return messages
 
 
@@ -96,11 +117,16 @@ def message_of(number: int, given: Any) -> Message:
     role = given.get("role") if isinstance(given, dict) else None
     if role not in ROLES:
         raise DataError(
-            f"message {number}: the role {str(role)[:40]!r}, expected {', '.join(ROLES)}"
+            msg(
+                "message {number}: the role {role!r}, expected {known}",
+                number=number,
+                role=str(role)[:40],
+                known=", ".join(ROLES),
+            )
         )
     content = given.get("content")
     if not isinstance(content, str):
-        raise DataError(f"message {number}: expected a text as its content")
+        raise DataError(msg("message {number}: expected a text as its content", number=number))
     return {"role": role, "content": content}
 
 
@@ -115,7 +141,7 @@ def parsed(document: str) -> list[Message]:
     first, *messages = document.split(OPENING)
     pairs = [each.partition("\n") for each in messages]
     if first or not pairs or any(role not in ROLES for role, _, _ in pairs):
-        raise DataError("expected a conversation, got another text")
+        raise DataError(msg("expected a conversation, got another text"))
     return [{"role": role, "content": content} for role, _, content in pairs]
 
 

@@ -168,7 +168,7 @@ def read_corpus(
             msg("expected the name of a corpus, a file or a folder, got {corpus!r}", corpus=corpus)
         )
     if corpus == "-":
-        return _corpus("stdin", _read_stdin(), reading, "standard input")
+        return _corpus("stdin", _read_stdin(), reading, msg("standard input"))
     if "://" in corpus:
         return _read_url(corpus, reading, on_progress)
     # A shell does not expand the ~ in --corpus=~/book.txt.
@@ -177,7 +177,7 @@ def read_corpus(
     if known is not None:
         data, source = corpora.fetch(known, on_progress)
         found = _corpus(known.name, BytesSource(source, data), Reading("utf-8", field), source)
-        note = f"./{corpus} exists too: use ./{corpus} to read it instead"
+        note = msg("./{corpus} exists too: use ./{corpus} to read it instead", corpus=corpus)
         return replace(found, notes=(note,)) if os.path.lexists(corpus) else found
     if status_of(path) is None:
         named = corpora.data_file(corpus)
@@ -210,7 +210,7 @@ def join(corpora: Sequence[Corpus]) -> Corpus:
         name=f"{corpora[0].name}-and-{len(corpora) - 1}-more",
         sha256=found.sha256,
         characters=found.characters,
-        source=f"{corpora[0].source} and {len(corpora) - 1} more",
+        source=msg("{first} and {more} more", first=corpora[0].source, more=len(corpora) - 1),
         notes=(),
         parts=parts,
         names=tuple(names[number] for number in found.texts),
@@ -245,7 +245,7 @@ def _read_folder(folder: Path, reading: Reading) -> Corpus:
         if regular:
             names.append(name)
         else:
-            skipped.append(Skipped(display_path(name), "not a regular file"))
+            skipped.append(Skipped(display_path(name), msg("not a regular file")))
     sources = _in_memory_if_small([file_source(folder / name) for name in names])
     names = [display_path(name) for name in names]
     found = survey([Part(source, reading) for source in sources], lenient=True)

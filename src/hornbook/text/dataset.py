@@ -59,7 +59,9 @@ def read_text(config: DataConfig) -> Corpus:
     if is_store(config.corpus):
         return store_corpus(config.corpus, config)
     if config.mix is not None:
-        raise ConfigError(f"--mix draws from a store, and {config.corpus} is none")
+        raise ConfigError(
+            msg("--mix draws from a store, and {corpus} is none", corpus=config.corpus)
+        )
     found = read_corpus(
         config.corpus,
         encoding=config.encoding,
@@ -170,8 +172,13 @@ def prepare_store(corpus: StoreCorpus, tokenizer: Tokenizer | None) -> Dataset:
     store = corpus.opened
     if tokenizer is not None and tokenizer != store.tokenizer:
         raise DataError(
-            f"{corpus.source} is of another tokenizer ({store.tokenizer!r}) than the model "
-            f"({tokenizer!r}): prepare a store with --tokenizer and the model's tokenizer.json"
+            msg(
+                "{source} is of another tokenizer ({own!r}) than the model ({tokenizer!r}): "
+                "prepare a store with --tokenizer and the model's tokenizer.json",
+                source=corpus.source,
+                own=store.tokenizer,
+                tokenizer=tokenizer,
+            )
         )
     train, validation = (store.sample(part) for part in PARTS)
     return Dataset(

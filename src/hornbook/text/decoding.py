@@ -157,8 +157,14 @@ def _read(stream: BinaryIO, size: int, source: Source, compression: Compression 
             raise DataError(
                 msg("cannot read {source}: {error}", source=source.name, error=reason(error))
             ) from None
-        why = f"{source.name}: its {compression.name} data are damaged or cut off: {reason(error)}"
-        raise NotTextError(why) from None
+        raise NotTextError(
+            msg(
+                "{name}: its {kind} data are damaged or cut off: {why}",
+                name=source.name,
+                kind=compression.name,
+                why=reason(error),
+            )
+        ) from None
 
 
 def _codec(name: str, marked: str | None) -> str:

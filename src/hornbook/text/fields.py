@@ -91,8 +91,8 @@ def _no_field(name: str, field: str, fields: list[str], records: int) -> NotText
             )
         )
     close = difflib.get_close_matches(field, fields, 1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    listed = ", ".join(map(repr, fields[:20])) or "none"
+    hint = msg("; did you mean {near}?", near=close[0]) if close else ""
+    listed = ", ".join(map(repr, fields[:20])) or msg("none")
     return NotTextError(
         msg(
             "{name} has no field {field!r}: its fields are {listed}{hint}",
@@ -156,7 +156,9 @@ def _of_objects(
         except ValueError as error:
             why = error.msg if isinstance(error, json.JSONDecodeError) else reason(error)
             if number == 1 and line.strip().startswith("{") and not line.rstrip().endswith("}"):
-                why = "expected JSON Lines, an object a line, or a list; this is one large object"
+                why = msg(
+                    "expected JSON Lines, an object a line, or a list; this is one large object"
+                )
             raise NotTextError(
                 msg("{name}, line {number:,}: not JSON ({why})", name=name, number=number, why=why)
             ) from None
@@ -208,4 +210,4 @@ def _of_parquet(source: Source, field: str) -> Iterator[tuple[Any, Iterable[str]
                 yield from ((value, columns) for value in batch.column(0).to_pylist())
             source.check(file)
         except (ArrowException, OSError, ValueError) as error:
-            raise NotTextError(f"{source.name}: {reason(error)}") from None
+            raise NotTextError(msg("{name}: {why}", name=source.name, why=reason(error))) from None

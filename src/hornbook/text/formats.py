@@ -80,7 +80,7 @@ class _Zstd(RawIOBase):
             data = self.waiting or self.file.read(1 << 17)
             if not data:
                 if not self.frames.eof:
-                    raise EOFError("the file ends within a frame")
+                    raise EOFError(msg("the file ends within a frame"))
                 return 0
             if self.frames.eof:
                 self.frames, self.begins = zstandard.ZstdDecompressor().decompressobj(), True

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook.errors import ConfigError
+from hornbook.language import msg
 
 Places = NDArray[np.int64]
 
@@ -145,11 +146,19 @@ def parse_mix(mix: str, known: Mapping[str, int]) -> dict[str, float]:
             share = -1.0
         if not equals or not 0 < share < float("inf") or name in weights:
             raise ConfigError(
-                f"--mix {mix}: expected groups, each once, and weights above 0, such as "
-                f"{','.join(f'{group}={1 / len(known):.2g}' for group in known)}; got {each!r}"
+                msg(
+                    "--mix {mix}: expected groups, each once, and weights above 0, such as "
+                    "{known}; got {each!r}",
+                    mix=mix,
+                    known=",".join(f"{group}={1 / len(known):.2g}" for group in known),
+                    each=each,
+                )
             )
         if not known.get(name):
-            why = "has no training text" if name in known else "is not in the store"
-            raise ConfigError(f"--mix {mix}: the group {name!r} {why}, which has {listed}")
+            named = {"name": name, "listed": listed}
+            why = msg("the group {name!r} is not in the store, which has {listed}", **named)
+            if name in known:
+                why = msg("the group {name!r} has no training text, which has {listed}", **named)
+            raise ConfigError(msg("--mix {mix}: {why}", mix=mix, why=why))
         weights[name] = share
     return weights

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hornbook.errors import DataError, display_path, reason
+from hornbook.language import msg
 from hornbook.storage import objects
 from hornbook.storage.disk import UNFINISHED
 from hornbook.storage.files import open_regular, read_regular
@@ -161,9 +162,15 @@ class FolderPieces:
             file.seek(start)
             data = file.read(stop - start)
         except OSError as error:
-            raise DataError(f"{display_path(path)}: cannot read a shard: {reason(error)}") from None
+            raise DataError(
+                msg(
+                    "{path}: cannot read a shard: {why}", path=display_path(path), why=reason(error)
+                )
+            ) from None
         if len(data) < stop - start:
-            raise DataError(f"{display_path(path)}: a shard was cut off while it was read")
+            raise DataError(
+                msg("{path}: a shard was cut off while it was read", path=display_path(path))
+            )
         return data
 
     def _opened(self, name: str) -> BinaryIO:
@@ -179,11 +186,21 @@ class FolderPieces:
 def check_size(where: str, size: int | None, part: Part, width: int) -> None:
     """Raises: DataError where a shard has not the size that it was written with."""
     if size is None:
-        raise DataError(f"{where}: a shard is missing: bring it back, or prepare the store again")
+        raise DataError(
+            msg(
+                "{where}: a shard is missing: bring it back, or prepare the store again",
+                where=where,
+            )
+        )
     if size != part.tokens * width:
         raise DataError(
-            f"{where}: a shard is damaged: {size:,} bytes, expected {part.tokens * width:,}; bring "
-            "it back, or prepare the store again"
+            msg(
+                "{where}: a shard is damaged: {size:,} bytes, expected {expected:,}; bring it "
+                "back, or prepare the store again",
+                where=where,
+                size=size,
+                expected=part.tokens * width,
+            )
         )
 
 
@@ -205,8 +222,12 @@ def check_piece(part: Part, piece: int, data: bytes, where: str) -> None:
     """Raises: DataError where the bytes of a piece are not those that were written."""
     if piece >= len(part.sha256) or hashlib.sha256(data).hexdigest() != part.sha256[piece]:
         raise DataError(
-            f"{where}: a shard is damaged: its bytes from {piece * PIECE_BYTES:,} on are not those "
-            "that were written; prepare the store again, or copy the shard again"
+            msg(
+                "{where}: a shard is damaged: its bytes from {start:,} on are not those that "
+                "were written; prepare the store again, or copy the shard again",
+                where=where,
+                start=piece * PIECE_BYTES,
+            )
         )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from hornbook.config import DataConfig
 from hornbook.errors import ConfigError, DataError, display_path, reason
+from hornbook.language import msg
 from hornbook.storage import cache, objects
 from hornbook.storage.disk import DISK, write_atomically
 from hornbook.storage.files import read_regular
@@ -204,11 +205,24 @@ def open_store(name: str | Path, *, sizes: bool = True) -> Store:
         tokenizer = load_tokenizer(path / TOKENIZER)
         found = hashlib.sha256(read_regular(path / TOKENIZER)).hexdigest()
     except OSError as error:
-        raise DataError(f"{shown}: cannot read {TOKENIZER}: {reason(error)}") from None
+        raise DataError(
+            msg(
+                "{shown}: cannot read {tokenizer}: {why}",
+                shown=shown,
+                tokenizer=TOKENIZER,
+                why=reason(error),
+            )
+        ) from None
     if found != manifest.tokenizer_sha256 or tokenizer.vocab_size != manifest.vocab_size:
         raise DataError(
-            f"{shown}: {TOKENIZER} is not the one that the shards were made with (SHA-256 "
-            f"{found[:12]}, expected {manifest.tokenizer_sha256[:12]}); bring it back"
+            msg(
+                "{shown}: {tokenizer} is not the one that the shards were made with (SHA-256 "
+                "{found}, expected {expected}); bring it back",
+                shown=shown,
+                tokenizer=TOKENIZER,
+                found=found[:12],
+                expected=manifest.tokenizer_sha256[:12],
+            )
         )
     tokenizer.text_has_cr = manifest.has_cr
     width = np.min_scalar_type(manifest.vocab_size - 1).itemsize
@@ -240,22 +254,48 @@ def read_manifest(path: Path, shown: str) -> tuple[Manifest, str]:
         found = msgspec.json.decode(read_regular(path / MANIFEST, MANIFEST_BYTES), type=Sealed)
         if hashlib.sha256(found.manifest).hexdigest() != found.sha256:
             raise DataError(
-                f"{shown}: {MANIFEST} is damaged: its SHA-256 is another; prepare again"
+                msg(
+                    "{shown}: {manifest} is damaged: its SHA-256 is another; prepare again",
+                    shown=shown,
+                    manifest=MANIFEST,
+                )
             )
         manifest = msgspec.json.decode(found.manifest, type=Manifest)
     except FileNotFoundError:
         raise DataError(
-            f"{shown}: this store is not finished: hornbook prepare is still writing it, or was "
-            "stopped; the same command goes on where it stopped"
+            msg(
+                "{shown}: this store is not finished: hornbook prepare is still writing it, or "
+                "was stopped; the same command goes on where it stopped",
+                shown=shown,
+            )
         ) from None
     except OSError as error:
-        raise DataError(f"{shown}: cannot read {MANIFEST}: {reason(error)}") from None
+        raise DataError(
+            msg(
+                "{shown}: cannot read {manifest}: {why}",
+                shown=shown,
+                manifest=MANIFEST,
+                why=reason(error),
+            )
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{shown}: {MANIFEST} is damaged: {reason(error)}") from None
+        raise DataError(
+            msg(
+                "{shown}: {manifest} is damaged: {why}",
+                shown=shown,
+                manifest=MANIFEST,
+                why=reason(error),
+            )
+        ) from None
     if manifest.format != FORMAT:
         raise DataError(
-            f"{shown}: in the store format {manifest.format}, and this version of hornbook reads "
-            f"{FORMAT}; prepare it again"
+            msg(
+                "{shown}: in the store format {format}, and this version of hornbook reads "
+                "{readable}; prepare it again",
+                shown=shown,
+                format=manifest.format,
+                readable=FORMAT,
+            )
         )
     return manifest, found.sha256
 
@@ -267,15 +307,38 @@ def store_corpus(name: str, data: DataConfig) -> StoreCorpus:
     for form in ("newlines", "normalize"):
         asked, own = getattr(data, form), getattr(made, form)
         if asked not in (own, getattr(DataConfig(), form)):
-            raise ConfigError(f"--{form} {asked}: {shown} was prepared with {own}")
+            raise ConfigError(
+                msg(
+                    "--{form} {asked}: {shown} was prepared with {own}",
+                    form=form,
+                    asked=asked,
+                    shown=shown,
+                    own=own,
+                )
+            )
     for option, given in (("field", data.field), ("encoding", data.encoding)):
         if given is not None:
-            raise ConfigError(f"--{option} is for hornbook prepare: {shown} has tokens already")
+            raise ConfigError(
+                msg(
+                    "--{option} is for hornbook prepare: {shown} has tokens already",
+                    option=option,
+                    shown=shown,
+                )
+            )
     kind = store.tokenizer.kind
     if data.tokenizer not in (DataConfig().tokenizer, kind, "pretrained"):
-        raise ConfigError(f"--tokenizer {data.tokenizer}: {shown} has {kind} tokens")
+        raise ConfigError(
+            msg(
+                "--tokenizer {tokenizer}: {shown} has {kind} tokens",
+                tokenizer=data.tokenizer,
+                shown=shown,
+                kind=kind,
+            )
+        )
     if data.conversations:
-        raise ConfigError(f"--chat reads JSON Lines of conversations, and {shown} is a store")
+        raise ConfigError(
+            msg("--chat reads JSON Lines of conversations, and {shown} is a store", shown=shown)
+        )
     if data.mix:
         parse_mix(data.mix, store.groups)
     return StoreCorpus(
@@ -327,10 +390,17 @@ class Drawing:
             most = min(len(stream), whole - held_out - firsts[-1])
             blocks = (most - 1 - before) // block_size
             if blocks < 1:
-                part = f"the group {group} of the store" if group else "the store"
+                part = msg("the store")
+                if group:
+                    part = msg("the group {group} of the store", group=group)
                 raise DataError(
-                    f"the training part of {part} has {most:,} tokens, and one block needs "
-                    f"{block_size + before + 1:,}: prepare more text, or use a smaller block"
+                    msg(
+                        "the training part of {part} has {most:,} tokens, and one block needs "
+                        "{needed:,}: prepare more text, or use a smaller block",
+                        part=part,
+                        most=most,
+                        needed=block_size + before + 1,
+                    )
                 )
             chunk = max(1, CHUNK_TOKENS // block_size)
             orders.append(BlockOrder(blocks, chunk, f"{seed}/{group}"))

@@ -3,6 +3,7 @@
 import warnings
 
 from hornbook.kernels import NativeUnavailableError
+from hornbook.language import msg
 from hornbook.models.mixing import Mixing
 from hornbook.runs.load import NoMixerWarning, load, mixer_path, save_mixer
 from hornbook.storage import checkpoint
@@ -28,6 +29,8 @@ def learn_mixer(trainer: Trainer) -> None:
     try:
         mixing = Mixing.learn(trained.model, trained.tokenizer, tokens, held_out)
     except NativeUnavailableError as error:
-        warnings.warn(f"no mixer was learned: {error}", NoMixerWarning, stacklevel=3)
+        warnings.warn(
+            msg("no mixer was learned: {error}", error=error), NoMixerWarning, stacklevel=3
+        )
         return
     save_mixer(folder, trained.step, mixing.mixer, trainer.disk)

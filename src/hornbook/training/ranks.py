@@ -17,6 +17,7 @@ import torch
 from hornbook import __version__
 from hornbook.config import Config
 from hornbook.errors import CheckpointError, HornbookError, HornbookWarning, NonFiniteLossError
+from hornbook.language import msg
 from hornbook.models.ngram import N_PARTS, CrossFit, NGramLanguageModel
 from hornbook.parallel import Job, Ranks
 from hornbook.parallel.ranks import check_sharding
@@ -45,7 +46,7 @@ def compare(ranks: Ranks, config: Config, resume: Path | None) -> None:
         for name, value in vars(fields).items()
     }
     versions = {"hornbook": __version__, "torch": torch.__version__}
-    ranks.agree("settings", settings | versions | {"--resume": str(resume)})
+    ranks.agree(msg("settings"), settings | versions | {"--resume": str(resume)})
 
 
 def lead(trainer: Trainer, ranks: Ranks) -> None:
@@ -66,7 +67,7 @@ def lead(trainer: Trainer, ranks: Ranks) -> None:
         parts=parts and str(parts.resolve()),
         checkpoint=trainer.resumed_from and str(trainer.resumed_from.resolve()),
     )
-    ranks.agree("text", {"text": trainer.corpus.sha256})
+    ranks.agree(msg("text"), {"text": trainer.corpus.sha256})
     if parts and ranks.job.on_one_machine:
         # All have mapped the file, which lasts as long as a process has it. On a network's file
         # system it would be lost to the other machines, so that `conclude` removes it.
@@ -170,7 +171,10 @@ def enter(ranks: Ranks, told: dict[str, Any], disk: Disk) -> Trainer:
     try:
         if not folder.config.exists():
             raise CheckpointError(
-                f"{folder.path} is not on this machine: all ranks need one file system for runs"
+                msg(
+                    "{path} is not on this machine: all ranks need one file system for runs",
+                    path=folder.path,
+                )
             )
         config = folder.settings()
         corpus = run_text(folder, config)
@@ -184,9 +188,9 @@ def enter(ranks: Ranks, told: dict[str, Any], disk: Disk) -> Trainer:
             lock=Lock(folder.path), disk=disk, counts=counts,
         )  # fmt: skip
     except HornbookError as error:
-        ranks.agree("text", {"error": str(error)})
+        ranks.agree(msg("text"), {"error": str(error)})
         raise
-    ranks.agree("text", {"text": corpus.sha256})
+    ranks.agree(msg("text"), {"text": corpus.sha256})
     state = trainer.state
     state.step = told["step"]
     trainer.resumed_from = Path(told["checkpoint"]) if told["checkpoint"] else None

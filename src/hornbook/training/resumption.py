@@ -77,10 +77,13 @@ def resume(
         )
     saved = bool(checkpoint.folders(folder.checkpoints, "step"))
     if not saved and (lost := steps_never_saved(folder)):
-        warning = (
-            f"{folder.checkpoints}: no checkpoint is there, and none was due yet (every "
-            f"{planned.train.checkpoint_interval:,} steps): training begins again at step 0, and "
-            f"the {lost:,} steps in metrics.jsonl are taken again"
+        warning = msg(
+            "{checkpoints}: no checkpoint is there, and none was due yet (every {interval:,} "
+            "steps): training begins again at step 0, and the {lost:,} steps in metrics.jsonl are "
+            "taken again",
+            checkpoints=folder.checkpoints,
+            interval=planned.train.checkpoint_interval,
+            lost=lost,
         )
         warnings.warn(warning, UnsavedStepsWarning, stacklevel=2)
     config = planned if steps is None else planned.override(steps=steps, minutes=0.0, replanned="")

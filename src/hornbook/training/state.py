@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hornbook.errors import CheckpointError, HornbookWarning, NonFiniteLossError, command
 from hornbook.kernels.runtime import give_back_freed_memory, signals_held
+from hornbook.language import joined, msg
 from hornbook.plan import machine
 from hornbook.runs.folder import Number, is_like
 from hornbook.runs.load import load_weights
@@ -101,19 +102,30 @@ def restore(trainer: Trainer, found: checkpoint.Checkpoint, *, strict: bool = Fa
         torch.Generator().set_state(random_state)
     except (RuntimeError, TypeError):
         raise CheckpointError(
-            f"{folder.checkpoints}: the state of the last checkpoint is not one to resume from"
+            msg(
+                "{checkpoints}: the state of the last checkpoint is not one to resume from",
+                checkpoints=folder.checkpoints,
+            )
         ) from None
     # Compared as recorded: a later version may compute another fingerprint of the same data.
     if saved["data_fingerprint"] != folder.environment_facts().get("data_fingerprint"):
         raise CheckpointError(
-            f"{folder.checkpoints}: the checkpoint of step {found.step} belongs to a run on "
-            "another text or tokenizer"
+            msg(
+                "{checkpoints}: the checkpoint of step {step} belongs to a run on another text "
+                "or tokenizer",
+                checkpoints=folder.checkpoints,
+                step=found.step,
+            )
         )
     unlike = differences(saved["machine"], circumstances(trainer))
     if unlike and strict:
-        raise CheckpointError(f"{folder.path}: --strict, and {unlike}")
+        raise CheckpointError(
+            msg("{path}: --strict, and {unlike}", path=folder.path, unlike=unlike)
+        )
     if unlike:
-        warning = f"the bits may differ from here on: {unlike} (--strict refuses)"
+        warning = msg(
+            "the bits may differ from here on: {unlike} (--strict refuses)", unlike=unlike
+        )
         warnings.warn(warning, OtherMachineWarning, stacklevel=3)
     if found.tensors:
         load_weights(state.model, found.tensors["model"], folder)
@@ -155,7 +167,11 @@ def differences(then: dict[str, str], now: dict[str, str]) -> str:
     unlike = (
         name for name in now if name not in harmless and now[name] != then.get(name, now[name])
     )
-    return ", ".join(f"{name} was {then[name]}, is {now[name]}" for name in unlike)
+    found = [
+        msg("{name} was {then}, is {now}", name=name, then=then[name], now=now[name])
+        for name in unlike
+    ]
+    return joined(", ", found) if found else ""
 
 
 def record(trainer: Trainer, metrics: StepMetrics) -> None:
@@ -199,9 +215,13 @@ def save_last(trainer: Trainer) -> None:
         tensors = {} if trainer.sharded else whole_state(trainer)
         if not finite(trainer, tensors):
             raise NonFiniteLossError(
-                f"step {state.step}: the update left weights that are not finite; what was "
-                f"saved before is kept. {command('train', '--resume', trainer.folder.path)} meets "
-                "it again. Try a lower learning_rate and muon_learning_rate"
+                msg(
+                    "step {step}: the update left weights that are not finite; what was saved "
+                    "before is kept. {command} meets it again. Try a lower learning_rate and "
+                    "muon_learning_rate",
+                    step=state.step,
+                    command=command("train", "--resume", trainer.folder.path),
+                )
             )
         cuda, unfinished = state.cuda_random_state, state.unfinished
         saved: dict[str, Any] = {

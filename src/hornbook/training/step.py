@@ -130,13 +130,22 @@ def broken_step(trainer: Trainer, losses: list[float], norm: float) -> NonFinite
     at = None
     if bad is not None:
         at = bad // n_micro
-        where = f"batch {first + bad % n_micro}: the loss is {losses[bad]}"
+        where = msg(
+            "batch {number}: the loss is {loss}", number=first + bad % n_micro, loss=losses[bad]
+        )
     else:
         at = next(iter(ranks.broken), None)
-        last = f" to {first + n_micro - 1}" if n_micro > 1 else ""
-        where = f"batch {first}{last}: the gradient norm is {norm}"
+        where = msg("batch {first}: the gradient norm is {norm}", first=first, norm=norm)
+        if n_micro > 1:
+            last = first + n_micro - 1
+            where = msg(
+                "batch {first} to {last}: the gradient norm is {norm}",
+                first=first,
+                last=last,
+                norm=norm,
+            )
     if ranks.world > 1 and at is not None:
-        where = f"rank {at}, {where}"
+        where = msg("rank {rank}, {where}", rank=at, where=where)
     return NonFiniteLossError(
         msg(
             "step {step}, {where}; nothing was updated, and the last good state is kept. "

@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 from hornbook.errors import HornbookWarning, reason
+from hornbook.language import msg
 from hornbook.training.state import StepMetrics
 from hornbook.training.trainer import Trainer
 
@@ -151,6 +152,10 @@ class Tracking:
                 return action()
         except Exception as error:  # noqa: BLE001 - whatever a tracker raises
             self.tracker = None
-            warning = f"{self.name} failed, and training goes on without it: {reason(error)}"
+            warning = msg(
+                "{name} failed, and training goes on without it: {why}",
+                name=self.name,
+                why=reason(error),
+            )
             warnings.warn(warning, TrackerWarning, stacklevel=3)
             return None

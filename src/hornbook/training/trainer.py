@@ -16,6 +16,7 @@ from hornbook.cores import slowdown
 from hornbook.errors import ConfigError, HornbookWarning
 from hornbook.eval.split import Split, measure_split
 from hornbook.kernels import runtime
+from hornbook.language import msg
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.ngram import CrossFit
 from hornbook.models.registry import build
@@ -221,10 +222,13 @@ def begin_again(trainer: Trainer) -> bool:
     folder.replace(described(trainer), trainer.disk)
     follow(trainer, plan)
     trainer.planned_anew = True
-    note = (
-        f"steps take far longer than planned: planned anew after {steps} steps, "
-        f"for {config.train.steps:,} steps of {trainer.tokens_per_step:,} tokens and "
-        f"{trainer.state.model.parameter_count:,} parameters"
+    note = msg(
+        "steps take far longer than planned: planned anew after {steps} steps, for {planned:,} "
+        "steps of {tokens:,} tokens and {parameters:,} parameters",
+        steps=steps,
+        planned=config.train.steps,
+        tokens=trainer.tokens_per_step,
+        parameters=trainer.state.model.parameter_count,
     )
     warnings.warn(note, PlannedAnewWarning, stacklevel=3)
     return True

@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
-from hornbook.errors import DataError
+from hornbook.errors import DataError, reason
+from hornbook.language import msg
 from hornbook.storage.files import read_json
 from hornbook.text.tokenizer.base import Tokenizer as Tokenizer
 from hornbook.text.tokenizer.base import expect_one_of
@@ -40,9 +41,13 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     try:
         document = read_json(path)
     except OSError as error:
-        raise DataError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+        raise DataError(
+            msg("cannot read the tokenizer {path}: {why}", path=path, why=reason(error))
+        ) from None
     except ValueError:
-        raise DataError(f"{path} is not JSON, so it is not a tokenizer.json") from None
+        raise DataError(
+            msg("{path} is not JSON, so it is not a tokenizer.json", path=path)
+        ) from None
     try:
         if isinstance(document, dict) and document.get("added_tokens"):
             return PretrainedTokenizer(document)
@@ -52,4 +57,6 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         is_byte = vocab == BYTE_ALPHABET and not merges
         return ByteTokenizer() if is_byte else BPETokenizer(vocab, merges)
     except DataError as error:
-        raise DataError(f"{path} is not a tokenizer that hornbook knows: {error}") from None
+        raise DataError(
+            msg("{path} is not a tokenizer that hornbook knows: {error}", path=path, error=error)
+        ) from None

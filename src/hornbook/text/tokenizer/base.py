@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from hornbook.errors import ConfigError, DataError, UnknownCharacterError
+from hornbook.errors import ConfigError, DataError, UnknownCharacterError, reason
 from hornbook.language import joined, msg
 from hornbook.text.forms import in_known_characters
 from hornbook.text.tokenizer.unknown import SURROGATE, describe, excerpt, substitutes, summary
@@ -120,7 +120,7 @@ class Tokenizer(ABC):
         Raises: UnknownCharacterError, with the position in the text as given; ConfigError for any
         other policy.
         """
-        expect_one_of(policy, UNKNOWN_POLICIES, "a policy for unknown characters")
+        expect_one_of(policy, UNKNOWN_POLICIES, msg("a policy for unknown characters"))
         fitted, note = in_known_characters(
             text, lambda c: self.knows(c) and (c != "\r" or self.text_has_cr is not False)
         )
@@ -143,7 +143,7 @@ class Tokenizer(ABC):
                 msg(
                     "cannot write the tokenizer to {path}: {strerror}",
                     path=path,
-                    strerror=error.strerror,
+                    strerror=reason(error),
                 )
             ) from None
 
@@ -194,7 +194,7 @@ def expect_one_of(value: str, choices: Sequence[str], what: str) -> None:
     """Check a choice. Raises: ConfigError with the choices and a suggestion."""
     if value not in choices:
         close = difflib.get_close_matches(str(value), choices, 1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        hint = msg(" (did you mean {near}?)", near=close[0]) if close else ""
         raise ConfigError(
             msg(
                 "expected {what} among {choices}; got {value!r}{hint}",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from hornbook.errors import ConfigError, DataError
+from hornbook.language import msg
 from hornbook.text.tokenizer.base import IdArray, Tokenizer
 from hornbook.text.tokenizer.document import BYTE_ALPHABET, to_json
 from hornbook.text.tokenizer.unknown import check_no_surrogates
@@ -52,16 +53,16 @@ class BPETokenizer(Tokenizer):
     def __init__(self, vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> None:
         # Otherwise the library panics, or allocates memory up to the greatest id.
         if sorted(vocab.values()) != list(range(len(vocab))):
-            raise DataError("expected a vocabulary with the ids 0, 1, 2, ... each once")
+            raise DataError(msg("expected a vocabulary with the ids 0, 1, 2, ... each once"))
         if not vocab.keys() >= BYTE_ALPHABET.keys():
-            raise DataError("expected a vocabulary with all 256 bytes")
+            raise DataError(msg("expected a vocabulary with all 256 bytes"))
         if any(not token or not BYTE_ALPHABET.keys() >= set(token) for token in vocab):
-            raise DataError("expected tokens written in the byte-level alphabet")
+            raise DataError(msg("expected tokens written in the byte-level alphabet"))
         if any(a not in vocab or b not in vocab or a + b not in vocab for a, b in merges):
-            raise DataError("expected merges of two tokens of the vocabulary into a third")
+            raise DataError(msg("expected merges of two tokens of the vocabulary into a third"))
         # The vocabulary limits the number of distinct merges; repeated ones would cost memory.
         if len(set(map(tuple, merges))) < len(merges):
-            raise DataError("expected each merge once")
+            raise DataError(msg("expected each merge once"))
         self.vocab_size = len(vocab)
         self._vocab = dict(sorted(vocab.items(), key=lambda item: item[1]))
         self._merges = [list(pair) for pair in merges]
@@ -73,7 +74,12 @@ class BPETokenizer(Tokenizer):
         Raises: ConfigError if ``vocab_size`` is below 256, the number of bytes.
         """
         if vocab_size < 256:
-            raise ConfigError(f"expected a vocab_size of at least 256 (bytes), got {vocab_size}")
+            raise ConfigError(
+                msg(
+                    "expected a vocab_size of at least 256 (bytes), got {vocab_size}",
+                    vocab_size=vocab_size,
+                )
+            )
         chunks = _without_surrogates([text] if isinstance(text, str) else text)
         from tokenizers import Tokenizer as LibraryTokenizer
         from tokenizers import models, trainers

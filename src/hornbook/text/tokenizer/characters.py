@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 
 from hornbook.errors import DataError
+from hornbook.language import msg
 from hornbook.text.tokenizer.base import IdArray, Tokenizer
 from hornbook.text.tokenizer.document import to_json
 from hornbook.text.tokenizer.unknown import check_no_surrogates
@@ -27,7 +28,7 @@ class CharTokenizer(Tokenizer):
     def __init__(self, chars: str) -> None:
         self.chars: str = "".join(sorted(set(chars)))
         if not self.chars:
-            raise DataError("expected a text to take the characters from, got an empty one")
+            raise DataError(msg("expected a text to take the characters from, got an empty one"))
         check_no_surrogates(self.chars)
         self.vocab_size = len(self.chars)
         self.stoi = {c: i for i, c in enumerate(self.chars)}
@@ -70,10 +71,10 @@ class CharTokenizer(Tokenizer):
     def from_vocab(cls, vocab: dict[str, int]) -> Self:
         """The tokenizer of a saved vocabulary. Raises: DataError if it is not one of characters."""
         if not vocab or any(len(token) != 1 for token in vocab):
-            raise DataError("expected tokens of one character each")
+            raise DataError(msg("expected tokens of one character each"))
         tokenizer = cls("".join(vocab))
         if tokenizer.stoi != vocab:
-            raise DataError("expected ids in order of code point")
+            raise DataError(msg("expected ids in order of code point"))
         return tokenizer
 
     def encode_array(self, text: str) -> IdArray:

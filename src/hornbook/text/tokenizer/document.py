@@ -4,6 +4,7 @@ import json
 from typing import Any, Final
 
 from hornbook.errors import DataError
+from hornbook.language import msg
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -35,21 +36,28 @@ def from_document(document: object) -> tuple[dict[str, int], list[tuple[str, str
     """Vocabulary and merges (None: tokens are characters). Raises: DataError if not ours."""
     model = document.get("model") if isinstance(document, dict) else None
     if not isinstance(document, dict) or not isinstance(model, dict):
-        raise DataError("it has no model")
+        raise DataError(msg("it has no model"))
     of_characters = model.get("type") == "WordLevel"
     template = _template(of_characters=of_characters)
     for name, expected in {**template, **template["model"]}.items():
         found = (model if name in template["model"] else document).get(name)
         if name != "model" and found != expected:
-            raise DataError(f"expected {name} {_brief(expected)}, found {_brief(found)}")
+            raise DataError(
+                msg(
+                    "expected {name} {expected}, found {found}",
+                    name=name,
+                    expected=_brief(expected),
+                    found=_brief(found),
+                )
+            )
     vocab, merges = model.get("vocab"), model.get("merges", [])
     if not isinstance(vocab, dict) or any(type(i) is not int for i in vocab.values()):
-        raise DataError("expected a vocabulary of tokens and whole numbers")
+        raise DataError(msg("expected a vocabulary of tokens and whole numbers"))
     if of_characters:
         return vocab, None
     pairs = merges if isinstance(merges, list) else [None]
     if not all(isinstance(p, list) and [*map(type, p)] == [str, str] for p in pairs):
-        raise DataError("expected merges of two tokens each")
+        raise DataError(msg("expected merges of two tokens each"))
     return vocab, [(a, b) for a, b in pairs]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from hornbook.errors import DataError
+from hornbook.language import conjunction, msg
 from hornbook.text.tokenizer.base import IdArray, Tokenizer
 from hornbook.text.tokenizer.bpe import (
     BATCH_CHARACTERS,
@@ -104,7 +105,9 @@ class PretrainedTokenizer(Tokenizer):
         try:
             return LibraryTokenizer.from_str(self.to_json())
         except Exception as error:  # noqa: BLE001 - the library has no class of its own
-            raise DataError(f"the tokenizers library cannot read it: {error}") from None
+            raise DataError(
+                msg("the tokenizers library cannot read it: {error}", error=error)
+            ) from None
 
 
 def added_tokens(document: dict[str, Any]) -> dict[str, tuple[int, bool]]:
@@ -112,13 +115,13 @@ def added_tokens(document: dict[str, Any]) -> dict[str, tuple[int, bool]]:
     found: dict[str, tuple[int, bool]] = {}
     entries = document.get("added_tokens") or []
     if not isinstance(entries, list) or len(entries) > MOST_TOKENS:
-        raise DataError("expected a list of added tokens")
+        raise DataError(msg("expected a list of added tokens"))
     for entry in entries:
         match entry:
             case {"id": int(number), "content": str(text), "special": bool(special)} if text:
                 found[text] = number, special
             case _:
-                raise DataError("expected added tokens with an id, a content and special")
+                raise DataError(msg("expected added tokens with an id, a content and special"))
     return found
 
 
@@ -129,26 +132,35 @@ def checked_vocabulary(
     model = document.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         kind = model.get("type") if isinstance(model, dict) else None
-        raise DataError(f"expected byte-level BPE, found the kind {str(kind)[:40]!r}")
+        raise DataError(
+            msg("expected byte-level BPE, found the kind {kind!r}", kind=str(kind)[:40])
+        )
     vocab = model.get("vocab")
     if not isinstance(vocab, dict) or not all(type(i) is int for i in vocab.values()):
-        raise DataError("expected a vocabulary of tokens and whole numbers")
+        raise DataError(msg("expected a vocabulary of tokens and whole numbers"))
     # SmolLM2's lacks bytes that no UTF-8 has, some control characters, and some lead bytes.
     if model.get("byte_fallback") or not vocab.keys() >= NEEDED:
         raise DataError(
-            "expected byte-level BPE, as GPT-2, Llama 3, Qwen and SmolLM have it; this is of "
-            "another kind (SentencePiece, as in Llama 2)"
+            msg(
+                "expected byte-level BPE, as GPT-2, Llama 3, Qwen and SmolLM have it; this is "
+                "of another kind (SentencePiece, as in Llama 2)"
+            )
         )
     ids = dict(vocab) | {text: number for text, (number, _) in added.items()}
     if len(ids) > MOST_TOKENS or any(len(token) > MOST_TOKEN_CHARACTERS for token in ids):
-        raise DataError(f"expected at most {MOST_TOKENS:,} tokens, each of a few characters")
+        raise DataError(
+            msg(
+                "expected at most {most_tokens:,} tokens, each of a few characters",
+                most_tokens=MOST_TOKENS,
+            )
+        )
     ids = dict(sorted(ids.items(), key=lambda item: item[1]))
     # Otherwise the library panics, or allocates memory up to the greatest id.
     if list(ids.values()) != list(range(len(ids))):
-        raise DataError("expected a vocabulary with the ids 0, 1, 2, ... each once")
+        raise DataError(msg("expected a vocabulary with the ids 0, 1, 2, ... each once"))
     alphabet = BYTE_ALPHABET.keys()
     if any(not alphabet >= set(token) for token in ids if token not in added):
-        raise DataError("expected tokens written in the byte-level alphabet")
+        raise DataError(msg("expected tokens written in the byte-level alphabet"))
     check_merges(model.get("merges"), vocab)
     return ids
 
@@ -159,14 +171,14 @@ def check_merges(merges: object, vocab: dict[str, int]) -> None:
     Raises: DataError.
     """
     if not isinstance(merges, list) or len(merges) > MOST_TOKENS:
-        raise DataError("expected a list of merges")
+        raise DataError(msg("expected a list of merges"))
     for each in merges:
         pair = each.split(" ") if isinstance(each, str) else each
         if not (isinstance(pair, list) and [*map(type, pair)] == [str, str]):
-            raise DataError("expected merges of two tokens each")
+            raise DataError(msg("expected merges of two tokens each"))
         first, second = pair
         if first not in vocab or second not in vocab or first + second not in vocab:
-            raise DataError("expected merges of two tokens of the vocabulary into a third")
+            raise DataError(msg("expected merges of two tokens of the vocabulary into a third"))
 
 
 def check_splitting(document: dict[str, Any]) -> None:
@@ -186,15 +198,20 @@ def check_splitting(document: dict[str, Any]) -> None:
             kind = part.get("type")
             if kind not in known:
                 raise DataError(
-                    f"expected a {role} of {' and '.join(sorted(known))}, found {str(kind)[:40]!r}"
+                    msg(
+                        "expected a {role} of {known}, found {kind!r}",
+                        role=role,
+                        known=conjunction(sorted(known)),
+                        kind=str(kind)[:40],
+                    )
                 )
     if not split or split[-1].get("type") != "ByteLevel":
-        raise DataError("expected a pre_tokenizer that ends with ByteLevel")
+        raise DataError(msg("expected a pre_tokenizer that ends with ByteLevel"))
     if any(part.get("add_prefix_space") for part in split):
-        raise DataError("expected a pre_tokenizer that adds no space")
+        raise DataError(msg("expected a pre_tokenizer that adds no space"))
     patterns = [part.get("pattern") for part in split if part.get("type") == "Split"]
     if any(each not in ({"Regex": LLAMA3_PATTERN}, {"Regex": QWEN_PATTERN}) for each in patterns):
-        raise DataError("expected a pre_tokenizer with the pattern of Llama 3 or Qwen")
+        raise DataError(msg("expected a pre_tokenizer with the pattern of Llama 3 or Qwen"))
 
 
 def parts_of(stage: object, name: str) -> list[dict[str, Any]]:
@@ -205,5 +222,5 @@ def parts_of(stage: object, name: str) -> list[dict[str, Any]]:
     if isinstance(stage, dict) and stage.get("type") == "Sequence":
         steps = stage.get(name)
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        raise DataError(f"expected a list of {name}")
+        raise DataError(msg("expected a list of {name}", name=name))
     return [step for step in steps if isinstance(step, dict)]

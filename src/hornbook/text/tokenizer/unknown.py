@@ -15,16 +15,26 @@ _PLAIN = str.maketrans("‘’‚‛“”„‐‑‒–—―−", "''''\"\"\"
 def describe(character: str) -> str:
     """A character with its Unicode name and code point."""
     plain = {"\0": "NULL", "\t": "TAB", "\n": "LINE FEED", "\r": "CARRIAGE RETURN"}
-    kinds = {"Cc": "a control character", "Cs": "half a surrogate pair", "Co": "private use"}
-    category = kinds.get(unicodedata.category(character), "no name")
+    kinds = {
+        "Cc": msg("a control character"),
+        "Cs": msg("half a surrogate pair"),
+        "Co": msg("private use"),
+    }
+    category = kinds.get(unicodedata.category(character), msg("no name"))
     name = unicodedata.name(character, plain.get(character, category))
-    return f"{character!r} ({name}, U+{ord(character):04X})"
+    code = ord(character)
+    return msg("{character!r} ({name}, U+{code:04X})", character=character, name=name, code=code)
 
 
 def check_no_surrogates(text: str) -> None:
     """Raises: DataError if a text has half of a surrogate pair."""
     if lone := SURROGATE.search(text):
-        raise DataError(f"expected characters, got {describe(lone[0])}: decode the text first")
+        raise DataError(
+            msg(
+                "expected characters, got {character}: decode the text first",
+                character=describe(lone[0]),
+            )
+        )
 
 
 def excerpt(text: str, at: int, reach: int = 30) -> str:
