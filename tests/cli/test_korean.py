@@ -81,7 +81,7 @@ def test_the_help_of_every_command_is_korean_in_a_frame_that_is_aligned(
         ("plan --gpus 0 --lang ko", "--gpus 0: 1에서"),
         ("plan --model big --lang ko", "--model 'big': 124m, 1.3b, 26b 같은 수여야 해요"),
         ("prepare --lang ko --out store", "글을 주세요: 파일, 폴더, 패턴"),
-        ("prepare no.txt --out store --lang ko", "no.txt: 읽을 수 없어요. 그런 이름의"),
+        ("prepare a.txt --out store --validation 2 --lang ko", "0과 1 사이의 비율이어야 해요"),
         ("train --config no.toml --lang ko", "설정을 읽을 수 없어요: 그런 파일이나 폴더가 없어요"),
         ("corpora --lang de", "expected language 'en' or 'ko', got 'de'"),
         ("corpora --lang", "--lang: expected language 'en' or 'ko'"),

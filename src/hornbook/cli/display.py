@@ -31,6 +31,8 @@ NARROWEST_CURVE = 40
 # What the lines before a training are about, by the names of a plan's choices.
 SUBJECTS = by_english(
     msg("text"),
+    msg("store"),
+    msg("mix"),
     msg("split"),
     msg("model"),
     msg("plan"),
@@ -44,6 +46,7 @@ SUBJECTS = by_english(
     msg("memory"),
     msg("device"),
     msg("precision"),
+    msg("parallel"),
     msg("from"),
     msg("resumed"),
     msg("run"),

@@ -43,7 +43,7 @@ def run(*, json: bool = False) -> None:
     console = output()
     found = table()
     for name, fact in facts.items():
-        found.add_row(called(name), fact)
+        found.add_row(called(name), tr("none") if fact == "none" else fact)
     console.print(found)
     console.print(f"\n{tr('hornbook train will use')}")
     training = table()
