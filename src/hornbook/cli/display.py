@@ -34,6 +34,7 @@ SUBJECTS = by_english(
     msg("store"),
     msg("mix"),
     msg("split"),
+    msg("tokenizer"),
     msg("model"),
     msg("plan"),
     msg("size"),
@@ -120,7 +121,7 @@ class Display:
             vocab_size=data.tokenizer.vocab_size,
         )
         self.log(text, "text")
-        for subject, line in store_lines(trainer):
+        for subject, line in [*store_lines(trainer), *token_lines(trainer)]:
             self.log(line, subject)
         if trainer.split:
             self.log(trainer.split.copied.sentence(), "split")
@@ -262,6 +263,12 @@ def store_lines(trainer: Trainer) -> Iterator[tuple[str, str]]:
         weights = parse_mix(mix, data.store.groups)
         shares = (f"{name} {each / sum(weights.values()):.1%}" for name, each in weights.items())
         yield "mix", msg("{shares} of all blocks", shares=", ".join(shares))
+
+
+def token_lines(trainer: Trainer) -> Iterator[tuple[str, str]]:
+    """Which tokenizer was chosen, where others were tried, with its subject."""
+    if trainer.trial:
+        yield "tokenizer", trainer.trial.choosing(trainer.config.data.tokenizer)
 
 
 def show_card(card: Card, out: Console) -> None:

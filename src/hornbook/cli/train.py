@@ -103,7 +103,8 @@ def run(
         patience: Stop after so many evaluations in a row without improvement; 0 never stops.
         keep_last: How many of the last checkpoints to keep, beside the best. The default is 1.
         seed: The seed of everything random.
-        tokenizer: What a token is: char, byte, or bpe.
+        tokenizer: What a token is: char, byte, bpe, or auto, which takes the one that predicts text
+            held out from the training part best. The default is char.
         chat: With --from: learn to answer, from JSON Lines of messages, or of prompt and response.
             Only the answers are learned. The model's own chat template is used, or a simple one.
         mix: Of a store: the groups to draw from, with their weights, such as web=0.7,code=0.3.
@@ -352,7 +353,7 @@ def show_plan(planned: "Plan", found: "Corpus", *, json: bool) -> None:
     if planned.split:
         lines.append(("split", planned.split.copied.sentence()))
     for subject, line in lines:
-        sys.stdout.write(f"{subject_of(subject, 8)} {translated(line)}\n")
+        sys.stdout.write(f"{subject_of(subject, 9)} {translated(line)}\n")
     if planned.split:
         for warning in planned.split.warnings():
             note(warning)

@@ -103,8 +103,9 @@ class DataConfig(Section):
     conversations: bool = False
     # The Jinja program that makes a text of messages; by default the model's, or a simple one.
     chat_template: str | None = None
-    # "pretrained" is that of the model that training begins from.
-    tokenizer: Literal["char", "byte", "bpe", "pretrained"] = "char"
+    # "auto" is the best of the first three on held-out text; "pretrained" is that of the model that
+    # training begins from.
+    tokenizer: Literal["char", "byte", "bpe", "auto", "pretrained"] = "char"
     bpe_vocab_size: Annotated[int, Meta(ge=256, le=2**20)] = 1024
     validation_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     # Of a store, the groups that blocks are drawn from, by weights: web=0.7,code=0.3.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from hornbook.config import Config
 from hornbook.eval.baselines import Baselines
+from hornbook.eval.tokenization import Trial
 from hornbook.language import by_english, joined, msg
 
 Verdict = Literal["still learning", "done", "overfit", "too short to tell", "counted"]
@@ -94,13 +95,18 @@ def diagnose(
     loss: float | None = None,
     baselines: Baselines | None = None,
     copied: bool = False,
+    trial: Trial | None = None,
 ) -> Diagnosis:
     """The verdict on a run's curve, and on its `loss` among the baselines of the same text.
 
     `passes` is the number of epochs, and `copied` whether much of the validation text stands in the
-    training text. Being worse than a baseline is said first.
+    training text. Being worse than a baseline is said first. A `trial` of tokenizers in which
+    another one was better is advice.
     """
     found = verdict_on(points, config, tokens_per_char, passes, baselines, copied=copied)
+    if trial:
+        advice = [*found.advice, *other_tokens(config.data.tokenizer, trial)]
+        found = replace(found, advice=advice)
     if loss is None or baselines is None:
         return found
     rows = baselines.rows()
@@ -223,6 +229,24 @@ def verdict_on(
         sentences=[said, gap_in_words(gap, passes, copied=copied)],
         advice=advice,
     )
+
+
+def other_tokens(kind: str, trial: Trial) -> list[str]:
+    """The tokenizer that was clearly better than this one in a trial, as advice."""
+    losses, best = trial.nats_per_char, trial.best
+    if kind not in losses or losses[kind] - losses[best] < WORTH_NAMING:
+        return []
+    return [
+        msg(
+            "other tokens: --tokenizer {best} (before the run, on {characters:,} characters held "
+            "out from training, it gave {lower:.3f} nats/char, and {kind} {loss:.3f})",
+            best=best,
+            characters=trial.characters // 2,
+            lower=losses[best],
+            kind=kind,
+            loss=losses[kind],
+        )
+    ]
 
 
 def too_short(evaluations: int) -> Diagnosis:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hornbook.config import Config
 from hornbook.eval.dynamic import COUNTED_IN_ALL, FEWEST_BETWEEN, RECOUNTING_SECONDS_A_TOKEN
 from hornbook.eval.loss import MOST_EVALUATED
-from hornbook.plan.memory import Countable
+from hornbook.plan.memory import Countable, available_bytes
 
 # The least time that is left to training.
 SHORTEST_SECONDS = 2.0
@@ -26,7 +26,9 @@ JOINT_COUNTING_SECONDS_A_TOKEN, BASELINES_SECONDS_A_TOKEN = 3.2e-6, 0.4e-6
 MIXING_SECONDS_A_TOKEN, MIXING_SECONDS_A_TOKEN_AND_ENTRY = 12e-6, 2e-9
 # The page, most of it to prune n-grams and to say how often each stood (a million characters).
 PAGE_SECONDS, PAGE_SECONDS_A_TOKEN = 0.4, 1.0e-6
-COUNTING_SHARE, COUNTING_BYTES, FEWEST_COUNTED = 0.4, 800_000_000, 10_000
+# Counting may take this share of the time, and so much memory or half of what is there: a text of
+# 100 MB is then learned within 4 GB.
+COUNTING_SHARE, COUNTING_BYTES, FEWEST_COUNTED = 0.4, 2_000_000_000, 10_000
 
 
 @dataclass(frozen=True)
@@ -151,5 +153,11 @@ def most_counted(config: Config, text: Text, seconds: float) -> int:
         counted = int(most * free / needed)
     if text.countable:
         peak, _ = text.countable.bytes(config.model)
-        counted = min(counted, int(text.countable.tokens * COUNTING_BYTES / peak))
+        counted = min(counted, int(text.countable.tokens * counting_bytes() / peak))
     return counted
+
+
+def counting_bytes() -> int:
+    """The memory that counting may take on this machine."""
+    available = available_bytes()
+    return COUNTING_BYTES if available is None else min(COUNTING_BYTES, available // 2)

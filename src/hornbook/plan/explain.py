@@ -30,9 +30,14 @@ def explain(best: "Plan", plans: "Sequence[Plan]", text: Text) -> Iterator[Choic
     counts = expected = ""
     if model.with_counts:
         counted = counted_tokens(best.config, text)
-        counts = msg(", beside n-grams of {counted:,} tokens", counted=counted)
+        tokens = msg("{count:,} tokens", count=counted)
+        if counted < text.train_tokens:
+            tokens = msg(
+                "the last {counted:,} of {all:,} tokens", counted=counted, all=text.train_tokens
+            )
+        counts = msg(", beside n-grams of {tokens}", tokens=tokens)
         if model.held_out(text.train_tokens):
-            counts = msg(", beside n-grams and a mixer of {counted:,} tokens", counted=counted)
+            counts = msg(", beside n-grams and a mixer of {tokens}", tokens=tokens)
     margins = [margin(sizes[i]) for i in (at - 1, at + 1) if 0 <= i < len(sizes)]
     if margins:
         both = margins[0]

@@ -17,6 +17,7 @@ from hornbook.plan import memory
 from hornbook.plan.costs import Text, mixer_pays
 from hornbook.plan.machine import Choice, Machine, choose
 from hornbook.plan.planner import Plan, plan, unplanned
+from hornbook.plan.tokenizer import tokenized
 from hornbook.plan.tuning import plan_tuning
 from hornbook.text.corpus import Corpus
 from hornbook.text.dataset import Dataset, check_length, prepare
@@ -65,11 +66,14 @@ def dry_run(
 
     Raises: ConfigError, DataError.
     """
+    request, trial = tokenized(request, corpus)
     config, machine = request.config, choose(request.config)
     dataset = prepare(corpus, config.data, tokenizer)
     split = measure_split(corpus, dataset)
     made = plan_minutes(request, machine, dataset, started)
-    return replace(made or unplanned(config, text_of(config, dataset)), split=split)
+    made = made or unplanned(config, text_of(config, dataset))
+    tried = (Choice("tokenizer", trial.choosing(config.data.tokenizer)),) if trial else ()
+    return replace(made, split=split, reasons=(*tried, *made.reasons))
 
 
 def plan_minutes(

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import torch
 
 from hornbook.config import Family
+from hornbook.errors import CheckpointError
 from hornbook.eval.baselines import Baselines, Floats, count_baselines, spread
 from hornbook.eval.diagnosis import Diagnosis, curve, diagnose
 from hornbook.eval.loss import MOST_EVALUATED, Evaluation, losses, per_char, summarise
 from hornbook.eval.split import Split, measure_split
+from hornbook.eval.tokenization import Trial
 from hornbook.infer.sample import Sample, generate_sample
 from hornbook.parallel import ALONE, Ranks
 from hornbook.runs.folder import RunFolder, run_text
@@ -24,6 +27,8 @@ from hornbook.text.dataset import Dataset, prepare
 from hornbook.text.store import what_was_read
 
 SAMPLE_TOKENS = 500
+# Where environment.json and result.json have the trial of tokenizers.
+TRIAL = "tokenizer_trial"
 # What a run's figures have of its dynamic evaluation.
 DYNAMIC_FIGURES = ("nats_per_char", "positions", "standard_error")
 
@@ -119,6 +124,13 @@ class Result:
         return self.split.copied.elsewhere(self.trained.tokenizer, self.measured, self.nats)
 
     @cached_property
+    def trial(self) -> Trial | None:
+        """The trial of tokenizers before the run, where there was one."""
+        with suppress(CheckpointError):  # a run is shown without it
+            return Trial.of(self.folder.environment_facts().get(TRIAL))
+        return None
+
+    @cached_property
     def diagnosis(self) -> Diagnosis:
         """The diagnosis of the training curve."""
         return diagnose(
@@ -129,6 +141,7 @@ class Result:
             loss=self.evaluation.nats_per_char,
             baselines=self.baselines,
             copied=self.split.copied.much,
+            trial=self.trial,
         )
 
     def as_dict(self) -> dict[str, object]:
@@ -156,6 +169,8 @@ class Result:
             "diagnosis": asdict(self.diagnosis),
             "sample": asdict(self.sample),
             "skipped_files": [asdict(each) for each in self.corpus.skipped],
+            "tokenizer": self.trained.config.data.tokenizer,
+            **({TRIAL: self.trial.as_dict()} if self.trial else {}),
             **({"pretrained": self.pretrained} if self.pretrained else {}),
             **({"store": self.store} if self.store else {}),
         }

@@ -15,6 +15,7 @@ from hornbook.config import Config, Request
 from hornbook.cores import slowdown
 from hornbook.errors import ConfigError, HornbookWarning
 from hornbook.eval.split import Split, measure_split
+from hornbook.eval.tokenization import Trial
 from hornbook.kernels import runtime
 from hornbook.language import msg
 from hornbook.models.language_model import LanguageModel
@@ -29,11 +30,13 @@ from hornbook.plan import Plan, counted_part, learned_part, machine, resolve
 from hornbook.plan.costs import counting_seconds
 from hornbook.plan.prepare import prepare as apply_choices
 from hornbook.plan.resolved import text_of
+from hornbook.plan.tokenizer import tokenized
 from hornbook.pretrained.find import open_source
 from hornbook.pretrained.run_source import knowing
 from hornbook.pretrained.source import Source
 from hornbook.runs.folder import FORMAT, RunFolder, new_run_path
 from hornbook.runs.load import load_counts, save_counts
+from hornbook.runs.result import TRIAL
 from hornbook.storage.disk import DISK, Disk, write_atomically
 from hornbook.storage.lock import Lock
 from hornbook.text.arrays import Tokens
@@ -75,6 +78,7 @@ class Trainer:
     drawing: Drawing | None = None  # of a store, which blocks are read
     plan: Plan | None = None
     split: Split | None = None
+    trial: Trial | None = None  # of tokenizers
     pace: Pace | None = None
     # What a plan was made from, for another one: the request, and when the run began.
     request: Request | None = None
@@ -115,6 +119,8 @@ def begin(
     data = request.config.data
     corpus = formed(corpus, data) if corpus else read_text(data)
     source = knowing(source, corpus) if source else None
+    request, trial = tokenized(request, corpus)
+    data = request.config.data
     chosen = machine.choose(request.config)
     dataset = prepare(corpus, data, source.tokenizer if source else None)
     dataset.tokenizer.text_has_cr = has_cr(dataset)
@@ -128,6 +134,7 @@ def begin(
         config = config.override(**lasting_settings(data, corpus, folder, disk))
         trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
         trainer.split, trainer.request, trainer.started = split, request, started
+        trainer.trial = trial
         if source:
             source.load_into(trainer.state.model)
             trainer.start = measured_start(trainer, source)
@@ -158,6 +165,7 @@ def described(trainer: Trainer) -> dict[Path, bytes]:
         "text_has_cr": trainer.dataset.tokenizer.text_has_cr,
         "parameters": trainer.state.model.parameter_count,
         **Job.of_environment().recorded(),
+        **({TRIAL: trainer.trial.as_dict()} if trainer.trial else {}),
         **(trainer.start.recorded() if trainer.start else {}),
     }
     return {
