@@ -14,10 +14,17 @@ def launched(playwright: Any) -> Any:
     return playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
 
 
-def violations(tab: Any) -> list[tuple[str, str]]:
-    """What axe-core finds serious in a page: each rule, with the first element that breaks it."""
-    tab.evaluate((files("axe_playwright_python") / "axe.min.js").read_text("utf-8"))
-    found = tab.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+def violations(tab: Any, *rules: str) -> list[tuple[str, str]]:
+    """What axe-core finds serious in a page: each rule, with the first element that breaks it.
+
+    By all rules, or by those that are named.
+    """
+    if tab.evaluate("typeof axe") == "undefined":
+        tab.evaluate((files("axe_playwright_python") / "axe.min.js").read_text("utf-8"))
+    options: dict[str, object] = {"resultTypes": ["violations"]}
+    if rules:
+        options["runOnly"] = {"type": "rule", "values": rules}
+    found = tab.evaluate("options => axe.run(document, options)", options)
     serious = ("serious", "critical")
     return [
         (each["id"], each["nodes"][0]["html"][:200])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from browsers import CHROMIUM, launched
+from caches import SHARED, cache_in, compile_once
 from small import TEXT
 
 # Three workers (many tests wait for processes) with a thread each, in this process and in all it
@@ -30,8 +31,11 @@ for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
     if os.environ.get(name, "").startswith("ko"):  # hornbook would answer in Korean
         os.environ[name] = "C.UTF-8"
 
-# They begin first, so that no worker is alone with one of them at the end.
-LONGEST = ("test_docs", "test_habits")
+# They begin first, the longest before the others, so that no worker is alone with one at the end.
+LONGEST = (
+    "test_docs", "test_habits", "test_ranks", "test_commands", "test_bench", "test_fsdp",
+    "test_page", "test_training",
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,9 +49,18 @@ def long_form(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--long"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled() -> None:
+    """The C kernels, compiled once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HORNBOOK_CACHE_DIR", str(SHARED))
+        compile_once()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of the longest files first."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture
@@ -63,7 +76,7 @@ def text_path(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """The TEXT of the test's own module, or the shared one, as a file; and a cache of its own."""
-    monkeypatch.setenv("HORNBOOK_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("HORNBOOK_CACHE_DIR", cache_in(tmp_path))
     path = tmp_path / "hamlet.txt"
     path.write_text(getattr(request.module, "TEXT", TEXT), encoding="utf-8")
     return path

@@ -24,6 +24,21 @@ ENGLISH = re.compile(f"{WORD}.*{WORD}", re.DOTALL)
 BLOCKS = {"p", "li", "td", "th", "h1", "h2", "h3", "h4", "dt", "dd", "figcaption", "div", "title"}
 NO_PROSE = {"code", "pre", "script", "style", "svg"}
 
+# Trainings of the lessons that the short form makes shorter: the same cells run. The long form runs
+# them as they are, and so does tests/learn/test_notebooks.py --long.
+SHORTER = {
+    "03-the-bigram-model": {"range(10_000)": "range(1_000)", "10_001, 100)": "1_001, 100)"},
+    "05-one-head-of-attention": {"range(3001)": "range(201)", "step % 500": "step % 100"},
+    "06-from-head-to-block": {"steps=800": "steps=50", "range(200)": "range(20)",
+                              "/ 200": "/ 20", '"steps": 500': '"steps": 20',
+                              '"steps": 400': '"steps": 20'},
+    "07-overfitting": {"steps=500": "steps=50", "step % 50 ": "step % 5 ", "range(8)": "range(1)"},
+    "08-sampling": {"range(400)": "range(40)"},
+    "09-todays-gpt": {"steps=250": "steps=20"},
+    "10-your-own-text": {"steps=60": "steps=6"},
+    "12-from-a-pretrained-model": {"much, 200,": "much, 50,", "little, 75,": "little, 25,"},
+}  # fmt: skip
+
 
 class Page(HTMLParser):
     """What a page loads and links to, its language, and its paragraphs without code."""
@@ -69,11 +84,22 @@ class Page(HTMLParser):
             self.links.append(values["href"])
 
 
+def shortened(lesson: str) -> str:
+    """A lesson with shorter trainings."""
+    source = (DOCS / "lessons" / f"{lesson}.md").read_text(encoding="utf-8")
+    for long, short in SHORTER[lesson].items():
+        assert long in source, f"{lesson} has no {long}"
+        source = source.replace(long, short)
+    return source
+
+
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Page]]:
+def pages(tmp_path_factory: pytest.TempPathFactory, long_form: bool) -> dict[str, list[Page]]:
     """Both languages, built one after the other; the cells only run for the first."""
     copy = tmp_path_factory.mktemp("docs") / "docs"
     shutil.copytree(DOCS, copy, ignore=shutil.ignore_patterns("_build"))
+    for lesson in () if long_form else SHORTER:
+        (copy / "lessons" / f"{lesson}.md").write_text(shortened(lesson), encoding="utf-8")
     built = {}
     for language in ("en", "ko"):
         out = copy / "_build" / "html" / language

@@ -1,13 +1,11 @@
 """The short form of every benchmark runs, in a separate process."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from commands import hornbook
 
 from hornbook.cli import run as command
 from hornbook.cli.bench import Subject
@@ -25,16 +23,9 @@ def test_every_benchmark_has_a_short_form(
         pytest.skip("in the long form")
     if not (ROOT / "benchmarks").is_dir():
         pytest.skip("the benchmarks are only in a clone")
-    done = subprocess.run(
-        [sys.executable, "-m", "hornbook", "bench", subject, "--short", "--json"],
-        cwd=tmp_path,
-        env=os.environ | {"HORNBOOK_CACHE_DIR": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    settings = {"HORNBOOK_DATA_DIR": str(data_dir)}
+    done = hornbook("bench", subject, "--short", "--json", cwd=tmp_path, **settings)
+    assert done.returncode == 0, done.stderr.decode()
     rows = json.loads(done.stdout)[subject]
     assert len({row["what"] for row in rows}) > 1
     assert all(row["ours"] > 0 for row in rows)

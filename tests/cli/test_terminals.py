@@ -11,6 +11,7 @@ import sys
 from io import StringIO
 from pathlib import Path
 
+import commands
 import pytest
 from commands import environment
 from rich.console import Console
@@ -40,7 +41,9 @@ PLAIN = {"PYTHONIOENCODING": "ascii", "COLUMNS": "40"}
 def hornbook(
     *arguments: str | Path, cwd: Path, stdin: bytes = b"", after: str = "", **more: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a command by a shell, with `after` (as ">&-") at its end."""
+    """Run a command, by a shell where it has `after` (as ">&-") at its end."""
+    if not after:
+        return commands.hornbook(*arguments, cwd=cwd, stdin=stdin, **more)
     words = [sys.executable, "-m", "hornbook", *map(str, arguments)]
     return subprocess.run(
         ["bash", "-c", f"{shlex.join(words)} {after}"],

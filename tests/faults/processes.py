@@ -70,6 +70,8 @@ class Processes:
     """The server's client; `prefix` is what the server is started under: ("unshare", "-m")."""
 
     def __init__(self, logs: Path, prefix: tuple[str, ...] = (), **environment: str) -> None:
+        from caches import cache_in  # the server has no need of it
+
         self.logs = logs
         self.started = 0
         self.server = subprocess.Popen(
@@ -80,7 +82,7 @@ class Processes:
             env=os.environ
             | {
                 "OMP_NUM_THREADS": "1",
-                "HORNBOOK_CACHE_DIR": str(logs / "cache"),
+                "HORNBOOK_CACHE_DIR": cache_in(logs),
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                 **environment,
             },

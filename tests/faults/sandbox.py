@@ -152,12 +152,14 @@ class Sandbox:
     """The server, as a test holds it: `trial` runs one command in a fork of it."""
 
     def __init__(self, home: Path) -> None:
+        from caches import cache_in  # the server has no path to it
+
         self.home = home
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("HORNBOOK_")
         }
         environment |= {
-            "HORNBOOK_CACHE_DIR": str(home / "cache"),
+            "HORNBOOK_CACHE_DIR": cache_in(home),
             "OMP_NUM_THREADS": "1",
             "PYTHONWARNINGS": "ignore",
             "TERM": "dumb",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from commands import environment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sandbox import Sandbox
@@ -155,7 +156,7 @@ def test_a_line_of_100_mb_trains_in_bounded_memory(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LONG_LINE],
         cwd=tmp_path,
-        env=os.environ | {"HORNBOOK_CACHE_DIR": str(tmp_path / "cache")},
+        env=environment(tmp_path),
         capture_output=True,
         text=True,
         check=True,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import environment, hornbook
 
 import hornbook as hb
 from hornbook.errors import CheckpointError, ConfigError, DataError
@@ -321,7 +322,7 @@ def test_missing_packages_are_named(runs: Path, tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | {"HORNBOOK_CACHE_DIR": str(runs / "cache")},
+            env=environment(runs),
         )
         assert done.returncode == (0 if missing == "transformers" else 2), done.stderr
         return done.stderr
@@ -335,27 +336,21 @@ def test_missing_packages_are_named(runs: Path, tmp_path: Path) -> None:
 def test_the_command(runs: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
 
-    def hornbook(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "hornbook", "export", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"HORNBOOK_CACHE_DIR": str(runs / "cache")},
-        )
+    def exported(*arguments: str | Path) -> "subprocess.CompletedProcess[bytes]":
+        return hornbook("export", *arguments, cwd=runs)
 
     out = tmp_path / "made"
-    done = hornbook(runs / "char", "--to", "onnx", "--out", out, "--json")
-    assert done.returncode == 0, done.stderr
+    done = exported(runs / "char", "--to", "onnx", "--out", out, "--json")
+    assert done.returncode == 0, done.stderr.decode()
     made = json.loads(done.stdout)
     assert made["folder"] == str(out)
     assert sorted(made["files"]) == made["files"]
     for each in made["checked"]:
         assert each["difference"] < 1e-4
         assert math.isfinite(each["loss"])
-    done = hornbook(runs / "char", "--to", "onnx", "--out", out)
+    done = exported(runs / "char", "--to", "onnx", "--out", out)
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "exists already" in done.stderr
-    assert hornbook(runs / "char", "--to", "tflite").returncode == 2
-    assert hornbook(runs / "char").returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert b"exists already" in done.stderr
+    assert exported(runs / "char", "--to", "tflite").returncode == 2
+    assert exported(runs / "char").returncode == 2

@@ -48,6 +48,7 @@ def in_wheel(
 ) -> subprocess.CompletedProcess[str]:
     """A command of the wheel's hornbook, on a machine without any compiler."""
     bare = {"PATH": "", "CXX": "", "CC": "", "PYTHONPATH": str(wheel), **more}
+    bare["HORNBOOK_CACHE_DIR"] = str(cwd / "empty")  # of compiled C too
     return subprocess.run(
         [sys.executable, "-m", "hornbook", *arguments],
         cwd=cwd, env=environment(cwd) | bare, capture_output=True, text=True, check=False,
@@ -68,7 +69,7 @@ def test_a_wheel_trains_and_generates_in_c_without_a_compiler(wheel: Path, tmp_p
     assert 'compile = "c"' in (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
     done = in_wheel(wheel, tmp_path, "sample", "run", "--weights", "int8", "--max-new-tokens", "9")
     assert done.returncode == 0, done.stderr  # PyTorch has no int8 weights
-    assert not (tmp_path / "cache" / "native").exists()
+    assert not (tmp_path / "empty" / "native").exists()
     told = json.loads(in_wheel(wheel, tmp_path, "doctor", "--json").stdout)["chosen"]
     for choice in (told["compile"], told["writing"]):
         assert f"{processor.target().name}" in choice["why"]

@@ -341,11 +341,13 @@ def test_nothing_overflows_and_everyone_can_use_it(
             assert opened.tab.locator("html").get_attribute("lang") == locale[:2]
             opened.tab.locator("summary").click()
             for panel in every_panel(opened):
-                for width in (360, 768, 1280):
+                for width in (360, 768, 1280) if scheme == "light" else ():
                     opened.tab.set_viewport_size({"width": width, "height": 800})
                     wider = opened.run("document.documentElement.scrollWidth - innerWidth")
                     assert wider <= 0, (name, panel, width)
-                assert not violations(opened.tab), (name, panel)
+                # A scheme changes colours alone.
+                rules = () if scheme == "light" else ("color-contrast", "link-in-text-block")
+                assert not violations(opened.tab, *rules), (name, panel)
 
 
 def test_the_keyboard_is_enough(written: dict[str, Path], browser: Any) -> None:

@@ -23,20 +23,19 @@ def arguments(text: Path, out: Path, steps: int, **settings: object) -> list[str
     return ["train", str(text), *fixed, "--out", str(out), *chosen]
 
 
-def variables(cwd: Path, **more: str) -> dict[str, str]:
-    """Of a test's processes: what one test has compiled serves the next."""
-    return environment(cwd, HORNBOOK_CACHE_DIR=str(cwd.parent / "shared-cache"), **more)
+def torchrun(
+    ranks: int, command: list[str], cwd: Path, patience: int = 10
+) -> "subprocess.Popen[str]":
+    """Start so many processes on one command; they are started again once.
 
-
-def torchrun(ranks: int, command: list[str], cwd: Path) -> "subprocess.Popen[str]":
-    """Start so many processes on one command; they are started again once."""
+    A process that was stopped does not take SIGTERM: `patience` is how many seconds it gets.
+    """
     launched = ["--standalone", f"--nproc-per-node={ranks}", "--max-restarts=1"]
-    # A process that was stopped does not take SIGTERM; the default waits 30 seconds for it.
-    launched += ["--shutdown-timeout=10", "-m", "hornbook"]
+    launched += [f"--shutdown-timeout={patience}", "-m", "hornbook"]
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", *launched, *command],
         cwd=cwd,
-        env=variables(cwd),
+        env=environment(cwd),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -59,7 +58,7 @@ def forked(
     return subprocess.run(
         [sys.executable, str(Path(__file__).parent / "forked.py"), str(ranks), *command],
         cwd=cwd,
-        env=variables(cwd, **more),
+        env=environment(cwd, **more),
         capture_output=True,
         text=True,
         timeout=110,
@@ -72,7 +71,7 @@ def in_turn(commands: list[tuple[int, list[str]]], cwd: Path) -> list[tuple[str,
     subprocess.run(
         [sys.executable, str(Path(__file__).parent / "forked.py"), "--each"],
         cwd=cwd,
-        env=variables(cwd),
+        env=environment(cwd),
         input=json.dumps(commands),
         text=True,
         timeout=300,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import environment
 from launches import (
     arguments,
     done,
@@ -19,7 +20,6 @@ from launches import (
     rows,
     together,
     torchrun,
-    variables,
     wait_for_step,
     weights_hash,
 )
@@ -43,7 +43,7 @@ def test_two_and_four_ranks_learn_what_one_process_learns(text_path: Path, tmp_p
     )
     alone = subprocess.run(
         [sys.executable, "-c", code],
-        check=True, capture_output=True, text=True, env=variables(tmp_path),
+        check=True, capture_output=True, text=True, env=environment(tmp_path),
     )  # fmt: skip
     one = json.loads(alone.stdout)
     for ranks in (2, 4):
@@ -71,7 +71,7 @@ def test_a_rank_that_hangs_costs_no_bit(text_path: Path, tmp_path: Path) -> None
     }  # fmt: skip
     together(2, arguments(text_path, tmp_path / "whole", 40, **settings), tmp_path)
     out = tmp_path / "stopped"
-    process = torchrun(2, arguments(text_path, out, 40, **settings), tmp_path)
+    process = torchrun(2, arguments(text_path, out, 40, **settings), tmp_path, patience=2)
     wait_for_step(process, out, 4)
     os.kill(pid_of(process, 1), signal.SIGSTOP)
     status, _, err = done(process)

@@ -3,12 +3,11 @@
 import json
 import random
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from commands import hornbook
 
 import hornbook as hb
 from hornbook.cli import run as hornbook_command
@@ -204,14 +203,10 @@ def test_the_command_prints_plain_text_to_a_pipe(
     assert "\x1b" not in out
 
 
-def test_the_command_prints_json(run: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "hornbook", "trace", str(run), "-", "--json"],
-        input=f"새 글 {QUOTED}".encode(),
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
+def test_the_command_prints_json(run: Path, tmp_path: Path) -> None:
+    text_given = f"새 글 {QUOTED}".encode()
+    done = hornbook("trace", run, "-", "--json", cwd=tmp_path, stdin=text_given)
+    assert done.returncode == 0
     assert done.stderr == b""
     [text] = json.loads(done.stdout)["texts"]
     assert text["seed"] is None
