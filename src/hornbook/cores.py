@@ -2,10 +2,13 @@
 
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import ParamSpec, TypeVar
 
 from hornbook.language import msg
 
@@ -16,6 +19,9 @@ from hornbook.language import msg
 # were below 0.2 ms.
 SPINS = "20000"
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -164,3 +170,17 @@ def waiting_is_set() -> bool:
     """Whether the user has said how OpenMP's threads wait."""
     given = [os.environ[name] for name in WAITING if name in os.environ]
     return bool(given) and given != [SPINS]
+
+
+def beside(work: Callable[Given, Made], *args: Given.args, **kwargs: Given.kwargs) -> Future[Made]:
+    """Do some work in a thread of its own, which the process does not wait for when it ends."""
+    made: Future[Made] = Future()
+
+    def run() -> None:
+        try:
+            made.set_result(work(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001
+            made.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return made

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,17 @@ from hornbook import training
 from hornbook.cli import run as hornbook_command
 from hornbook.config import Config
 from hornbook.errors import CheckpointError, ConfigError
-from hornbook.eval.dynamic import copied, evaluate_dynamically, learner_of
+from hornbook.eval.dynamic import copied, evaluate_dynamically, keeping_logits, learner_of
+from hornbook.eval.loss import losses
 from hornbook.infer.mixing_decoder import MixingDecoder
 from hornbook.infer.torch_decoder import TorchDecoder
+from hornbook.models.first_pass import FirstPass
 from hornbook.models.mixing import Mixing
 from hornbook.runs.engine import open_engine
 from hornbook.runs.folder import RunFolder
 from hornbook.runs.load import NoMixerWarning, mixer_path, save_mixer
 from hornbook.runs.verify import verify
+from hornbook.training.mixing import first_pass
 
 WORDS = [
     "the",
@@ -139,6 +143,25 @@ def test_a_resumed_run_has_the_same_mixer(text: Path, run: Path, tmp_path: Path)
     assert (mixer / "mixer.safetensors").read_bytes() == expected.read_bytes()
 
 
+def test_a_stopped_run_leaves_no_thread(text: Path, tmp_path: Path) -> None:
+    before = threading.active_count()
+    trainer = training.begin(settings(text), out=tmp_path / "run")
+    assert trainer.first_pass
+    for _ in training.steps(trainer):
+        break
+    assert threading.active_count() == before
+    # What was begun to be read before is gone on with where it is of the same text, and ended else.
+    data = trainer.dataset
+    held_out = trainer.config.model.held_out(len(data.train))
+    for tokens, kept in ((data.train, True), (data.train[1:], False)):
+        reading = FirstPass(data.tokenizer, tokens, held_out)
+        found = first_pass(trainer.config, data, reading)
+        assert (found is reading) == kept
+        assert found is not None
+        found.stop()
+    assert threading.active_count() == before
+
+
 def test_a_mixer_of_other_weights_is_not_used(run: Path, tmp_path: Path) -> None:
     longer = tmp_path / "run"
     shutil.copytree(run, longer)
@@ -251,6 +274,38 @@ def test_with_too_little_time_the_network_rests_and_all_is_read(
     assert found.positions == len(data.validation)
     assert 2 <= len(steps) < len(data.validation) // 64
     assert found.nats_per_char < trained.evaluate().nats_per_char + 0.01
+
+
+def test_a_resting_network_says_what_it_said_when_it_was_frozen(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = hb.load(run)
+    data, config, model = trained.dataset(), trained.config, trained.model
+    tokens, size = data.validation, trained.config.model.context_size
+    with keeping_logits(model, tokens) as logits:
+        losses(model, tokens, block_size=size)
+    assert logits is not None
+    for start in range(0, len(tokens) - 1, size):
+        window = torch.from_numpy(tokens[start : start + size + 1].astype(np.int64))[None, :-1]
+        expected = model.network(window)[0][0].detach().numpy()
+        np.testing.assert_allclose(logits[start : start + size], expected, atol=1e-5)
+    learner = learner_of(copied(model), config.model, data.train, len(tokens), frozen_logits=logits)
+    learner.rest()
+    found = np.concatenate([learner.nats(piece) for piece in np.split(tokens, [50, 128, 700])])
+    reader = model.mixer.copy().learner()
+    expected = np.concatenate([reader.read(tokens[:1]), reader.read(tokens[1:], logits)])
+    np.testing.assert_array_equal(found, expected)
+
+    # With no time at all, and with no more steps than training has taken, all is measured.
+    for limits in ({"seconds": 0.0}, {"max_positions": 1}):
+        part = trained.evaluate_dynamically(data.train, tokens, frozen_logits=logits, **limits)
+        assert part.positions == len(tokens)
+        assert part.standard_error is None
+        assert part.nats_per_token == pytest.approx(found.mean(), rel=0.01)
+    monkeypatch.setattr("hornbook.eval.dynamic.MOST_KEPT", 1000)
+    for other in (model, model.network):
+        with keeping_logits(other, tokens) as none:
+            assert none is None
 
 
 def test_a_prediction_that_learns_sees_no_later_token(run: Path) -> None:

@@ -4,12 +4,13 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from hornbook import cores
 from hornbook.cli import beside
 from hornbook.cli.console import log, note
 from hornbook.cli.terminal import STARTED, TEXT, CorpusArguments, Natural, Whole, print_json
@@ -30,8 +31,9 @@ from hornbook.language import msg, tr, translated
 
 if TYPE_CHECKING:
     from hornbook.cli.display import Display
+    from hornbook.models.first_pass import FirstPass
     from hornbook.plan import Plan
-    from hornbook.runs.result import Result
+    from hornbook.runs.load import TrainedModel
     from hornbook.text.corpus import Corpus
     from hornbook.training import Trainer
 
@@ -154,15 +156,14 @@ def run(
 
     check_conversations(request.config)
     # Only now: a wrong setting should not wait for torch.
-    from hornbook.kernels import compile_ahead
     from hornbook.parallel import Job, join
 
     job = Job.of_environment()
     if job.rank and request.config.train.parallel == "none":
         return
     with join(job, request.config) as ranks:
-        if request.config.model.pretrained is None and request.config.model.spec.c_kernels:
-            compile_ahead()  # while torch is imported
+        new = resume is None and ranks.world == 1 and not dry_run
+        early = before_torch(request, corpus, new=new)
         from hornbook import training as engine
         from hornbook.cli.display import Display
         from hornbook.training.ranks import attend, compare, lead, note_failure, unfinished_run
@@ -190,7 +191,7 @@ def run(
             trainer.ranks = ranks
             note_failure(trainer, "the processes were started again")
         else:
-            made = begun(request, corpus, out=out, dry_run=dry_run, json=json)
+            made = begun(request, corpus, early, out=out, dry_run=dry_run, json=json)
             if made is None:
                 return
             trainer = made
@@ -203,8 +204,58 @@ def run(
                 beside.wait(server)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A text that was read before torch was imported, and what a mixer has begun to read of it."""
+
+    text: "Corpus"
+    first_pass: "FirstPass | None" = None
+
+
+def before_torch(request: Request, corpus: Sequence[str], *, new: bool) -> Reading | None:
+    """Begin what goes on while torch is imported: loading kernels, and a mixer's first pass.
+
+    A `new` run's text is read, and where a plan for minutes may have a mixer, it begins with that.
+    """
+    from hornbook.kernels import compile_ahead
+    from hornbook.models.first_pass import FirstPass, most_read
+    from hornbook.text.dataset import prepare
+
+    config = request.config
+    if config.model.pretrained is not None or not config.model.spec.c_kernels:
+        return None
+    compile_ahead()
+    if not new:
+        return None
+    text = texts(request, corpus)
+    given = map(request.requested, ("with_counts", "with_mixer", "counted_tokens"))
+    if not config.train.minutes or any(given) or not config.model.spec.joins_counts:
+        return Reading(text)
+    if config.data.tokenizer == "auto":  # which one is decided by measuring
+        return Reading(text)
+    dataset = prepare(text, config.data)
+    held_out = replace(config.model, with_mixer=True).held_out(len(dataset.train))
+    sizes = len(dataset.validation), dataset.tokenizer.vocab_size
+    most = min(config.model.counted_tokens, most_read(config.train.minutes, *sizes))
+    if not held_out or not most:
+        return Reading(text)
+    return Reading(text, FirstPass(dataset.tokenizer, dataset.train[-most:], held_out))
+
+
+def texts(request: Request, corpus: Sequence[str]) -> "Corpus":
+    """The text of a new run."""
+    data = request.config.data
+    return read_texts(corpus if len(corpus) > 1 else (data.corpus,), data)
+
+
 def begun(
-    request: Request, corpus: Sequence[str], *, out: Path | None, dry_run: bool, json: bool
+    request: Request,
+    corpus: Sequence[str],
+    reading: Reading | None,
+    *,
+    out: Path | None,
+    dry_run: bool,
+    json: bool,
 ) -> "Trainer | None":
     """A new run, before its first step; None where only its plan is wanted, and is printed."""
     from hornbook import plan
@@ -216,15 +267,22 @@ def begun(
 
         source = open_source(request.config.model.pretrained)
         request = source.under(request)
-    data = request.config.data
-    found = read_texts(corpus if len(corpus) > 1 else (data.corpus,), data)
+    reading = reading or Reading(texts(request, corpus))
     if dry_run:
         from hornbook.pretrained.run_source import knowing
 
+        found = reading.text
         known = knowing(source, found).tokenizer if source else None
         show_plan(plan.dry_run(request, found, known, started=STARTED), found, json=json)
         return None
-    return engine.begin(request, out=out, corpus=found, source=source, started=STARTED)
+    return engine.begin(
+        request,
+        out=out,
+        corpus=reading.text,
+        source=source,
+        reading=reading.first_pass,
+        started=STARTED,
+    )
 
 
 def check_conversations(config: Config) -> None:
@@ -294,16 +352,29 @@ def follow(
         # To the last of its files the run has one writer.
         with trainer.lock:
             # Closed explicitly: leaving the loop saves, and an error of the disk must be raised.
+            first = trainer.first_pass
+            # Where it reads beside the steps, there is no better moment for this.
+            beside_steps = first and len(first.tokens) < len(trainer.dataset.train)
+            known = report.ahead(trainer) if beside_steps else None
             with display, closing(tracking), closing(engine.steps(trainer)) as taken:
                 for metrics in taken:
                     display.show(metrics)
                     tracking.log(metrics)
                     energy.read()
-            result = conclude(trainer, energy_joules=None if resumed else energy.read())
+                    # The mixer reads the rest of its text next, on one core.
+                    if first and not known and metrics.step == trainer.state.steps:
+                        known = report.ahead(trainer)
+            baselines, textual = known.result() if known else (None, None)
+            # A mixer has no infinite loss, and reads the validation text on one core.
+            paging = cores.beside(write_page, trainer) if page and known else None
+            joules = None if resumed else energy.read()
+            result = conclude(trainer, baselines, energy_joules=joules)
             finite = math.isfinite(result.evaluation.nats_per_char)
-            if page and finite:
-                write_page(result)
-            card = report.write(report.examine(result)) if finite else None
+            if page and finite and not paging:
+                write_page(trainer, result.trained)
+            card = report.write(report.examine(result, textual)) if finite else None
+            if paging:
+                paging.result()
     except (KeyboardInterrupt, SystemExit):
         log(
             msg(
@@ -331,12 +402,13 @@ def follow(
         sys.stdout.write(f"{infinite}\n")
 
 
-def write_page(result: "Result") -> None:
+def write_page(trainer: "Trainer", trained: "TrainedModel | None" = None) -> None:
     """Write a run's page; a run without one is complete, so that an error is only a note."""
     from hornbook.page import write
+    from hornbook.runs.load import load
 
     try:
-        write(result.trained, dataset=result.dataset)
+        write(trained or load(trainer.folder.path), dataset=trainer.dataset)
     except HornbookError as error:
         note(msg("no page was written: {error}", error=error))
 

@@ -9,9 +9,10 @@ Shapes in names: S the tokens of a row, T the last of them, V vocabulary, W a bl
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import groupby
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -49,8 +50,11 @@ COUNTED_IN_ALL, FEWEST_BETWEEN = 4_000_000, 4096
 COUNTING_SHARE, RECOUNTING_SECONDS_A_TOKEN = 0.4, 1e-6
 # To read a piece takes at most this share of the time to read it and take a step.
 READING_SHARE = 0.5
+# So many logits of a frozen network are kept for when it rests: 64 MiB.
+MOST_KEPT = 2**24
 
 Floats = NDArray[np.float64]
+Logits = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
@@ -70,9 +74,44 @@ class Learner(Protocol):
         """Whether something else still learns when the network does not."""
         ...
 
+    @property
+    def reads_all(self) -> bool:
+        """Whether no piece need be left out, because to read one without the network is quick."""
+        ...
+
+    def seconds_at_rest(self, seconds: float) -> float:
+        """How long a piece takes once the network rests, which has taken so many `seconds`."""
+        ...
+
     def rest(self) -> None:
         """Let the network take no more steps."""
         ...
+
+
+@contextmanager
+def keeping_logits(model: LanguageModel, tokens: Tokens) -> Iterator[Logits | None]:
+    """The logits of a mixer's network before each token but the first: [T-1,V].
+
+    Inside, its exact loss over the tokens fills them. None for a model without a mixer, or where
+    they are too many to be kept.
+    """
+    size = (len(tokens) - 1) * model.vocab_size
+    if not isinstance(model, Mixing) or model.mixer_is_off or not 0 < size <= MOST_KEPT:
+        yield None
+        return
+    kept_TV, filled = np.empty((len(tokens) - 1, model.vocab_size), np.float32), 0
+
+    def keep(_module: object, _inputs: object, found: Any) -> None:
+        nonlocal filled
+        logits_TV = found[0].detach().flatten(0, 1).float().cpu().numpy()
+        kept_TV[filled : filled + len(logits_TV)] = logits_TV
+        filled += len(logits_TV)
+
+    handle = model.network.register_forward_hook(keep)
+    try:
+        yield kept_TV
+    finally:
+        handle.remove()
 
 
 def evaluate_dynamically(
@@ -83,6 +122,7 @@ def evaluate_dynamically(
     tokens: Tokens,
     *,
     frozen: Floats | None = None,
+    frozen_logits: Logits | None = None,
     answers: Mask | None = None,
     max_positions: int = MOST_EVALUATED,
     seconds: float | None = None,
@@ -94,7 +134,8 @@ def evaluate_dynamically(
     a text with more than `max_positions`, or than fit into `seconds`, evenly spaced pieces are
     measured and learned, and n-grams count the rest too. The figure is then an estimate, too high
     rather than too low, with a standard error. Beside a mixer, which learns on, the network stays
-    fixed before any piece is left out. With `frozen`, the frozen model's loss at each token
+    fixed before any piece is left out, and with its `frozen_logits`, as `keeping_logits` has them,
+    none is left out. With `frozen`, the frozen model's loss at each token
     but the first, it is the frozen loss and the mean difference from it, which varies far less from
     piece to piece. Of conversations all is read and learned, and the loss is that of the
     `answers`.
@@ -105,7 +146,7 @@ def evaluate_dynamically(
         raise DataError(msg("expected a training text and at least 1 token to evaluate, got none"))
     size = piece_size(model)
     ends = None if seconds is None else clock() + seconds
-    learner = learner_of(model, config, train, len(tokens), seconds)
+    learner = learner_of(model, config, train, len(tokens), seconds, frozen_logits=frozen_logits)
     starts = range(0, len(tokens), size)
     keep = min(len(starts), max(1, max_positions // size))
     found: list[Floats] = []
@@ -119,16 +160,19 @@ def evaluate_dynamically(
         began = clock()
         found.append(learner.nats(piece))
         places += range(start, start + len(piece))
-        due = len(found) * len(starts) // keep
+        if not learner.reads_all:
+            due = len(found) * len(starts) // keep
+        elif len(found) == keep:
+            learner.rest()
         if ends is not None:
             quickest = min(quickest, max(1e-9, clock() - began))
-            left = len(starts) - number - 1
-            affordable = int((ends - clock()) / quickest)
-            if not learner.may_rest:
-                due = max(due, number + (-(-left // affordable) if affordable > 0 else left + 1))
-            elif affordable < READING_SHARE * left:
+            left, seconds_left = len(starts) - number - 1, ends - clock()
+            if learner.may_rest and seconds_left < left * learner.seconds_at_rest(quickest):
                 learner.rest()
                 quickest = math.inf
+            elif not learner.may_rest and not learner.reads_all:
+                affordable = int(seconds_left / quickest)
+                due = max(due, number + (-(-left // affordable) if affordable > 0 else left + 1))
     nats = np.concatenate(found)
     if frozen is not None and len(nats) < len(tokens):
         beside = np.concatenate([nats[:1], frozen])
@@ -153,6 +197,8 @@ def learner_of(
     train: Tokens,
     length: int,
     seconds: float | None = None,
+    *,
+    frozen_logits: Logits | None = None,
 ) -> Learner:
     """The learner of a kind of model, which has read the training text; `length` tokens follow."""
     if isinstance(model, Mixing) and model.mixer_is_off:
@@ -161,7 +207,7 @@ def learner_of(
         network = learner_of(model.network, config, train, length, seconds)
         if not isinstance(network, NetworkLearner):
             raise TypeError(f"a mixer beside a {type(model.network).__name__}")
-        return MixingLearner(network, model.mixer)
+        return MixingLearner(network, model.mixer, frozen_logits)
     counts = model.counts if isinstance(model, GPTWithCounts) else model
     if not isinstance(counts, NGramLanguageModel):
         return NetworkLearner(model, train)
@@ -220,7 +266,7 @@ class NGramLearner:
     def __init__(self, counts: GrowingCounts) -> None:
         self.counts = counts
         self.recent = counts.text[0]
-        self.may_rest = False
+        self.may_rest, self.reads_all = False, False
 
     def nats(self, tokens: Tokens) -> Floats:
         """The loss of each of the next tokens."""
@@ -235,6 +281,10 @@ class NGramLearner:
         longest = self.counts.ngrams.order - 1
         self.recent = np.concatenate([self.recent[-longest:], tokens])
 
+    def seconds_at_rest(self, seconds: float) -> float:
+        """There is no network to rest."""
+        return seconds
+
     def rest(self) -> None:
         """There is no network."""
 
@@ -247,7 +297,7 @@ class NetworkLearner:
         self.parameters = [each.requires_grad_() for each in self.model.parameters()]
         self.squares = [torch.zeros_like(each) for each in self.parameters]
         self.steps = 0
-        self.may_rest, self.rests = False, False
+        self.may_rest, self.reads_all, self.rests = False, False, False
         self.recent = train[-self.context_size :]
 
     @property
@@ -280,6 +330,10 @@ class NetworkLearner:
     def skip(self, tokens: Tokens) -> None:
         """Read the next tokens without a measurement."""
         self.recent = np.concatenate([self.recent, tokens])[-self.context_size :]
+
+    def seconds_at_rest(self, seconds: float) -> float:
+        """Half of the time at most: reading is the lesser part of a step."""
+        return READING_SHARE * seconds
 
     def rest(self) -> None:
         """Take no more steps."""
@@ -366,18 +420,37 @@ class MixtureLearner(NetworkLearner):
 
 
 class MixingLearner:
-    """A network that learns on, and a mixer that reads its probabilities and learns on too."""
+    """A network that learns on, and a mixer that reads its probabilities and learns on too.
 
-    def __init__(self, network: NetworkLearner, mixer: Mixer) -> None:
+    Once the network rests, the mixer reads what it said when it was frozen, if that is kept.
+    """
+
+    def __init__(
+        self, network: NetworkLearner, mixer: Mixer, frozen_logits: Logits | None = None
+    ) -> None:
         self.network = network
         self.reader = mixer.learner()
+        self.frozen_logits = frozen_logits
+        self.reads_all = frozen_logits is not None
+        self.place, self.quickest = 0, math.inf
 
     def nats(self, tokens: Tokens) -> Floats:
         """The loss of each of the next tokens, which are learned then."""
-        return self.reader.read(tokens, self.network.read(tokens).cpu().numpy())
+        start, self.place = self.place, self.place + len(tokens)
+        if self.frozen_logits is None or not self.network.rests:
+            logits_TV = self.network.read(tokens).cpu().numpy()
+            began = time.monotonic()
+            found = self.reader.read(tokens, logits_TV)
+            self.quickest = min(self.quickest, time.monotonic() - began)
+            return found
+        first = self.reader.read(tokens[:1]) if start == 0 else np.empty(0)
+        rest, before = tokens[len(first) :], start + len(first) - 1
+        logits_TV = self.frozen_logits[before : before + len(rest)]
+        return np.concatenate([first, self.reader.read(rest, logits_TV)])
 
     def skip(self, tokens: Tokens) -> None:
         """Read the next tokens without a measurement."""
+        self.place += len(tokens)
         self.network.skip(tokens)
         self.reader.read(tokens)
 
@@ -385,6 +458,10 @@ class MixingLearner:
     def may_rest(self) -> bool:
         """The mixer learns without the network's steps."""
         return not self.network.rests
+
+    def seconds_at_rest(self, seconds: float) -> float:
+        """With frozen logits only the mixer reads."""
+        return self.quickest if self.reads_all else self.network.seconds_at_rest(seconds)
 
     def rest(self) -> None:
         """Let the network take no more steps."""

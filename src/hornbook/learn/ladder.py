@@ -228,7 +228,7 @@ def climb(plan: Plan) -> Generator[Progress, None, None]:
     Raises: as `hornbook.training` does.
     """
     baselines: Baselines | None = None
-    compressed = None
+    textual: report.Textual | None = None
     for each in plan.climbs:
         folder = each.folder
         if folder.config.is_file() and not is_of(folder, each.config, plan.corpus):
@@ -246,8 +246,10 @@ def climb(plan: Plan) -> Generator[Progress, None, None]:
             for metrics in training.steps(under_way):
                 yield Progress(each, metrics, under_way.state.steps)
             result = conclude(under_way, baselines)
-            card = report.write(report.examine(result, compressed))
-            baselines, compressed = result.baselines, card.compressed
+            fraction = each.config.data.validation_fraction
+            textual = textual or report.Textual.of(result.corpus, fraction)
+            report.write(report.examine(result, textual))
+            baselines = result.baselines
 
 
 def is_of(folder: RunFolder, config: Config, corpus: Corpus) -> bool:

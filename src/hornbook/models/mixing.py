@@ -16,13 +16,12 @@ from torch import Tensor
 
 from hornbook.language import msg
 from hornbook.models.language_model import LanguageModel
-from hornbook.models.mixer import Mixer, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hornbook.models.mixer import Floats, Ids
-    from hornbook.text.tokenizer import Tokenizer
+    from hornbook.models.first_pass import FirstPass
+    from hornbook.models.mixer import Floats, Ids, Mixer, Reader
 
 Array = TypeVar("Array", bound=NDArray[np.floating[Any]])
 
@@ -47,22 +46,17 @@ class Mixing(LanguageModel):
         self._readers: list[Reader] = []
 
     @classmethod
-    def learn(
-        cls, network: LanguageModel, tokenizer: Tokenizer, tokens: Ids, held_out: int
-    ) -> Self:
-        """Learn a mixer of a text in one pass, and on its last tokens to trust the network.
+    def learn(cls, network: LanguageModel, first: FirstPass) -> Self:
+        """The mixer of a text that was read but for its end, where it learns to trust the network.
 
-        The network must not have been trained on the last `held_out` tokens: it would be trusted
-        too far.
+        The network must not have been trained on that end: it would be trusted too far.
         Raises: NativeUnavailableError without a C compiler; DataError for too many tokens.
         """
-        mixer = Mixer.begin(tokenizer, tokens)
-        reader, begin = mixer.learner(), len(tokens) - held_out
-        reader.read(tokens[:begin])
+        mixer, reader = first.finish()
         mixer.join_network()
-        for piece, logits_TV in network_logits(network, tokens, begin):
+        for piece, logits_TV in network_logits(network, first.tokens, first.begin):
             reader.read(piece, logits_TV)
-        return cls(network, replace(mixer, text=np.array(tokens, np.int32)))
+        return cls(network, replace(mixer, text=np.array(first.tokens, np.int32)))
 
     @property
     def summary(self) -> str:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from hornbook.config import Config
 from hornbook.eval.dynamic import COUNTED_IN_ALL, FEWEST_BETWEEN, RECOUNTING_SECONDS_A_TOKEN
 from hornbook.eval.loss import MOST_EVALUATED
-from hornbook.plan.memory import Countable, available_bytes
+from hornbook.models.first_pass import most_read, seconds_a_token
+from hornbook.plan.memory import Countable, available_bytes, largest
 
 # The least time that is left to training.
 SHORTEST_SECONDS = 2.0
@@ -21,14 +22,21 @@ DYNAMIC_READ = 3.0
 CONCLUDING_SECONDS = 3.9
 COUNTING_SECONDS_A_TOKEN = 1.6e-6
 JOINT_COUNTING_SECONDS_A_TOKEN, BASELINES_SECONDS_A_TOKEN = 3.2e-6, 0.4e-6
-# A mixer of letters takes 1.9 times as long as an earlier one took beside it, which learned tiny
-# Shakespeare at 6.3e-6 s a token; a vocabulary of 1,366 syllables took that one 1.4 times as long.
-MIXING_SECONDS_A_TOKEN, MIXING_SECONDS_A_TOKEN_AND_ENTRY = 12e-6, 2e-9
+# A sample and two checkpoints of a small network.
+SAVING_SECONDS = 0.05
 # The page, most of it to prune n-grams and to say how often each stood (a million characters).
 PAGE_SECONDS, PAGE_SECONDS_A_TOKEN = 0.4, 1.0e-6
-# Counting may take this share of the time, and so much memory or half of what is there: a text of
-# 100 MB is then learned within 4 GB.
-COUNTING_SHARE, COUNTING_BYTES, FEWEST_COUNTED = 0.4, 2_000_000_000, 10_000
+# Of the report card, what it shows of the text alone: compressors, copies. A run of up to so many
+# minutes with a mixer measures fewer compressors and contexts (docs/experiments.md).
+TEXTUAL_SECONDS, BRIEF_TEXTUAL_SECONDS, BRIEF_MINUTES = 2.0, 0.8, 0.25
+CONTEXT_SECONDS = 0.8
+# Importing torch, beside which a mixer begins to read.
+IMPORTING_SECONDS = 1.5
+# The most of the time that reading the text may take; a mixer learns more of it than a network.
+COUNTING_SHARE, MIXING_SHARE = 0.4, 0.6
+# Counting may take so much memory, or half of what is there: a text of 100 MB is then learned
+# within 4 GB.
+COUNTING_BYTES, FEWEST_COUNTED = 2_000_000_000, 10_000
 
 
 @dataclass(frozen=True)
@@ -64,17 +72,57 @@ def joining_of(compile_: str) -> Joining:
     return JOINING_BY_C if compile_ == "c" else JOINING_BY_TORCH
 
 
+def first_pass_seconds(config: Config, text: Text) -> float:
+    """How long the mixer reads the training text but for its end, on a core of its own."""
+    held_out = config.model.held_out(text.train_tokens)
+    tokens = max(0, counted_tokens(config, text) - held_out) if held_out else 0
+    return tokens * seconds_a_token(text.vocab_size)
+
+
 def mixing_seconds(config: Config, text: Text) -> float:
-    """How long the mixer learns after the last step, and reads the validation text."""
-    if not config.model.held_out(text.train_tokens):
+    """How long the mixer reads the end of the training text, beside a network, and validation."""
+    held_out = config.model.held_out(text.train_tokens)
+    if not held_out:
         return 0.0
-    read = counted_tokens(config, text) + min(text.validation_tokens, MOST_EVALUATED)
-    return read * mixing_seconds_a_token(text.vocab_size)
+    read = min(held_out, counted_tokens(config, text)) + min(text.validation_tokens, MOST_EVALUATED)
+    return read * seconds_a_token(text.vocab_size)
 
 
-def mixing_seconds_a_token(vocab_size: int) -> float:
-    """How long a mixer takes to read a token: every node's network probability is a sum."""
-    return MIXING_SECONDS_A_TOKEN + vocab_size * MIXING_SECONDS_A_TOKEN_AND_ENTRY
+def brief(config: Config, text: Text) -> bool:
+    """Whether a run is so short that its card leaves out what takes long."""
+    short = 0 < config.train.minutes <= BRIEF_MINUTES
+    return short and config.model.held_out(text.train_tokens) > 0
+
+
+def cut(config: Config, text: Text) -> bool:
+    """Whether a mixer reads a part of the text only; then it reads beside all else, steps too."""
+    partly = counted_tokens(config, text) < text.train_tokens
+    return partly and config.model.held_out(text.train_tokens) > 0
+
+
+def textual_seconds(config: Config, text: Text) -> float:
+    """How long what follows from the text alone takes; beside a mixer on another core."""
+    # N-grams beside a mixer have not counted all of the text, and the baselines count it anew.
+    counted = config.model.with_counts and not config.model.held_out(text.train_tokens)
+    a_token = BASELINES_SECONDS_A_TOKEN if counted else COUNTING_SECONDS_A_TOKEN
+    fixed = BRIEF_TEXTUAL_SECONDS if brief(config, text) else TEXTUAL_SECONDS
+    return fixed + a_token * counted_tokens(config, text)
+
+
+def reading_left(config: Config, text: Text) -> float:
+    """What of the first pass finds no other work beside it, which would leave it a core."""
+    seconds, beside = first_pass_seconds(config, text), counting_seconds(config, text)
+    if cut(config, text):  # with what follows from the text after it
+        seconds, beside = seconds + textual_seconds(config, text), beside + SHORTEST_SECONDS
+    else:
+        beside += textual_seconds(config, text)
+    return max(0.0, seconds - beside - IMPORTING_SECONDS)
+
+
+def around_seconds(config: Config, text: Text) -> float:
+    """What the plan of a network leaves to all that comes before and after its steps."""
+    before = counting_seconds(config, text) + reading_left(config, text)
+    return before + concluding_seconds(config, text)
 
 
 def counted_tokens(config: Config, text: Text) -> int:
@@ -91,21 +139,36 @@ def counting_seconds(config: Config, text: Text) -> float:
 def concluding_seconds(config: Config, text: Text, token_seconds: float = 0.0) -> float:
     """How long the exact loss, the baselines and the report take after the last step.
 
-    `token_seconds` is what a token takes in training.
+    `token_seconds` is what a token takes in training. Of the mixer's first pass it has what is read
+    beside them.
     """
-    model, joining = config.model, joining_of(config.train.compile)
-    reading = joining.network_read * token_seconds
-    if model.with_counts:
-        reading += joining.read + text.vocab_size * joining.read_and_entry
-    # N-grams beside a mixer have not counted all of the text, and the baselines count it anew.
-    counted = model.with_counts and not model.held_out(text.train_tokens)
-    a_token = BASELINES_SECONDS_A_TOKEN if counted else COUNTING_SECONDS_A_TOKEN
+    model, reading = config.model, reading_seconds(config, text, token_seconds)
     evaluated = min(text.validation_tokens, MOST_EVALUATED) * reading
-    if model.reads_counts:
-        a_token += PAGE_SECONDS_A_TOKEN
-    fixed = CONCLUDING_SECONDS + PAGE_SECONDS + dynamic_seconds(config, text, token_seconds)
-    counting = counted_tokens(config, text) * a_token
-    return fixed + counting + evaluated + mixing_seconds(config, text)
+    fixed = CONCLUDING_SECONDS - TEXTUAL_SECONDS + dynamic_seconds(config, text, token_seconds)
+    if not cut(config, text):
+        fixed += textual_seconds(config, text)
+    if brief(config, text):
+        fixed -= CONTEXT_SECONDS
+    if not model.held_out(text.train_tokens):  # else it is written beside the dynamic evaluation
+        fixed += PAGE_SECONDS
+        if model.reads_counts:
+            fixed += PAGE_SECONDS_A_TOKEN * counted_tokens(config, text)
+    return fixed + evaluated + mixing_seconds(config, text)
+
+
+def reading_seconds(config: Config, text: Text, token_seconds: float) -> float:
+    """What a token of an evaluation takes, without a mixer."""
+    joining = joining_of(config.train.compile)
+    seconds = joining.network_read * token_seconds
+    if config.model.with_counts:
+        seconds += joining.read + text.vocab_size * joining.read_and_entry
+    return seconds
+
+
+def evaluation_seconds(config: Config, text: Text, token_seconds: float) -> float:
+    """How long one of the evaluations between steps takes, with its sample and checkpoint."""
+    positions = min(config.train.eval_positions, text.validation_tokens)
+    return SAVING_SECONDS + positions * reading_seconds(config, text, token_seconds)
 
 
 def dynamic_seconds(config: Config, text: Text, token_seconds: float = 0.0) -> float:
@@ -117,10 +180,14 @@ def dynamic_seconds(config: Config, text: Text, token_seconds: float = 0.0) -> f
         counted = counted_tokens(config, text)
         times = min(COUNTED_IN_ALL // counted, text.validation_tokens // FEWEST_BETWEEN)
         counting = times * counted * RECOUNTING_SECONDS_A_TOKEN
+    most, read = (
+        DYNAMIC_SHARE * 60 * config.train.minutes,
+        min(text.validation_tokens, MOST_EVALUATED),
+    )
     if model.held_out(text.train_tokens):
-        reading += mixing_seconds_a_token(text.vocab_size)
-    seconds = counting + min(text.validation_tokens, MOST_EVALUATED) * reading
-    most = DYNAMIC_SHARE * 60 * config.train.minutes
+        reading += seconds_a_token(text.vocab_size)
+        most = most and max(most, read * seconds_a_token(text.vocab_size))  # a mixer reads all
+    seconds = counting + read * reading
     return min(seconds, most) if most else seconds
 
 
@@ -145,16 +212,22 @@ def count_within(config: Config, text: Text, seconds: float) -> Config:
 
 def most_counted(config: Config, text: Text, seconds: float) -> int:
     """How many tokens time and memory allow to count; most of the time is left to the network."""
-    counted = most = counted_tokens(config, text)
-    rest = concluding_seconds(config.override(counted_tokens=1), text)
-    free = min(COUNTING_SHARE * seconds, seconds * (1 - TIMING_SHARE) - rest - SHORTEST_SECONDS)
-    needed = concluding_seconds(config, text) - rest + counting_seconds(config, text)
-    if needed > free:
-        counted = int(most * free / needed)
+    most = counted_tokens(config, text)
+    if config.train.minutes and config.model.held_out(text.train_tokens):
+        read = min(text.validation_tokens, MOST_EVALUATED)
+        most = min(most, most_read(config.train.minutes, read, text.vocab_size))
     if text.countable:
         peak, _ = text.countable.bytes(config.model)
-        counted = min(counted, int(text.countable.tokens * counting_bytes() / peak))
-    return counted
+        most = min(most, int(text.countable.tokens * counting_bytes() / peak))
+    rest = around_seconds(config.override(counted_tokens=1), text)
+    share = MIXING_SHARE if config.model.held_out(text.train_tokens) else COUNTING_SHARE
+    free = min(share * seconds, seconds * (1 - TIMING_SHARE) - rest - SHORTEST_SECONDS)
+
+    def fits(counted: int) -> bool:
+        counting = config.override(counted_tokens=counted)
+        return around_seconds(counting, text) - rest <= free
+
+    return most if most and fits(most) else largest(most, FEWEST_COUNTED, fits)
 
 
 def counting_bytes() -> int:

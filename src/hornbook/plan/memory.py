@@ -12,6 +12,7 @@ import numpy as np
 from hornbook import cores
 from hornbook.config import Config, ModelConfig
 from hornbook.errors import ConfigError
+from hornbook.eval.dynamic import MOST_KEPT
 from hornbook.eval.loss import EVAL_BATCH_LOGITS, EVAL_BATCH_TOKENS
 from hornbook.kernels.runtime import LARGE_PARAMETERS
 from hornbook.language import msg
@@ -34,6 +35,8 @@ FOREIGN_BYTES = 300_000_000
 
 # Counting sorts the positions of a text, and holds the n-grams it has found twice over.
 BYTES_A_TOKEN, BYTES_A_GRAM, BYTES_A_KEPT_GRAM = 24, 60, 20
+# PPMd and brotli, which measure the text while a mixer reads its end.
+COMPRESSING_BYTES = 2 * 134_000_000
 # A sample of so many tokens tells how many n-grams the whole has, in 0.05 s.
 SAMPLED, STRETCHES = 200_000, 10
 
@@ -211,13 +214,15 @@ def peak_bytes(
         evaluating -= 4 * trained
     evaluating += 4 * logits * (9 if model.reads_counts else 3) * vocab_size
     counting, counts = countable.bytes(model) if countable and model.reads_counts else (0, 0)
-    mixing = 0
+    mixing = tables = 0
     if countable and model.with_mixer:
-        # Its tables, and their bytes twice over on the way to the disk.
-        mixing = whole + 3 * table_bytes(min(countable.tokens, model.counted_tokens))
+        # From counting on; and what is beside its end, or their bytes on the way to the disk.
+        tables = table_bytes(min(countable.tokens, model.counted_tokens))
+        mixing = whole + max(2 * tables, COMPRESSING_BYTES)
+        evaluating += 4 * MOST_KEPT
     peak = max(starting, step, moving, saving, evaluating, mixing)
     # One process counts, and all map its tables.
-    return sharing.here * fixed + int(max(counting, counts + sharing.here * peak))
+    return sharing.here * fixed + tables + int(max(counting, counts + sharing.here * peak))
 
 
 def table_bytes(n_tokens: int) -> int:

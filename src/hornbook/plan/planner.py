@@ -37,6 +37,8 @@ SHAPE_FIELDS = ("n_layer", "n_head", "n_embd")
 MOST_PARAMETERS_A_TOKEN = 10
 # An evaluation, with a sample and a checkpoint, takes 0.1 to 0.4 s of the smallest shapes.
 SECONDS_AN_EVALUATION = 6
+# Of a slow machine's time; a plan may be wrong there.
+MOST_EVALUATING = 0.1
 MOST_STEPS = 10**9
 
 
@@ -50,6 +52,7 @@ class Plan:
     concluding_seconds: float = 0.0
     reasons: tuple[Choice, ...] = ()
     split: Split | None = None
+    textual_seconds: float = 0.0  # of the concluding ones, those beside a mixer's first pass
 
     def as_dict(self) -> dict[str, object]:
         """The plan as `train --dry-run --json` prints it."""
@@ -75,8 +78,7 @@ def plan(
         config = config.override(compile="c")
     if not request.requested("counted_tokens"):
         config = costs.count_within(config, text, seconds / busy)
-    concluding = concluding_seconds(config, text)
-    beside = concluding + costs.counting_seconds(config, text)
+    beside = costs.around_seconds(config, text)
     left = seconds - beside
     if left < costs.SHORTEST_SECONDS:
         needed = seconds - left + costs.SHORTEST_SECONDS
@@ -184,6 +186,9 @@ class Search:
         evaluations = min(10, max(1, int(seconds / SECONDS_AN_EVALUATION)))
         concluding = concluding_seconds(config, self.text, step.token_seconds)
         evaluating = concluding - concluding_seconds(config, self.text)
+        evaluation = costs.evaluation_seconds(config, self.text, step.token_seconds)
+        left = max(0.0, seconds - evaluating)
+        evaluating += min(evaluations * evaluation, MOST_EVALUATING * left)
         for how in [how for how in self.ways() if (how == "c") == (way == "c")]:
             compiled = how == "on"
             training_seconds = seconds - evaluating - (COMPILE_SECONDS if compiled else 0.0)
@@ -210,7 +215,8 @@ class Search:
                 loss = law.predicted_loss(
                     size, tokens, steps, self.text.train_tokens, with_counts=joint
                 )
-                yield Plan(chosen, size, loss, concluding)
+                textual = costs.textual_seconds(config, self.text)
+                yield Plan(chosen, size, loss, concluding, textual_seconds=textual)
 
     def chosen(self, config: Config, **values: object) -> Config:
         """The settings with these values, but for those that were requested."""

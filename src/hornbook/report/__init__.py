@@ -9,9 +9,21 @@ from hornbook.report.card import Card, examine
 from hornbook.report.comparison import COLUMNS, Row, cells, compare, comparison_html, remark
 from hornbook.report.markdown import comparison_markdown, markdown
 from hornbook.report.page import html
+from hornbook.report.textual import Textual, ahead
 from hornbook.storage.disk import write_atomically
 
-__all__ = ["COLUMNS", "Card", "cells", "compare", "examine", "remark", "write", "write_comparison"]
+__all__ = [
+    "COLUMNS",
+    "Card",
+    "Textual",
+    "ahead",
+    "cells",
+    "compare",
+    "examine",
+    "remark",
+    "write",
+    "write_comparison",
+]
 
 
 def write(card: Card, language: Language | None = None) -> Card:

@@ -12,23 +12,19 @@ from hornbook.language import msg
 from hornbook.ngram.suffix_array import SuffixArray
 from hornbook.report import characters
 from hornbook.report.characters import CharacterLosses, Kind, Passage
-from hornbook.report.compression import VALIDATION_BYTES, Compressed, compress_all
+from hornbook.report.compression import Compressed
 from hornbook.report.confidence import Interval, interval
 from hornbook.report.context import ContextLoss, loss_by_context
 from hornbook.report.origin import Origin, trace
+from hornbook.report.textual import Textual
 from hornbook.runs.result import Result
-from hornbook.text.dataset import Reader
 
 OTHER_TEMPERATURES = (0.5, 1.0)
 OTHER_SAMPLE_TOKENS = 300
 COPY_LENGTHS = (20, 50, 100)
-# The reference for copying: this much real validation text, matched like a sample.
-REFERENCE_CHARACTERS = 20_000
 # The longest context measured, in blocks, and how many positions: 111,539 tokens have only 27
 # pieces of 4,096, too few to distinguish a gain from noise.
-CONTEXT_BLOCKS, CONTEXT_POSITIONS = 4, 65_536
-# How much of the training text's end is searched for copies: 0.1 s per million characters.
-INDEXED_CHARACTERS = 20_000_000
+CONTEXT_BLOCKS, CONTEXT_POSITIONS, BRIEF_POSITIONS = 4, 65_536, 16_384
 
 
 @dataclass(frozen=True)
@@ -109,10 +105,10 @@ class Card:
         }
 
 
-def examine(result: Result, compressed: list[Compressed] | None = None) -> Card:
+def examine(result: Result, textual: Textual | None = None) -> Card:
     """Measure everything on the report card of a run.
 
-    `compressed` are the compressors' results for the same text, if they are known already.
+    `textual` is of the same text and split, if it is known already.
     """
     trained, dataset = result.trained, result.dataset
     tokenizer, tokens = trained.tokenizer, result.measured[1:]
@@ -121,15 +117,8 @@ def examine(result: Result, compressed: list[Compressed] | None = None) -> Card:
         characters.losses_by_character(tokenizer, tokens, nats)
         for nats in (result.nats, result.baselines.ngram_nats)
     )
-    # The text may be larger than memory: only the parts needed are read.
-    text, cut = Reader(result.corpus), origin.training_characters
-    train_text = "".join(text.between(max(0, cut - INDEXED_CHARACTERS), cut))
-    stop = min(result.corpus.characters, cut + VALIDATION_BYTES)
-    validation_text = "".join(text.between(cut, stop))
-    index = SuffixArray.build(train_text)
-    real = index.match_lengths(validation_text[:REFERENCE_CHARACTERS]).tolist()
-    if compressed is None:
-        compressed = compress_all(train_text, validation_text)
+    textual = textual or Textual.of(result.corpus, trained.config.data.validation_fraction)
+    validation_text, index = textual.validation_text, textual.index
     # The first token is given, not predicted.
     given = validation_text[: origin.validation_characters - len(losses.text)]
     if len(result.measured) == len(dataset.validation):
@@ -140,30 +129,32 @@ def examine(result: Result, compressed: list[Compressed] | None = None) -> Card:
         result=result,
         confidence=interval(losses.nats),
         ahead_of_counts=interval(counted.nats - losses.nats),
-        predictors=sorted(predictors(result, compressed), key=lambda each: each.nats_per_char),
-        compressed=compressed,
+        predictors=sorted(
+            predictors(result, textual.compressed), key=lambda each: each.nats_per_char
+        ),
+        compressed=textual.compressed,
         points=curve(rows),
         training_losses=[(row["step"], row["train_loss"]) for row in rows],
         # N-grams have the same context at every position, and answers stand anywhere.
         context=None
         if result.kind == "counts" or dataset.answers is not None
-        else measure_context(result),
+        else measure_context(result, BRIEF_POSITIONS if textual.brief else CONTEXT_POSITIONS),
         kinds=characters.kinds(losses, counted),
         passages=characters.passages(losses),
         ordinary=characters.ordinary_passage(losses),
         samples=sorted(generate_samples(result, index), key=lambda sample: sample.temperature),
-        copied_in_real_text=shares_copied(real),
+        copied_in_real_text=shares_copied(textual.match_lengths),
         origin=origin,
         losses=losses,
     )
 
 
-def measure_context(result: Result) -> ContextLoss:
+def measure_context(result: Result, most: int) -> ContextLoss:
     """Loss by context length, in pieces short enough for many of them to be averaged."""
     model, nats = result.trained.config.model, result.nats
     size = min(model.context_size, CONTEXT_BLOCKS * model.block_size)
     if size < model.context_size:
-        network, most = result.trained.model, CONTEXT_POSITIONS
+        network = result.trained.model
         nats = token_losses(network, result.measured, block_size=size, max_positions=most)
     return loss_by_context(nats, size, result.tokens_per_char)
 

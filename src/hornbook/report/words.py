@@ -5,9 +5,10 @@ from typing import Any
 
 from hornbook.eval.diagnosis import predictor
 from hornbook.language import by_english, joined, msg, tr, translated
-from hornbook.report.card import INDEXED_CHARACTERS, Card, shares_copied
+from hornbook.report.card import Card, shares_copied
 from hornbook.report.characters import Passage
 from hornbook.report.context import ContextLoss
+from hornbook.report.textual import INDEXED_CHARACTERS
 
 # Predictors and their kinds have other names in the JSON, which programs rely on.
 SHOWN = {

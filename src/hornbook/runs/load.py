@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from hornbook.config import Config, ModelConfig
     from hornbook.eval.baselines import Floats
+    from hornbook.eval.dynamic import Logits
     from hornbook.eval.loss import Evaluation
     from hornbook.models.language_model import LanguageModel
     from hornbook.models.mixer import Mixer
@@ -106,6 +107,7 @@ class TrainedModel:
         tokens: Tokens,
         *,
         frozen: Floats | None = None,
+        frozen_logits: Logits | None = None,
         answers: Mask | None = None,
         max_positions: int | None = None,
         seconds: float | None = None,
@@ -113,8 +115,8 @@ class TrainedModel:
         """The loss on tokens that follow the training text, of a copy that learns as it reads.
 
         Of more than `max_positions`, or than fit into `seconds`, it is an estimate, a better one
-        with the `frozen` model's loss at each token but the first; see `eval.dynamic`. The loss is
-        that of the `answers`.
+        with the `frozen` model's loss at each token but the first; `frozen_logits` are what a
+        resting network says. See `eval.dynamic`. The loss is that of the `answers`.
         Raises: DataError for an empty text.
         """
         from hornbook.eval.dynamic import MOST_EVALUATED, copied, evaluate_dynamically
@@ -128,7 +130,7 @@ class TrainedModel:
             learner.recompute = self.config.train.recompute
         return evaluate_dynamically(
             learner, self.config.model, self.tokenizer, train, tokens,
-            frozen=frozen, answers=answers,
+            frozen=frozen, frozen_logits=frozen_logits, answers=answers,
             max_positions=min(max_positions or MOST_EVALUATED, MOST_EVALUATED),
             seconds=seconds,
         )  # fmt: skip

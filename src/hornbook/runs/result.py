@@ -13,6 +13,7 @@ from hornbook.config import Family
 from hornbook.errors import CheckpointError
 from hornbook.eval.baselines import Baselines, Floats, count_baselines, spread
 from hornbook.eval.diagnosis import Diagnosis, curve, diagnose
+from hornbook.eval.dynamic import keeping_logits
 from hornbook.eval.loss import MOST_EVALUATED, Evaluation, losses, per_char, summarise
 from hornbook.eval.split import Split, measure_split
 from hornbook.eval.tokenization import Trial
@@ -241,9 +242,12 @@ def measure(
     """
     size = trained.config.model.context_size
     ranks.tell("measure")
-    tokens, nats = exact_losses(trained, dataset, ranks)
+    with keeping_logits(trained.model, dataset.validation) as logits:
+        tokens, nats = exact_losses(trained, dataset, ranks)
     ranks.tell("end", status=0)
     frozen = nats if tokens is dataset.validation else None
+    if frozen is None or ranks.world > 1:  # which have computed a part each
+        logits = None
     if dataset.answers is not None:
         scored = dataset.scored(nats)
         nats, tokens = scored, dataset.measured[: len(scored) + 1]
@@ -268,6 +272,7 @@ def measure(
             dataset.validation,
             answers=dataset.validation_answers,
             frozen=frozen,
+            frozen_logits=logits,
             max_positions=most,
             seconds=dynamic_seconds,
         ),

@@ -11,7 +11,7 @@ from hornbook.eval.loss import estimate
 from hornbook.infer.sample import Sample, generate_sample
 from hornbook.kernels.runtime import give_back_freed_memory
 from hornbook.storage.disk import DISK, Disk
-from hornbook.training.mixing import learn_mixer
+from hornbook.training.mixing import learn_mixer, make_room, stop_reading
 from hornbook.training.resumption import resume
 from hornbook.training.state import StepMetrics, record, save_if_best, save_last
 from hornbook.training.step import train_step
@@ -48,6 +48,7 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
         # A resumed run's state is saved already, and at step 0 there is nothing to save.
         saved = state.step
         try:
+            make_room(trainer)
             while state.unfinished or not ended(trainer):
                 metrics = state.unfinished or next_step(trainer)
                 if keep_pace(trainer, metrics):
@@ -84,6 +85,8 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
             if state.step != saved and trainer.ranks.world == 1:
                 save_last(trainer)
             raise
+        finally:
+            stop_reading(trainer)
 
 
 def next_step(trainer: Trainer) -> StepMetrics:

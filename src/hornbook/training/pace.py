@@ -28,9 +28,10 @@ class Pace:
 
     It is computed anew at steps 4, 8, 16 and so on, after each evaluation, and at each of the last
     steps: the learning rate then follows the new total from its present value. What follows
-    training takes `concluding_seconds` on an idle machine, and on a busy one as much longer as this
-    thread waits for a core (`waited`, in seconds). `slowdown` is that of the time before. `ends`
-    has the steps at which the run ended before it was extended.
+    training takes `concluding_seconds` on an idle machine, beside the `rest` of what runs in other
+    threads, and on a busy one as much longer as this thread waits for a core (`waited`, in
+    seconds). `slowdown` is that of the time before. `ends` has the steps at which the run ended
+    before it was extended.
     """
 
     ends: frozenset[int] = frozenset()
@@ -41,6 +42,7 @@ class Pace:
         clock: Callable[[], float] = time.monotonic,
         *,
         concluding_seconds: float = 0.0,
+        rest: Callable[[], float] = lambda: 0.0,
         waited: Callable[[], float] = lambda: thread_seconds()[1],
         slowdown: float = 1.0,
     ) -> None:
@@ -48,9 +50,9 @@ class Pace:
         self.clock = clock
         self.waited = waited
         self.before = slowdown
-        self.concluding_seconds = concluding_seconds
+        self.concluding_seconds, self.rest = concluding_seconds, rest
         self.began, self.waited_before = clock(), waited()
-        self.planned_seconds = deadline - concluding_seconds - self.began
+        self.planned_seconds = deadline - concluding_seconds - rest() - self.began
         self.taken = 0
         self.recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self.evaluation_seconds = 0.0
@@ -75,7 +77,8 @@ class Pace:
 
     def left(self) -> float:
         """The seconds until training must end."""
-        return self.deadline - self.clock() - self.concluding_seconds * self.slowdown()
+        concluding = self.concluding_seconds + self.rest()
+        return self.deadline - self.clock() - concluding * self.slowdown()
 
     def slowdown(self) -> float:
         """How many times longer this thread takes because others use its core; 1 on an idle one."""

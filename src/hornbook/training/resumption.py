@@ -16,6 +16,7 @@ from hornbook.storage import checkpoint
 from hornbook.storage.disk import DISK, Disk, write_atomically
 from hornbook.storage.lock import Lock
 from hornbook.text.dataset import prepare
+from hornbook.training.mixing import first_pass
 from hornbook.training.reference import lasting_reference
 from hornbook.training.start import Start
 from hornbook.training.state import restore
@@ -95,7 +96,10 @@ def resume(
     dataset = prepare(corpus, config.data, run_tokenizer(folder))
     chosen = machine.choose_again(config)
     check_memory(config, chosen, dataset)
+    learned = checkpoint.folders(folder.checkpoints, "mixer")
+    first = None if learned else first_pass(config, dataset)
     trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
+    trainer.first_pass = first
     state = trainer.state
     if config.model.pretrained is not None:
         trainer.start = Start.of(folder.environment_facts())

@@ -18,6 +18,7 @@ from hornbook.eval.split import Split, measure_split
 from hornbook.eval.tokenization import Trial
 from hornbook.kernels import runtime
 from hornbook.language import msg
+from hornbook.models.first_pass import FirstPass, seconds_a_token
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.ngram import CrossFit
 from hornbook.models.registry import build
@@ -44,6 +45,7 @@ from hornbook.text.batches import answer_places
 from hornbook.text.corpus import Corpus
 from hornbook.text.dataset import Dataset, formed, has_cr, prepare, read_text
 from hornbook.text.store import Drawing
+from hornbook.training.mixing import first_pass
 from hornbook.training.pace import Pace, Replay
 from hornbook.training.reference import lasting_settings
 from hornbook.training.start import Start, measured_start
@@ -73,6 +75,7 @@ class Trainer:
     disk: Disk
     tokens_per_step: int
     cross_fit: CrossFit | None = None
+    first_pass: FirstPass | None = None  # of the mixer, until it is learned
     context_before: int = 0
     places: NDArray[np.int64] | None = None  # where blocks may begin; anywhere unless given
     drawing: Drawing | None = None  # of a store, which blocks are read
@@ -98,6 +101,7 @@ def begin(
     out: str | Path | None = None,
     corpus: Corpus | None = None,
     source: Source | None = None,
+    reading: FirstPass | None = None,
     started: float | None = None,
     training_seconds: float | None = None,
     disk: Disk = DISK,
@@ -105,7 +109,8 @@ def begin(
     """Read the text, make the run folder, build the model: everything before the first step.
 
     `corpus` is the text that the settings name, where it has been read already, and `source` the
-    model to begin from that the setting `pretrained` names. With the setting
+    model to begin from that the setting `pretrained` names. `reading` is what a mixer may have
+    begun to read of the text. With the setting
     `minutes` the plan is for a run that ends so long after `started` (on the clock of
     time.monotonic; now, unless given), and keeps what was requested. With `training_seconds`
     only the number of steps follows the time, which excludes evaluations.
@@ -121,6 +126,8 @@ def begin(
     source = knowing(source, corpus) if source else None
     request, trial = tokenized(request, corpus)
     data = request.config.data
+    if reading:
+        reading.pause()  # steps are timed
     chosen = machine.choose(request.config)
     dataset = prepare(corpus, data, source.tokenizer if source else None)
     dataset.tokenizer.text_has_cr = has_cr(dataset)
@@ -132,7 +139,9 @@ def begin(
     lock = folder.create(disk)
     try:
         config = config.override(**lasting_settings(data, corpus, folder, disk))
+        first = first_pass(config, dataset, reading)  # beside counting, which takes one core
         trainer = assemble(config, chosen, corpus, dataset, folder, lock=lock, disk=disk)
+        trainer.first_pass = first
         trainer.split, trainer.request, trainer.started = split, request, started
         trainer.trial = trial
         if source:
@@ -177,11 +186,24 @@ def described(trainer: Trainer) -> dict[Path, bytes]:
 def follow(trainer: Trainer, plan: Plan) -> None:
     """Have a run end when its minutes do."""
     trainer.plan = plan
+    deadline = trainer.started + 60 * trainer.config.train.minutes
     trainer.pace = Pace(
-        trainer.started + 60 * trainer.config.train.minutes,
+        deadline,
         concluding_seconds=plan.concluding_seconds,
+        rest=lambda: reading_left(trainer, plan, deadline),
         slowdown=slowdown(),
     )
+
+
+def reading_left(trainer: Trainer, plan: Plan, deadline: float) -> float:
+    """The seconds that the mixer's first pass takes after training, with nothing beside it."""
+    first = trainer.first_pass
+    if first is None:
+        return 0.0
+    seconds = first.seconds_left(seconds_a_token(trainer.dataset.tokenizer.vocab_size))
+    if not first.paused:
+        seconds -= max(0.0, deadline - plan.concluding_seconds - time.monotonic())
+    return max(0.0, seconds - plan.textual_seconds)
 
 
 def training_pace(trainer: Trainer, seconds: float) -> Pace:
