@@ -26,9 +26,9 @@ def test_when_it_is_read_changes_no_bit() -> None:
     tokenizer = build_tokenizer("char", TEXT)
     tokens = tokenizer.encode_array(TEXT)
     expected = Mixer.begin(tokenizer, tokens)
-    expected.learner().read(tokens[:-300])
+    expected.learner().read(tokens[:-50])
     before = threading.active_count()
-    reading = FirstPass(tokenizer, tokens, 300)
+    reading = FirstPass(tokenizer, tokens, 50)
     assert not reading.paused
     reading.pause()
     assert reading.paused
@@ -44,18 +44,18 @@ def test_when_it_is_read_changes_no_bit() -> None:
 def test_it_knows_what_it_is_of() -> None:
     tokenizer = build_tokenizer("char", TEXT)
     tokens = tokenizer.encode_array(TEXT)
-    reading = FirstPass(tokenizer, tokens, 300)
-    assert reading.is_of(tokenizer, tokens.copy(), 300)
-    assert not reading.is_of(tokenizer, tokens, 301)
-    assert not reading.is_of(tokenizer, tokens[1:], 300)
-    assert not reading.is_of(build_tokenizer("char", TEXT + "x"), tokens, 300)
+    reading = FirstPass(tokenizer, tokens, 50)
+    assert reading.is_of(tokenizer, tokens.copy(), 50)
+    assert not reading.is_of(tokenizer, tokens, 51)
+    assert not reading.is_of(tokenizer, tokens[1:], 50)
+    assert not reading.is_of(build_tokenizer("char", TEXT + "x"), tokens, 50)
     reading.stop()
 
 
 def test_a_paused_one_waits_and_one_that_nobody_has_ends() -> None:
     tokenizer = build_tokenizer("char", TEXT * 20)
     tokens = tokenizer.encode_array(TEXT * 20)
-    reading = FirstPass(tokenizer, tokens, 300)
+    reading = FirstPass(tokenizer, tokens, 50)
     reading.pause()
     time.sleep(0.05)
     left = reading.seconds_left(1.0)
@@ -66,7 +66,7 @@ def test_a_paused_one_waits_and_one_that_nobody_has_ends() -> None:
     del reading
     gc.collect()
     assert threading.active_count() == before - 1
-    stopped = FirstPass(tokenizer, tokens, 300)
+    stopped = FirstPass(tokenizer, tokens, 50)
     stopped.pause()
     stopped.stop()
     with pytest.raises(CancelledError):
@@ -76,6 +76,6 @@ def test_a_paused_one_waits_and_one_that_nobody_has_ends() -> None:
 def test_what_goes_wrong_is_raised_where_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hornbook.models.mixer.MOST_TOKENS", 1000)
     tokenizer = build_tokenizer("char", TEXT)
-    reading = FirstPass(tokenizer, tokenizer.encode_array(TEXT), 300)
+    reading = FirstPass(tokenizer, tokenizer.encode_array(TEXT), 50)
     with pytest.raises(DataError, match="a mixer learns 1,000 at most"):
         reading.finish()

@@ -33,7 +33,7 @@ Factor = Annotated[float, Meta(gt=0, le=1e6)]
 # The least context length of a model that reads past its block (see `ModelConfig.context_size`).
 READ_AT_ONCE = 4096
 # Tokens that a mixer needs at least, and holds out from the network at most.
-FEWEST_MIXED, MOST_HELD_OUT = 10_000, 50_000
+FEWEST_MIXED, MOST_HELD_OUT, HELD_OUT_PART = 10_000, 50_000, 28
 
 NOT_SETTINGS = {
     "HORNBOOK_API_KEY",
@@ -237,7 +237,7 @@ class ModelConfig(Section):
         """
         if not self.with_mixer or n_tokens < FEWEST_MIXED:
             return 0
-        return min(MOST_HELD_OUT, n_tokens // 28)
+        return min(MOST_HELD_OUT, n_tokens // HELD_OUT_PART)
 
     def parameter_count(self, vocab_size: int) -> int:
         """The parameters of the network, without building it; n-grams beside it have none."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from hornbook.config.settings import HELD_OUT_PART
 from hornbook.cores import beside
 from hornbook.models.mixer import Mixer, Reader
 
@@ -43,6 +44,14 @@ def most_read(minutes: float, validation_tokens: int, vocab_size: int) -> int:
     return max(0, int(tokens) - validation_tokens)
 
 
+def beginning(n_tokens: int, held_out: int) -> int:
+    """Where the network joins a mixer that reads so many tokens, the last of its text.
+
+    Of a part of the text it is the same part as of all.
+    """
+    return n_tokens - min(held_out, n_tokens // HELD_OUT_PART)
+
+
 @dataclass
 class Progress:
     """What the thread and its owner share."""
@@ -60,8 +69,7 @@ class FirstPass:
     """
 
     def __init__(self, tokenizer: Tokenizer, tokens: Ids, held_out: int) -> None:
-        # Of few it must count some before it learns, from others, how far to trust the network.
-        self.tokens, self.begin = tokens, len(tokens) - min(held_out, len(tokens) // 2)
+        self.tokens, self.begin = tokens, beginning(len(tokens), held_out)
         self.tokenizer = tokenizer
         self._progress = Progress()
         self.go_on()
@@ -71,8 +79,10 @@ class FirstPass:
 
     def is_of(self, tokenizer: Tokenizer, tokens: Ids, held_out: int) -> bool:
         """Whether another pass over these would learn the same."""
-        begin = len(tokens) - min(held_out, len(tokens) // 2)
-        same = self.begin == begin and self.tokenizer.to_json() == tokenizer.to_json()
+        same = (
+            self.begin == beginning(len(tokens), held_out)
+            and self.tokenizer.to_json() == tokenizer.to_json()
+        )
         return same and np.array_equal(self.tokens, tokens)
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hornbook.config import Config
 from hornbook.eval.dynamic import COUNTED_IN_ALL, FEWEST_BETWEEN, RECOUNTING_SECONDS_A_TOKEN
 from hornbook.eval.loss import MOST_EVALUATED
-from hornbook.models.first_pass import most_read, seconds_a_token
+from hornbook.models.first_pass import beginning, most_read, seconds_a_token
 from hornbook.plan.memory import Countable, available_bytes, largest
 
 # The least time that is left to training.
@@ -75,7 +75,7 @@ def joining_of(compile_: str) -> Joining:
 def first_pass_seconds(config: Config, text: Text) -> float:
     """How long the mixer reads the training text but for its end, on a core of its own."""
     held_out = config.model.held_out(text.train_tokens)
-    tokens = max(0, counted_tokens(config, text) - held_out) if held_out else 0
+    tokens = beginning(counted_tokens(config, text), held_out) if held_out else 0
     return tokens * seconds_a_token(text.vocab_size)
 
 
@@ -84,7 +84,8 @@ def mixing_seconds(config: Config, text: Text) -> float:
     held_out = config.model.held_out(text.train_tokens)
     if not held_out:
         return 0.0
-    read = min(held_out, counted_tokens(config, text)) + min(text.validation_tokens, MOST_EVALUATED)
+    counted = counted_tokens(config, text)
+    read = counted - beginning(counted, held_out) + min(text.validation_tokens, MOST_EVALUATED)
     return read * seconds_a_token(text.vocab_size)
 
 

@@ -37,6 +37,8 @@ SHAPE_FIELDS = ("n_layer", "n_head", "n_embd")
 MOST_PARAMETERS_A_TOKEN = 10
 # An evaluation, with a sample and a checkpoint, takes 0.1 to 0.4 s of the smallest shapes.
 SECONDS_AN_EVALUATION = 6
+# A step with dropout takes so many times as long as the timed one without.
+DROPPING = 1.04
 # Of a slow machine's time; a plan may be wrong there.
 MOST_EVALUATING = 0.1
 MOST_STEPS = 10**9
@@ -77,7 +79,9 @@ def plan(
     if machine.compile.value == "c":
         config = config.override(compile="c")
     if not request.requested("counted_tokens"):
-        config = costs.count_within(config, text, seconds / busy)
+        # On too busy a machine as on an idle one: it ends late then, but knows its text.
+        enough = costs.most_counted(config, text, seconds / busy) >= costs.FEWEST_COUNTED
+        config = costs.count_within(config, text, seconds / (busy if enough else 1.0))
     beside = costs.around_seconds(config, text)
     left = seconds - beside
     if left < costs.SHORTEST_SECONDS:
@@ -200,6 +204,10 @@ class Search:
                 if steps < 1:
                     continue
                 tokens = steps * shaped.tokens_per_step
+                regularised = self.regularisation(size, tokens)
+                if regularised.get("dropout"):
+                    steps = max(1, int(steps / DROPPING))
+                    tokens = steps * shaped.tokens_per_step
                 chosen = self.chosen(
                     shaped,
                     steps=steps,
@@ -207,7 +215,7 @@ class Search:
                     eval_interval=max(1, steps // evaluations),
                     checkpoint_interval=max(1, steps // evaluations),
                     sample_tokens=min(config.train.sample_tokens, int(seconds)),
-                    **self.regularisation(size, tokens),
+                    **regularised,
                 )
                 if batch_size > 1 and not self.fits(machine.resolve(chosen)):
                     continue
