@@ -73,12 +73,12 @@ def said_in_english() -> Iterator[str]:
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         for function in [tree, *functions] if path not in PLAIN else []:
             assigned: dict[str, list[ast.expr]] = {}
-            calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
-            for node in ast.walk(function):
-                if isinstance(node, ast.Assign) and isinstance(function, ast.FunctionDef):
+            nodes = list(ast.walk(function))
+            for node in nodes if isinstance(function, ast.FunctionDef) else []:
+                if isinstance(node, ast.Assign):
                     for target in node.targets:
                         assigned.setdefault(called(target), []).append(node.value)
-            for call in (each for each in calls if each.args):
+            for call in (each for each in nodes if isinstance(each, ast.Call) and each.args):
                 name, given = called(call.func), call.args[0]
                 told = name in names or name == "warn" or (name in shown and has_words(given))
                 if told and is_plain(given, assigned):
