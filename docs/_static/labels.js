@@ -13,6 +13,9 @@ document.addEventListener("DOMContentLoaded", () => {
     frame.addEventListener("load", tell);
     tell(); // it may be loaded already
   }
+  // Answers are folded away by their cell already.
+  for (const answers of document.querySelectorAll("details .hornbook-answers")) answers.open = true;
+  for (const caption of document.querySelectorAll(".caption[role=heading]")) caption.ariaLevel = "2";
   if (document.documentElement.lang !== "ko") return;
   for (const element of document.querySelectorAll("[aria-label]")) {
     element.ariaLabel = KOREAN[element.ariaLabel] ?? element.ariaLabel;

@@ -181,7 +181,9 @@ def test_the_answers_of_a_lesson_are_revealed_only_if_they_are_right() -> None:
     def window(tokens: list[int], at: int, size: int) -> tuple[list[int], list[int]]:
         return tokens[at : at + size], tokens[at + 1 : at + size + 1]
 
-    assert reveal({"text-2": 6, "batch-4": window}) == {"text-2": 6}
+    revealed = reveal({"text-2": 6, "batch-4": window})
+    assert revealed == {"text-2": 6}
+    assert revealed._repr_html_().startswith('<details class="hornbook-answers"><summary>')
     with pytest.raises(ConfigError, match="text-2: expected the right answer, got 7"):
         reveal({"text-2": 7})
 

@@ -5,6 +5,7 @@ slip has its own message in English and in Korean. Importing this module does no
 """
 
 import difflib
+import html
 import importlib.resources
 import tomllib
 from collections.abc import Mapping
@@ -162,7 +163,19 @@ def hint(exercise: str, *, language: str | None = None) -> Message:
 hints_given: dict[str, int] = {}
 
 
-def reveal(answers: Mapping[str, Any]) -> dict[str, Any]:
+class Answers(dict[str, Any]):
+    """Right answers. A notebook folds them away, so that running all cells gives none away."""
+
+    def _repr_html_(self) -> str:
+        summary = in_both({"en": "Show the answers", "ko": "풀이 보기"}, choose_language())
+        lines = html.escape("\n".join(f"{name}: {answer!r}" for name, answer in self.items()))
+        return (
+            f'<details class="hornbook-answers"><summary>{summary}</summary>'
+            f"<pre>{lines}</pre></details>"
+        )
+
+
+def reveal(answers: Mapping[str, Any]) -> Answers:
     """The right answers of a lesson, but for functions; they do not count as solved by you.
 
     Raises: ConfigError if one of them is not right.
@@ -176,7 +189,7 @@ def reveal(answers: Mapping[str, Any]) -> dict[str, Any]:
                     answer=answer,
                 )
             )
-    return {exercise: answer for exercise, answer in answers.items() if not callable(answer)}
+    return Answers({name: answer for name, answer in answers.items() if not callable(answer)})
 
 
 def find(name: str) -> Exercise:

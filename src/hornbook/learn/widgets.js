@@ -134,7 +134,7 @@ const KINDS = {
       const shares = softmax(row);
       shares.forEach((share, j) => {
         weights[i][j].textContent = share.toFixed(2);
-        weights[i][j].parentElement.style.background = `rgba(59,130,246,${0.75 * share})`;
+        weights[i][j].parentElement.style.background = `rgba(59,130,246,${0.6 * share})`;
       });
       outputs[i].textContent =
         shares.reduce((sum, share, j) => sum + share * x[j], 0).toFixed(2);
@@ -163,7 +163,7 @@ const KINDS = {
     const show = (chosen) => {
       row.replaceChildren(...names.map((name, i) => make("button", {
         type: "button", "aria-pressed": String(i === chosen), onclick: () => show(i),
-        style: i <= chosen ? `background:rgba(59,130,246,${0.8 * weights[chosen][i]})` : "",
+        style: i <= chosen ? `background:rgba(59,130,246,${0.6 * weights[chosen][i]})` : "",
       }, name)));
       out.replaceChildren(make("p", {}, `${chosen + 1}. ${names[chosen]} ${say("attends")}`),
         bars(names.slice(0, chosen + 1), weights[chosen].slice(0, chosen + 1), say("weights")));
