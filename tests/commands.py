@@ -6,6 +6,7 @@ process like any other: its folder, environment, streams and status are its own.
 """
 
 import atexit
+import gc
 import json
 import os
 import signal
@@ -106,12 +107,16 @@ def server() -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
 
 def serve(connection: socket.socket) -> None:
     """Fork a process for each request, one after the other; in it, return after its command."""
+    import hornbook.cli
     import hornbook.learn.ladder
     import hornbook.lens
     import hornbook.page
     import hornbook.report
     import hornbook.training  # noqa: F401
 
+    # A command's time counts from the import of this module, which is the command's own.
+    assert "hornbook.cli.terminal" not in sys.modules
+    gc.freeze()  # else a fork's first collection would copy all of it
     while True:
         request, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
         if not request:
