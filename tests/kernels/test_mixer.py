@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from hornbook.kernels import mixer as kernels
 from hornbook.kernels import processor
 from hornbook.kernels.library import load_compiled
 from hornbook.kernels.recipe import HERE, MIXER, TARGETS, Target, compiler
-from hornbook.models.code_tree import CodeTree
+from hornbook.models.code_tree import DEEPEST, CodeTree
 from hornbook.models.mixer import Mixer
 from hornbook.models.mixer_reference import PlainReader
 from hornbook.text.tokenizer.characters import CharTokenizer
@@ -184,15 +183,32 @@ def test_arrays_that_are_no_mixer_are_refused() -> None:
             Mixer.from_arrays({key: value for key, value in arrays.items() if key != name})
 
 
-@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=300))
+@given(
+    spelled=st.lists(st.binary(max_size=3), min_size=1, max_size=300),
+    seed=st.integers(0, 9),
+    steep=st.booleans(),
+)
 @settings(max_examples=30, deadline=None)
-def test_a_code_tree_leads_to_each_token_once(counts: list[int]) -> None:
-    tree = CodeTree.of_counts(np.array(counts))
+def test_a_code_tree_leads_to_each_token_once(spelled: list[bytes], seed: int, steep: bool) -> None:
+    random, V = np.random.default_rng(seed), len(spelled)
+    # Counts that double from token to token make the deepest tree.
+    counts = 2 ** (np.arange(V) % 31) if steep else random.integers(0, 10**9, V)
+    tree = CodeTree.of_tokens(counts, spelled)
     paths = [tuple(tree.path[a:b]) for a, b in zip(tree.first[:-1], tree.first[1:], strict=True)]
-    assert len(set(paths)) == len(counts)
+    assert len(set(paths)) == V
     assert sum(2.0 ** -len(path) for path in paths) == pytest.approx(1)
-    shortest_first = sorted(range(len(counts)), key=lambda t: len(paths[t]))
-    assert all(
-        counts[a] >= counts[b] or len(paths[a]) == len(paths[b])
-        for a, b in pairwise(shortest_first)
-    )
+    assert max(map(len, paths)) <= DEEPEST
+
+
+def test_similar_tokens_stand_together_and_frequent_ones_high() -> None:
+    spelled = [bytes([each]) for each in b"abcdefghABCDEFGH ,.;"]
+    counts = np.array([30, 5, 9, 9, 40, 6, 5, 5, *[8] * 8, 60, 9, 9, 4])
+    tree = CodeTree.of_tokens(counts, spelled)
+    path = {
+        token: tuple(tree.path[a:b])
+        for token, a, b in zip(spelled, tree.first[:-1], tree.first[1:], strict=True)
+    }
+    # All letters lie on one side of the root's decision, and small ones on one of a later one.
+    assert len({path[bytes([each])][0] for each in b"abcdefghABCDEFGH"}) == 1
+    assert len({path[bytes([each])][:2] for each in b"abcdefgh"}) == 1
+    assert len(path[b" "]) < len(path[b"H"])

@@ -195,7 +195,7 @@ def test_a_mixer_of_another_version_is_left_out(
     with monkeypatch.context() as before:
         before.setattr("hornbook.models.mixer.FORMAT", 1)
         save_mixer(RunFolder(older), trained.step, trained.model.mixer)
-    with pytest.warns(NoMixerWarning, match="expected format 2, got 1"):
+    with pytest.warns(NoMixerWarning, match="expected format 3, got 1"):
         assert not isinstance(hb.load(older).model, Mixing)
 
 

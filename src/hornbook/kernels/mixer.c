@@ -22,6 +22,7 @@ enum {
     DIRECT = 3, /* contexts of 0, 1 and 2 tokens: counters of their own */
     MATCHES = 2,
     NETWORK = GIVEN * CONTEXTS + 2 * (DIRECT + MATCHES), /* two of the network's, a constant one, */
+    SUMS = NETWORK + 3, /* two sums over contexts, */
     INPUTS = NETWORK + 12, /* and zeros */
     SETS = 10, /* of weights, each chosen by another small context */
     FINALS = 2, /* mixers of their outputs */
@@ -40,7 +41,12 @@ enum {
 static const float NETWORK_SHARE = 0.3f;
 /* A weight's step is RATE times its gradient, divided by the root of the sum of its squared gradients
  * and by CALM beside it. */
-static const float RATE = 0.1f, CALM = 0.5f;
+static const float RATE = 0.1f, CALM = 1;
+/* A set of weights learns from this share of its own error, and from the model's for the rest; from
+ * none that is smaller than SMALL. */
+static const float OWN = 0.3f, SMALL = 0.01f;
+/* First weights of a context's inputs; a sum's input is divided by SUMMED. */
+static const float FIRST = 0.1f, SUMMED = 12;
 
 _Static_assert(INPUTS % 16 == 0, "inputs fill whole vectors");
 
@@ -86,6 +92,7 @@ typedef struct {
     uint32_t context[CONTEXTS];
     int32_t match_place[MATCHES], match_length[MATCHES];
     float stretched[4096]; /* of each probability of a slot */
+    int32_t always[16][2]; /* the probability of a slot after so many outcomes of one kind */
     float *subtree, *network; /* [V - 1] */
     double *mass; /* [V - 1] */
     uint32_t *found; /* [buckets, CONTEXTS] */
@@ -98,7 +105,7 @@ typedef struct {
     int32_t state[CONTEXTS], selected[SETS], length[MATCHES], expected[MATCHES];
     uint32_t counter[DIRECT];
     int32_t row[FINALS];
-    float dot[SETS], mixed[SETS], final[FINALS], *bin[STAGES], share[STAGES];
+    float dot[SETS], mixed[SETS], final[FINALS], *bin[STAGES], share[STAGES], p;
 } Node;
 
 static const uint32_t NOWHERE = 0xffffffffu;
@@ -187,7 +194,8 @@ void hornbook_mixer_begin(const Model *model)
     memset(w, 0, sizeof(float) * (size_t)at.total);
     for (int i = 0; i < at.squares; i++) {
         int k = i % INPUTS;
-        w[i] = k >= NETWORK ? 0 : k >= GIVEN * CONTEXTS ? 0.16f : k % GIVEN < 2 ? 0.12f : 0;
+        w[i] = k == SUMS ? SUMMED * FIRST : k >= NETWORK ? 0 : k >= GIVEN * CONTEXTS ? 0.16f
+               : k % GIVEN < 2 ? FIRST : 0;
     }
     for (int i = at.final[0]; i < at.states; i++)
         w[i] = 1.0f / SETS;
@@ -396,6 +404,28 @@ static void choose_rows(const Reader *reader, Node *at, int32_t node, int32_t *s
     }
 }
 
+/* What a slot's next outcome makes of its probability, of 12 bits. */
+static int32_t moved(int32_t p, int32_t count, int bit)
+{
+    return p + (int32_t)(((bit ? 4095 : 0) - p) / (count + 1.5f));
+}
+
+/* The contexts' first and third inputs as differences from their mean, and their sum as another
+ * input: they say nearly the same, and each weight is learned by itself. */
+static void centre(Node *at, int k)
+{
+    float sum = 0, known = 0;
+    for (int j = 0; j < CONTEXTS; j++)
+        if (at->state[j] >= 0) {
+            sum += at->input[GIVEN * j + k];
+            known++;
+        }
+    for (int j = 0; j < CONTEXTS; j++)
+        if (at->state[j] >= 0)
+            at->input[GIVEN * j + k] -= sum / known;
+    at->input[SUMS + k / 2] = sum / SUMMED;
+}
+
 /* The probability of bit 1 at a node, from what was learned before this token. */
 static float predict(const Reader *reader, Node *at, int32_t node, const Bucket *const *found,
                      const float *network)
@@ -418,10 +448,13 @@ static float predict(const Reader *reader, Node *at, int32_t node, const Bucket 
             continue;
         at->state[j] = j * STATES + count * 64 + (slot >> 10);
         float p = w[in->states + at->state[j]];
+        const int32_t *always = reader->always[count];
         input[0] = stretch(p);
-        input[1] = (p - 0.5f) * 3;
+        input[1] = slot >> 4 <= always[0] || slot >> 4 >= always[1] ? input[0] : 0;
         input[2] = reader->stretched[slot >> 4] * count / (count + 1.5f);
     }
+    centre(at, 0);
+    centre(at, 2);
     for (int j = 0; j < DIRECT; j++, input += 2) {
         uint32_t counter = word_at(reader, at->counter[j]), count = counter & 1023;
         if (!count)
@@ -481,7 +514,7 @@ static float predict(const Reader *reader, Node *at, int32_t node, const Bucket 
         at->share[a] = place - (int)place;
         corrected += at->bin[a][0] * (1 - at->share[a]) + at->bin[a][1] * at->share[a];
     }
-    return between(0.3f * squash(final) + 0.175f * corrected, 1e-6f);
+    return at->p = between(0.3f * squash(final) + 0.175f * corrected, 1e-6f);
 }
 
 /* Learning from one node's outcome. */
@@ -491,7 +524,10 @@ static void learn(Reader *reader, Node *at, Bucket **buckets)
     const Layout *in = &reader->at;
     float *w = reader->weights, y = (float)at->bit;
     for (int s = 0; s < SETS; s++) {
-        float wrong = y - at->mixed[s], *row = w + at->selected[s], *squares = row + in->squares;
+        float *row = w + at->selected[s], *squares = row + in->squares;
+        float wrong = y - OWN * at->mixed[s] - (1 - OWN) * at->p;
+        if (fabsf(wrong) < SMALL)
+            continue;
         for (int i = 0; i < INPUTS; i++) {
             float gradient = wrong * at->input[i];
             squares[i] += gradient * gradient;
@@ -508,13 +544,12 @@ static void learn(Reader *reader, Node *at, Bucket **buckets)
     for (int j = 0; j < CONTEXTS; j++) {
         if (at->state[j] >= 0) {
             float *p = w + in->states + at->state[j], *n = w + in->state_counts + at->state[j];
-            *n += *n < 400;
+            *n += *n < 1000;
             *p = between(*p + (y - *p) / (*n + 1.5f), 1e-4f);
         }
         uint16_t *slot = &buckets[j]->slot[model->slot[at->node]];
-        int count = *slot & 15, p = *slot >> 4;
-        p += (int)(((at->bit ? 4095 : 0) - p) / (count + 1.5f));
-        *slot = (uint16_t)(p << 4 | at_most(count + 1, 14));
+        int32_t count = *slot & 15;
+        *slot = (uint16_t)(moved(*slot >> 4, count, at->bit) << 4 | at_most(count + 1, 14));
     }
     for (int j = 0; j < DIRECT; j++) {
         uint32_t *counter = word_to_write(reader, at->counter[j]);
@@ -781,6 +816,9 @@ Reader *hornbook_mixer_open(const Model *model, int direct)
     reader->direct = direct;
     for (int p = 0; p < 4096; p++)
         reader->stretched[p] = stretch((p + 0.5f) / 4096);
+    for (int bit = 0; bit < 2; bit++)
+        for (int count = 0, p = 2048; count < 16; p = moved(p, count++, bit))
+            reader->always[count][bit] = p;
     reader->weights = direct ? model->weights : malloc(sizeof(float) * (size_t)reader->at.total);
     reader->subtree = malloc(sizeof(float) * 2 * V);
     reader->network = malloc(sizeof(float) * V);

@@ -1,29 +1,33 @@
-"""A vocabulary as a binary code tree: each token a path of decisions, frequent tokens a short one.
+"""A vocabulary as a binary code tree: each token a path of decisions, similar tokens side by side.
 
 Shapes in names: V vocabulary, N = V - 1 nodes.
 """
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
 Ints: TypeAlias = NDArray[np.int32]
 
 # A bucket holds a subtree of so many levels.
 LEVELS = 3
+# Levels of a tree, as in mixer.c.
+DEEPEST = 50
+# The rarer of a node's two ways has this share of its tokens at least, where that is possible.
+LEAST_SHARE = 0.3
 
 
 @dataclass(frozen=True)
 class CodeTree:
-    """Huffman's tree, nodes in breadth-first order: a node comes after its parent.
+    """A binary tree, nodes in breadth-first order: a node comes after its parent.
 
     `child`, [2,N], has the node or, for a token, ~token that bit 0 and bit 1 lead to. The tree is
     cut into subtrees of three levels, buckets; `slot` is a node's place in its bucket, 0 its root.
@@ -39,9 +43,13 @@ class CodeTree:
     path: Ints
 
     @classmethod
-    def of_counts(cls, counts_V: NDArray[Any]) -> CodeTree:
-        """The tree of tokens that occur so often. Source: Huffman 1952."""
-        return cls.of_children(children(counts_V))
+    def of_tokens(cls, counts_V: NDArray[Any], spelled: Sequence[bytes]) -> CodeTree:
+        """The tree of tokens that occur so often and are spelled so.
+
+        Letters beside letters, capitals beside capitals: what is learned at a node holds for all
+        tokens below it. Of Huffman's tree, the shortest one, the losses are 2 to 3 % higher.
+        """
+        return cls.of_children(children(counts_V, spelled))
 
     @classmethod
     def of_children(cls, child_2N: Ints) -> CodeTree:
@@ -86,27 +94,55 @@ class CodeTree:
         return int(self.bucket.max(initial=0)) + 1
 
 
-def children(counts_V: NDArray[Any]) -> Ints:
-    """Huffman's tree of these counts as the two children of each node: [V] -> [2,N]."""
+def children(counts_V: NDArray[Any], spelled: Sequence[bytes]) -> Ints:
+    """The two children of each node, [2,N], of a tree over the tokens in the order of their bytes.
+
+    A node parts its tokens where they differ most, at the earliest bit, as long as the smaller part
+    has LEAST_SHARE of their count; where that is impossible, into parts as equal as they can be.
+    """
     V = len(counts_V)
-    # A half more: a token that never occurs has a path too. Ties go by age, so that equal counts
-    # give one tree everywhere.
-    heap = [(2 * int(count) + 1, age, ~age) for age, count in enumerate(counts_V)]
-    heapq.heapify(heap)
-    joined: list[tuple[int, int]] = []
-    for age in range(V, 2 * V - 1):
-        (few, _, zero), (more, _, one) = heapq.heappop(heap), heapq.heappop(heap)
-        heapq.heappush(heap, (few + more, age, len(joined)))
-        joined.append((zero, one))
-    order = list(breadth_first(joined))
-    place = {node: number for number, node in enumerate(order)}
-    pairs = [[child if child < 0 else place[child] for child in joined[node]] for node in order]
+    order = sorted(range(V), key=lambda token: (spelled[token], token))
+    # A half more: a token that never occurs has a path too.
+    total_V1 = np.append(0, np.cumsum([2 * int(counts_V[token]) + 1 for token in order]))
+    same = np.array([common_bits(spelled[a], spelled[b]) for a, b in pairwise(order)], np.int64)
+    pairs: list[list[int]] = []
+    level = [(0, V)] if V > 1 else []
+    depth = n_nodes = 0
+    while level:
+        n_nodes += len(level)
+        below: list[tuple[int, int]] = []
+        for begin, end in level:
+            cut = place_to_cut(total_V1[begin : end + 1], same[begin : end - 1], DEEPEST - depth)
+            pair: list[int] = []
+            for part in ((begin, begin + cut), (begin + cut, end)):
+                if part[1] - part[0] == 1:
+                    pair.append(~order[part[0]])
+                else:
+                    pair.append(n_nodes + len(below))
+                    below.append(part)
+            pairs.append(pair)
+        level, depth = below, depth + 1
     return np.ascontiguousarray(np.array(pairs, np.int32).reshape(-1, 2).T)
 
 
-def breadth_first(joined: list[tuple[int, int]]) -> Iterator[int]:
-    """The nodes of a tree from its root, the last one, level by level."""
-    level = [len(joined) - 1] if joined else []
-    while level:
-        yield from level
-        level = [child for node in level for child in joined[node] if child >= 0]
+def place_to_cut(total: NDArray[Any], same: NDArray[Any], levels: int) -> int:
+    """How many of the tokens come first, where so many levels are left for all of them.
+
+    `total` counts the tokens before each place, `same` has the bits that neighbours have in common.
+    """
+    n = len(same) + 1
+    if (n - 1).bit_length() >= levels:
+        return n // 2
+    smaller = np.minimum(total[1:-1] - total[0], total[-1] - total[1:-1])
+    least = min(LEAST_SHARE * (total[-1] - total[0]), smaller.max())
+    possible = np.flatnonzero(smaller >= least)
+    earliest = possible[same[possible] == same[possible].min()]
+    return int(earliest[np.argmax(smaller[earliest])]) + 1
+
+
+def common_bits(a: bytes, b: bytes) -> int:
+    """How many bits two strings of bytes have in common from their beginning."""
+    for i, (one, other) in enumerate(zip(a, b, strict=False)):
+        if one != other:
+            return 8 * i + 8 - (one ^ other).bit_length()
+    return 8 * min(len(a), len(b))

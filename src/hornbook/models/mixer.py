@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hornbook.errors import CheckpointError, DataError
 from hornbook.kernels.mixer import MOST_TOKENS, Model, mixer_library
 from hornbook.language import msg
-from hornbook.models.code_tree import CodeTree
+from hornbook.models.code_tree import DEEPEST, CodeTree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,13 +30,11 @@ Floats: TypeAlias = NDArray[np.float32]
 
 # What a token is to the words of a text; see mixer.c's `kind`.
 OTHER, LETTERS, LINE_END, NEW_WORD = range(4)
-# Four buckets of 16 bytes a line, and as many lines as tokens, up to 512 MiB: on tiny Shakespeare
-# twice as many lines are 0.002 nats better.
+# Four buckets of 16 bytes a line, and twice as many lines as tokens, up to 512 MiB: on python-docs
+# half as many are 0.006 nats worse, twice as many 0.002 better.
 FEWEST_BITS, MOST_BITS = 10, 23
 LINE_BYTES = 64
-FORMAT = 2
-# Levels of a code tree, as in mixer.c: Huffman needs 44 for the most tokens that it may learn.
-DEEPEST = 50
+FORMAT = 3
 
 
 class OtherFormatError(CheckpointError):
@@ -45,8 +43,9 @@ class OtherFormatError(CheckpointError):
 
 def table_bits(n_tokens: int) -> tuple[int, int]:
     """The binary logarithms of how many lines and counters are kept of so many tokens."""
-    line_bits = min(MOST_BITS, max(FEWEST_BITS, (n_tokens - 1).bit_length()))
-    return line_bits, max(16, line_bits)
+    bits = (n_tokens - 1).bit_length()
+    line_bits = min(MOST_BITS, max(FEWEST_BITS, bits + 1))
+    return line_bits, min(MOST_BITS, max(16, bits))
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Mixer:
         V = tokenizer.vocab_size
         line_bits, counter_bits = table_bits(len(tokens))
         empty = cls(
-            CodeTree.of_counts(np.bincount(tokens, minlength=V)),
+            CodeTree.of_tokens(np.bincount(tokens, minlength=V), tokenizer.token_bytes()),
             *word_shapes(tokenizer),
             # Letters, or the syllables and words of a larger vocabulary.
             (5, 11) if V < 512 else (3, 6),

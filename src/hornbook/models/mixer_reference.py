@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 CONTEXTS, GIVEN, DIRECT, MATCHES, SETS, FINALS, STAGES = 30, 3, 3, 2, 10, 2, 4
 NETWORK = GIVEN * CONTEXTS + 2 * (DIRECT + MATCHES)
-INPUTS = NETWORK + 12
+SUMS, INPUTS = NETWORK + 3, NETWORK + 12
 LENGTHS, BINS, STAGE_CONTEXTS, ORDERS = 48, 33, 4096, 12
 LONGEST = 400
-RATE, CALM = 0.1, 0.5
+RATE, CALM = 0.1, 1.0
+# The share of a set's own error in what it learns from, and the smallest error that counts.
+OWN, SMALL, SUMMED = 0.3, 0.01, 12
 WORD = 2**32 - 1
 
 
@@ -56,6 +58,22 @@ def between(p: float, least: float) -> float:
 def within(x: float, most: float) -> float:
     """A number, of `most` at most in size."""
     return min(max(x, -most), most)
+
+
+def moved(p: int, count: int, bit: int) -> int:
+    """What a slot's next outcome makes of its probability, of 12 bits."""
+    return p + int(((4095 if bit else 0) - p) / (count + 1.5))
+
+
+def always(bit: int) -> Iterator[int]:
+    """A slot's probability after so many outcomes of one kind."""
+    p = 2048
+    for count in range(16):
+        yield p
+        p = moved(p, count, bit)
+
+
+ALWAYS = list(zip(always(0), always(1), strict=True))
 
 
 class Prediction:
@@ -209,8 +227,15 @@ class PlainReader:
             if slot & 15:
                 p = self.p[j, slot & 15, slot >> 10]
                 count, counted = slot & 15, stretch(((slot >> 4) + 0.5) / 4096)
-                given = stretch(p), (p - 0.5) * 3, counted * count / (count + 1.5)
+                least, most = ALWAYS[count]
+                alike = stretch(p) if slot >> 4 <= least or slot >> 4 >= most else 0
+                given = stretch(p), alike, counted * count / (count + 1.5)
                 at.inputs[GIVEN * j : GIVEN * (j + 1)] = given
+        known = [j for j, state in enumerate(at.states) if state]
+        for place, first in enumerate((0, 2)):
+            places = [GIVEN * j + first for j in known]
+            at.inputs[SUMS + place] = at.inputs[places].sum() / SUMMED
+            at.inputs[places] -= at.inputs[places].sum() / max(1, len(known))
         for j in range(DIRECT):
             hashed = join(self.orders[j], node) if j else node
             at.counters.append(j * self.counter_size + (hashed & (self.counter_size - 1)))
@@ -262,7 +287,10 @@ class PlainReader:
     def learn(self, node: int, bit: int, at: Prediction, buckets: Sequence[np.ndarray]) -> None:
         """Learn from a node's outcome."""
         for (row, squares), dot in zip(at.rows, at.dots, strict=True):
-            gradient = (bit - squash(dot)) * at.inputs
+            wrong = bit - OWN * squash(dot) - (1 - OWN) * at.p
+            if abs(wrong) < SMALL:
+                continue
+            gradient = wrong * at.inputs
             squares[:] += gradient**2
             row[:] += RATE * gradient / (np.sqrt(squares) + CALM)
         for shares, said in zip(at.finals, at.said, strict=True):
@@ -271,13 +299,13 @@ class PlainReader:
             pair[:] += (bit - pair) * 0.02 * np.array([1 - at.share, at.share])
         for j, state in enumerate(at.states):
             if state:
-                self.p_counts[j][state] += self.p_counts[j][state] < 400
+                self.p_counts[j][state] += self.p_counts[j][state] < 1000
                 p = self.p[j][state]
                 self.p[j][state] = between(p + (bit - p) / (self.p_counts[j][state] + 1.5), 1e-4)
             place = int(self.tree.slot[node]) + 1
             slot = int(buckets[j][place])
-            count, p = slot & 15, slot >> 4
-            p += int(((4095 if bit else 0) - p) / (count + 1.5))
+            count = slot & 15
+            p = moved(slot >> 4, count, bit)
             buckets[j][place] = p << 4 | min(count + 1, 14)
         for place in at.counters:
             counter = int(self.words[place])

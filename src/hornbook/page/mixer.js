@@ -14,11 +14,13 @@ import { Around, softmax } from "./model.js";
 
 const CONTEXTS = 30, GIVEN = 3, DIRECT = 3, MATCHES = 2, SETS = 10, FINALS = 2, STAGES = 4;
 const NETWORK_INPUT = GIVEN * CONTEXTS + 2 * (DIRECT + MATCHES); // two, then a constant one
-const INPUTS = NETWORK_INPUT + 3, ROW = NETWORK_INPUT + 12; // a row of weights has room to spare
+const SUM_INPUTS = NETWORK_INPUT + 3, SUMMED = 12; // sums of what the contexts give
+const INPUTS = NETWORK_INPUT + 5, ROW = NETWORK_INPUT + 12; // a row of weights has room to spare
 const MATCH_STEPS = 48, BINS = 33, STAGE_CONTEXTS = 4096, ORDERS = 12, LONGEST_MATCH = 400;
 const TOKENS_BACK = [3, 4, 5, 6, 7, 8, 2]; // of the first contexts
 const FOLLOWER_SIZE = 1 << 16;
-const RATE = 0.1, CALM = 0.5; // a weight's step falls as its gradients add up
+const RATE = 0.1, CALM = 1; // a weight's step falls as its gradients add up
+const OWN = 0.3, SMALL = 0.01; // a row's share in its error, and errors that nothing is learned from
 const LEVELS = 3; // of the tree in a bucket
 
 /** A hash of 32 bits. */
@@ -39,6 +41,18 @@ const squash = (x) => 1 / (1 + Math.exp(-x));
 const stretch = (p) => Math.log(p / (1 - p));
 const between = (p, least) => Math.min(Math.max(p, least), 1 - least);
 const within = (x, most) => Math.min(Math.max(x, -most), most);
+
+/** What a slot's next outcome makes of its probability, of 12 bits. */
+function moved(p, times, way) {
+  return p + Math.trunc(((way ? 4095 : 0) - p) / (times + 1.5));
+}
+
+// A slot's probability after so many outcomes of one kind.
+const ALWAYS = [0, 1].map((way) => {
+  const found = [2048];
+  while (found.length < 16) found.push(moved(found.at(-1), found.length - 1, way));
+  return found;
+});
 
 /** The tree: from each node two ways, to another node or (below 0) to ~token. */
 class CodeTree {
@@ -128,9 +142,9 @@ export class MixerTables {
       const node = step >> 1, way = step & 1, slot = tree.slot[node];
       if (slot === 0) for (let j = 0; j < CONTEXTS; j++) buckets[j] = this.bucketToWrite(text, j, tree.bucket[node], changes);
       for (let j = 0; j < CONTEXTS; j++) {
-        const at = buckets[j] + 1 + slot, value = slots[at], times = value & 15, p = value >> 4;
+        const at = buckets[j] + 1 + slot, value = slots[at], times = value & 15;
         changes?.push(at, value);
-        slots[at] = ((p + Math.trunc(((way ? 4095 : 0) - p) / (times + 1.5))) << 4) | Math.min(times + 1, 14);
+        slots[at] = (moved(value >> 4, times, way) << 4) | Math.min(times + 1, 14);
       }
       for (let j = 0; j < DIRECT; j++) {
         const at = this.counterAt(text, j, node), value = words[at], times = value & 1023;
@@ -456,9 +470,13 @@ export class Mixing extends Around {
       const value = slots[found[j] + 1 + slot], times = value & 15;
       if (!times) continue;
       states[j] = j * 1024 + times * 64 + (value >> 10);
-      give(inputs, next, weights[this.states + states[j]], 1, 1);
-      inputs[next + 2] = (stretch(((value >>> 4) + 0.5) / 4096) * times) / (times + 1.5);
+      const counted = value >>> 4;
+      inputs[next] = stretch(weights[this.states + states[j]]);
+      if (counted <= ALWAYS[0][times] || counted >= ALWAYS[1][times]) inputs[next + 1] = inputs[next];
+      inputs[next + 2] = (stretch((counted + 0.5) / 4096) * times) / (times + 1.5);
     }
+    this.centre(at, 0);
+    this.centre(at, 2);
     for (let j = 0; j < DIRECT; j++, next += 2) {
       const value = words[tables.counterAt(text, j, node)], times = value & 1023;
       if (times) give(inputs, next, between((value >>> 10) / 4194304, 1e-4), Math.min(1, times / 30), 1);
@@ -526,7 +544,22 @@ export class Mixing extends Around {
       bins[a] = this.stages + (a * STAGE_CONTEXTS + (bins[a] & (STAGE_CONTEXTS - 1))) * BINS + bin;
       corrected += weights[bins[a]] * (1 - at.share) + weights[bins[a] + 1] * at.share;
     }
-    return between(0.3 * squash(final) + 0.175 * corrected, 1e-6);
+    at.p = between(0.3 * squash(final) + 0.175 * corrected, 1e-6);
+    return at.p;
+  }
+
+  /** Contexts say nearly the same: each gives its difference from their mean, and all give a sum. */
+  centre({ inputs, states }, first) {
+    let sum = 0, known = 0;
+    states.forEach((state, j) => {
+      if (state < 0) return;
+      sum += inputs[GIVEN * j + first];
+      known += 1;
+    });
+    states.forEach((state, j) => {
+      if (state >= 0) inputs[GIVEN * j + first] -= sum / known;
+    });
+    inputs[SUM_INPUTS + first / 2] = sum / SUMMED;
   }
 
   /** Learn a token: all its nodes are predicted first, then weights and counts are set right. */
@@ -544,10 +577,11 @@ export class Mixing extends Around {
   }
 
   /** Move the weights of a node towards what came. */
-  correct(way, { inputs, states, matches, expected, rows, dots, bins, shares, finals, share }) {
+  correct(way, { inputs, states, matches, expected, rows, dots, bins, shares, finals, share, p: said }) {
     const { weights, squares } = this;
     for (let s = 0; s < SETS; s++) {
-      const wrong = way - squash(dots[s]);
+      const wrong = way - OWN * squash(dots[s]) - (1 - OWN) * said;
+      if (Math.abs(wrong) < SMALL) continue;
       for (let i = 0, at = rows[s]; i < INPUTS; i++, at++) {
         const gradient = wrong * inputs[i];
         if (!gradient) continue;
@@ -566,7 +600,7 @@ export class Mixing extends Around {
     for (const state of states) {
       if (state < 0) continue;
       const p = this.states + state, count = this.stateCounts + state;
-      if (weights[count] < 400) weights[count] += 1;
+      if (weights[count] < 1000) weights[count] += 1;
       weights[p] = between(weights[p] + (way - weights[p]) / (weights[count] + 1.5), 1e-4);
     }
     matches.forEach((match, m) => {
