@@ -36,11 +36,11 @@ from hornbook.text.arrays import Tokens
 from hornbook.text.tokenizer import Tokenizer
 
 # So many tokens are predicted with the same weights, then learned in one step.
-PIECE = 1024
+PIECE = 512
 # A step moves each weight by RATE times its gradient, divided by the root of the gradient's mean
 # square. MEMORY is that mean's decay. Pulling the weights back to the trained ones, as the source
 # does, gained nothing on three texts (docs/experiments.md).
-RATE, MEMORY, EPSILON = 1e-3, 0.98, 1e-5
+RATE, MEMORY, EPSILON = 5e-4, 0.98, 1e-5
 # A network that reads past its block reads so many blocks before a piece: more change no digit.
 BLOCKS_BEFORE = 2
 # All of an evaluation's n-gram tables together are counted on about so many tokens, and a table is

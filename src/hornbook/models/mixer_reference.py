@@ -22,7 +22,7 @@ LENGTHS, BINS, STAGE_CONTEXTS, ORDERS = 48, 33, 4096, 12
 LONGEST = 400
 RATE, CALM = 0.1, 1.0
 # The share of a set's own error in what it learns from, and the smallest error that counts.
-OWN, SMALL, SUMMED = 0.3, 0.01, 12
+OWN, SMALL, SUMMED = 0.2, 0.01, 12
 WORD = 2**32 - 1
 
 

@@ -20,7 +20,7 @@ const MATCH_STEPS = 48, BINS = 33, STAGE_CONTEXTS = 4096, ORDERS = 12, LONGEST_M
 const TOKENS_BACK = [3, 4, 5, 6, 7, 8, 2]; // of the first contexts
 const FOLLOWER_SIZE = 1 << 16;
 const RATE = 0.1, CALM = 1; // a weight's step falls as its gradients add up
-const OWN = 0.3, SMALL = 0.01; // a row's share in its error, and errors that nothing is learned from
+const OWN = 0.2, SMALL = 0.01; // a row's share in its error, and errors that nothing is learned from
 const LEVELS = 3; // of the tree in a bucket
 
 /** A hash of 32 bits. */
