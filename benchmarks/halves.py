@@ -13,6 +13,7 @@ import sysconfig
 import tempfile
 import tokenize
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,10 @@ SCRIPTS = {"Cyrillic": "ru", "Devanagari": "hi", "Greek": "el", "Japanese": "ja"
 def measure(*, short: bool = False) -> list[Row]:
     """The joined model of each text beside the best of its halves."""
     if short:
-        return [of_text("verse", verse(), ("--steps", "2", "--set", "n_layer=1"))]
+        length = ("--steps", "2", "--set", "n_layer=1", "--set", "block_size=32")
+        code = "".join(path.read_text() for path in sorted((ROOT / "benchmarks").glob("*.py")))
+        small = {"verse": verse(), "names": names_in(code)}
+        return [of_text(name, text, length) for name, text in small.items()]
     return [of_text(name, text, LENGTH) for name, text in texts()]
 
 
@@ -110,7 +114,7 @@ def mixer_alone(tokenizer: Tokenizer, train: Tokens, validation: Tokens, length:
     """A mixer's loss without a network, in the pieces that a joined model is measured in."""
     mixer = Mixer.begin(tokenizer, train)
     mixer.learner().read(train)
-    reader = mixer.reader()
+    reader = replace(mixer, text=np.array(train, np.int32)).reader()
     nats = []
     for start in range(0, len(validation) - 1, length):
         reader.reset()
