@@ -14,7 +14,7 @@ const WORDS = {
   bytes: ["bytes", "바이트"],
   pairs: ["byte pairs (BPE)", "바이트 쌍(BPE)"],
   unknown: ["not in the vocabulary", "어휘에 없음"],
-  tokens: ["tokens", "개"],
+  tokens: [" tokens", "개"],
   scores: ["Drag the scores of the past:", "과거의 점수를 움직여 보세요."],
   weights: ["weights (softmax)", "가중치(소프트맥스)"],
   mean: ["weighted mean of x", "x의 가중 평균"],
@@ -197,7 +197,7 @@ const KINDS = {
     };
     const out = make("div", { "aria-live": "polite" });
     const line = (name, parts, isUnknown = () => false) => make("div", {},
-      make("p", {}, `${say(name)}: ${parts.length} ${say("tokens")}`),
+      make("p", {}, `${say(name)}: ${parts.length}${say("tokens")}`),
       make("div", { class: "hb-tokens" }, ...parts.map((part) => make("span",
         isUnknown(part) ? { class: "hb-unknown", title: say("unknown") } : {}, shown(part)))));
     const show = (words) => out.replaceChildren(
