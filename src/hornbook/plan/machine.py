@@ -222,6 +222,7 @@ class Machine:
     # Among how many processes each batch is shared out. All else is this process's own.
     ranks: int = 1
     parallel: Choice = Choice("ddp", "each process has all weights")
+    async_save: Choice = Choice("off", "small checkpoints take milliseconds")
 
     @property
     def sharing(self) -> Sharing:
@@ -246,6 +247,7 @@ class Machine:
             compile=self.compile.value,
             threads=self.threads,
             parallel=self.parallel.value,
+            async_save=self.async_save.value,
         )
 
 
@@ -270,7 +272,10 @@ def choose(config: Config) -> Machine:
     wanted = config.train.parallel
     ranks = Job.of_environment().world if wanted != "none" else 1
     parallel = Machine.parallel if wanted == "auto" else Choice(wanted, "requested")
-    return Machine(device, precision, compile_, threads or default_threads(), ranks, parallel)
+    saving = config.train.async_save
+    async_save = Machine.async_save if saving == "auto" else Choice(saving, "requested")
+    threads = threads or default_threads()
+    return Machine(device, precision, compile_, threads, ranks, parallel, async_save)
 
 
 def choose_again(config: Config) -> Machine:

@@ -190,6 +190,7 @@ def peak_bytes(
     if train.compile == "c":  # a layer's gradients for each thread, and what they work in
         layer = Schema.of(model, vocab_size).block_matrix_parameters
         step += 8 * layer * (train.threads or cores.usable().count)
+    copy = saved_bytes(config, vocab_size, sharing) if train.async_save == "on" else 0
     if large := vocab_size >= LARGE_VOCABULARY:
         # Logits in both precisions; the table's gradient, which is there before the backward pass,
         # and a copy of the table in the activations' precision.
@@ -216,8 +217,21 @@ def peak_bytes(
         # Its tables, and their bytes twice over on the way to the disk.
         mixing = whole + 3 * table_bytes(min(countable.tokens, model.counted_tokens))
     peak = max(starting, step, moving, saving, evaluating, mixing)
-    # One process counts, and all map its tables.
-    return sharing.here * fixed + int(max(counting, counts + sharing.here * peak))
+    # One process counts, and all map its tables. One saves, unless all have a part.
+    copies = copy * (sharing.here if spread > 1 else 1)
+    return sharing.here * fixed + int(max(counting, counts + sharing.here * peak + copies))
+
+
+def saved_bytes(config: Config, vocab_size: int, sharing: Sharing = Sharing()) -> int:
+    """What one process writes for a checkpoint: weights and the optimizer's state."""
+    model = config.model
+    count = trained = model.parameter_count(vocab_size)
+    if model.lora_rank is not None:
+        trained = lora_parameters(model, vocab_size)
+        count += trained
+    muon = config.optimizer.optimizer == "muon" and model.spec.c_kernels
+    spread = sharing.ranks if config.train.parallel == "fsdp" else 1
+    return (4 * count + (4 if muon else 8) * trained) // spread
 
 
 def table_bytes(n_tokens: int) -> int:

@@ -22,6 +22,7 @@ def learn_mixer(trainer: Trainer) -> None:
     trained = load(folder.path, device=trainer.machine.device.value, mixed=False)
     if checkpoint.is_sound(mixer_path(folder, trained.step)):
         return
+    trainer.ranks.rest()
     tokens = dataset.train[-model.counted_tokens :]
     # Of few it must count some before it learns, from others, how far to trust the network.
     held_out = min(held_out, len(tokens) // 2)
