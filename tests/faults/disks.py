@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,41 +34,45 @@ def fail(number: int) -> Blow:
 class Breaking(Disk):
     """A disk that strikes at one operation: before it, after it, or midway through its bytes.
 
-    Without `at` it only counts the operations, and remembers what they were.
+    Without `at` it only counts the operations, and remembers what they were. Threads are counted
+    together: how many operations there are is always the same, and their order where one thread
+    saves and the other trains is not.
     """
 
     def __init__(self, blow: Blow = die, at: int | None = None, when: When = "before") -> None:
         self.blow, self.at, self.when = blow, at, when
         self.operations: list[str] = []
-        self.path = Path()
+        self.counting = threading.Lock()
+        self.thread = threading.local()
 
     @contextmanager
     def operation(self, name: str, path: Path) -> Iterator[bool]:
         """One operation; whether this is the one to be struck midway."""
-        struck = len(self.operations) == self.at
-        self.operations.append(f"{name} {path.name}")
-        self.path = path
+        with self.counting:
+            struck = len(self.operations) == self.at
+            self.operations.append(f"{name} {path.name}")
+        self.thread.path = path
         if struck and self.when == "before":
             self.blow(path)
         yield struck and self.when == "midway"
         if struck and self.when == "after":
             self.blow(path)
 
-    def write(self, path: Path, data: bytes) -> None:
+    def write(self, path: Path, data: bytes | memoryview) -> None:
         with self.operation("open", path):
             pass
         super().write(path, data)
 
-    def append(self, path: Path, data: bytes) -> None:
+    def append(self, path: Path, data: bytes | memoryview) -> None:
         with self.operation("open", path):
             pass
         super().append(path, data)
 
     def write_some(self, descriptor: int, data: memoryview) -> int:
-        with self.operation("write", self.path) as midway:
+        with self.operation("write", self.thread.path) as midway:
             if midway:
                 super().write_some(descriptor, data[: len(data) // 2])
-                self.blow(self.path)
+                self.blow(self.thread.path)
             return super().write_some(descriptor, data)
 
     def sync(self, path: Path) -> None:
@@ -167,13 +172,13 @@ class Logging(Disk):
         """Write down that something is now promised to be kept."""
         self.log.append(("promise", Path(what), None))
 
-    def write(self, path: Path, data: bytes) -> None:
+    def write(self, path: Path, data: bytes | memoryview) -> None:
         super().write(path, data)
-        self.log.append(("write", path, data))
+        self.log.append(("write", path, bytes(data)))
 
-    def append(self, path: Path, data: bytes) -> None:
+    def append(self, path: Path, data: bytes | memoryview) -> None:
         super().append(path, data)
-        self.log.append(("append", path, data))
+        self.log.append(("append", path, bytes(data)))
 
     def sync(self, path: Path) -> None:
         super().sync(path)

@@ -143,11 +143,7 @@ def rank(
     With `at`, the process kills itself at that operation of the disk, or is refused it with an
     error of that number.
     """
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world),
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="trial",
-        TORCHELASTIC_RESTART_COUNT=str(restarts),
-    )  # fmt: skip
+    be_rank(rank, world, port, restarts)
     blow = die if refusal is None else fail(refusal)
     disk, chosen = Breaking(blow, at, when), config(Path(text), **changes)
     try:
@@ -166,6 +162,35 @@ def rank(
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     say(f"operations {len(disk.operations)}")
+    return 0
+
+
+def be_rank(rank: int, world: int, port: int, restarts: int = 0) -> None:
+    """Set what torchrun sets."""
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="trial",
+        TORCHELASTIC_RESTART_COUNT=str(restarts),
+    )  # fmt: skip
+
+
+def resting(rank: int, world: int, port: int, seconds: float, limit: int) -> int:
+    """One of the ranks that wait while rank 0 works alone, longer than their time limit."""
+    be_rank(rank, world, port)
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    try:
+        with join(Job.of_environment(), Config().override(rank_timeout_seconds=limit)) as ranks:
+            ranks.started()
+            if rank:
+                say(str(ranks.told()))
+                return 0
+            ranks.rest()
+            say("alone")
+            time.sleep(seconds)
+            ranks.tell("step", steps=3)
+    except HornbookError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
     return 0
 
 

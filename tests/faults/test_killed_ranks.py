@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from jobs import INTERVAL, STEPS, hashes, write_text
 from processes import Outcome, Processes, Trial
 
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 LIMIT_SECONDS = 30
 REPLICATED: dict[str, object] = {"batch_size": 4, "rank_timeout_seconds": LIMIT_SECONDS}
 SPREAD = REPLICATED | {"parallel": "fsdp"}
+BACKGROUND: dict[str, object] = {"async_save": "on"}
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +38,17 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
         yield made
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 def launched(
     processes: Processes, text: Path, run: Path, world: int, **given: object
 ) -> list[Trial]:
     """So many ranks of one run; what strikes the disk is for the rank `victim`."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     victim = given.pop("victim", None)
     struck = {name: given.pop(name) for name in ("at", "when", "refusal") if name in given}
     return [
@@ -81,7 +88,46 @@ def goes_on(
     return lost
 
 
-@pytest.mark.parametrize("kind", ["replicated", "spread"])
+@pytest.fixture
+def store() -> dist.TCPStore:
+    """A store beside the ranks, as torchrun has one: it does not stop with rank 0."""
+    return dist.TCPStore("127.0.0.1", free_port(), is_master=True, wait_for_workers=False)
+
+
+def resting(processes: Processes, store: dist.TCPStore, world: int, **given: object) -> list[Trial]:
+    """Ranks that wait for rank 0, which works alone."""
+    return [
+        processes.start("resting", rank=rank, world=world, port=store.port, **given)
+        for rank in range(world)
+    ]
+
+
+def test_rank_0_may_work_alone_for_longer_than_the_time_limit(
+    processes: Processes, store: dist.TCPStore
+) -> None:
+    found = ended(resting(processes, store, 3, seconds=4.5, limit=3), 60)
+    assert [each.status for each in found] == [0, 0, 0], [each.stderr for each in found]
+    assert [each.stdout for each in found[1:]] == ["{'order': 'step', 'steps': 3}\n"] * 2
+
+
+def test_rank_0_that_hangs_while_it_works_alone_is_lost(
+    processes: Processes, store: dist.TCPStore
+) -> None:
+    first, second = resting(processes, store, 2, seconds=600, limit=2)
+    first.reaches("alone")
+    first.send(signal.SIGSTOP)
+    lost = second.wait()
+    first.send(signal.SIGKILL)
+    first.wait()
+    assert lost.status == 1
+    assert "rank 1 lost" in lost.stderr
+    assert "while it waited for a sign of life of rank 0, which works alone" in lost.stderr
+    assert lost.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "kind", ["replicated", "spread", "replicated, background", "spread, background"]
+)
 def test_a_rank_killed_at_a_random_instant(
     kind: str,
     tmp_path: Path,
@@ -93,7 +139,8 @@ def test_a_rank_killed_at_a_random_instant(
     trials = count(int(os.environ.get("RANK_KILLS", "0")), 100)
     if not trials:
         pytest.skip("in the long form; a short one is in tests/parallel")
-    world, settings = 4, SPREAD if kind == "spread" else REPLICATED
+    world, settings = 4, SPREAD if kind.startswith("spread") else REPLICATED
+    settings = settings | (BACKGROUND if kind.endswith("background") else {})
     text = write_text(tmp_path)
     started = time.perf_counter()
     whole = ended(launched(processes, text, tmp_path / "whole", world, **settings), 60)
@@ -115,7 +162,7 @@ def test_a_rank_killed_at_a_random_instant(
         if killed == trials:
             break
     assert killed == trials
-    assert most_lost <= INTERVAL
+    assert most_lost <= INTERVAL * (2 if settings.get("async_save") == "on" else 1)
     tell(
         f"SIGKILL of one of {world} ranks at a random instant, weights {kind}",
         f"{killed} killed; all ended in the uninterrupted run's bytes; at most {most_lost} of "
@@ -123,7 +170,9 @@ def test_a_rank_killed_at_a_random_instant(
     )
 
 
+@pytest.mark.parametrize("background", [False, True], ids=["waiting", "background"])
 def test_a_rank_killed_during_a_sharded_save(
+    background: bool,
     tmp_path: Path,
     processes: Processes,
     chance: random.Random,
@@ -131,6 +180,7 @@ def test_a_rank_killed_during_a_sharded_save(
     tell: Callable[[str, str], None],
 ) -> None:
     world, settings = 2, SPREAD | {"steps": 4, "eval_interval": 2}
+    settings = settings | (BACKGROUND if background else {})
     text = write_text(tmp_path)
     whole = ended(launched(processes, text, tmp_path / "whole", world, **settings), 60)
     assert [each.status for each in whole] == [0] * world, [each.stderr for each in whole]
@@ -155,17 +205,18 @@ def test_a_rank_killed_during_a_sharded_save(
         goes_on(processes, text, run, world, expected, **settings)
         assert verify(run).sound
     tell(
-        "SIGKILL of one of 2 ranks during a sharded save",
+        f"SIGKILL of one of 2 ranks during a sharded save{', in the background' * background}",
         f"{trials} of {len(instants)} instants of the disk's operations: no half checkpoint, and "
         "all ended in the uninterrupted run's bytes",
     )
 
 
+@pytest.mark.parametrize("async_save", ["off", "on"])
 def test_a_rank_whose_disk_is_full_stops_all_in_one_line(
-    tmp_path: Path, processes: Processes
+    async_save: str, tmp_path: Path, processes: Processes
 ) -> None:
     text, run = write_text(tmp_path), tmp_path / "run"
-    settings = SPREAD | {"steps": 4, "eval_interval": 4}
+    settings = SPREAD | {"steps": 4, "eval_interval": 4, "async_save": async_save}
     # The first save of rank 1 is open, write and sync of two files; the second one begins after it.
     struck = {"victim": 1, "at": 7, "refusal": errno.ENOSPC}
     first, second = ended(launched(processes, text, run, 2, **struck, **settings), 60)

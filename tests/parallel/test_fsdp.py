@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 # Of one weight three of four ranks have nothing. Blocks are recomputed, and n-grams handed over.
 SPREAD = {
     "parallel": "fsdp", "compile": "off", "recompute": "true", "eval_interval": 20,
-    "with_counts": "true", "eval_positions": 100, "context_length": 16,
+    "with_counts": "true", "eval_positions": 100, "context_length": 16, "async_save": "on",
 }  # fmt: skip
 
 

@@ -278,6 +278,8 @@ class TrainConfig(Section):
     eval_positions: Count = 16_384
     checkpoint_interval: Count = 60
     keep_last: Count = 1
+    # Write checkpoints by a thread while training goes on, from a copy in memory.
+    async_save: Literal["auto", "on", "off"] = "auto"
     patience: Index = 0
     sample_tokens: Index = 200
     seed: Index = 1337

@@ -30,10 +30,11 @@ from hornbook.config import Config
 from hornbook.errors import ConfigError, RankError, reason
 from hornbook.language import msg
 from hornbook.parallel.job import Job
+from hornbook.parallel.notes import Notes
 from hornbook.parallel.ranks import Ranks
 from hornbook.parallel.rows import to_owners, to_rows
 
-# Reading, counting and planning of rank 0, for which the others wait.
+# Meeting, and what each rank does before it can train.
 START_SECONDS = 1800
 # Ranks that hang are told by their silence, when all others have noticed.
 NOTICING_SECONDS = 2
@@ -52,6 +53,7 @@ class Group(Ranks):
         super().__init__(job)
         self.rank, self.world = job.rank, job.world
         self.store, self.timeout_seconds = store, timeout_seconds
+        self.notes = Notes(store, job.rank, job.world)
         self.limit_seconds = START_SECONDS
         # A group has one time limit; this one's is for the time after the start.
         self.steps_group = dist.new_group(timeout=timedelta(seconds=timeout_seconds))
@@ -100,6 +102,8 @@ class Group(Ranks):
         else:
             group.end(0)
         finally:
+            with suppress(RuntimeError):
+                group.notes.stop()
             leave()  # left to the interpreter's end, a group can hang or abort there
 
     def end(self, status: int) -> None:
@@ -160,6 +164,8 @@ class Group(Ranks):
     def tell(self, order: str, **facts: Any) -> None:
         if self.rank or self.ended:
             return
+        with self.waiting_for(msg("the store of notes")):
+            self.notes.stop()
         self.ended = order == "end"
         text = json.dumps({"order": order, **facts}).encode()
         head = torch.zeros(ORDER_BYTES, dtype=torch.uint8)
@@ -172,6 +178,11 @@ class Group(Ranks):
             if len(text) > ORDER_BYTES - 8:
                 dist.broadcast(words[ORDER_BYTES - 8 :].clone(), 0, group=self.group)
 
+    def rest(self) -> None:
+        if self.rank == 0:
+            self.tell("rest")
+            self.notes.beat(self.limit_seconds)
+
     def told(self) -> dict[str, Any]:
         head = torch.zeros(ORDER_BYTES, dtype=torch.uint8)
         with self.waiting_for(msg("the next order of rank 0")):
@@ -183,8 +194,21 @@ class Group(Ranks):
                 dist.broadcast(rest, 0, group=self.group)
                 words = torch.cat([words, rest])
         found: dict[str, Any] = json.loads(words.numpy().tobytes())
+        if found["order"] == "rest":
+            with self.waiting_for(msg("a sign of life of rank 0, which works alone")):
+                self.notes.await_end(self.limit_seconds, lambda: self.noted)
+            return self.told()
         self.ended = found["order"] == "end"
         return found
+
+    def collect(self, about: str) -> list[dict[str, Any]]:
+        """Rank 0: the last note of each rank. Raises: RankError."""
+        return self.notes.collect(about, self.limit_seconds, lambda: self.lost)
+
+    def meet(self, what: str) -> None:
+        """Wait until all ranks are here. Raises: RankError."""
+        with self.waiting_for(what):
+            dist.all_reduce(torch.zeros(1), group=self.group)
 
     def agree(self, about: str, own: Mapping[str, str]) -> None:
         with self.waiting_for(msg("the {about} of all ranks", about=about)):

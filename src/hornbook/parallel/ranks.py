@@ -35,6 +35,9 @@ class Ranks:
     def tell(self, order: str, **facts: Any) -> None:
         """Rank 0: what all others are to do next."""
 
+    def rest(self) -> None:
+        """Rank 0: what it does until its next order may take longer than the time limit."""
+
     def told(self) -> dict[str, Any]:
         """Any other rank: rank 0's next order. On its own, a process has nothing to wait for."""
         return {"order": "end", "status": 0}

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import safetensors
 import torch
@@ -40,19 +41,24 @@ from hornbook.storage.disk import Disk
 from hornbook.storage.shards import in_order, shard_name, whole_name
 from hornbook.storage.tensors import DTYPES, pieces
 
+# Takes tensors, and gives them as they will stay until they are written.
+Copy: TypeAlias = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 DTYPE_OF = {name: dtype for dtype, name in DTYPES.items()}
 
 
 @dataclass
 class Writer(StorageWriter):
-    """One rank's part in writing a folder: a file of each kind of tensors; rank 0 promotes it."""
+    """One rank's part in a checkpoint: planned by all ranks together, copied, and written later.
+
+    Another thread than the training's may write: it exchanges notes, and no collectives.
+    """
 
     final: Path
-    state: dict[str, Any]  # of rank 0 alone
-    files: list[str]
-    rank: int
-    world: int
+    names: list[str]  # of the files, without suffixes
+    group: Group
     disk: Disk
+    copy: Copy
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def reset(self, checkpoint_id: object = None) -> None:
         """Nothing is kept from one checkpoint to the next."""
@@ -76,46 +82,91 @@ class Writer(StorageWriter):
         return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Write and sync this rank's files. Raises: OSError, which all ranks are told."""
-        tensors: dict[str, dict[str, Tensor]] = {name: {} for name in self.files}
+        """Copy what this rank is to write."""
+        tensors: dict[str, dict[str, Tensor]] = {name: {} for name in self.names}
         for item in plan.items:
             file, _, name = item.index.fqn.partition("/")
             rows: Tensor = planner.resolve_data(item)  # pyrefly: ignore[bad-assignment]
             if rows.numel():
                 tensors[file][name] = rows.detach()
-        written: Future[list[WriteResult]] = Future()
-        written.set_result([self.write(file, rows) for file, rows in tensors.items()])
-        return written
-
-    def write(self, file: str, tensors: dict[str, Tensor]) -> WriteResult:
-        """Write one file, durably; its size and SHA-256 go to rank 0."""
-        name = shard_name(file, self.rank + 1, self.world) + checkpoint.SUFFIX
-        path = checkpoint.unfinished(self.final) / name
-        size, digest = 0, hashlib.sha256()
-        for number, data in enumerate(pieces(tensors)):
-            (self.disk.append if number else self.disk.write)(path, data)
-            size += len(data)
-            digest.update(data)
-        self.disk.sync(path)
-        return WriteResult(MetadataIndex(name), size, digest.hexdigest())
+        self.tensors = {file: self.copy(rows) for file, rows in tensors.items()}
+        nothing: Future[list[WriteResult]] = Future()
+        nothing.set_result([])
+        return nothing
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Rank 0: write state and manifest, and give the folder its name."""
-        del metadata  # in the files' own headers
-        state = json.dumps(self.state).encode()
-        manifest = {
-            each.index.fqn: {"bytes": each.size_in_bytes, "sha256": each.storage_data}
-            for written in results
-            for each in written
-        }
-        contents = {checkpoint.STATE: state}
+        """Nothing is written yet."""
+
+    def write(self) -> None:
+        """Write and sync this rank's files; rank 0 gets a note of their hashes, or of the error."""
+        try:
+            files = dict(map(self.write_file, self.tensors))
+        except OSError as error:
+            self.note(done=True, error=reason(error))
+        else:
+            self.note(done=True, files=files)
+        self.tensors = {}
+
+    def write_file(self, file: str) -> tuple[str, dict[str, Any]]:
+        """Write one file, durably; its name, and what the manifest has of it."""
+        name = shard_name(file, self.group.rank + 1, self.group.world) + checkpoint.SUFFIX
+        path = checkpoint.unfinished(self.final) / name
+        size, digest = 0, hashlib.sha256()
+        for data in pieces(self.tensors[file]):
+            (self.disk.append if size else self.disk.write)(path, data)
+            size += len(data)
+            digest.update(data)
+            self.note(file=name, bytes=size)  # a sign of life
+        self.disk.sync(path)
+        return name, {"bytes": size, "sha256": digest.hexdigest()}
+
+    def note(self, **facts: object) -> None:
+        """Leave a note for `promote`."""
+        self.group.notes.leave(self.final.name, facts)
+
+    def promote(self, state: dict[str, Any]) -> None:
+        """Rank 0: once all have synced their files, write the others, and give the folder its name.
+
+        Raises: CheckpointError when a rank could not write; RankError.
+        """
+        notes = self.group.collect(self.final.name)
+        failed = [
+            f"rank {rank}: {note['error']}" for rank, note in enumerate(notes) if "error" in note
+        ]
+        if failed:
+            raise self.refused(failed[0])
+        manifest = {name: entry for note in notes for name, entry in note["files"].items()}
+        contents = {checkpoint.STATE: json.dumps(state).encode()}
         manifest |= checkpoint.manifest_of(contents)
         contents[checkpoint.MANIFEST] = json.dumps(manifest, indent=1).encode()
-        for name, data in contents.items():
-            path = checkpoint.unfinished(self.final) / name
-            self.disk.write(path, data)
-            self.disk.sync(path)
-        checkpoint.promote(self.final, self.disk)
+        try:
+            for name, data in contents.items():
+                path = checkpoint.unfinished(self.final) / name
+                self.disk.write(path, data)
+                self.disk.sync(path)
+            checkpoint.promote(self.final, self.disk)
+        except OSError as error:
+            raise self.refused(f"rank 0: {reason(error)}") from None
+
+    def give_up(self) -> None:
+        """Rank 0: remove what all have written. Raises: RankError."""
+        self.group.collect(self.final.name)
+        with suppress(OSError):
+            self.disk.remove(checkpoint.unfinished(self.final))
+
+    def refused(self, why: str) -> CheckpointError:
+        """The error of a save that did not succeed; rank 0 removes what there is of it."""
+        if self.group.rank == 0:
+            with suppress(OSError):
+                self.disk.remove(checkpoint.unfinished(self.final))
+        return CheckpointError(
+            msg(
+                "{final}: cannot save the checkpoint: {why}; earlier checkpoints are intact. "
+                "Free some space or choose another folder with --out",
+                final=self.final,
+                why=why,
+            )
+        )
 
 
 class Reader(StorageReader):
@@ -213,34 +264,21 @@ class Reader(StorageReader):
         return done
 
 
-def save(
-    final: Path,
-    files: dict[str, dict[str, Tensor]],
-    state: dict[str, Any],
-    group: Group,
-    disk: Disk,
-) -> None:
-    """Write a checkpoint folder by all ranks; afterwards it has its name on all of them.
+def plan(
+    final: Path, files: dict[str, dict[str, Tensor]], group: Group, disk: Disk, copy: Copy
+) -> Writer:
+    """Plan a checkpoint folder by all ranks, and copy what this one will write.
 
-    Raises: CheckpointError on all ranks when one cannot write; RankError.
+    Raises: CheckpointError on all ranks when there is no room for the folder; RankError.
     """
-    writer = Writer(final, state, list(files), group.rank, group.world, disk)
+    writer = Writer(final, list(files), group, disk, copy)
     planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     try:
-        with group.waiting_for(msg("all ranks to save")):
+        with group.waiting_for(msg("all ranks to plan a checkpoint")):
             dcp.save(flat(files), storage_writer=writer, planner=planner, process_group=group.group)
     except CheckpointException as error:
-        if group.rank == 0:
-            with suppress(OSError):
-                disk.remove(checkpoint.unfinished(final))
-        raise CheckpointError(
-            msg(
-                "{final}: cannot save the checkpoint: {why}; earlier checkpoints are intact. "
-                "Free some space or choose another folder with --out",
-                final=final,
-                why=first_of(error),
-            )
-        ) from None
+        raise writer.refused(first_of(error)) from None
+    return writer
 
 
 def load(path: Path, files: dict[str, dict[str, Tensor]], group: Group) -> None:

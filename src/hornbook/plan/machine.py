@@ -227,6 +227,7 @@ class Machine:
     # Among how many processes each batch is shared out. All else is this process's own.
     ranks: int = 1
     parallel: Choice = Choice("ddp", msg("each process has all weights"))
+    async_save: Choice = Choice("off", msg("small checkpoints take milliseconds"))
 
     @property
     def sharing(self) -> Sharing:
@@ -251,6 +252,7 @@ class Machine:
             compile=self.compile.value,
             threads=self.threads,
             parallel=self.parallel.value,
+            async_save=self.async_save.value,
         )
 
 
@@ -275,10 +277,12 @@ def choose(config: Config) -> Machine:
     wanted = config.train.parallel
     ranks = Job.of_environment().world if wanted != "none" else 1
     parallel = Machine.parallel if wanted == "auto" else Choice(wanted, msg("requested"))
+    saving = config.train.async_save
+    async_save = Machine.async_save if saving == "auto" else Choice(saving, msg("requested"))
     if not threads:
         alone = is_small(config, compile_.value) and not cores.requested_threads()
         threads = 1 if alone else default_threads()
-    return Machine(device, precision, compile_, threads, ranks, parallel)
+    return Machine(device, precision, compile_, threads, ranks, parallel, async_save)
 
 
 def is_small(config: Config, compile_: str) -> bool:

@@ -193,12 +193,33 @@ def peak_bytes(
     if train.compile == "c":  # a layer's gradients for each thread, and what they work in
         layer = Schema.of(model, vocab_size).block_matrix_parameters
         step += 8 * layer * (train.threads or cores.usable().count)
-    if large := vocab_size >= LARGE_VOCABULARY:
+    copy = saved_bytes(config, vocab_size, sharing) if train.async_save == "on" else 0
+    if vocab_size >= LARGE_VOCABULARY:
         # Logits in both precisions; the table's gradient, which is there before the backward pass,
         # and a copy of the table in the activations' precision.
         step += 6 * CHUNK_LOGITS + 6 * vocab_size * model.n_embd
     # Weights and optimizer, and a piece of them on the way to the disk.
     saving = kept + min(kept, 2 * PIECE_BYTES)
+    evaluating = whole + evaluation_bytes(config, vocab_size)
+    if count > LARGE_PARAMETERS:  # whose gradients are gone by then, and their memory given back
+        evaluating -= 4 * trained
+    counting, counts = countable.bytes(model) if countable and model.reads_counts else (0, 0)
+    mixing = tables = 0
+    if countable and model.with_mixer:
+        # From counting on; and what is beside its end, or their bytes on the way to the disk.
+        tables = table_bytes(min(countable.tokens, model.counted_tokens))
+        mixing = whole + max(2 * tables, COMPRESSING_BYTES)
+        evaluating += 4 * MOST_KEPT
+    peak = max(starting, step, moving, saving, evaluating, mixing)
+    # One process counts, and all map its tables. One saves, unless all have a part.
+    copies = copy * (sharing.here if spread > 1 else 1)
+    most = int(max(counting, counts + sharing.here * peak + copies))
+    return sharing.here * fixed + tables + most
+
+
+def evaluation_bytes(config: Config, vocab_size: int) -> int:
+    """What an evaluation takes beside the weights and the optimizer's state."""
+    model, spec = config.model, config.model.spec
     rows = max(min(EVAL_BATCH_TOKENS, EVAL_BATCH_LOGITS // vocab_size), model.context_size)
     inside = 0 if spec.counted else 4 * model.n_embd + 2 * model.block_size
     if model.context_size > model.block_size:
@@ -208,21 +229,20 @@ def peak_bytes(
     if model.context_length is not None:  # scores of every pair of positions
         inside += 3 * model.n_head * model.context_size
     # N-grams are read as distributions, several at a time.
-    logits = min(rows, CHUNK_LOGITS // vocab_size + 1) if large else rows
-    evaluating = whole + 4 * rows * inside
-    if count > LARGE_PARAMETERS:  # whose gradients are gone by then, and their memory given back
-        evaluating -= 4 * trained
-    evaluating += 4 * logits * (9 if model.reads_counts else 3) * vocab_size
-    counting, counts = countable.bytes(model) if countable and model.reads_counts else (0, 0)
-    mixing = tables = 0
-    if countable and model.with_mixer:
-        # From counting on; and what is beside its end, or their bytes on the way to the disk.
-        tables = table_bytes(min(countable.tokens, model.counted_tokens))
-        mixing = whole + max(2 * tables, COMPRESSING_BYTES)
-        evaluating += 4 * MOST_KEPT
-    peak = max(starting, step, moving, saving, evaluating, mixing)
-    # One process counts, and all map its tables.
-    return sharing.here * fixed + tables + int(max(counting, counts + sharing.here * peak))
+    logits = min(rows, CHUNK_LOGITS // vocab_size + 1) if vocab_size >= LARGE_VOCABULARY else rows
+    return 4 * rows * inside + 4 * logits * (9 if model.reads_counts else 3) * vocab_size
+
+
+def saved_bytes(config: Config, vocab_size: int, sharing: Sharing = Sharing()) -> int:
+    """What one process writes for a checkpoint: weights and the optimizer's state."""
+    model = config.model
+    count = trained = model.parameter_count(vocab_size)
+    if model.lora_rank is not None:
+        trained = lora_parameters(model, vocab_size)
+        count += trained
+    muon = config.optimizer.optimizer == "muon" and model.spec.c_kernels
+    spread = sharing.ranks if config.train.parallel == "fsdp" else 1
+    return (4 * count + (4 if muon else 8) * trained) // spread
 
 
 def table_bytes(n_tokens: int) -> int:

@@ -23,6 +23,9 @@ from hornbook.text.corpus import Corpus
 from hornbook.text.dataset import Dataset, check_length, prepare
 from hornbook.text.tokenizer import Tokenizer
 
+# Checkpoints of fewer bytes are written at once (docs/experiments.md, "What a save costs").
+WORTH_A_THREAD = 32 * memory.MIB
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -52,6 +55,7 @@ def resolve(
         (why,) = (each.why for each in made.reasons if each.value == "compile")
         machine = replace(machine, compile=Choice(config.train.compile, why))
     machine = with_parallel(config, machine, dataset)
+    machine = with_async_save(config, machine, dataset)
     config = machine.resolve(config)
     check_length(dataset.train, config.model.block_size, "training")
     check_length(dataset.validation, 1, "validation")
@@ -154,6 +158,23 @@ def with_parallel(config: Config, machine: Machine, dataset: Dataset) -> Machine
             )
             return replace(chosen, parallel=Choice("fsdp", why))
     return machine
+
+
+def with_async_save(config: Config, machine: Machine, dataset: Dataset) -> Machine:
+    """The choices with one for `async_save`: large checkpoints, where a copy of them fits too."""
+    vocab_size, free = dataset.tokenizer.vocab_size, memory.available_bytes()
+    size = memory.saved_bytes(machine.resolve(config), vocab_size, machine.sharing)
+    if config.train.async_save != "auto" or size < WORTH_A_THREAD:
+        return machine
+    why = msg(
+        "a checkpoint has {size:,.0f} MiB, and training goes on while it is written",
+        size=size / memory.MIB,
+    )
+    chosen, needed = replace(machine, async_save=Choice("on", why)), machine.sharing.here * size
+    if machine.device.value == "cpu":
+        resolved, text = chosen.resolve(config), text_of(config, dataset)
+        needed = memory.peak_bytes(resolved, vocab_size, text.countable, machine.sharing)
+    return chosen if free is None or needed <= free else machine
 
 
 def free_bytes(machine: Machine) -> int | None:

@@ -355,10 +355,13 @@ def steps_never_saved(folder: RunFolder) -> int:
     Raises: CheckpointError when there was a checkpoint once, which must not be ignored.
     """
     done = max((row["step"] for row in folder.metrics_rows()), default=0)
-    interval = folder.settings().train.checkpoint_interval
+    train = folder.settings().train
+    # Step interval + 1 begins only after its checkpoint is on disk; saved in the background, it is
+    # there before the next checkpoint is begun.
+    interval, unsaved = train.checkpoint_interval, 2 if train.async_save == "on" else 1
     if folder.result.exists():
         sign = msg("result.json says that the run had ended")
-    elif done > interval:  # Step interval + 1 begins only after its checkpoint is on disk.
+    elif done > unsaved * interval:
         sign = msg(
             "metrics.jsonl has {done:,} steps, and they were saved every {interval:,}",
             done=done,

@@ -123,11 +123,11 @@ def prune(final: Path, keep_last: int, disk: Disk) -> None:
             disk.discard(path)
 
 
-def packed(kind: str, checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
+def packed(kind: str, checkpoint: Checkpoint) -> Iterator[tuple[str, bytes | memoryview]]:
     """The files of a checkpoint folder in pieces, each with its file's name; the manifest last."""
     from hornbook.storage.tensors import pieces
 
-    files: dict[str, Iterable[bytes]] = {
+    files: dict[str, Iterable[bytes | memoryview]] = {
         f"{name}{SUFFIX}": pieces(tensors) for name, tensors in checkpoint.tensors.items()
     }
     state = {**checkpoint.state, "format": FORMAT, "kind": kind, "step": checkpoint.step}
@@ -143,7 +143,9 @@ def packed(kind: str, checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
     yield MANIFEST, json.dumps(manifest, indent=1).encode()
 
 
-def write_folder(final: Path, contents: Iterable[tuple[str, bytes]], disk: Disk) -> None:
+def write_folder(
+    final: Path, contents: Iterable[tuple[str, bytes | memoryview]], disk: Disk
+) -> None:
     """Write a folder of files atomically and durably; replaces an existing one. Raises: OSError.
 
     Pieces of one file come one after the other.

@@ -29,7 +29,7 @@ class Disk:
         """Create or overwrite a file. The bytes are durable only after `sync`."""
         self._put(path, data, os.O_TRUNC)
 
-    def append(self, path: Path, data: bytes) -> None:
+    def append(self, path: Path, data: bytes | memoryview) -> None:
         """Append to a file, which is created if missing."""
         self._put(path, data, os.O_APPEND)
 

@@ -1,8 +1,10 @@
 """The safetensors format without copies of a model and its optimizer, in both directions.
 
-It is written a piece at a time. The bytes are those of `safetensors.torch.save`, which holds two
-copies of a file while it makes it (2.2 GB for AdamW's state of a model of 135 million parameters);
-its `load` copies a file once more. Tensors that are read are views of the file.
+It is written a piece at a time, and large tensors are not copied: a copy would hold Python's lock,
+for which a training waits while a thread saves. The bytes are those of `safetensors.torch.save`,
+which holds two copies of a file while it makes it (2.2 GB for AdamW's state of a model of 135
+million parameters); its `load` copies a file once more. Tensors that are read are views of the
+file.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-PIECE_BYTES = 1 << 26
+# Smaller tensors are gathered into pieces of so many bytes: a piece is a write and a hash.
+PIECE_BYTES = 1 << 22
 # In the order in which the library writes them: the widest first.
 DTYPES = {
     torch.uint64: "U64", torch.int64: "I64", torch.float64: "F64",
@@ -32,8 +35,8 @@ ORDER = {dtype: place for place, dtype in enumerate(DTYPES)}
 NAMED = {name: dtype for dtype, name in DTYPES.items()}
 
 
-def pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
-    """The bytes of a file with these tensors, small ones together; the last piece is the rest."""
+def pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """The bytes of a file with these tensors: large ones as they are in memory, others together."""
     names = sorted(tensors, key=lambda name: (ORDER[tensors[name].dtype], name))
     header: dict[str, object] = {}
     at = 0
@@ -46,13 +49,19 @@ def pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
         at = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    gathered = [len(text).to_bytes(8, "little"), text]
+    gathered: list[bytes | memoryview] = [len(text).to_bytes(8, "little"), text]
     for name in names:
-        gathered.append(bytes_of(tensors[name]))
-        if sum(map(len, gathered)) >= PIECE_BYTES:
+        data = bytes_of(tensors[name])
+        large = len(data) >= PIECE_BYTES
+        if gathered and (large or sum(map(len, gathered)) >= PIECE_BYTES):
             yield b"".join(gathered)
             gathered.clear()
-    yield b"".join(gathered)
+        if large:
+            yield data
+        else:
+            gathered.append(data)
+    if gathered:
+        yield b"".join(gathered)
 
 
 def tensors_in(data: Data) -> dict[str, Tensor]:
@@ -70,7 +79,10 @@ def tensors_in(data: Data) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def bytes_of(tensor: Tensor) -> bytes:
-    """The numbers of a tensor, little-endian as on every machine that torch runs on."""
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The numbers of a tensor, little-endian as on every machine that torch runs on.
+
+    They are the tensor's own memory, where that is contiguous and not a GPU's.
+    """
     flat = tensor.detach().cpu().contiguous().view(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

@@ -13,7 +13,7 @@ from hornbook.kernels.runtime import give_back_freed_memory
 from hornbook.storage.disk import DISK, Disk
 from hornbook.training.mixing import learn_mixer, make_room, stop_reading
 from hornbook.training.resumption import resume
-from hornbook.training.state import StepMetrics, record, save_if_best, save_last
+from hornbook.training.state import StepMetrics, finish_saves, record, save_if_best, save_last
 from hornbook.training.step import train_step
 from hornbook.training.trainer import Trainer, begin, begin_again
 
@@ -39,17 +39,20 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
 
     Validation loss and a sample come every `eval_interval` steps and at the end, a checkpoint
     every `checkpoint_interval`. However the loop is left (a break, Ctrl-C, an error of the
-    caller's) the state is saved, and `resume` continues with the very next step.
-    Raises: NonFiniteLossError; CheckpointError when the disk refuses; RankError, saving nothing,
-    because the others may hold a part of the state.
+    caller's) the state is saved, and `resume` continues with the very next step. A run that saves
+    in the background (`async_save`) waits here for the end of it.
+    Raises: NonFiniteLossError; CheckpointError when the disk refuses, before the next step where
+    the run saves in the background; RankError, saving nothing more, because the others may hold a
+    part of the state.
     """
-    with trainer.lock, trainer.ranks.signals_noted():
+    with trainer.lock, trainer.ranks.signals_noted(), trainer.saves:
         intervals, state = trainer.config.train, trainer.state
         # A resumed run's state is saved already, and at step 0 there is nothing to save.
         saved = state.step
         try:
             make_room(trainer)
             while state.unfinished or not ended(trainer):
+                trainer.saves.check()
                 metrics = state.unfinished or next_step(trainer)
                 if keep_pace(trainer, metrics):
                     intervals, state = trainer.config.train, trainer.state
@@ -76,14 +79,18 @@ def steps(trainer: Trainer) -> Generator[StepMetrics, None, None]:
             if state.step != saved:
                 save_last(trainer)
                 saved = state.step
+            finish_saves(trainer)
             learn_mixer(trainer)
         except (KeyboardInterrupt, SystemExit, GeneratorExit, NonFiniteLossError):
             if state.step != saved:
                 save_last(trainer)
+            finish_saves(trainer)
             raise
         except DataError:  # a damaged shard; of several ranks the others wait inside the step
-            if state.step != saved and trainer.ranks.world == 1:
-                save_last(trainer)
+            if trainer.ranks.world == 1:
+                if state.step != saved:
+                    save_last(trainer)
+                finish_saves(trainer)
             raise
         finally:
             stop_reading(trainer)

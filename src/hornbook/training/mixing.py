@@ -68,6 +68,7 @@ def learn_mixer(trainer: Trainer) -> None:
     trained = load(folder.path, device=trainer.machine.device.value, mixed=False)
     if checkpoint.is_sound(mixer_path(folder, trained.step)):
         return
+    trainer.ranks.rest()
     first = trainer.first_pass or first_pass(trainer.config, dataset)
     if first is None:
         return

@@ -39,7 +39,10 @@ PARTS = f"{UNFINISHED}parts"
 
 
 def compare(ranks: Ranks, config: Config, resume: Path | None) -> None:
-    """Check that all ranks were started alike. Raises: RankError."""
+    """Check that all ranks were started alike; then the others wait for rank 0 to begin a run.
+
+    Raises: RankError.
+    """
     settings = {
         f"{section}.{name}": repr(value)
         for section, fields in vars(config).items()
@@ -47,6 +50,7 @@ def compare(ranks: Ranks, config: Config, resume: Path | None) -> None:
     }
     versions = {"hornbook": __version__, "torch": torch.__version__}
     ranks.agree(msg("settings"), settings | versions | {"--resume": str(resume)})
+    ranks.rest()  # reading, counting and planning
 
 
 def lead(trainer: Trainer, ranks: Ranks) -> None:
@@ -134,13 +138,14 @@ def obey(trainer: Trainer, order: str, told: dict[str, Any]) -> None:
     """Do this rank's share of one order."""
     if order == "step":
         trainer.state.steps = told["steps"]
+        trainer.saves.check()  # the copy of what is written is given up
         with suppress(NonFiniteLossError), trainer.ranks.passing():
             train_step(trainer)  # rank 0 has the same error, and decides
     elif order == "evaluate":
         validation_loss(trainer)
     elif order == "gather":
         trainer.state.optimizers.gather()
-    elif order in ("finite", "save", "whole"):
+    elif order in ("finite", "save", "settle", "whole"):
         obey_sharded(trainer, order, told)
     elif order == "measure":
         trainer.state.optimizers.forget()
@@ -157,6 +162,8 @@ def obey_sharded(trainer: Trainer, order: str, told: dict[str, Any]) -> None:
         sharded.all_finite(trainer)
     elif order == "whole":
         sharded.whole_model(trainer)
+    elif order == "settle":
+        sharded.settle(trainer)
     else:
         with suppress(CheckpointError):  # rank 0 has the same error, and decides
             sharded.save(trainer, told["kind"], {})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from hornbook.language import msg
 from hornbook.models.language_model import Batch, LanguageModel
 from hornbook.models.mixture import GPTWithCounts
 from hornbook.models.registry import build
@@ -21,6 +22,7 @@ from hornbook.parallel import saving
 from hornbook.parallel.fsdp import spread
 from hornbook.parallel.group import Group
 from hornbook.storage import checkpoint
+from hornbook.training.state import is_finite
 
 if TYPE_CHECKING:
     from hornbook.training.trainer import Trainer
@@ -87,22 +89,41 @@ def tensors(trainer: Trainer, kind: str) -> dict[str, dict[str, Tensor]]:
 def all_finite(trainer: Trainer) -> bool:
     """Whether all of the state is finite, on all ranks."""
     parts = [own_parts(list(each.values())) for each in tensors(trainer, "step").values()]
-    broken = sum(not each.isfinite().all() for part in parts for each in part)
+    broken = sum(not is_finite(each) for part in parts for each in part)
     return not trainer.ranks.total(torch.tensor(float(broken)))
 
 
 def save(trainer: Trainer, kind: str, facts: dict[str, Any], *, keep_last: int = 1) -> None:
     """Save a checkpoint by all ranks; rank 0, which has the `facts`, checks it and removes others.
 
+    In the background, where the run saves so: then each rank's thread writes, and that of rank 0
+    waits for the others' notes.
     Raises: CheckpointError when a rank cannot write; RankError.
     """
-    group, step = group_of(trainer), trainer.state.step
+    group, saves, step = group_of(trainer), trainer.saves, trainer.state.step
     final = trainer.folder.checkpoints / f"{kind}-{step:08d}"
     state = {**facts, "format": checkpoint.SHARDED, "kind": kind, "step": step}
-    saving.save(final, tensors(trainer, kind), state, group, trainer.disk)
-    if group.rank == 0:
+    saves.begin(step)
+    writer = saving.plan(final, tensors(trainer, kind), group, trainer.disk, saves.copy)
+
+    def promote() -> None:
+        writer.promote(state)
         checkpoint.check_files(final)
         checkpoint.prune(final, keep_last, trainer.disk)
+
+    saves.add(writer.write, writer.write)
+    if not saves.background:  # the notes would say of a rank that died only that it is silent
+        group.meet(msg("all ranks to save"))
+    if group.rank == 0:
+        saves.add(promote, writer.give_up)
+
+
+def settle(trainer: Trainer) -> None:
+    """Wait until all ranks have written their parts of what is being saved. Raises: RankError."""
+    group = group_of(trainer)
+    if group.rank:
+        trainer.saves.wait()
+    group.meet(msg("all ranks to save"))
 
 
 def group_of(trainer: Trainer) -> Group:

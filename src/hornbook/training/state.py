@@ -194,14 +194,16 @@ def save_if_best(trainer: Trainer, val_loss: float) -> None:
     if not val_loss < state.best_loss:
         return
     with signals_held():
+        begin_saving(trainer)
         state.best_loss = val_loss
         if trainer.sharded:
             save_shards(trainer, "best", {"val_loss": val_loss})
             return
-        made = checkpoint.Checkpoint(
-            state.step, {"model": state_dict(state.model)}, {"val_loss": val_loss}
+        weights = {"model": trainer.saves.copy(state_dict(state.model))}
+        made = checkpoint.Checkpoint(state.step, weights, {"val_loss": val_loss})
+        trainer.saves.add(
+            lambda: checkpoint.save(trainer.folder.checkpoints, "best", made, disk=trainer.disk)
         )
-        checkpoint.save(trainer.folder.checkpoints, "best", made, disk=trainer.disk)
 
 
 def save_last(trainer: Trainer) -> None:
@@ -212,7 +214,10 @@ def save_last(trainer: Trainer) -> None:
     """
     state = trainer.state
     with signals_held():
-        tensors = {} if trainer.sharded else whole_state(trainer)
+        begin_saving(trainer)
+        tensors: dict[str, dict[str, Tensor]] = {}
+        if not trainer.sharded:
+            tensors = whole_state(trainer)
         if not finite(trainer, tensors):
             raise NonFiniteLossError(
                 msg(
@@ -234,18 +239,47 @@ def save_last(trainer: Trainer) -> None:
             "machine": circumstances(trainer),
             "unfinished": None if unfinished is None else asdict(unfinished),
         }
-        with suppress(OSError):  # The rows become as durable as the state that they led to.
-            trainer.disk.sync(trainer.folder.metrics)
+        trainer.saves.add(lambda: sync_metrics(trainer))
+        keep_last = trainer.config.train.keep_last
         if trainer.sharded:
-            save_shards(trainer, "step", saved, keep_last=trainer.config.train.keep_last)
+            save_shards(trainer, "step", saved, keep_last=keep_last)
             return
-        checkpoint.save(
-            trainer.folder.checkpoints,
-            "step",
-            checkpoint.Checkpoint(state.step, tensors, saved),
-            keep_last=trainer.config.train.keep_last,
-            disk=trainer.disk,
+        copies = {name: trainer.saves.copy(part) for name, part in tensors.items()}
+        made = checkpoint.Checkpoint(state.step, copies, saved)
+        trainer.saves.add(
+            lambda: checkpoint.save(
+                trainer.folder.checkpoints, "step", made, keep_last=keep_last, disk=trainer.disk
+            )
         )
+
+
+def begin_saving(trainer: Trainer) -> None:
+    """Wait for the saves of an earlier step: the copies of two would be in memory.
+
+    Raises: as `finish_saves`.
+    """
+    if trainer.saves.step != trainer.state.step:
+        finish_saves(trainer)
+    trainer.saves.begin(trainer.state.step)
+
+
+def finish_saves(trainer: Trainer) -> None:
+    """Wait until all that the run has saved is on the disk.
+
+    Raises: CheckpointError when the disk has refused; RankError.
+    """
+    if trainer.sharded and trainer.saves.busy:
+        from hornbook.training import sharded
+
+        trainer.ranks.tell("settle")
+        sharded.settle(trainer)
+    trainer.saves.finish()
+
+
+def sync_metrics(trainer: Trainer) -> None:
+    """Make the rows as durable as the state that they led to."""
+    with suppress(OSError):
+        trainer.disk.sync(trainer.folder.metrics)
 
 
 def whole_state(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
@@ -260,11 +294,16 @@ def whole_state(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
 def finite(trainer: Trainer, tensors: dict[str, dict[str, Tensor]]) -> bool:
     """Whether all of these, or all that the ranks have, are finite."""
     if not trainer.sharded:
-        return all(value.isfinite().all() for part in tensors.values() for value in part.values())
+        return all(is_finite(value) for part in tensors.values() for value in part.values())
     from hornbook.training.sharded import all_finite
 
     trainer.ranks.tell("finite")
     return all_finite(trainer)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite; where their sum is, they are, at a fifth of the time."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def save_shards(trainer: Trainer, kind: str, facts: dict[str, Any], *, keep_last: int = 1) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,7 @@ from hornbook.text.store import Drawing
 from hornbook.training.mixing import first_pass
 from hornbook.training.pace import Pace, Replay
 from hornbook.training.reference import lasting_settings
+from hornbook.training.saves import Saves
 from hornbook.training.start import Start, measured_start
 from hornbook.training.state import TrainState
 
@@ -93,6 +94,7 @@ class Trainer:
     # With weights that are spread over the ranks: what passes go through, in place of the model.
     sharded: LanguageModel | None = None
     resumed_from: Path | None = None  # the checkpoint that these have yet to be filled from
+    saves: Saves = field(default_factory=Saves)
 
 
 def begin(
@@ -244,7 +246,7 @@ def begin_again(trainer: Trainer) -> bool:
         config, found.machine, trainer.corpus, trainer.dataset, folder,
         lock=trainer.lock, disk=trainer.disk, counts=(counts, trainer.cross_fit),
     )  # fmt: skip
-    names = "state config machine tokens_per_step cross_fit context_before drawing"
+    names = "state config machine tokens_per_step cross_fit context_before drawing saves"
     for name in names.split():
         setattr(trainer, name, getattr(made, name))
     # A run without metrics and checkpoints begins at step 0, by whichever plan.
@@ -344,6 +346,7 @@ def assemble(
         places=places,
         drawing=drawing,
         pace=pace,
+        saves=Saves(background=train.async_save == "on"),
     )
 
 
