@@ -154,9 +154,7 @@ def test_a_leak_is_told_in_plan_result_card_and_eval(
     share = "100.0% of the validation text stands verbatim in the training text"
     assert command(["train", *text, "--dry-run"]) == 0
     printed = capsys.readouterr()
-    assert f" {share}" in next(
-        line for line in printed.out.splitlines() if line.startswith("split")
-    )
+    assert re.search(f"^split +{share}", printed.out, re.MULTILINE)
     assert "book-2.txt = book.txt" in printed.err
     assert command(["train", *text, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["split"]["copied_share"] == 1
