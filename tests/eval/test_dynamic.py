@@ -14,7 +14,14 @@ import hornbook as hb
 from hornbook.cli import run as command
 from hornbook.config import ModelConfig
 from hornbook.errors import DataError
-from hornbook.eval.dynamic import copied, evaluate_dynamically, learner_of, piece_size
+from hornbook.eval.dynamic import (
+    COUNTED_IN_ALL,
+    GrowingCounts,
+    copied,
+    evaluate_dynamically,
+    learner_of,
+    piece_size,
+)
 from hornbook.eval.loss import Evaluation, losses
 from hornbook.models.language_model import LanguageModel
 from hornbook.models.mixture import GPTWithCounts
@@ -110,6 +117,15 @@ def test_ngrams_are_counted_anew_on_all_text_so_far() -> None:
         stop = start + len(nats)
         expected = -recounted.log_probs(later[start:stop], context=so_far)
         np.testing.assert_allclose(nats, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_of_a_long_text_the_last_tokens_are_counted() -> None:
+    ngrams = choose(TRAIN, V, order=1).count(TRAIN, V)
+    counts = GrowingCounts(ngrams, ModelConfig(model="ngram", **SHAPE), TRAIN, every=1)
+    counts.read(np.zeros(COUNTED_IN_ALL, np.uint8))
+    assert counts.renew()
+    # Nothing of the training text is among them.
+    assert np.exp(counts.ngrams.log_probs(np.array([5]), context=np.array([0]))) < 1e-5
 
 
 def test_with_too_little_time_evenly_spaced_pieces_are_measured() -> None:

@@ -256,7 +256,10 @@ class GrowingCounts:
                 order=self.ngrams.order, smoothing=wanted.smoothing, add_k=wanted.add_k,
             )  # fmt: skip
         self.text[1:] = [np.concatenate(self.text[1:])]
-        self.ngrams = self.recipe.count(np.concatenate(self.text), size).rounded()
+        # All of a text much longer than what training counted would take memory that is not there.
+        most = max(COUNTED_IN_ALL, len(self.text[0]))
+        latest = np.concatenate(self.text)[-most:]
+        self.ngrams = self.recipe.count(latest, size).rounded()
         self.waiting = 0
 
 

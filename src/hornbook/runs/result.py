@@ -245,10 +245,13 @@ def measure(
     with keeping_logits(trained.model, dataset.validation) as logits:
         tokens, nats = exact_losses(trained, dataset, ranks)
     ranks.tell("end", status=0)
-    frozen = nats if tokens is dataset.validation else None
-    if frozen is None or ranks.world > 1:  # which have computed a part each
+    if tokens is not dataset.validation or ranks.world > 1:  # which have computed a part each
         logits = None
+    # Of a large part, what the exact loss has measured is read as one text, with nothing between:
+    # 10 million tokens would take two minutes to read.
+    read_on, frozen = tokens, nats
     if dataset.answers is not None:
+        read_on, frozen = dataset.validation, None
         scored = dataset.scored(nats)
         nats, tokens = scored, dataset.measured[: len(scored) + 1]
     # No more than training has read: a short run, or a rung of a ladder, would take longer to
@@ -269,7 +272,7 @@ def measure(
         sample=generate_sample(trained.model, dataset, max_new_tokens=SAMPLE_TOKENS),
         dynamic=trained.evaluate_dynamically(
             dataset.train,
-            dataset.validation,
+            read_on,
             answers=dataset.validation_answers,
             frozen=frozen,
             frozen_logits=logits,
