@@ -33,7 +33,7 @@ enum {
     LONGEST = 400, /* tokens of a match */
     BINS = 33, STAGE_CONTEXTS = 4096, MOST_NODES = 4096, MOST_TOKENS = 1024,
     ORDERS = 12,
-    SHAPE = 5, /* words, marks and spaces */
+    SHAPE = 8, /* words, marks and spaces */
     DEEPEST = 50, /* levels of the code tree: the product of their probabilities is above 1e-300 */
     FOLLOWERS_BITS = 16,
     RECALLED = 4096, /* tokens whose words and lines a direct reader goes on from */
@@ -603,7 +603,7 @@ static void set_contexts(Reader *reader)
     const Model *model = &reader->model;
     uint32_t *order = reader->order, word = reader->word, *words = reader->words;
     uint32_t last = back(reader, 1), second = back(reader, 2), third = back(reader, 3);
-    uint32_t fourth = back(reader, 4), pair = join(word, words[0]), triple = join(pair, words[1]);
+    uint32_t pair = join(word, words[0]), triple = join(pair, words[1]), form = shape_of(reader, 3);
     uint32_t here = (uint32_t)end_of(reader), column = here - reader->line_start;
     uint32_t above_place = reader->line_before + column, above = 0;
     if (above_place + 1 < reader->line_start)
@@ -619,9 +619,9 @@ static void set_contexts(Reader *reader)
     uint32_t made[CONTEXTS] = {
         order[3], order[4], order[5], order[6], order[7], order[8], order[2],
         word, pair, triple, join(triple, words[2]), join(word, words[1]),
-        join(second, third), join(last, third), shape_of(reader, SHAPE),
-        join(shape_of(reader, 3), column < 100 ? column : 100), join(last, fourth),
-        join(above, last), join(above, column < 255 ? column : 255),
+        join(second, third), join(last, third), shape_of(reader, 5),
+        join(form, column < 100 ? column : 100), shape_of(reader, SHAPE),
+        join(form, above), join(above, column < 255 ? column : 255),
         join(reader->line_first, last), join(column < 127 ? column : 127, last),
         join(one, last), join(two, last),
         join(reader->expected, reader->length_expected), join(reader->expected, last),

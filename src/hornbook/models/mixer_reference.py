@@ -126,7 +126,7 @@ class PlainReader:
         # since that one.
         self.gap = self.gap_length = self.mark = self.since = 0
         # Words (0), marks and spaces (a token + 1), the last first.
-        self.shape = [0] * 5
+        self.shape = [0] * 8
         self.line_start = self.line_before = self.begin
         self.line_first = 0
         self.match_place, self.match_length = [0] * MATCHES, [0] * MATCHES
@@ -340,7 +340,7 @@ class PlainReader:
 
     def set_contexts(self) -> None:
         """The hashes of the contexts of the next token."""
-        last, second, third, fourth = (self.back(k) for k in (1, 2, 3, 4))
+        last, second, third = (self.back(k) for k in (1, 2, 3))
         here = len(self.text)
         column = here - self.line_start
         above = self.line_before + column
@@ -359,8 +359,8 @@ class PlainReader:
             *(self.orders[k] for k in (3, 4, 5, 6, 7, 8, 2)),
             word, pair, triple, join(triple, words[2]), join(word, words[1]),
             join(second, third), join(last, third), self.shape_of(5),
-            join(self.shape_of(3), min(column, 100)), join(last, fourth),
-            join(over, last), join(over, min(column, 255)),
+            join(self.shape_of(3), min(column, 100)), self.shape_of(8),
+            join(self.shape_of(3), over), join(over, min(column, 255)),
             join(self.line_first, last), join(min(column, 127), last),
             join(one, last), join(two, last),
             join(self.expected, length), join(self.expected, last),
