@@ -33,6 +33,7 @@ enum {
     LONGEST = 400, /* tokens of a match */
     BINS = 33, STAGE_CONTEXTS = 4096, MOST_NODES = 4096, MOST_TOKENS = 1024,
     ORDERS = 12,
+    SHAPE = 8, /* words, marks and spaces */
     DEEPEST = 50, /* levels of the code tree: the product of their probabilities is above 1e-300 */
     FOLLOWERS_BITS = 16,
     RECALLED = 4096, /* tokens whose words and lines a direct reader goes on from */
@@ -88,6 +89,7 @@ typedef struct {
     /* The contexts of the next token. */
     uint32_t order[ORDERS + 1], word, words[3], word_length, line_start, line_before, line_first;
     uint32_t gap, gap_length, mark, since; /* what stands between words; see follow_words */
+    uint32_t shape[SHAPE]; /* of the text, the last first: a token + 1, or 0 for a word */
     uint32_t expected, length_expected; /* by the longest match: a token + 1, or 0 */
     uint32_t context[CONTEXTS];
     int32_t match_place[MATCHES], match_length[MATCHES];
@@ -587,13 +589,21 @@ static void set_orders(Reader *reader)
         order[k] = join(order[k - 1] + (uint32_t)k, back(reader, k));
 }
 
+static uint32_t shape_of(const Reader *reader, int length)
+{
+    uint32_t hash = 0;
+    for (int i = 0; i < length; i++)
+        hash = join(hash, reader->shape[i]);
+    return hash;
+}
+
 /* The hashes of the contexts of the next token. */
 static void set_contexts(Reader *reader)
 {
     const Model *model = &reader->model;
     uint32_t *order = reader->order, word = reader->word, *words = reader->words;
     uint32_t last = back(reader, 1), second = back(reader, 2), third = back(reader, 3);
-    uint32_t fourth = back(reader, 4), pair = join(word, words[0]), triple = join(pair, words[1]);
+    uint32_t pair = join(word, words[0]), triple = join(pair, words[1]), form = shape_of(reader, 3);
     uint32_t here = (uint32_t)end_of(reader), column = here - reader->line_start;
     uint32_t above_place = reader->line_before + column, above = 0;
     if (above_place + 1 < reader->line_start)
@@ -609,9 +619,9 @@ static void set_contexts(Reader *reader)
     uint32_t made[CONTEXTS] = {
         order[3], order[4], order[5], order[6], order[7], order[8], order[2],
         word, pair, triple, join(triple, words[2]), join(word, words[1]),
-        join(second, third), join(last, third), join(join(second, third), fourth),
-        join(third, fourth), join(last, fourth),
-        join(above, last), join(above, column < 255 ? column : 255),
+        join(second, third), join(last, third), shape_of(reader, 5),
+        join(form, column < 100 ? column : 100), shape_of(reader, SHAPE),
+        join(form, above), join(above, column < 255 ? column : 255),
         join(reader->line_first, last), join(column < 127 ? column : 127, last),
         join(one, last), join(two, last),
         join(reader->expected, reader->length_expected), join(reader->expected, last),
@@ -628,6 +638,11 @@ static void set_contexts(Reader *reader)
 static void follow_words(Reader *reader, int32_t token, uint32_t here)
 {
     int32_t kind = reader->model.kind[token];
+    uint32_t form = kind & 1 ? 0 : (uint32_t)token + 1;
+    if (form || reader->shape[0]) {
+        memmove(reader->shape + 1, reader->shape, (SHAPE - 1) * sizeof(uint32_t));
+        reader->shape[0] = form;
+    }
     if (kind != 1 && reader->word) {
         memmove(reader->words + 1, reader->words, 2 * sizeof(uint32_t));
         reader->words[0] = reader->word;
@@ -806,6 +821,7 @@ void hornbook_mixer_reset(Reader *reader)
     reader->word = reader->word_length = reader->line_first = 0;
     reader->gap = reader->gap_length = reader->mark = reader->since = 0;
     memset(reader->words, 0, sizeof reader->words);
+    memset(reader->shape, 0, sizeof reader->shape);
     memset(reader->match_length, 0, sizeof reader->match_length);
     int32_t here = end_of(reader), from = here > RECALLED ? here - RECALLED : 0;
     reader->line_start = reader->line_before = (uint32_t)(reader->direct ? from : here);

@@ -125,6 +125,8 @@ class PlainReader:
         # What stands since the last word; the last such gap of two tokens or more, and the words
         # since that one.
         self.gap = self.gap_length = self.mark = self.since = 0
+        # Words (0), marks and spaces (a token + 1), the last first.
+        self.shape = [0] * 8
         self.line_start = self.line_before = self.begin
         self.line_first = 0
         self.match_place, self.match_length = [0] * MATCHES, [0] * MATCHES
@@ -338,7 +340,7 @@ class PlainReader:
 
     def set_contexts(self) -> None:
         """The hashes of the contexts of the next token."""
-        last, second, third, fourth = (self.back(k) for k in (1, 2, 3, 4))
+        last, second, third = (self.back(k) for k in (1, 2, 3))
         here = len(self.text)
         column = here - self.line_start
         above = self.line_before + column
@@ -356,15 +358,22 @@ class PlainReader:
         self.contexts = [
             *(self.orders[k] for k in (3, 4, 5, 6, 7, 8, 2)),
             word, pair, triple, join(triple, words[2]), join(word, words[1]),
-            join(second, third), join(last, third), join(join(second, third), fourth),
-            join(third, fourth), join(last, fourth),
-            join(over, last), join(over, min(column, 255)),
+            join(second, third), join(last, third), self.shape_of(5),
+            join(self.shape_of(3), min(column, 100)), self.shape_of(8),
+            join(self.shape_of(3), over), join(over, min(column, 255)),
             join(self.line_first, last), join(min(column, 127), last),
             join(one, last), join(two, last),
             join(self.expected, length), join(self.expected, last),
             join(word, here >> 11), join(self.orders[3], here >> 12), join(last, here >> 10),
             join(word, self.since), join(word, self.mark),
         ]  # fmt: skip
+
+    def shape_of(self, length: int) -> int:
+        """The hash of the text's last words, marks and spaces."""
+        hashed = 0
+        for form in self.shape[:length]:
+            hashed = join(hashed, form)
+        return hashed
 
     def advance(self, token: int) -> None:
         """Add a token to the text: the contexts and matches of the next one."""
@@ -380,6 +389,9 @@ class PlainReader:
     def follow_words(self, token: int) -> None:
         """The words and lines so far, after a token."""
         here, kind = len(self.text), int(self.mixer.kind[token])
+        form = 0 if kind in (1, 3) else token + 1
+        if form or self.shape[0]:
+            self.shape = [form, *self.shape[:-1]]
         if kind != 1 and self.word:
             self.words_before = [self.word, *self.words_before[:2]]
             self.word = self.word_length = 0

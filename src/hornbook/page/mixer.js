@@ -217,6 +217,7 @@ class Text {
     this.wordLength = 0;
     // What stands since the last word; the last such gap of two tokens or more, and the words since.
     this.gap = this.gapLength = this.mark = this.since = 0;
+    this.shape = new Array(8).fill(0); // words (0), marks and spaces (a token + 1), the last first
     this.lineStart = this.lineBefore = begin;
     this.lineFirst = 0;
     this.matchPlace = new Int32Array(MATCHES);
@@ -243,8 +244,9 @@ class Text {
   }
 
   setContexts() {
-    const { orders, contexts, tables, word, wordsBefore, length: here } = this;
-    const last = this.back(1), second = this.back(2), third = this.back(3), fourth = this.back(4);
+    const { orders, contexts, tables, word, wordsBefore, shape, length: here } = this;
+    const last = this.back(1), second = this.back(2), third = this.back(3);
+    const shapeOf = (length) => shape.slice(0, length).reduce(join, 0);
     const column = here - this.lineStart, above = this.lineBefore + column;
     const over = above + 1 < this.lineStart ? this.token(above) + 1 : 0;
     const pair = join(word, wordsBefore[0]), triple = join(pair, wordsBefore[1]);
@@ -259,9 +261,9 @@ class Text {
     const made = [
       ...TOKENS_BACK.map((tokens) => orders[tokens]), // the last few tokens
       word, pair, triple, join(triple, wordsBefore[2]), join(word, wordsBefore[1]), // the last words
-      join(second, third), join(last, third), join(join(second, third), fourth), // without some
-      join(third, fourth), join(last, fourth),
-      join(over, last), join(over, Math.min(column, 255)), // what stands above in the line before
+      join(second, third), join(last, third), // without some
+      shapeOf(5), join(shapeOf(3), Math.min(column, 100)), shapeOf(8),
+      join(shapeOf(3), over), join(over, Math.min(column, 255)), // what stands above in the line before
       join(this.lineFirst, last), join(Math.min(column, 127), last), // the line's beginning, the column
       // What followed the last token, and the last two, the last times that they came.
       join(tables.words[tables.followersAt(0, join(1, last))], last),
@@ -281,7 +283,8 @@ class Text {
     }
     this.own?.push(token);
     this.length += 1;
-    const here = this.length, kind = tables.kinds[token];
+    const here = this.length, kind = tables.kinds[token], form = kind & 1 ? 0 : token + 1;
+    if (form || this.shape[0]) this.shape = [form, ...this.shape.slice(0, -1)];
     if (kind !== 1 && this.word) {
       this.wordsBefore = [this.word, ...this.wordsBefore.slice(0, 2)];
       this.word = this.wordLength = 0;
