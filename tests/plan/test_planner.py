@@ -150,6 +150,15 @@ def test_a_mixer_leaves_time_to_count_half_of_the_text(seconds: float, pays: boo
     assert pays == (2 * counted >= costs.most_counted(config, SHAKESPEARE, seconds) > 0)
 
 
+def test_a_large_text_has_a_mixer_though_n_grams_alone_would_count_more() -> None:
+    text = Text(train_tokens=89_778_920, validation_tokens=9_975_436, vocab_size=5_693)
+    config = Config().override(with_counts=True, compile="c", minutes=2.0)
+    mixed = costs.most_counted(config.override(with_mixer=True), text, 105)
+    assert costs.ENOUGH_MIXED < mixed < costs.most_counted(config, text, 105) / 2
+    assert costs.mixer_pays(config, text, 105)
+    assert not costs.mixer_pays(config, text, 30)
+
+
 def test_counting_takes_no_more_memory_than_it_may() -> None:
     config = Config().override(with_counts=True)
     rich = Countable(5_000_000, (2e6,) * 10)
