@@ -21,6 +21,11 @@ PHASES = {
     "training": ["hornbook.training.step:train_step"],
     "evaluation": ["hornbook.eval.loss:estimate", "hornbook.training.loop:sample_of"],
     "saving": ["hornbook.storage.checkpoint:save"],
+    "saving in the background": [
+        "hornbook.training.saves:add",
+        "hornbook.training.saves:wait",
+        "hornbook.training.step:train_step",
+    ],
     "conclusion": ["hornbook.training.conclude:conclude"],
 }
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -56,7 +61,8 @@ def test_a_signal_in_each_phase(
     trials, unsaved = count(2, 10), 0
     for trial in range(trials):
         out = run.with_name(f"run-{trial}")
-        start = ["train", str(text), "--out", str(out), *flags()]
+        saving = {"async_save": "on"} if phase == "saving in the background" else {}
+        start = ["train", str(text), "--out", str(out), *flags(**saving)]
         number = SIGNALS[(trial + signals) % len(SIGNALS)]
         ended = processes.run(
             "command_signalled",

@@ -10,6 +10,8 @@ from hornbook.config import Config
 from hornbook.errors import ConfigError
 from hornbook.ngram.model import NGramModel
 from hornbook.plan import memory
+from hornbook.plan.machine import choose
+from hornbook.plan.resolved import with_async_save
 from hornbook.text.corpus import read_corpus
 from hornbook.text.dataset import prepare
 
@@ -106,6 +108,48 @@ def test_only_resolved_settings_have_a_size() -> None:
     narrow = resolved("laptop").override(compile="c", precision="bfloat16", batch_size=256)
     wide = narrow.override(precision="float32")
     assert memory.peak_bytes(narrow, 65) < memory.peak_bytes(wide, 65)
+
+
+@pytest.mark.parametrize(
+    ("width", "free", "given", "chosen"),
+    [
+        (512, 64 * GIB, "auto", "on"),
+        (512, 64 * GIB, "off", "off"),
+        (512, GIB // 3, "auto", "off"),
+        (128, 64 * GIB, "auto", "off"),
+        (128, 64 * GIB, "on", "on"),
+    ],
+)
+def test_large_checkpoints_are_saved_in_the_background_where_a_copy_fits(
+    width: int,
+    free: int,
+    given: str,
+    chosen: str,
+    text_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: free)
+    config = resolved("laptop").override(
+        corpus=str(text_path), device="cpu", n_embd=width, n_layer=6, block_size=16, batch_size=1,
+        async_save=given,
+    )  # fmt: skip
+    dataset = prepare(read_corpus(str(text_path)), config.data)
+    made = with_async_save(config, choose(config), dataset)
+    assert made.async_save.value == chosen
+    assert ("MiB" in made.async_save.why) is (width == 512 and chosen == "on")
+
+
+def test_the_copy_of_a_checkpoint_counts() -> None:
+    config = resolved("laptop").override(n_embd=512, n_layer=6, batch_size=1, async_save="off")
+    count = config.model.parameter_count(65)
+    in_the_background = config.override(async_save="on")
+    copy = memory.peak_bytes(in_the_background, 65) - memory.peak_bytes(config, 65)
+    assert copy == memory.saved_bytes(config, 65) == 8 * count  # weights and momentum
+    adamw = config.override(optimizer="adamw")
+    assert memory.saved_bytes(adamw, 65) == 12 * count
+    two = memory.Sharing(2, 2)
+    spread = in_the_background.override(parallel="fsdp")
+    assert memory.saved_bytes(spread, 65, two) == 4 * count
 
 
 def test_a_containers_limit_counts(tmp_path: Path) -> None:
