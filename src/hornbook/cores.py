@@ -182,5 +182,6 @@ def beside(work: Callable[Given, Made], *args: Given.args, **kwargs: Given.kwarg
         except Exception as error:  # noqa: BLE001
             made.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    name = f"hornbook-{getattr(work, '__name__', 'work')}"
+    threading.Thread(target=run, name=name, daemon=True).start()
     return made
