@@ -76,7 +76,11 @@ def losses(
     rows = max(1, at_once // block_size)
     was_training = model.training
     model.eval()
-    scored: list[torch.Tensor] = []
+    # One array for all: small ones kept between the large ones of each batch split the holes that
+    # these leave, and 500,000 positions of 5,693 characters took 10 GB of holes.
+    kind = torch.float64 if model.device.type == "cpu" else torch.float32
+    scored = torch.empty(len(starts) * block_size, dtype=kind, device=model.device)
+    filled = 0
     try:
         with eagerly():
             whole = [start for start in starts if start + block_size <= total]
@@ -94,10 +98,12 @@ def losses(
                 else:  # zeros, so that the sum over all ranks has each loss to the bit
                     nats = torch.zeros(len(batch), length, device=model.device)
                 for start, row in zip(batch, nats, strict=True):
-                    scored.append(row if start == 0 else row[block_size - stride :])
+                    new = row if start == 0 else row[block_size - stride :]
+                    scored[filled : filled + len(new)] = new
+                    filled += len(new)
     finally:
         model.train(was_training)
-    return ranks.total(torch.cat(scored)).double().cpu().numpy()
+    return ranks.total(scored[:filled]).double().cpu().numpy()
 
 
 def estimate(
