@@ -28,7 +28,7 @@ ENOUGH_SECONDS = 0.5
 SECONDS_A_TOKEN, SECONDS_A_TOKEN_AND_ENTRY = 12e-6, 5e-9
 # Of a run limited by time a mixer leaves so many seconds to what comes before it and after it, and
 # a part of the rest.
-SECONDS_AROUND, SHARE = 4.5, 0.87
+SECONDS_AROUND, SHARE = 5.0, 0.87
 
 Learned: TypeAlias = tuple[Mixer, Reader]
 
