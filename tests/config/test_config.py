@@ -51,7 +51,10 @@ def test_a_preset_survives_toml(name: str, tmp_path: Path) -> None:
         ({"model": "gtp"}, "model = 'gtp': expected one of ngram, bigram, average, head, heads, "),
         ({"model": "gtp"}, "layernorm, gpt, gpt2; did you mean gpt?"),
         ({"tokenizer": "word"}, "tokenizer = 'word': expected one of char, byte, bpe"),
-        ({"tokenizer": "bte"}, "expected one of char, byte, bpe, pretrained; did you mean byte?"),
+        (
+            {"tokenizer": "bte"},
+            "expected one of char, byte, bpe, auto, pretrained; did you mean byte?",
+        ),
         ({"compile": True}, "compile = True: expected one of auto, on, off, c"),
         ({"with_counts": True, "model": "head"}, "with_counts = true joins n-grams to a gpt, but"),
         ({"model": "heads", "n_embd": 30}, "n_embd = 30 does not split into n_head = 4 heads; a"),

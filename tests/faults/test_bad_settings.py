@@ -212,7 +212,7 @@ def test_a_letter_too_few_is_told_the_name_that_was_meant(
         (["--seed", "-1"], "seed = -1"),
         (
             ["--tokenizer", "chars"],
-            "expected one of char, byte, bpe, pretrained; did you mean char?",
+            "expected one of char, byte, bpe, auto, pretrained; did you mean char?",
         ),
         (["--stpes", "5"], "--stpes"),
         (["--config", "gone.toml"], "gone.toml"),

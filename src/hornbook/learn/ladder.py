@@ -254,7 +254,7 @@ def climb(plan: Plan) -> Generator[Progress, None, None]:
 
 def is_of(folder: RunFolder, config: Config, corpus: Corpus) -> bool:
     """Whether a run has these settings and this text, on whichever machine it was trained."""
-    chosen = ("device", "precision", "compile", "parallel")
+    chosen = ("device", "precision", "compile", "parallel", "async_save")
     anywhere = dict.fromkeys(chosen, "auto") | {"threads": 0, "corpus": config.data.corpus}
     found = folder.settings().override(**anywhere)
     same_text = folder.environment_facts().get("corpus_sha256") == corpus.sha256
