@@ -15,7 +15,7 @@ TIMING_SHARE = 0.03
 # And that of the dynamic evaluation, which measures evenly spaced pieces where all do not fit.
 DYNAMIC_SHARE = 0.05
 # It reads every token twice, once to predict and once to learn it, the first with two blocks before
-# every 1,024 tokens: in tokens of training.
+# every 512 tokens: in tokens of training.
 DYNAMIC_READ = 3.0
 # After the last step, measured on two cores with tiny Shakespeare: the report card, and counting
 # the training text. Beside a network it is counted before the first step, six times over.
