@@ -40,9 +40,10 @@ LATE_SECONDS = 4.8
 IMPORTING_SECONDS = 1.5
 # The most of the time that reading the text may take; a mixer learns more of it than a network.
 COUNTING_SHARE, MIXING_SHARE = 0.4, 0.6
-# Counting may take so much memory, or half of what is there: a text of 100 MB is then learned
-# within 4 GB.
+# Counting may take so much memory, or half of what is there. The goal is 4 GB for a text of 100 MB;
+# that command's peak was not measured.
 COUNTING_BYTES, FEWEST_COUNTED = 2_000_000_000, 10_000
+# Of a large text, see `mixer_pays`.
 ENOUGH_MIXED = 400_000
 
 

@@ -26,6 +26,18 @@ SUPPORTED = msg("supported are Llama (SmolLM2, Llama 3), Qwen3 and GPT-2")
 CONTEXT_LENGTH, BLOCK_SIZE = 2048, 256
 
 
+def unsupported(where: str, kind: object) -> SourceError:
+    """The error of an architecture that cannot be imported."""
+    return SourceError(
+        msg(
+            "{where}: the architecture {kind!r}: {supported}",
+            where=where,
+            kind=str(kind)[:40],
+            supported=SUPPORTED,
+        )
+    )
+
+
 def settings_of(where: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """Our settings of a `config.json`.
 
@@ -37,14 +49,7 @@ def settings_of(where: str, found: Mapping[str, Any]) -> dict[str, Any]:
     elif kind in ("llama", "qwen3"):
         settings = llama_settings(where, found)
     else:
-        raise SourceError(
-            msg(
-                "{where}: the architecture {kind!r}: {supported}",
-                where=where,
-                kind=str(kind)[:40],
-                supported=SUPPORTED,
-            )
-        )
+        raise unsupported(where, kind)
     try:
         Config().override(**settings)
     except ConfigError as error:

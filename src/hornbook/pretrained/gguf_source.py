@@ -11,7 +11,7 @@ import torch
 from hornbook.config import Config
 from hornbook.errors import ConfigError, DataError, display_path
 from hornbook.language import msg
-from hornbook.pretrained.architectures import SUPPORTED, settings_of, shapes_of
+from hornbook.pretrained.architectures import SUPPORTED, settings_of, shapes_of, unsupported
 from hornbook.pretrained.gguf_reader import GGUFFile
 from hornbook.pretrained.names import gguf_parts
 from hornbook.pretrained.source import (
@@ -109,14 +109,7 @@ def as_config(where: str, file: GGUFFile) -> dict[str, Any]:
     fields = file.fields
     kind = fields.get("general.architecture")
     if kind not in ("llama", "qwen3", "gpt2"):
-        raise SourceError(
-            msg(
-                "{where}: the architecture {kind!r}: {supported}",
-                where=where,
-                kind=str(kind)[:40],
-                supported=SUPPORTED,
-            )
-        )
+        raise unsupported(where, kind)
 
     def field(name: str, default: object = None) -> Any:
         return fields.get(f"{kind}.{name}", default)
